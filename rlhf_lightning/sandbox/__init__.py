@@ -1,0 +1,1 @@
+"""The sealed world: instructions whose true preference is known exactly."""
