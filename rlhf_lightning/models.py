@@ -1,0 +1,324 @@
+"""Models and tokenizers: loading, the scalar head, freezing, and export as plain Hugging Face folders."""
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
+
+Module = TypeVar("Module", bound=nn.Module)
+
+SANDBOX_BASE = Path(__file__).parent / "sandbox" / "base"
+"""The small pretrained model that ships in the package; ``path: sandbox`` stands for it."""
+
+
+def load_causal_lm(
+    path: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    residual_dropout: float = 0.0,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model, or make a fresh one.
+
+    Args:
+        path: A local folder, a hub id, or ``sandbox`` for the model that ships in the package.
+        config: Instead of ``path``: ``model_type`` and the architecture's own configuration fields; the weights are
+            then random.
+        dtype: Name of the torch dtype of the weights; training keeps 32-bit master weights.
+        attention: Attention implementation of transformers: ``sdpa``, ``eager``, ...
+        residual_dropout: Dropout on the residual branches (0.2 for SFT in InstructGPT, appendix C.1); every other
+            dropout is 0. Only for architectures that have one.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: When not exactly one of ``path`` and ``config`` is given, or the dropout does not exist.
+    """
+    if (path is None) == (config is None):
+        raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
+    if config is not None:
+        fields = dict(config)
+        model_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    else:
+        path = str(SANDBOX_BASE) if path == "sandbox" else path
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    _set_dropout(model_config, residual_dropout)
+    options: dict[str, Any] = {
+        "config": model_config,
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": attention,
+        "trust_remote_code": trust_remote_code,
+    }
+    if path is None:
+        options["config"].bos_token_id = options["config"].eos_token_id = None
+        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(**options))
+    return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options))
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and make sure that it has an EOS and a pad token that differ.
+
+    Args:
+        path: A local folder, a hub id, ``sandbox``, a single ``tokenizer.json``, or a folder with the original GPT-2
+            files ``encoder.json`` and ``vocab.bpe``.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
+
+    Raises:
+        ValueError: When the tokenizer has no EOS token.
+    """
+    folder = SANDBOX_BASE if path == "sandbox" else Path(path)
+    if (folder / "encoder.json").exists():
+        vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+        merges = cast(Any, [tuple(line.split()) for line in lines if line])
+        tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(vocab=vocabulary, merges=merges)
+    elif folder.suffix == ".json":
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder), eos_token="<|endoftext|>")
+    else:
+        source = str(folder) if folder.exists() else path
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no EOS token; responses could never end. Set one and save it.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # An EOS that is also padding would be masked away, and no model could learn to end.
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Give the model the tokenizer's special tokens and, where it has more tokens, rows for them.
+
+    New rows start at the mean of the old ones, so that the new tokens are neither likely nor unlikely.
+    """
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                layer.weight[len(tokenizer) - 1 :] = layer.weight[: len(tokenizer) - 1].mean(0)
+    for config in (model.config, model.generation_config):
+        if config is not None:
+            config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+            config.bos_token_id = tokenizer.bos_token_id
+    return model
+
+
+def causal_logits(
+    model: nn.Module,
+    input_ids: Int[Tensor, "rows time"],
+    mask: Bool[Tensor, "rows time"],
+    positions: Int[Tensor, "rows time"],
+    last: int | None = None,
+) -> Float[Tensor, "rows kept vocab"]:
+    """Logits of any causal language model, of the last positions only where that is asked for.
+
+    Args:
+        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
+        input_ids: Tokens.
+        mask: Real tokens.
+        positions: Position of each token (:func:`rlhf_lightning.functional.position_ids`).
+        last: Keep that many positions from the end; None keeps all.
+    """
+    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
+    if isinstance(model, PreTrainedModel):
+        options["use_cache"] = False
+    if last is not None and "logits_to_keep" in signature(model.forward).parameters:
+        options["logits_to_keep"] = last
+    output = model(input_ids=input_ids, **options)
+    logits = cast(Tensor, getattr(output, "logits", output))
+    return logits if last is None else logits[:, -last:]
+
+
+class ScalarHeadModel(nn.Module):
+    """A transformer body with one number per token: reward model and value network.
+
+    Args:
+        backbone: Body without head, from ``AutoModel`` or ``causal_lm.base_model``; its output has
+            ``last_hidden_state``.
+        hidden_size: Width d of the body.
+
+    The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (Stiennon et al. 2020).
+    ``bias`` is the constant that puts demonstrations at mean 0 (InstructGPT, section 3.5); it is not trained.
+    """
+
+    bias: Float[Tensor, ""]
+
+    def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(hidden_size, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=(hidden_size + 1) ** -0.5)
+        self.register_buffer("bias", torch.zeros(()))
+
+    @classmethod
+    def from_causal_lm(cls, model: PreTrainedModel) -> "ScalarHeadModel":
+        """Take over the body of a causal language model; the model itself stays as it is."""
+        return cls(copy.deepcopy(model.base_model), model.config.get_text_config().hidden_size)
+
+    def forward(
+        self, input_ids: Int[Tensor, "rows time"], attention_mask: Tensor, position_ids: Int[Tensor, "rows time"]
+    ) -> Float[Tensor, "rows time"]:
+        """One number per token, in the units of the score.
+
+        Args:
+            input_ids: Tokens.
+            attention_mask: ``rows x time``, True on real tokens, or ``rows x 1 x time x time``, True where a query
+                (third axis) sees a key (fourth axis).
+            position_ids: Position of each token.
+        """
+        output = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+        hidden = output.last_hidden_state.to(self.head.weight.dtype)
+        return cast(Tensor, self.head(hidden).squeeze(-1) + self.bias)
+
+
+def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sdpa") -> ScalarHeadModel:
+    """Load a sequence classification folder with one label, such as :func:`export_scalar_model` writes.
+
+    Raises:
+        ValueError: When the folder's model has more than one label or no linear ``score`` head.
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=getattr(torch, dtype), attn_implementation=attention, use_safetensors=True
+    )
+    score = getattr(model, "score", None)
+    if not isinstance(score, nn.Linear) or score.out_features != 1:
+        raise ValueError(
+            f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
+            "Other sequence classifiers can be used through TextReward."
+        )
+    scalar = ScalarHeadModel(model.base_model, score.in_features)
+    scalar.head.weight.data.copy_(score.weight.data)
+    scalar.bias.fill_(float(getattr(model.config, "reward_bias", 0.0)))
+    return scalar.to(score.weight.dtype)
+
+
+class TextReward:
+    """A reward from any sequence classification model with one label and its own tokenizer.
+
+    Args:
+        path: Folder or hub id.
+        batch_size: Texts per forward pass.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+
+    def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
+        self.model = freeze(
+            AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=trust_remote_code)
+        )
+        self.tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.batch_size = batch_size
+        self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Score of each response, one number per text, the EOS of the tokenizer appended."""
+        scores: list[float] = []
+        rows = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            response_ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+            rows.append([*self.tokenizer(prompt)["input_ids"], *response_ids, self.tokenizer.eos_token_id])
+        for start in range(0, len(rows), self.batch_size):
+            batch = self.tokenizer.pad(
+                {"input_ids": rows[start : start + self.batch_size]}, padding_side="right", return_tensors="pt"
+            )
+            scores += (self.model(**batch).logits.squeeze(-1).float() + self.bias).tolist()
+        return scores
+
+
+def freeze(module: Module) -> Module:
+    """Turn off gradients and dropout, for good."""
+    return module.requires_grad_(False).eval()
+
+
+def export_causal_lm(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears when complete.
+
+    Args:
+        model: What to write.
+        tokenizer: Written beside it.
+        folder: Where; an older folder there is replaced.
+        weights: Parameters to write instead of the model's own, by name (the EMA, for instance).
+    """
+    if weights is not None:
+        model = copy.deepcopy(model)
+        model.load_state_dict(dict(weights), strict=False)
+    with complete_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+def export_scalar_model(
+    model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write a folder that ``AutoModelForSequenceClassification`` loads with the same scores up to ``bias``.
+
+    Those classes have a head without bias, so the normalising bias goes into the config as ``reward_bias``.
+
+    Args:
+        model: What to write.
+        config: Configuration of the causal language model that the body came from.
+        tokenizer: Written beside it; its pad token tells the classifier where a text ends.
+        folder: Where; an older folder there is replaced.
+    """
+    config = copy.deepcopy(config)
+    config.num_labels = 1
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    config.reward_bias = float(model.bias)
+    with torch.device("meta"):
+        classifier = AutoModelForSequenceClassification.from_config(config)
+    setattr(classifier, classifier.base_model_prefix, model.backbone)
+    classifier.score.weight = model.head.weight
+    with complete_folder(folder) as unfinished:
+        classifier.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name only when the block ends without an error."""
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _set_dropout(config: Any, residual_dropout: float) -> None:
+    for name in ("attn_pdrop", "embd_pdrop", "attention_dropout", "hidden_dropout", "embedding_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    names = [name for name in ("resid_pdrop", "residual_dropout", "hidden_dropout") if hasattr(config, name)]
+    if residual_dropout and not names:
+        raise ValueError(
+            f"residual_dropout is {residual_dropout}, but {config.model_type} models have no residual dropout. "
+            "Set it to 0."
+        )
+    for name in names:
+        setattr(config, name, residual_dropout)
