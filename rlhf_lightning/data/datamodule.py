@@ -1,0 +1,167 @@
+"""The one LightningDataModule that every stage shares."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import lightning as L
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
+from rlhf_lightning.data.loader import ResumableLoader
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
+from rlhf_lightning.data.sources import Source, read_records
+from rlhf_lightning.data.tokens import LMExample, Tokenization
+
+Task = Literal["pretrain", "sft", "reward", "ppo"]
+
+
+class RLHFDataModule(L.LightningDataModule):
+    """Loads, checks, tokenizes and batches the records of one stage.
+
+    It knows records, tokenizer, lengths, batch sizes and seeds, and nothing of models. Its position is saved and
+    restored exactly with Lightning's checkpoints, in the middle of an epoch too.
+
+    Args:
+        task: ``pretrain`` (:class:`Text` records, ``LMBatch``), ``sft`` (:class:`Demonstration`, ``LMBatch``),
+            ``reward`` (:class:`Comparison`, ``ComparisonBatch``) or ``ppo`` (:class:`Prompt`; batches are
+            ``{"prompts": PromptBatch, "pretrain": LMBatch}``, the second only where ``text`` is given).
+        tokenizer: With EOS and pad tokens that differ.
+        train: Records, a JSONL file, a ``datasets`` data set or a hub id; see
+            :func:`rlhf_lightning.data.sources.read_records`.
+        validation: Likewise, or None.
+        text: Pretraining text that is mixed in: for ``sft`` as a share of the rows (``text_share``), for ``ppo`` as a
+            second batch of ``text_batch_size`` rows (PPO-ptx).
+        batch_size: Rows per optimizer step for ``pretrain`` and ``sft``, prompts per batch for ``reward``, episodes
+            per iteration for ``ppo``; over all processes.
+        num_batches: Batches per epoch; None makes an epoch one pass over the data.
+        text_share: Share of pretraining rows among the rows of ``sft``, in [0, 1).
+        text_batch_size: Pretraining rows per PPO iteration.
+        block_size: Tokens per row of pretraining text.
+        max_prompt_tokens: Longer prompts are left out and counted.
+        max_response_tokens: Longer responses are cut.
+        prompt_template: How a plain string becomes the text that the model continues.
+        seed: Of the order of the data.
+        num_workers: Processes that collate batches.
+
+    Raises:
+        ValueError: When the task is unknown, a share or size is out of range, or nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Source,
+        validation: Source | None = None,
+        *,
+        text: Source | None = None,
+        batch_size: int = 32,
+        num_batches: int | None = None,
+        text_share: float = 0.0,
+        text_batch_size: int = 0,
+        block_size: int = 1024,
+        max_prompt_tokens: int = 1024,
+        max_response_tokens: int = 1024,
+        prompt_template: str = "{prompt}",
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if task not in get_args(Task):
+            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
+        if not 0 <= text_share < 1:
+            raise ValueError(f"text_share must be in [0, 1), got {text_share}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.task, self.train, self.validation, self.text = task, train, validation, text
+        self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template)
+        self.batch_size, self.num_batches = batch_size, num_batches
+        self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
+        self.seed, self.num_workers = seed, num_workers
+        self.examples: dict[str, Sequence[Any]] = {}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows left out so far, by reason."""
+        return self.tokenization.dropped
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and tokenize everything, once."""
+        if self.examples:
+            return
+        self.examples["train"] = self._examples(self.train)
+        self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
+        if not self.examples["train"]:
+            raise ValueError(f"no {self.task} example is left to train on; left out: {self.dropped}.")
+        if self.text is not None and self._uses_text():
+            self.examples["text"] = self.tokenization.texts(read_records(self.text, Text), self.block_size)
+        if self.task == "sft" and "text" in self.examples:
+            self.examples["train"] = self._mixed(self.examples["train"], self.examples["text"])
+
+    def train_dataloader(self) -> ResumableLoader | CombinedLoader:
+        """One batch per optimizer step, or per PPO iteration."""
+        loader = self._loader("train", self.batch_size, self.seed)
+        if self.task != "ppo":
+            return loader
+        loaders = {"prompts": loader}
+        if "text" in self.examples:
+            loaders["pretrain"] = self._loader("text", self.text_batch_size, self.seed + 1)
+        return CombinedLoader(loaders, "min_size")
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Validation records in order; empty where there are none."""
+        examples = self.examples["validation"]
+        if not examples:
+            return []
+        collate = self._collate("validation")
+        pad = self._pad
+        return DataLoader(
+            examples,  # type: ignore[arg-type]
+            self.batch_size,
+            collate_fn=lambda rows: collate(rows, pad),
+            num_workers=self.num_workers,
+        )
+
+    def _uses_text(self) -> bool:
+        return (self.task == "sft" and self.text_share > 0) or (self.task == "ppo" and self.text_batch_size > 0)
+
+    def _examples(self, source: Source) -> Sequence[Any]:
+        if self.task == "pretrain":
+            return self.tokenization.texts(read_records(source, Text), self.block_size)
+        if self.task == "sft":
+            return self.tokenization.demonstrations(read_records(source, Demonstration))
+        if self.task == "reward":
+            return self.tokenization.comparisons(read_records(source, Comparison))
+        return self.tokenization.prompts(read_records(source, Prompt))
+
+    def _mixed(self, demonstrations: Sequence[LMExample], texts: Sequence[LMExample]) -> list[LMExample]:
+        count = round(len(demonstrations) * self.text_share / (1 - self.text_share))
+        return [*demonstrations, *(texts[number % len(texts)] for number in range(count))]
+
+    def _loader(self, name: str, batch_size: int, seed: int) -> ResumableLoader:
+        # Every PPO iteration takes one batch of each loader, however long the data sets are.
+        num_batches = self.num_batches
+        if name == "text" and num_batches is None:
+            num_batches = -(-len(self.examples["train"]) // self.batch_size)
+        return ResumableLoader(
+            self.examples[name],
+            self._collate(name),
+            self._pad,
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=True,
+            num_batches=num_batches,
+            num_workers=self.num_workers,
+        )
+
+    def _collate(self, name: str) -> Callable[[Sequence[Any], int], Any]:
+        if name == "text" or self.task in ("pretrain", "sft"):
+            return collate_lm
+        return collate_comparisons if self.task == "reward" else collate_prompts
+
+    @property
+    def _pad(self) -> int:
+        pad: Any = self.tokenization.tokenizer.pad_token_id
+        return int(pad)

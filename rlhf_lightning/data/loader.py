@@ -1,0 +1,110 @@
+"""A DataLoader that stops and continues exactly."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+
+class ResumableBatches(Sampler[list[int]]):
+    """Row numbers of batch after batch, as a pure function of the seed and the batch's number.
+
+    Args:
+        size: Rows in the data set.
+        batch_size: Rows per batch, over all processes; each process takes every n-th row of a batch.
+        seed: Of the order; every pass over the data has another.
+        shuffle: Whether to draw an order at all.
+        num_batches: Batches per epoch. None: one pass over the data, the last batch possibly smaller. A number: that
+            many full batches, going on into the next pass where the data ends.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, shuffle: bool, num_batches: int | None) -> None:
+        self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
+        self.num_batches = num_batches
+        self.position = 0
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.num_batches or -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The rest of the epoch that ``position`` lies in."""
+        start = self.position
+        for number in range(start, (start // len(self) + 1) * len(self)):
+            yield self._shard(self._rows(number))
+
+    def _rows(self, number: int) -> list[int]:
+        if self.num_batches is None:
+            epoch, batch = divmod(number, len(self))
+            return self._pass(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        items = range(number * self.batch_size, (number + 1) * self.batch_size)
+        return [self._pass(item // self.size)[item % self.size] for item in items]
+
+    def _pass(self, number: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.size))
+        if self._order[0] != number:
+            generator = torch.Generator().manual_seed(hash((self.seed, number)) % 2**63)
+            self._order = (number, torch.randperm(self.size, generator=generator).tolist())
+        return self._order[1]
+
+    @staticmethod
+    def _shard(rows: list[int]) -> list[int]:
+        if not torch.distributed.is_initialized():
+            return rows
+        return rows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader whose ``state_dict`` is the number of batches it has handed out.
+
+    Lightning saves and restores that number with its checkpoints. The global random state is not touched.
+
+    Args:
+        examples: A list is a data set.
+        collate: From examples and the pad token's id to a batch.
+        pad_token_id: Handed to ``collate``.
+        batch_size: See :class:`ResumableBatches`.
+        seed: See :class:`ResumableBatches`.
+        shuffle: See :class:`ResumableBatches`.
+        num_batches: See :class:`ResumableBatches`.
+        num_workers: Processes that collate.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Any],
+        collate: Callable[[Sequence[Any], int], Any],
+        pad_token_id: int,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        num_batches: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.batches = ResumableBatches(len(examples), batch_size, seed, shuffle, num_batches)
+        super().__init__(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=self.batches,
+            collate_fn=partial(collate, pad_token_id=pad_token_id),  # type: ignore[call-arg]
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The rest of the current epoch."""
+        for batch in super().__iter__():
+            self.batches.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches handed out since the start of training."""
+        return {"position": self.batches.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after that many batches."""
+        self.batches.position = state["position"]

@@ -1,0 +1,151 @@
+"""From records to token ids: prompts, responses with their EOS, and packed pretraining text."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, Text
+
+
+@dataclass(frozen=True)
+class LMExample:
+    """Token ids of one sequence and the first position that counts as a target."""
+
+    input_ids: list[int]
+    loss_start: int
+
+
+@dataclass(frozen=True)
+class ComparisonExample:
+    """Token ids of a prompt and of its K ranked responses."""
+
+    prompt_ids: list[int]
+    response_ids: list[list[int]]
+    ranks: list[int]
+    group: str
+
+
+@dataclass(frozen=True)
+class PromptExample:
+    """Token ids of a prompt, its number in the data set and its text."""
+
+    prompt_ids: list[int]
+    index: int
+    text: str
+
+
+class Tokenization:
+    """How records become token ids.
+
+    Prompts longer than the limit are left out and counted in ``dropped``; responses longer than theirs are cut and end
+    without EOS; every other response ends with EOS (InstructGPT, appendix C: 1k each of a 2k context).
+
+    Args:
+        tokenizer: With EOS and pad tokens that differ.
+        max_prompt_tokens: Longest prompt.
+        max_response_tokens: Longest response, its EOS included.
+        prompt_template: How a plain string becomes the text that the model continues, with ``{prompt}``;
+            conversations go through the tokenizer's chat template instead.
+
+    Raises:
+        ValueError: When EOS and pad are the same token or the template lacks ``{prompt}``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_prompt_tokens: int = 1024,
+        max_response_tokens: int = 1024,
+        prompt_template: str = "{prompt}",
+    ) -> None:
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+            raise ValueError(
+                f"the tokenizer's pad token ({tokenizer.pad_token!r}) must exist and differ from its EOS token "
+                f"({tokenizer.eos_token!r}); rlhf_lightning.models.load_tokenizer sees to it."
+            )
+        if "{prompt}" not in prompt_template:
+            raise ValueError(f"prompt_template must contain '{{prompt}}', got {prompt_template!r}.")
+        self.tokenizer = tokenizer
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_response_tokens = max_response_tokens
+        self.prompt_template = prompt_template
+        self.dropped: dict[str, int] = {}
+
+    def prompt_text(self, prompt: PromptText) -> str:
+        """The text that the model continues.
+
+        Raises:
+            ValueError: When the prompt is a conversation and the tokenizer has no chat template.
+        """
+        if isinstance(prompt, str):
+            return self.prompt_template.replace("{prompt}", prompt)
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                "a prompt is a conversation, but the tokenizer has no chat template. Set tokenizer.chat_template, "
+                "or give prompts as strings."
+            )
+        return str(self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+
+    def prompt_ids(self, prompt: PromptText) -> list[int] | None:
+        """Token ids of the prompt; None when it is too long."""
+        # A chat template writes the special tokens itself.
+        special = isinstance(prompt, str)
+        ids = self._ids(self.prompt_text(prompt), special)
+        if len(ids) <= self.max_prompt_tokens:
+            return ids
+        reason = f"prompt over {self.max_prompt_tokens} tokens"
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        return None
+
+    def response_ids(self, response: str) -> list[int]:
+        """Token ids of the response with its EOS, or cut at the limit without one."""
+        ids = [*self._ids(response, False), self._eos]
+        return ids[: self.max_response_tokens]
+
+    def demonstrations(self, records: Iterable[Demonstration]) -> list[LMExample]:
+        """Prompt and response; the response counts."""
+        examples = []
+        for record in records:
+            prompt = self.prompt_ids(record.prompt)
+            if prompt is not None:
+                examples.append(LMExample([*prompt, *self.response_ids(record.response)], len(prompt)))
+        return examples
+
+    def texts(self, records: Iterable[Text], block_size: int) -> list[LMExample]:
+        """Documents joined by EOS and cut into blocks; every token but a block's first counts."""
+        stream = [token for record in records for token in [*self._ids(record.text, False), self._eos]]
+        blocks = [stream[start : start + block_size] for start in range(0, len(stream), block_size)]
+        return [LMExample(block, 1) for block in blocks if len(block) > 1]
+
+    def comparisons(self, records: Iterable[Comparison]) -> list[ComparisonExample]:
+        """Prompt, K responses, ranks."""
+        examples = []
+        for record in records:
+            prompt = self.prompt_ids(record.prompt)
+            if prompt is not None:
+                responses = [self.response_ids(completion) for completion in record.completions]
+                group = record.source or record.labeler or "all"
+                examples.append(ComparisonExample(prompt, responses, record.ranks, group))
+        return examples
+
+    def prompts(self, records: Iterable[Prompt]) -> list[PromptExample]:
+        """Prompts, numbered as they stand in the records."""
+        examples = []
+        for index, record in enumerate(records):
+            ids = self.prompt_ids(record.prompt)
+            if ids is not None:
+                examples.append(PromptExample(ids, index, self.prompt_text(record.prompt)))
+        return examples
+
+    @property
+    def _eos(self) -> int:
+        eos: Any = self.tokenizer.eos_token_id
+        return int(eos)
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special, truncation=False)["input_ids"]
+        if special and ids and ids[-1] == self._eos:
+            ids = ids[:-1]  # Some tokenizers close every text; a prompt goes on.
+        return ids

@@ -1,0 +1,85 @@
+"""What every stage shares: optimizers by factory, exact random state, frozen models outside checkpoints."""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""From parameters to an optimizer, for instance ``functools.partial(torch.optim.AdamW, lr=1e-5)``."""
+SchedulerFactory: TypeAlias = Callable[[Optimizer, int], LRScheduler]
+"""From an optimizer and the number of steps to a schedule, see :mod:`rlhf_lightning.schedules`."""
+
+
+class StageModule(L.LightningModule):
+    """A LightningModule that resumes exactly.
+
+    Checkpoints carry every random state, which is put back right before the first batch, and leave out the modules
+    named in ``frozen``: they are loaded from their own folders anyway.
+
+    Args:
+        optimizer: Factory of the optimizer.
+        scheduler: Factory of its schedule, stepped once per optimizer step; None keeps the learning rate.
+    """
+
+    frozen: tuple[str, ...] = ()
+
+    def __init__(self, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
+        super().__init__()
+        self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
+        self.strict_loading = not self.frozen
+        self._random_state: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimizer and schedule over the parameters that learn."""
+        optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop frozen weights, add random states."""
+        prefixes = tuple(f"{name}." for name in self.frozen)
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(prefixes)}
+        checkpoint["random_state"] = _random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random states until training starts."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Put the random states back after everything that may have drawn from them."""
+        if self._random_state is not None:
+            _restore_random_state(self._random_state)
+            self._random_state = None
+
+
+def _random_state() -> dict[str, Any]:
+    """Plain types and tensors only, so that checkpoints load with ``weights_only``."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    state = numpy_state["state"]
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {"key": torch.from_numpy(state["key"].astype(np.int64)), "pos": state["pos"]}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    numpy_state = state["numpy"]
+    key = numpy_state["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**numpy_state, "state": {"key": key, "pos": numpy_state["state"]["pos"]}})
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

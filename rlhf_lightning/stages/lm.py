@@ -1,0 +1,52 @@
+"""Pretraining and supervised fine-tuning."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.batch import LMBatch
+from rlhf_lightning.functional import position_ids
+from rlhf_lightning.losses import LMStatistics, lm_loss
+from rlhf_lightning.models import causal_logits
+from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
+
+
+class LanguageModelModule(StageModule):
+    """Trains a causal language model by cross-entropy on the tokens that count.
+
+    For demonstrations these are the response tokens and their EOS; for pretraining text, every token. Source:
+    InstructGPT, section 3.5 and appendix C.1.
+
+    Args:
+        model: A transformers causal language model, or any module that maps ids and mask to logits. Its dropout is
+            on in training.
+        optimizer: Factory of the optimizer.
+        scheduler: Factory of its schedule, or None.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None = None
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.model = model
+
+    def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
+        """Mean negative log-likelihood in nats per token that counts."""
+        logits = causal_logits(self.model, batch.input_ids, batch.mask, position_ids(batch.mask))
+        return lm_loss(logits[:, :-1], batch.input_ids[:, 1:], batch.loss_mask[:, 1:])
+
+    def on_train_epoch_start(self) -> None:
+        """Lightning leaves a model in eval mode as it was handed over; dropout is wanted here."""
+        self.model.train()
+
+    def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:
+        """One optimizer step."""
+        loss, statistics = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum)
+        return loss
+
+    def validation_step(self, batch: LMBatch, batch_idx: int) -> None:
+        """Loss per token over the whole validation set."""
+        loss, statistics = self.loss(batch)
+        self.log("validation/loss", loss, prog_bar=True, batch_size=int(statistics.num_tokens))
