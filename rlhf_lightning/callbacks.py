@@ -1,0 +1,205 @@
+"""Callbacks and the logger of the pipeline: progress, metrics.csv, checkpoints by batch, sample tables."""
+
+import csv
+import json
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rlhf_lightning.stages.ppo import PPOModule
+
+
+def progress_bar(console: Console | None = None) -> Progress:
+    """The progress bar of every stage: name, bar, count, times, latest figures."""
+    return Progress(
+        TextColumn("[bold]{task.description:<9}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    )
+
+
+class StageProgress(L.Callback):
+    """Shows how far a stage is, with the figures that its module logs with ``prog_bar=True``.
+
+    Args:
+        name: Of the stage.
+        console: Where to; default standard output.
+    """
+
+    def __init__(self, name: str, console: Console | None = None) -> None:
+        self.name, self.console = name, console
+        self.progress: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the bar, at the place where a resumed run goes on."""
+        self.progress = progress_bar(self.console)
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        self.task = self.progress.add_task(self.name, total=total, completed=_batches_done(trainer), figures="")
+        self.progress.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Move the bar."""
+        if self.progress is not None:
+            figures = _figures(trainer.progress_bar_metrics)
+            self.progress.update(self.task, completed=_batches_done(trainer), figures=figures)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the bar as it stands."""
+        if self.progress is not None:
+            self.progress.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        if self.progress is not None:
+            self.progress.stop()
+
+
+class BatchCheckpoint(L.Callback):
+    """Writes ``last.ckpt`` every so many batches, to a temporary name first.
+
+    Lightning's ``global_step`` counts every step of every optimizer, so the cadence comes from the batches.
+
+    Args:
+        folder: Where.
+        every_n_batches: Batches (PPO iterations) between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, every_n_batches: int) -> None:
+        if every_n_batches < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 batch, got {every_n_batches}.")
+        self.path, self.every_n_batches = folder / "last.ckpt", every_n_batches
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save where it is time to."""
+        if _batches_done(trainer) % self.every_n_batches == 0:
+            unfinished = self.path.with_suffix(".unfinished")
+            trainer.save_checkpoint(unfinished)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.rename(self.path)
+
+
+class SampleTable(L.Callback):
+    """Appends a few rollouts of PPO to ``samples.jsonl`` every so many iterations.
+
+    Args:
+        path: The file.
+        every_n_iterations: How often.
+        rows: How many episodes each time.
+    """
+
+    def __init__(self, path: Path, every_n_iterations: int = 10, rows: int = 4) -> None:
+        self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop what an interrupted run wrote after its last checkpoint."""
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            done = _batches_done(trainer)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
+            self.path.write_text("".join(kept), encoding="utf-8")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Write where it is time to."""
+        iteration = _batches_done(trainer) - 1
+        if not isinstance(pl_module, PPOModule) or pl_module.latest is None or iteration % self.every_n_iterations:
+            return
+        experience = pl_module.latest
+        texts = pl_module.response_texts(experience.rollout)
+        with self.path.open("a", encoding="utf-8") as file:
+            for row in range(min(self.rows, len(texts))):
+                sample = {
+                    "iteration": iteration,
+                    "prompt": experience.rollout.prompts.texts[row],
+                    "response": texts[row],
+                    "score": round(float(experience.scores[row]), 4),
+                }
+                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+
+class MetricsFile(Logger):
+    """``metrics.csv``: one row per step, a column per metric; a resumed run goes on in the same file.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._rows: list[dict[str, Any]] = read_metrics(path) if path.exists() else []
+        self._columns: list[str] = list(self._rows[0]) if self._rows else []
+
+    @property
+    def name(self) -> str:
+        """Not used in any path."""
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        """Not used in any path."""
+        return 0
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> None:
+        """There is none."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any) -> None:
+        """The resolved configuration is in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one row; rows of steps that an interrupted run had reached already are replaced."""
+        row: dict[str, Any] = {"step": step, **metrics}
+        new_columns = [name for name in row if name not in self._columns]
+        goes_back = bool(self._rows) and self._rows[-1]["step"] > (step or 0)
+        self._columns += new_columns
+        if goes_back:
+            self._rows = [old for old in self._rows if old["step"] < (step or 0)]
+        self._rows.append(row)
+        if new_columns or goes_back:
+            unfinished = self.path.with_suffix(".unfinished")
+            self._write(unfinished, "w", self._rows, header=True)
+            unfinished.replace(self.path)
+        else:
+            self._write(self.path, "a", [row], header=False)
+
+    def _write(self, path: Path, mode: str, rows: list[dict[str, Any]], header: bool) -> None:
+        with path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if header:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = []
+        for row in csv.DictReader(file):
+            if row["step"] and None not in row.values():
+                numbers = {name: float(value) for name, value in row.items() if value != "" and name != "step"}
+                rows.append({"step": int(row["step"]), **numbers})
+        return rows
+
+
+def _batches_done(trainer: L.Trainer) -> int:
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}" for name, value in metrics.items())

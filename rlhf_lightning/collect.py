@@ -1,0 +1,148 @@
+"""Comparison data: sample K responses per prompt and have labelers rank them."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from rlhf_lightning.batch import PromptBatch
+from rlhf_lightning.data.collate import collate_prompts
+from rlhf_lightning.data.records import Comparison, Prompt
+from rlhf_lightning.data.tokens import PromptExample, Tokenization
+from rlhf_lightning.generation import sample_responses
+
+Progress = Callable[[int], None]
+
+
+class Labeler(Protocol):
+    """Anyone who can rank responses."""
+
+    @property
+    def name(self) -> str:
+        """Who it is."""
+
+    def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
+        """One rank per response; 1 is best, equal is a tie."""
+
+
+def collect_comparisons(
+    policies: Mapping[str, nn.Module],
+    tokenization: Tokenization,
+    prompts: Sequence[Prompt],
+    labelers: Sequence[Labeler],
+    *,
+    min_responses: int = 4,
+    max_responses: int = 9,
+    temperature: float = 1.0,
+    batch_size: int = 256,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[list[Comparison], dict[str, int]]:
+    """Sample K responses per prompt, in turn from the policies, and let one labeler rank each prompt's.
+
+    Identical responses of a prompt count once and are sampled again, ``rounds`` times at most; a prompt left with one
+    response is dropped. Source: InstructGPT, section 3.5 and appendix C.2 (K between 4 and 9).
+
+    Args:
+        policies: Models by name.
+        tokenization: Shared by the policies.
+        prompts: What to ask.
+        labelers: Each prompt goes to one of them, drawn by the seed.
+        min_responses: Smallest K, at least 2.
+        max_responses: Largest K; K is uniform between the two.
+        temperature: Of sampling.
+        batch_size: Responses per batch.
+        rounds: Times to sample.
+        seed: Of K, of sampling and of who ranks what.
+        progress: Called with the number of prompts finished so far.
+
+    Returns:
+        The comparisons, and how many prompts were dropped, by reason.
+
+    Raises:
+        ValueError: When K is out of range or there is nobody to ask.
+    """
+    if not 2 <= min_responses <= max_responses:
+        raise ValueError(f"K must be between 2 and more: min_responses={min_responses}, max_responses={max_responses}.")
+    if not policies or not labelers:
+        raise ValueError("collect needs at least one policy and one labeler.")
+    examples = tokenization.prompts(prompts)
+    dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
+    comparisons: list[Comparison] = []
+    for start in range(0, len(examples), batch_size):
+        chunk = examples[start : start + batch_size]
+        wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
+        responses = _distinct_responses(policies, tokenization, chunk, wanted, temperature, batch_size, rounds, seed)
+        for example, answers in zip(chunk, responses, strict=True):
+            if len(answers) < 2:
+                dropped["one distinct response"] = dropped.get("one distinct response", 0) + 1
+                continue
+            record = prompts[example.index]
+            labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
+            text = record.prompt if isinstance(record.prompt, str) else example.text
+            ranks = labeler.rank(text, answers)
+            comparisons.append(Comparison(record.prompt, answers, ranks, labeler.name, "collected"))
+        if progress is not None:
+            progress(min(start + batch_size, len(examples)))
+    return comparisons, dropped
+
+
+def _distinct_responses(
+    policies: Mapping[str, nn.Module],
+    tokenization: Tokenization,
+    examples: Sequence[PromptExample],
+    wanted: Sequence[int],
+    temperature: float,
+    batch_size: int,
+    rounds: int,
+    seed: int,
+) -> list[list[str]]:
+    answers: list[list[str]] = [[] for _ in examples]
+    names = list(policies)
+    for number in range(rounds):
+        for which, name in enumerate(names):
+            rows = [
+                (row, slot)
+                for row, count in enumerate(wanted)
+                for slot in range(len(answers[row]), count)
+                if slot % len(names) == which
+            ]
+            # Neighbours of similar length need little padding.
+            rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                texts = _sample(policies[name], tokenization, examples, part, temperature, (seed, number, which))
+                for (row, _), text in zip(part, texts, strict=True):
+                    if text.strip() and text not in answers[row]:
+                        answers[row].append(text)
+    return answers
+
+
+def _sample(
+    model: nn.Module,
+    tokenization: Tokenization,
+    examples: Sequence[PromptExample],
+    rows: Sequence[tuple[int, int]],
+    temperature: float,
+    key: Iterable[int],
+) -> list[str]:
+    tokenizer = tokenization.tokenizer
+    pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
+    eos: int = tokenizer.eos_token_id  # type: ignore[assignment]
+    device = next(model.parameters()).device
+    batch = collate_prompts([examples[row] for row, _ in rows], pad)
+    index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
+    prompts = PromptBatch(batch.prompt_ids.to(device), batch.prompt_mask.to(device), index.to(device), batch.texts)
+    rollout = sample_responses(
+        model,
+        prompts,
+        max_new_tokens=tokenization.max_response_tokens,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        temperature=temperature,
+        key=tuple(key),
+    )
+    return tokenization.texts_of(rollout.response_ids, rollout.response_mask)

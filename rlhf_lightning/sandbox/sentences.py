@@ -1,0 +1,119 @@
+"""The grammar of the sealed world: sentences to write, and the same sentences to recognise."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf_lightning.sandbox.vocabulary import (
+    ADJECTIVES,
+    ANIMALS,
+    COLORS,
+    FOODS,
+    HANDLING,
+    OBJECTS,
+    PEOPLE,
+    PLACES,
+    RESTING,
+    RUDE_SENTENCES,
+    UNKNOWN,
+    one_of,
+)
+
+_NOUN = f"(?:{one_of(OBJECTS)}|{one_of(FOODS)})"
+_QUALITY = f"(?:{one_of(ADJECTIVES)}|{one_of(COLORS)})"
+_SUBJECT = f"(?:the (?:{_QUALITY} )?{one_of(ANIMALS)}|{one_of(PEOPLE)}|it)"
+_PLACE = f"in the {one_of(PLACES)}"
+_CLAUSE = "(?:" + "|".join(
+    (
+        f"{_SUBJECT} {one_of(RESTING)}(?: {_PLACE})?",
+        f"{_SUBJECT} {one_of((*HANDLING, 'took'))} (?:a|the) (?:{_QUALITY} )?{_NOUN}(?: (?:in|to) the {one_of(PLACES)})?",
+        f"{_SUBJECT} (?:is|was) (?:{_QUALITY}|{_PLACE})",
+        f"the {one_of(ANIMALS)} eats {one_of(FOODS)}",
+        f"the {one_of(ANIMALS)} lives {_PLACE}",
+        f"the {_NOUN} (?:is|was) (?:{_QUALITY}|{_PLACE})",
+        UNKNOWN,
+    )
+) + ")"
+_ITEM = f"(?:(?:a |the )?(?:{_QUALITY} )?{one_of((*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE, *COLORS))})"
+_SENTENCE = re.compile(f"{_CLAUSE}(?: and {_CLAUSE})?|{_ITEM}(?: (?:,|and|, and) {_ITEM})*|{one_of(RUDE_SENTENCES)}")
+
+
+def is_well_formed(sentence: str) -> bool:
+    """Whether the words are a sentence, a list or a short answer of the world, given without the period.
+
+    >>> is_well_formed("the big cat slept in the garden"), is_well_formed("cat the the slept")
+    (True, False)
+    """
+    return _SENTENCE.fullmatch(sentence) is not None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response, cut into the pieces that the checks look at.
+
+    Args:
+        words: All words and marks.
+        sentences: The text between the periods, each without its period.
+        ends: Whether the last mark is a period; a response that was cut off has none.
+    """
+
+    words: tuple[str, ...]
+    sentences: tuple[str, ...]
+    ends: bool
+
+    @classmethod
+    def parse(cls, response: str) -> "Reply":
+        """Cut a response into words and sentences.
+
+        >>> Reply.parse("cat , dog .").items()
+        ('cat', 'dog')
+        """
+        words = tuple(response.split())
+        pieces = tuple(piece.strip() for piece in " ".join(words).split("."))
+        return cls(words, tuple(piece for piece in pieces if piece), bool(words) and words[-1] == ".")
+
+    def items(self) -> tuple[str, ...]:
+        """The entries of the first sentence read as a list: the last word between two commas."""
+        if not self.sentences:
+            return ()
+        entries = re.split(r"(?: , and | , | and )", self.sentences[0])
+        return tuple(entry.split()[-1] for entry in entries if entry.strip(" ,"))
+
+
+def story_sentence(source: random.Random, subject: str, place: str | None = None) -> str:
+    """A past-tense sentence about a subject, with its period; 3 to 9 words.
+
+    Args:
+        source: Where the choices come from.
+        subject: ``"it"``, a person, or an animal with its article.
+        place: Where it happens; None leaves the place out.
+    """
+    where = "" if place is None else f" in the {place}"
+    kind = source.random()
+    if kind < 0.35:
+        return f"{subject} {source.choice(RESTING)}{where} ."
+    if kind < 0.5 and place is None:
+        return f"{subject} was {source.choice(ADJECTIVES)} ."
+    return f"{subject} {source.choice(HANDLING)} {thing(source)}{where} ."
+
+
+def thing(source: random.Random) -> str:
+    """An object or food with an article and, half of the time, a quality."""
+    quality = source.choice(("", "", source.choice(COLORS) + " ", source.choice(ADJECTIVES) + " "))
+    return source.choice(("a ", "the ")) + quality + source.choice(OBJECTS)
+
+
+def animal(source: random.Random, name: str | None = None) -> str:
+    """An animal with its article and, at times, a quality."""
+    quality = source.choice(("", "", source.choice(ADJECTIVES) + " "))
+    return f"the {quality}{name or source.choice(ANIMALS)}"
+
+
+def joined(words: Sequence[str]) -> str:
+    """A list as this world writes it.
+
+    >>> joined(["cat", "dog"])
+    'cat , dog .'
+    """
+    return " , ".join(words) + " ."

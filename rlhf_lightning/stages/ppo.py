@@ -1,0 +1,427 @@
+"""PPO and PPO-ptx: roll out, score, update."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, cast
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout
+from rlhf_lightning.functional import (
+    gae,
+    kl_k1,
+    kl_k3,
+    kl_penalized_rewards,
+    masked_mean,
+    position_ids,
+    token_log_probs,
+    whiten,
+)
+from rlhf_lightning.generation import joined, keyed_uniforms, response_logits, sample_responses, select_rows
+from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
+from rlhf_lightning.models import ScalarHeadModel, causal_logits, freeze
+from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
+
+TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""From prompt texts and response texts to scores."""
+
+
+class PPOModule(StageModule):
+    """PPO against a reward model with a per-token KL penalty, optionally with pretraining gradients (PPO-ptx).
+
+    One ``training_step`` is one iteration: :meth:`rollout`, :meth:`score`, :meth:`update`. Dropout is off throughout.
+    Source: InstructGPT, section 3.5, equation 2 and appendix C.4; *ours* marks what the paper does not say.
+
+    Args:
+        policy: The model that learns.
+        reference: Where the KL penalty pulls to; frozen. Usually the policy before training.
+        reward: Gives a response its score: a :class:`ScalarHeadModel` over the policy's tokens, or a function of
+            prompt texts and response texts.
+        value: The critic; starts as the reward model in the paper.
+        tokenizer: Of the policy; tells EOS and padding and turns responses into text.
+        optimizer: Factory of the policy's optimizer.
+        value_optimizer: Factory of the critic's optimizer.
+        scheduler: Factory of both schedules, stepped once per iteration; None keeps the learning rates.
+        max_new_tokens: Length limit of a response, its EOS included.
+        temperature: Of sampling; the paper uses 1.
+        num_minibatches: Optimizer steps per pass over a rollout.
+        num_ppo_epochs: Passes over a rollout.
+        micro_batch_size: Rows per backward pass; changes memory, not the gradient. None takes a minibatch at once.
+        kl_coef: beta, per nat.
+        kl_target: When set, ``kl_coef`` adapts so that the KL of a response stays near this many nats.
+        kl_horizon: Episodes over which an adapting ``kl_coef`` reacts.
+        ptx_coef: gamma, the weight of the pretraining gradient; 0 is plain PPO.
+        discount: Of rewards, per token.
+        gae_lambda: Of the advantage estimate.
+        clip_range: Trust region of the policy's ratio.
+        value_clip_range: Trust region of the values (ours), None for none.
+        missing_eos_penalty: Subtracted from the score of a response that was cut at the limit.
+        max_grad_norm: Norm that the policy's and the critic's gradients are cut to, None for none.
+        ema_decay: Decay per optimizer step of the policy's moving average, None for none.
+        seed: Of sampling and minibatches.
+
+    Raises:
+        ValueError: When an argument is out of its range.
+    """
+
+    frozen = ("reference", "reward")
+    kl_coef: Tensor
+    iteration: Tensor
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        reference: nn.Module,
+        reward: ScalarHeadModel | TextScorer,
+        value: ScalarHeadModel,
+        tokenizer: PreTrainedTokenizerBase,
+        optimizer: OptimizerFactory,
+        value_optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        *,
+        max_new_tokens: int = 1024,
+        temperature: float = 1.0,
+        num_minibatches: int = 8,
+        num_ppo_epochs: int = 1,
+        micro_batch_size: int | None = None,
+        kl_coef: float = 0.02,
+        kl_target: float | None = None,
+        kl_horizon: int = 10_000,
+        ptx_coef: float = 0.0,
+        discount: float = 1.0,
+        gae_lambda: float = 0.95,
+        clip_range: float = 0.2,
+        value_clip_range: float | None = 0.2,
+        missing_eos_penalty: float | None = None,
+        max_grad_norm: float | None = None,
+        ema_decay: float | None = 0.992,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        _check_positive(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            num_minibatches=num_minibatches,
+            num_ppo_epochs=num_ppo_epochs,
+            clip_range=clip_range,
+        )
+        self.automatic_optimization = False
+        self.policy, self.value = policy.eval(), value.eval()
+        self.reference = freeze(reference)
+        self.reward = freeze(reward) if isinstance(reward, nn.Module) else reward
+        self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self.num_minibatches, self.num_ppo_epochs = num_minibatches, num_ppo_epochs
+        self.micro_batch_size = micro_batch_size
+        self.kl_target, self.kl_horizon, self.ptx_coef = kl_target, kl_horizon, ptx_coef
+        self.discount, self.gae_lambda = discount, gae_lambda
+        self.clip_range, self.value_clip_range = clip_range, value_clip_range
+        self.missing_eos_penalty, self.max_grad_norm = missing_eos_penalty, max_grad_norm
+        self.ema_decay = ema_decay
+        self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
+        self.register_buffer("iteration", torch.tensor(0))
+        self.latest: Experience | None = None
+        self.ema = None if ema_decay is None else freeze(copy.deepcopy(policy))
+
+    # --- the three steps of an iteration ------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """One iteration."""
+        start = time.perf_counter()
+        rollout = self.rollout(batch["prompts"])
+        rolled_out = time.perf_counter()
+        experience = self.score(rollout)
+        scored = time.perf_counter()
+        self.update(experience, batch.get("pretrain"))
+        for scheduler in cast(list[Any], self.lr_schedulers() or []):
+            scheduler.step()
+        self.latest = experience
+        self._log_rollout(experience)
+        self._adapt_kl_coef(experience)
+        self.iteration += 1
+        end = time.perf_counter()
+        seconds = {"rollout": rolled_out - start, "score": scored - rolled_out, "update": end - scored}
+        self.log_dict({f"time/{name}_seconds": value for name, value in seconds.items()})
+        tokens = int(rollout.response_mask.sum())
+        self.log("time/tokens_per_second", tokens / (end - start), prog_bar=True)
+
+    def rollout(self, prompts: PromptBatch) -> Rollout:
+        """Sample one response per prompt; each pair is an episode of a bandit."""
+        rollout = sample_responses(
+            self.policy,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=_token_id(self.tokenizer.eos_token_id),
+            pad_token_id=_token_id(self.tokenizer.pad_token_id),
+            temperature=self.temperature,
+            key=(self.seed, int(self.iteration)),
+        )
+        if self.trainer.world_size > 1:
+            raise RuntimeError("PPOModule runs on one device for now; set trainer.devices=1.")
+        return rollout
+
+    @torch.no_grad()
+    def score(self, rollout: Rollout) -> Experience:
+        """Scores, log-probs of policy and reference, values, advantages."""
+        mask = rollout.response_mask
+        minibatches = self._draw_minibatches(len(mask), epoch=0)
+        old_log_probs = torch.zeros(mask.shape, device=mask.device)
+        reference_log_probs, values = torch.zeros_like(old_log_probs), torch.zeros_like(old_log_probs)
+        scores = torch.zeros(len(mask), device=mask.device)
+        for rows in (micro for minibatch in minibatches for micro in self._micro_batches(minibatch)):
+            part = select_rows(rollout, rows)
+            width = part.response_ids.shape[1]
+            old_log_probs[rows, :width] = self.log_probs(self.policy, part).float()
+            reference_log_probs[rows, :width] = self.log_probs(self.reference, part).float()
+            values[rows, :width] = self.values(part).float()
+            scores[rows] = self._scores(part).to(scores)
+        if self.missing_eos_penalty is not None:
+            scores = scores - self.missing_eos_penalty * (~rollout.ended).float()
+        self._check_sampler(rollout, old_log_probs)
+        rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
+        advantages, returns = gae(rewards, values, mask, self.discount, self.gae_lambda)
+        return Experience(
+            rollout,
+            scores,
+            old_log_probs,
+            reference_log_probs,
+            values,
+            whiten(advantages, mask),
+            returns,
+            minibatches,
+        )
+
+    def update(self, experience: Experience, pretrain: LMBatch | None = None) -> None:
+        """Optimizer steps of policy and critic on one rollout.
+
+        Args:
+            experience: From :meth:`score`.
+            pretrain: Rows for the pretraining gradient, shared out evenly over the minibatches; needed when
+                ``ptx_coef`` is not 0.
+        """
+        if self.ptx_coef and pretrain is None:
+            raise ValueError(
+                f"ptx_coef is {self.ptx_coef}, but the batch has no 'pretrain'. Give the data module 'text' and a "
+                "text_batch_size."
+            )
+        policy_optimizer, value_optimizer = cast(list[LightningOptimizer], self.optimizers())
+        for epoch in range(self.num_ppo_epochs):
+            minibatches = experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
+            for number, rows in enumerate(minibatches):
+                first = epoch == 0 and number == 0
+                policy_optimizer.zero_grad()
+                statistics = self._backward_policy(experience, rows)
+                if first:
+                    self._check_first_ratio(statistics)
+                if self.ptx_coef and pretrain is not None:
+                    share = LMBatch(*(field[number :: len(minibatches)] for field in pretrain))
+                    self._backward_pretrain(share, measure=first)
+                self._step(policy_optimizer, self.policy, "policy")
+                self._update_ema()
+                value_optimizer.zero_grad()
+                self._backward_value(experience, rows)
+                self._step(value_optimizer, self.value, "value")
+
+    # --- forward passes ----------------------------------------------------------------------------------------------
+
+    def log_probs(self, model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows time"]:
+        """Log-probability of each response token under the sampling temperature, 0 on padding."""
+        logits = response_logits(model, rollout)
+        log_probs = token_log_probs(logits / self.temperature, rollout.response_ids)
+        return torch.where(rollout.response_mask, log_probs, 0.0)
+
+    def values(self, rollout: Rollout) -> Float[Tensor, "rows time"]:
+        """Value estimate before each response token, 0 on padding."""
+        input_ids, mask = joined(rollout)
+        values = self.value(input_ids, mask, position_ids(mask))
+        return torch.where(rollout.response_mask, values[:, -rollout.response_ids.shape[1] - 1 : -1], 0.0)
+
+    def _scores(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        if isinstance(self.reward, ScalarHeadModel):
+            input_ids, mask = joined(rollout)
+            scores = self.reward(input_ids, mask, position_ids(mask))
+            # The last token of the response, EOS where there is one: the action that ends the text gets its due.
+            last = rollout.prompts.prompt_ids.shape[1] + rollout.response_mask.sum(1, keepdim=True) - 1
+            return scores.gather(1, last).squeeze(1)
+        return torch.tensor(self.reward(rollout.prompts.texts, self.response_texts(rollout)))
+
+    def response_texts(self, rollout: Rollout) -> list[str]:
+        """Responses as text, without EOS and padding."""
+        return [
+            str(self.tokenizer.decode(ids[mask], skip_special_tokens=True))
+            for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
+        ]
+
+    # --- backward passes ---------------------------------------------------------------------------------------------
+
+    def _backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
+        num_tokens = experience.rollout.response_mask[rows].sum()
+        parts = []
+        for micro in self._micro_batches(rows):
+            part = select_rows(experience.rollout, micro)
+            width = part.response_ids.shape[1]
+            loss, statistics = policy_loss(
+                self.log_probs(self.policy, part),
+                experience.old_log_probs[micro, :width],
+                experience.advantages[micro, :width],
+                part.response_mask,
+                self.clip_range,
+                num_tokens,
+            )
+            self.manual_backward(loss)
+            weight = part.response_mask.sum() / num_tokens
+            parts.append((loss.detach(), weight, statistics))
+        merged = PolicyStatistics(
+            torch.stack([weight * part.clip_fraction for _, weight, part in parts]).sum(),
+            torch.stack([weight * part.approx_kl for _, weight, part in parts]).sum(),
+            torch.stack([part.ratio_deviation for *_, part in parts]).max(),
+        )
+        self.log("update/policy_loss", torch.stack([loss for loss, *_ in parts]).sum())
+        self.log("update/clip_fraction", merged.clip_fraction)
+        self.log("update/approx_kl", merged.approx_kl)
+        return merged
+
+    def _backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
+        num_tokens = experience.rollout.response_mask[rows].sum()
+        total = torch.zeros((), device=self.device)
+        for micro in self._micro_batches(rows):
+            part = select_rows(experience.rollout, micro)
+            width = part.response_ids.shape[1]
+            loss, _ = value_loss(
+                self.values(part),
+                experience.old_values[micro, :width],
+                experience.returns[micro, :width],
+                part.response_mask,
+                self.value_clip_range,
+                num_tokens,
+            )
+            self.manual_backward(loss)
+            total += loss.detach()
+        self.log("update/value_loss", total)
+
+    def _backward_pretrain(self, batch: LMBatch, measure: bool) -> None:
+        """Add ``ptx_coef`` times the gradient of the pretraining loss to the policy's gradient."""
+        parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        before = [_gradient(p).clone() for p in parameters] if measure else []
+        num_tokens = batch.loss_mask[:, 1:].sum()
+        size = self.micro_batch_size or len(batch.mask)
+        total = torch.zeros((), device=self.device)
+        for start in range(0, len(batch.mask), size):
+            ids, mask, loss_mask = (field[start : start + size] for field in batch)
+            logits = causal_logits(self.policy, ids, mask, position_ids(mask))
+            loss, _ = lm_loss(logits[:, :-1], ids[:, 1:], loss_mask[:, 1:], num_tokens)
+            self.manual_backward(self.ptx_coef * loss)
+            total += loss.detach()
+        self.log("update/ptx_loss", total, prog_bar=True)
+        if measure:
+            added = torch.cat([(_gradient(p) - old).flatten() for p, old in zip(parameters, before, strict=True)])
+            own = torch.cat([old.flatten() for old in before])
+            self.log("update/ppo_grad_norm", own.norm())
+            self.log("update/ptx_grad_norm", added.norm())
+            self.log("update/grad_cosine", torch.cosine_similarity(own, added, dim=0))
+
+    def _step(self, optimizer: LightningOptimizer, module: nn.Module, name: str) -> None:
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        self.log(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
+        optimizer.step()
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        if self.ema is None or self.ema_decay is None:
+            return
+        for average, parameter in zip(self.ema.parameters(), self.policy.parameters(), strict=True):
+            average.lerp_(parameter.to(average), 1 - self.ema_decay)
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Policy and critic have optimizers of their own; schedules count iterations."""
+        optimizers = [
+            self.optimizer_factory([p for p in self.policy.parameters() if p.requires_grad]),
+            self.value_optimizer_factory([p for p in self.value.parameters() if p.requires_grad]),
+        ]
+        if self.scheduler_factory is None:
+            return optimizers
+        iterations = int(self.trainer.estimated_stepping_batches)
+        return optimizers, [self.scheduler_factory(optimizer, iterations) for optimizer in optimizers]
+
+    def _draw_minibatches(self, rows: int, epoch: int) -> list[Int[Tensor, " minibatch"]]:
+        """A random partition that depends on seed, iteration and epoch only."""
+        if rows < self.num_minibatches:
+            raise ValueError(f"a rollout of {rows} episodes cannot be split into num_minibatches={self.num_minibatches}.")
+        key = (self.seed, int(self.iteration), epoch, 1)
+        order = keyed_uniforms(key, torch.arange(rows, device=self.device), 1).squeeze(1).argsort()
+        return list(order.tensor_split(self.num_minibatches))
+
+    def _micro_batches(self, rows: Int[Tensor, " minibatch"]) -> Iterator[Int[Tensor, " micro"]]:
+        yield from rows.split(self.micro_batch_size or len(rows))
+
+    def _check_sampler(self, rollout: Rollout, old_log_probs: Float[Tensor, "rows time"]) -> None:
+        gap = masked_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
+        self.log("rollout/sampler_gap", gap)
+        if gap > (0.01 if self._exact else 0.1):
+            raise RuntimeError(
+                f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
+                "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout."
+            )
+
+    def _check_first_ratio(self, statistics: PolicyStatistics) -> None:
+        deviation = statistics.ratio_deviation
+        self.log("update/first_ratio_deviation", deviation)
+        if deviation > (0.0 if self._exact else 0.1):
+            raise RuntimeError(
+                f"before the first update the ratio is off 1 by {float(deviation):.3g}. Likely causes: dropout is "
+                "on, the model changes state in its forward pass, or its kernels are not deterministic."
+            )
+
+    @property
+    def _exact(self) -> bool:
+        parameter = next(self.policy.parameters())
+        return parameter.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(parameter.device.type)
+
+    def _adapt_kl_coef(self, experience: Experience) -> None:
+        """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2)."""
+        if self.kl_target is None:
+            return
+        kl = kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1).mean()
+        error = (kl / self.kl_target - 1).clamp(-0.2, 0.2)
+        self.kl_coef *= 1 + error * len(experience.scores) / self.kl_horizon
+
+    def _log_rollout(self, experience: Experience) -> None:
+        mask = experience.rollout.response_mask
+        kl = kl_k1(experience.old_log_probs, experience.reference_log_probs)
+        k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
+        error = masked_mean((experience.returns - experience.old_values) ** 2, mask)
+        spread = masked_mean((experience.returns - masked_mean(experience.returns, mask)) ** 2, mask)
+        self.log("rollout/score", experience.scores.mean(), prog_bar=True)
+        self.log("rollout/kl", kl.sum(1).mean(), prog_bar=True)
+        self.log_dict(
+            {
+                "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
+                "rollout/length": mask.sum(1).float().mean(),
+                "rollout/ended": experience.rollout.ended.float().mean(),
+                "rollout/score_std": experience.scores.std(),
+                "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
+                "rollout/kl_coef": self.kl_coef.clone(),
+            }
+        )
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _token_id(token_id: Any) -> int:
+    return int(token_id)
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
