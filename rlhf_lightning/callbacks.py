@@ -13,8 +13,9 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.stages.ppo import PPOModule
+from rlhf_lightning.generation import response_texts
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -96,11 +97,15 @@ class SampleTable(L.Callback):
 
     Args:
         path: The file.
+        tokenizer: Of the policy.
         every_n_iterations: How often.
         rows: How many episodes each time.
     """
 
-    def __init__(self, path: Path, every_n_iterations: int = 10, rows: int = 4) -> None:
+    def __init__(
+        self, path: Path, tokenizer: PreTrainedTokenizerBase, every_n_iterations: int = 10, rows: int = 4
+    ) -> None:
+        self.tokenizer = tokenizer
         self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -114,10 +119,10 @@ class SampleTable(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
         iteration = _batches_done(trainer) - 1
-        if not isinstance(pl_module, PPOModule) or pl_module.latest is None or iteration % self.every_n_iterations:
+        experience = getattr(pl_module, "latest", None)
+        if experience is None or iteration % self.every_n_iterations:
             return
-        experience = pl_module.latest
-        texts = pl_module.response_texts(experience.rollout)
+        texts = response_texts(self.tokenizer, experience.rollout)
         with self.path.open("a", encoding="utf-8") as file:
             for row in range(min(self.rows, len(texts))):
                 sample = {

@@ -11,7 +11,7 @@ from rlhf_lightning.batch import PromptBatch
 from rlhf_lightning.data.collate import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokens import PromptExample, Tokenization
-from rlhf_lightning.generation import sample_responses
+from rlhf_lightning.generation import response_texts, sample_responses, token_id
 
 Progress = Callable[[int], None]
 
@@ -130,8 +130,7 @@ def _sample(
     key: Iterable[int],
 ) -> list[str]:
     tokenizer = tokenization.tokenizer
-    pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
-    eos: int = tokenizer.eos_token_id  # type: ignore[assignment]
+    pad = token_id(tokenizer.pad_token_id)
     device = next(model.parameters()).device
     batch = collate_prompts([examples[row] for row, _ in rows], pad)
     index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
@@ -140,9 +139,9 @@ def _sample(
         model,
         prompts,
         max_new_tokens=tokenization.max_response_tokens,
-        eos_token_id=eos,
+        eos_token_id=token_id(tokenizer.eos_token_id),
         pad_token_id=pad,
         temperature=temperature,
         key=tuple(key),
     )
-    return tokenization.texts_of(rollout.response_ids, rollout.response_mask)
+    return response_texts(tokenizer, rollout)

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import PromptBatch, Rollout
 from rlhf_lightning.functional import position_ids, token_log_probs
@@ -103,6 +103,25 @@ def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
         rollout.log_probs[rows, :stop],
         rollout.ended[rows],
     )
+
+
+def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
+    """Responses as text, without EOS and padding."""
+    return [
+        str(tokenizer.decode(ids[mask], skip_special_tokens=True))
+        for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
+    ]
+
+
+def token_id(value: int | list[int] | None) -> int:
+    """The id of a special token that has to exist, and to be one.
+
+    Raises:
+        ValueError: When it is not a single number.
+    """
+    if not isinstance(value, int):
+        raise ValueError(f"the tokenizer's EOS and pad tokens must be one token each, got {value!r}.")
+    return value
 
 
 def inverse_cdf_sample(

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, Text
@@ -139,13 +138,6 @@ class Tokenization:
             if ids is not None:
                 examples.append(PromptExample(ids, index, self.prompt_text(record.prompt)))
         return examples
-
-    def texts_of(self, response_ids: Tensor, mask: Tensor) -> list[str]:
-        """Responses as text, without EOS and padding."""
-        return [
-            str(self.tokenizer.decode(ids[keep], skip_special_tokens=True))
-            for ids, keep in zip(response_ids, mask, strict=True)
-        ]
 
     @property
     def _eos(self) -> int:

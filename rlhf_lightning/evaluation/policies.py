@@ -1,17 +1,17 @@
 """How good a policy is: score and win rate by a judge, KL to the reference, length, pretraining loss."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.data.collate import collate_lm, collate_prompts
-from rlhf_lightning.data.tokens import LMExample, PromptExample, Tokenization
+from rlhf_lightning.batch import LMBatch, PromptBatch
 from rlhf_lightning.evaluation.intervals import mean_interval, wins
 from rlhf_lightning.functional import position_ids, token_log_probs
-from rlhf_lightning.generation import response_logits, sample_responses
+from rlhf_lightning.generation import response_logits, response_texts, sample_responses, token_id
 from rlhf_lightning.losses import lm_loss
 from rlhf_lightning.models import causal_logits
 
@@ -35,66 +35,52 @@ class PolicySamples:
 def sample_policy(
     model: nn.Module,
     reference: nn.Module,
-    tokenization: Tokenization,
-    prompts: Sequence[PromptExample],
+    batches: Iterable[PromptBatch],
+    tokenizer: PreTrainedTokenizerBase,
     *,
+    max_new_tokens: int,
     temperature: float = 1.0,
-    batch_size: int = 128,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> PolicySamples:
     """Sample one response per prompt.
 
     Args:
         model: The policy.
         reference: Where the KL is measured from.
-        tokenization: Of both.
-        prompts: Held-out prompts.
+        batches: Held-out prompts, on the models' device.
+        tokenizer: Of both models.
+        max_new_tokens: Length limit of a response.
         temperature: 1 for preferences (InstructGPT, appendix F).
-        batch_size: Prompts per batch.
         seed: Of sampling.
-        progress: Called with the number of prompts done.
 
     Returns:
         Responses, lengths in tokens (EOS included) and KL in nats per response (k1, signed, from the samples).
     """
-    device = next(model.parameters()).device
-    tokenizer = tokenization.tokenizer
-    pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
-    eos: int = tokenizer.eos_token_id  # type: ignore[assignment]
     samples = PolicySamples()
-    for start in range(0, len(prompts), batch_size):
-        batch = collate_prompts(prompts[start : start + batch_size], pad)
-        batch = batch._replace(
-            prompt_ids=batch.prompt_ids.to(device), prompt_mask=batch.prompt_mask.to(device), index=batch.index.to(device)
-        )
+    for batch in batches:
         rollout = sample_responses(
             model,
             batch,
-            max_new_tokens=tokenization.max_response_tokens,
-            eos_token_id=eos,
-            pad_token_id=pad,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=token_id(tokenizer.eos_token_id),
+            pad_token_id=token_id(tokenizer.pad_token_id),
             temperature=temperature,
             key=(seed,),
         )
         own, other = (token_log_probs(response_logits(m, rollout), rollout.response_ids) for m in (model, reference))
         samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
-        samples.responses += tokenization.texts_of(rollout.response_ids, rollout.response_mask)
-        if progress is not None:
-            progress(start + len(batch.texts))
+        samples.responses += response_texts(tokenizer, rollout)
     return samples
 
 
 @torch.no_grad()
-def pretraining_loss(model: nn.Module, examples: Sequence[LMExample], pad_token_id: int, batch_size: int = 32) -> float:
+def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
     """Mean negative log-likelihood of held-out text, in nats per token."""
-    device = next(model.parameters()).device
     total, count = 0.0, 0
-    for start in range(0, len(examples), batch_size):
-        ids, mask, loss_mask = (x.to(device) for x in collate_lm(examples[start : start + batch_size], pad_token_id))
-        logits = causal_logits(model, ids, mask, position_ids(mask))
-        loss, statistics = lm_loss(logits[:, :-1], ids[:, 1:], loss_mask[:, 1:])
+    for batch in batches:
+        logits = causal_logits(model, batch.input_ids, batch.mask, position_ids(batch.mask))
+        loss, statistics = lm_loss(logits[:, :-1], batch.input_ids[:, 1:], batch.loss_mask[:, 1:])
         total += float(loss) * int(statistics.num_tokens)
         count += int(statistics.num_tokens)
     return total / max(count, 1)

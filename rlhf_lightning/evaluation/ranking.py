@@ -1,36 +1,43 @@
-"""How good a reward model is: accuracy per source, with intervals, next to "longer wins"."""
+"""How good a reward model is: accuracy per group, with intervals, next to "longer wins"."""
 
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.evaluation.intervals import mean_interval
 
 
-def ranking_results(comparisons: Sequence[Comparison], scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Accuracy over the pairs that are not ties, per source and over all.
+def ranking_results(
+    completions: Sequence[Sequence[str]],
+    ranks: Sequence[Sequence[int]],
+    groups: Sequence[str],
+    scores: Sequence[Sequence[float]],
+) -> dict[str, dict[str, Any]]:
+    """Accuracy over the pairs that are not ties, per group and over all.
 
     Args:
-        comparisons: Held-out rankings.
-        scores: Of the reward model, one per completion.
+        completions: Texts, per prompt.
+        ranks: 1 is best, per prompt and completion.
+        groups: Source of each prompt.
+        scores: Of the reward model, per prompt and completion.
 
     Returns:
-        Per source: ``accuracy`` and ``longer_wins`` with 95 % intervals over prompts, ``prompts`` and ``pairs``.
+        Per group, and for ``all``: ``accuracy`` and ``longer_wins`` with 95 % intervals over prompts, ``prompts`` and
+        ``pairs``.
     """
     table: dict[str, list[tuple[int, float, float]]] = {}
-    for number, (record, own) in enumerate(zip(comparisons, scores, strict=True)):
-        lengths = [float(len(completion)) for completion in record.completions]
+    for prompt, (texts, order, group, own) in enumerate(zip(completions, ranks, groups, scores, strict=True)):
+        lengths = [float(len(text)) for text in texts]
         for i, j in combinations(range(len(own)), 2):
-            if record.ranks[i] != record.ranks[j]:
-                better, worse = (i, j) if record.ranks[i] < record.ranks[j] else (j, i)
-                row = (number, _correct(own, better, worse), _correct(lengths, better, worse))
-                for source in ("all", record.source or record.labeler or "unknown"):
-                    table.setdefault(source, []).append(row)
+            if order[i] != order[j]:
+                better, worse = (i, j) if order[i] < order[j] else (j, i)
+                row = (prompt, _correct(own, better, worse), _correct(lengths, better, worse))
+                for name in ("all", group):
+                    table.setdefault(name, []).append(row)
     results = {}
-    for source, rows in table.items():
+    for group, rows in table.items():
         prompts, own_wins, longer_wins = zip(*rows, strict=True)
-        results[source] = {
+        results[group] = {
             "accuracy": mean_interval(own_wins, prompts),
             "longer_wins": mean_interval(longer_wins, prompts),
             "prompts": len(set(prompts)),

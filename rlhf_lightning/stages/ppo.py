@@ -23,7 +23,7 @@ from rlhf_lightning.functional import (
     token_log_probs,
     whiten,
 )
-from rlhf_lightning.generation import joined, keyed_uniforms, response_logits, sample_responses, select_rows
+from rlhf_lightning.generation import joined, keyed_uniforms, response_logits, response_texts, sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
 from rlhf_lightning.models import ScalarHeadModel, causal_logits, freeze
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
@@ -157,8 +157,8 @@ class PPOModule(StageModule):
             self.policy,
             prompts,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=_token_id(self.tokenizer.eos_token_id),
-            pad_token_id=_token_id(self.tokenizer.pad_token_id),
+            eos_token_id=token_id(self.tokenizer.eos_token_id),
+            pad_token_id=token_id(self.tokenizer.pad_token_id),
             temperature=self.temperature,
             key=(self.seed, int(self.iteration)),
         )
@@ -249,14 +249,7 @@ class PPOModule(StageModule):
             # The last token of the response, EOS where there is one: the action that ends the text gets its due.
             last = rollout.prompts.prompt_ids.shape[1] + rollout.response_mask.sum(1, keepdim=True) - 1
             return scores.gather(1, last).squeeze(1)
-        return torch.tensor(self.reward(rollout.prompts.texts, self.response_texts(rollout)))
-
-    def response_texts(self, rollout: Rollout) -> list[str]:
-        """Responses as text, without EOS and padding."""
-        return [
-            str(self.tokenizer.decode(ids[mask], skip_special_tokens=True))
-            for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
-        ]
+        return torch.tensor(self.reward(rollout.prompts.texts, response_texts(self.tokenizer, rollout)))
 
     # --- backward passes ---------------------------------------------------------------------------------------------
 
@@ -415,10 +408,6 @@ class PPOModule(StageModule):
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _token_id(token_id: Any) -> int:
-    return int(token_id)
 
 
 def _check_positive(**values: float) -> None:

@@ -1,0 +1,211 @@
+"""What a stage starts from: records, tokenizer and models, from the configuration and from earlier stages."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lightning.artifacts import PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.batch import PromptBatch
+from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.data.sources import DataSource, read_records
+from rlhf_lightning.data.tokens import Tokenization
+from rlhf_lightning.generation import token_id
+from rlhf_lightning.models import SANDBOX_BASE, fit_to_tokenizer, load_causal_lm, load_tokenizer
+
+Batch = TypeVar("Batch")
+
+
+class Inputs:
+    """Finds and loads what stages need.
+
+    Args:
+        config: Resolved, plain types.
+        build: Builds the object that a node with ``_target_`` describes, given further keyword arguments.
+        runs: Where artifacts are.
+    """
+
+    def __init__(self, config: Mapping[str, Any], build: Callable[..., Any], runs: Runs) -> None:
+        self.config, self.build, self.runs = config, build, runs
+        self.data: DataSource = build(config["data"]["source"])
+
+    # --- models -------------------------------------------------------------------------------------------------------
+
+    def model_path(self, name: str) -> Path | str | None:
+        """Folder of a stage's model or a model given by path; None is the base model of the configuration.
+
+        Args:
+            name: ``base``, a stage (``ppo/raw`` for the weights without averaging), a folder or a hub id.
+
+        Raises:
+            PipelineError: When the stage has not run.
+        """
+        if name == "base":
+            pretrained = self.runs.find("pretrain")
+            return None if pretrained is None else pretrained / "model"
+        stage, _, variant = name.partition("/")
+        if stage not in self.config or stage == "model":
+            return name
+        folder = self.runs.find(stage)
+        if folder is None:
+            raise PipelineError(
+                f"the model of stage {stage} is needed, but {self.runs.folder(stage)} is not complete"
+                + (f", nor is it in run {self.runs.upstream}" if self.runs.upstream else "")
+                + f". Add it: stages=[{stage},...], or name a run that has it: upstream=<run>."
+            )
+        averaged = folder / "model_ema"
+        return averaged if averaged.exists() and variant != "raw" else folder / "model"
+
+    def available(self, name: str) -> bool:
+        """Whether that model can be loaded."""
+        try:
+            self.model_path(name)
+        except PipelineError:
+            return False
+        return True
+
+    def causal_lm(self, name: str, residual_dropout: float = 0.0) -> PreTrainedModel:
+        """Load a model by the names of :meth:`model_path`, in eval mode, on the device that samples."""
+        path = self.model_path(name)
+        options = {"residual_dropout": residual_dropout} if residual_dropout else {}
+        if path is None:
+            model: PreTrainedModel = self.build(self.config["model"]["causal_lm"], **options)
+        else:
+            node = self.config["model"]["causal_lm"]
+            kept = {key: node[key] for key in ("dtype", "attention", "trust_remote_code") if key in node}
+            model = load_causal_lm(str(path), **kept, **options)
+        return fit_to_tokenizer(model, self.tokenizer).eval()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the base model, which every later model shares."""
+        pretrained = self.runs.find("pretrain")
+        if pretrained is not None:
+            return load_tokenizer(str(pretrained / "model"))
+        tokenizer: PreTrainedTokenizerBase = self.build(self.config["model"]["tokenizer"])
+        return tokenizer
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenization(self) -> Tokenization:
+        """Lengths and prompt template of the data option."""
+        lengths = dict(self.config["data"]["lengths"])
+        lengths.pop("block_size")
+        return Tokenization(self.tokenizer, **lengths)
+
+    def records(self, name: str, split: str, required: bool = True) -> list[Any]:
+        """Records of the data source.
+
+        Raises:
+            PipelineError: When there are none and they are required.
+        """
+        records = self.data.records(name, split)
+        if not records and required:
+            raise PipelineError(f"the data option has no {name} for the split {split}, which this stage needs.")
+        return records or []
+
+    def comparisons(self, name: str, split: str) -> list[Comparison]:
+        """Rankings of the data source, or else those that were collected; empty where there are none for a split."""
+        if self.data.records(name, "train") is not None:
+            return self.records(name, split, required=False)
+        folder = self.runs.find("collect")
+        if name != "comparisons" or folder is None:
+            raise PipelineError(
+                f"there are no {name}: the data option has none and stage collect has not run. Add collect to stages, "
+                "or name a run that has it: upstream=<run>."
+            )
+        path = folder / f"comparisons.{split}.jsonl"
+        return read_records(path, Comparison) if path.exists() else []
+
+    def datamodule(self, stage: str, task: Any, records: str) -> RLHFDataModule:
+        """Data of a training stage."""
+        options = dict(self.config[stage]["data"])
+        uses_text = options.get("text_share") or options.get("text_batch_size")
+        limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
+        train = self.comparisons(records, "train") if task == "reward" else self.records(records, "train")
+        validation = [] if task == "ppo" else self._optional(task, records, "validation")
+        return RLHFDataModule(
+            task,
+            self.tokenizer,
+            train[: limits["max_train"]],
+            validation[: limits["max_validation"]] or None,
+            text=self.records("text", "train") if uses_text else None,
+            seed=self.config["seed"],
+            **self.config["data"]["lengths"],
+            **options,
+        )
+
+    def _optional(self, task: str, records: str, split: str) -> list[Any]:
+        if task == "reward":
+            return self.comparisons(records, split)
+        return self.records(records, split, required=False)
+
+    def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
+        """Examples in order, padded."""
+        pad = token_id(self.tokenizer.pad_token_id)
+        return [collate(examples[start : start + size], pad) for start in range(0, len(examples), size)]
+
+    # --- identity -----------------------------------------------------------------------------------------------------
+
+    def identity(self, stage: str) -> dict[str, Any]:
+        """What the artifact of a stage depends on: parents, data, resolved configuration."""
+        config = {name: self.config[name] for name in ("model", "seed", stage)}
+        config["data"] = self.config["data"]["lengths"]
+        config["precision"] = self.config["trainer"].get("precision")
+        return {
+            "stage": stage,
+            "config": config,
+            "data": self.data.fingerprint(),
+            "parents": {role: self._parent(name) for role, name in self._parents(stage).items()},
+        }
+
+    def _parents(self, stage: str) -> dict[str, str]:
+        options = self.config[stage]
+        if stage == "pretrain":
+            return {}
+        if stage in ("sft", "ppo_init"):
+            return {"init": "base"}
+        if stage == "collect":
+            return {name: name for name in options["policies"]}
+        if stage in ("reward", "judge"):
+            given = self.data.records("comparisons" if stage == "reward" else "judge_comparisons", "train") is not None
+            return {"init": options["init"]} | ({} if given else {"comparisons": "collect"})
+        if stage in ("ppo", "ppo_ptx"):
+            reference = options["reference"]
+            own = {"init": options["init"], "reward": "reward"}
+            return own if reference == "init" else {**own, "reference": reference}
+        policies = {name: name for name in options["policies"] if name == "base" or self.available(name)}
+        return policies | ({} if options["judge"] else {"judge": "judge"})
+
+    def _parent(self, name: str) -> str:
+        stage = name.partition("/")[0]
+        if name == "base":
+            pretrained = self.runs.find("pretrain")
+            if pretrained is None:
+                path = self.config["model"]["causal_lm"].get("path")
+                return model_fingerprint(str(SANDBOX_BASE) if path == "sandbox" else str(path))
+            stage = "pretrain"
+        if stage in self.config and stage != "model":
+            folder = self.runs.find(stage)
+            if folder is None:
+                self.model_path(stage)  # raises, with what to do
+                raise AssertionError(stage)
+            return str(read_stage(folder)["fingerprint"])
+        return model_fingerprint(name)
+
+
+def on_device(batch: PromptBatch, device: torch.device) -> PromptBatch:
+    """The prompts on that device."""
+    ids, mask, index, texts = batch
+    return PromptBatch(ids.to(device), mask.to(device), index.to(device), texts)
+
+
+def counted(batches: Sequence[PromptBatch], device: torch.device, advance: Callable[[int], None]) -> Iterator[PromptBatch]:
+    """Batches on a device, counting rows as they are asked for."""
+    for batch in batches:
+        yield on_device(batch, device)
+        advance(len(batch.texts))

@@ -1,0 +1,278 @@
+"""The recipe: every stage, in order, from the artifacts of the ones before it."""
+
+import copy
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from rlhf_lightning.artifacts import PipelineError, Runs, begin_stage, complete_stage, read_stage, write_json
+from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable, StageProgress, progress_bar
+from rlhf_lightning.collect import collect_comparisons
+from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
+from rlhf_lightning.data.tokens import ComparisonExample
+from rlhf_lightning.evaluation.policies import policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.ranking import ranking_results
+from rlhf_lightning.evaluation.report import write_report
+from rlhf_lightning.inputs import Inputs, counted
+from rlhf_lightning.models import (
+    ScalarHeadModel,
+    TextReward,
+    export_causal_lm,
+    export_scalar_model,
+    fit_to_tokenizer,
+    load_scalar_model,
+)
+from rlhf_lightning.stages.reward import RewardModule
+
+STAGES = ("pretrain", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
+"""In order; ``judge`` trains a second reward model, on other rankings, for the evaluation alone."""
+
+
+class Pipeline:
+    """Runs the stages that the configuration names; finished ones are skipped, half-done ones go on.
+
+    Args:
+        config: Resolved, plain types; one entry per stage and shared group.
+        build: Builds the object that a node with ``_target_`` describes, given further keyword arguments.
+        runs: Where artifacts are.
+        console: Where progress and tables go.
+
+    Raises:
+        PipelineError: When a stage is unknown.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], build: Callable[..., Any], runs: Runs, console: Console | None = None
+    ) -> None:
+        unknown = [stage for stage in config["stages"] if stage not in STAGES]
+        if unknown:
+            raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(STAGES)}.")
+        self.config, self.build, self.runs = config, build, runs
+        self.console = console or Console()
+        self.seed: int = config["seed"]
+        self.inputs = Inputs(config, build, runs)
+
+    def run(self) -> dict[str, Any]:
+        """Run everything; returns the metrics of every stage that the configuration names."""
+        metrics: dict[str, Any] = {}
+        for stage in (stage for stage in STAGES if stage in self.config["stages"]):
+            if stage == "collect" and self.inputs.data.records("comparisons", "train") is not None:
+                self._say(stage, "skipped: the data option brings rankings of its own")
+                continue
+            metrics[stage] = self._run_stage(stage)
+        return metrics
+
+    def _run_stage(self, stage: str) -> Any:
+        run = {
+            "pretrain": self.pretrain,
+            "sft": self.sft,
+            "ppo_init": self.sft,
+            "collect": self.collect,
+            "reward": self.reward,
+            "judge": self.reward,
+            "ppo": self.ppo,
+            "ppo_ptx": self.ppo,
+            "evaluate": self.evaluate,
+        }[stage]
+        folder = self.runs.folder(stage)
+        if begin_stage(folder, self.inputs.identity(stage), self.config["overwrite"]) == "complete":
+            self._say(stage, f"complete already, skipped ({folder})")
+            return read_stage(folder)["metrics"]
+        L.seed_everything(self.seed, workers=True, verbose=False)
+        start = time.perf_counter()
+        metrics = run(stage, folder)
+        seconds = time.perf_counter() - start
+        complete_stage(folder, metrics, seconds, self.seed)
+        self._say(stage, f"done in {seconds:.0f} s ({folder})")
+        if stage == "evaluate":
+            report = write_report(self.runs.root / self.runs.run, self._lineage())
+            self._say(stage, f"report: {report}")
+        return metrics
+
+    def pretrain(self, stage: str, folder: Path) -> dict[str, float]:
+        """Train the base model on text."""
+        model = fit_to_tokenizer(self.build(self.config["model"]["causal_lm"]), self.inputs.tokenizer)
+        return self._train_lm(stage, folder, model, "text")
+
+    def sft(self, stage: str, folder: Path) -> dict[str, float]:
+        """Fine-tune the base model on demonstrations."""
+        model = self.inputs.causal_lm("base", residual_dropout=self.config[stage]["residual_dropout"])
+        return self._train_lm(stage, folder, model, "demonstrations")
+
+    def collect(self, stage: str, folder: Path) -> dict[str, Any]:
+        """Sample responses and have them ranked."""
+        options = self.config[stage]
+        policies = {name: self.inputs.causal_lm(name) for name in options["policies"]}
+        labelers = self.build(options["labelers"])
+        metrics: dict[str, Any] = {}
+        for split, count in options["prompts"].items():
+            prompts = self.inputs.records("prompts", split)[:count]
+            with progress_bar(self.console) as bar:
+                task = bar.add_task(stage, total=len(prompts), figures=f"prompts for {split}")
+                comparisons, dropped = collect_comparisons(
+                    policies,
+                    self.inputs.tokenization,
+                    prompts,
+                    labelers,
+                    seed=self.seed,
+                    progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
+                    **options["sampling"],
+                )
+            _write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
+            metrics[split] = {"prompts": len(comparisons), "dropped": dropped}
+        return metrics
+
+    def reward(self, stage: str, folder: Path) -> dict[str, Any]:
+        """Train a reward model on rankings and put demonstrations at mean 0."""
+        options = self.config[stage]
+        start = self.inputs.causal_lm(options["init"])
+        model = ScalarHeadModel.from_causal_lm(start)
+        module: RewardModule = self.build(options["module"], model=model)
+        records = "judge_comparisons" if stage == "judge" else "comparisons"
+        metrics: dict[str, Any] = self._fit(stage, folder, module, "reward", records)
+        demonstrations = self.inputs.records("demonstrations", "train")[: options["bias_demonstrations"]]
+        examples = [
+            ComparisonExample(example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], "")
+            for example in self.inputs.tokenization.demonstrations(demonstrations)
+        ]
+        scores = [row[0] for row in self._scores(module, examples)]
+        model.bias -= sum(scores) / len(scores)
+        export_scalar_model(model, start.config, self.inputs.tokenizer, folder / "model")
+        for split in ("validation", "test"):
+            comparisons = self.inputs.comparisons(records, split)
+            if comparisons:
+                # Prompts over the length limit have no score; they are left out of both columns alike.
+                fits = [(c, e) for c in comparisons for e in self.inputs.tokenization.comparisons([c])]
+                metrics[split] = ranking_results(
+                    [comparison.completions for comparison, _ in fits],
+                    [comparison.ranks for comparison, _ in fits],
+                    [example.group for _, example in fits],
+                    self._scores(module, [example for _, example in fits]),
+                )
+        return metrics
+
+    def ppo(self, stage: str, folder: Path) -> dict[str, float]:
+        """Train the policy against the reward model."""
+        options, inputs = self.config[stage], self.inputs
+        policy = inputs.causal_lm(options["init"])
+        reference = copy.deepcopy(policy) if options["reference"] == "init" else inputs.causal_lm(options["reference"])
+        reward = load_scalar_model(str(inputs.model_path("reward")))
+        module = self.build(
+            options["module"],
+            policy=policy,
+            reference=reference,
+            reward=reward,
+            value=copy.deepcopy(reward),
+            tokenizer=inputs.tokenizer,
+            max_new_tokens=inputs.tokenization.max_response_tokens,
+            seed=self.seed,
+        )
+        samples = SampleTable(folder / "samples.jsonl", inputs.tokenizer)
+        metrics: dict[str, float] = self._fit(stage, folder, module, "ppo", "prompts", samples)
+        export_causal_lm(policy, inputs.tokenizer, folder / "model")
+        if module.ema is not None:
+            export_causal_lm(module.ema, inputs.tokenizer, folder / "model_ema")
+        return metrics
+
+    def evaluate(self, stage: str, folder: Path) -> dict[str, Any]:
+        """Compare the policies on held-out prompts."""
+        options, inputs = self.config[stage], self.inputs
+        names = [name for name in options["policies"] if name == "base" or inputs.available(name)]
+        if options["baseline"] not in names:
+            raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
+        reference = inputs.causal_lm(options["reference"])
+        judge = self.build(options["judge"]) if options["judge"] else TextReward(str(inputs.model_path("judge")))
+        reward = TextReward(str(inputs.model_path("reward"))) if inputs.available("reward") else None
+        prompts = inputs.tokenization.prompts(inputs.records("prompts", "test")[: options["num_prompts"]])
+        texts = inputs.records("text", "test", required=False)[: options["num_texts"]]
+        blocks = inputs.tokenization.texts(texts, self.config["data"]["lengths"]["block_size"])
+        batches = inputs.batches(prompts, collate_prompts, options["batch_size"])
+        asked = [prompt.text for prompt in prompts]
+        samples, losses = {}, {}
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(stage, total=len(names) * len(prompts), figures="")
+            for name in names:
+                bar.update(task, figures=name)
+                policy = inputs.causal_lm(name)
+                samples[name] = sample_policy(
+                    policy,
+                    reference,
+                    counted(batches, policy.device, partial(bar.advance, task)),
+                    inputs.tokenizer,
+                    max_new_tokens=inputs.tokenization.max_response_tokens,
+                    temperature=options["temperature"],
+                    seed=self.seed,
+                )
+                samples[name].scores = list(judge(asked, samples[name].responses))
+                samples[name].rewards = list(reward(asked, samples[name].responses)) if reward else []
+                if blocks:
+                    losses[name] = pretraining_loss(policy, inputs.batches(blocks, collate_lm, 32))
+        write_json(folder / "samples.json", {"prompts": asked, **{name: asdict(own) for name, own in samples.items()}})
+        results = policy_results(samples, options["baseline"], losses)
+        return {"policies": results, "baseline": options["baseline"], "prompts": len(prompts)}
+
+    def _train_lm(self, stage: str, folder: Path, model: PreTrainedModel, records: str) -> dict[str, float]:
+        module = self.build(self.config[stage]["module"], model=model)
+        metrics = self._fit(stage, folder, module, "pretrain" if records == "text" else "sft", records)
+        export_causal_lm(model, self.inputs.tokenizer, folder / "model")
+        return metrics
+
+    def _fit(
+        self, stage: str, folder: Path, module: L.LightningModule, task: str, records: str, *more: L.Callback
+    ) -> dict[str, Any]:
+        fit = self.config[stage]["fit"]
+        data = self.inputs.datamodule(stage, task, records)
+        checkpoint = BatchCheckpoint(folder / "checkpoints", fit["checkpoint_every"])
+        trainer: L.Trainer = self.build(
+            self.config["trainer"],
+            max_epochs=fit["epochs"],
+            logger=MetricsFile(folder / "metrics.csv"),
+            callbacks=[StageProgress(stage, self.console), checkpoint, *more],
+            log_every_n_steps=fit["log_every"],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+        resume = str(checkpoint.path) if checkpoint.path.exists() else None
+        with warnings.catch_warnings():
+            # Batches are a few rows of ids; worker processes would cost more than they save.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if data.dropped:
+            write_json(folder / "dropped.json", data.dropped)
+            self._say(stage, f"left out: {json.dumps(data.dropped)}")
+        return {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+
+    @torch.no_grad()
+    def _scores(self, module: RewardModule, examples: Sequence[ComparisonExample]) -> list[list[float]]:
+        scores = []
+        for batch in self.inputs.batches(examples, collate_comparisons, 16):
+            for own, exists in zip(module.scores(batch), batch.mask, strict=True):
+                scores.append(own[exists].tolist())
+        return scores
+
+    def _lineage(self) -> dict[str, Path]:
+        """Every finished stage that this run made or built on."""
+        found = {stage: self.runs.find(stage) for stage in STAGES}
+        return {stage: folder for stage, folder in found.items() if folder is not None}
+
+    def _say(self, stage: str, message: str) -> None:
+        self.console.print(f"[bold]{stage:<9}[/] {message}")
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(path)
