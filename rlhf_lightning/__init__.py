@@ -1,0 +1,29 @@
+"""InstructGPT (Ouyang et al. 2022) as PyTorch Lightning modules."""
+
+from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
+from rlhf_lightning.losses import lm_loss, policy_loss, ranking_loss, value_loss
+from rlhf_lightning.models import ScalarHeadModel, load_causal_lm, load_scalar_model, load_tokenizer
+from rlhf_lightning.stages.lm import LanguageModelModule
+from rlhf_lightning.stages.ppo import PPOModule
+from rlhf_lightning.stages.reward import RewardModule
+
+__all__ = [
+    "Comparison",
+    "Demonstration",
+    "LanguageModelModule",
+    "PPOModule",
+    "Prompt",
+    "RLHFDataModule",
+    "RewardModule",
+    "ScalarHeadModel",
+    "Text",
+    "lm_loss",
+    "load_causal_lm",
+    "load_scalar_model",
+    "load_tokenizer",
+    "policy_loss",
+    "ranking_loss",
+    "value_loss",
+]
+__version__ = "0.1.0"

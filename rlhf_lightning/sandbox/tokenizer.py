@@ -1,5 +1,7 @@
 """The tokenizer of the sealed world: one token per word."""
 
+from typing import Any
+
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -18,7 +20,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = {word: index for index, word in enumerate((PAD, EOS, UNKNOWN, *VOCABULARY))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    # The class carries no type hints; a name of type Any lets a strict checker pass the call.
+    wrap: Any = PreTrainedTokenizerFast
+    wrapped: PreTrainedTokenizerFast = wrap(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
@@ -26,3 +30,4 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=128,
     )
+    return wrapped

@@ -1,5 +1,6 @@
 """The true preference of the sealed world: what is right and wrong with a response, from the texts alone."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -106,7 +107,7 @@ def facts(prompt: str, response: str) -> Facts:
         truthful=found.truthful,
         polite=0.0 if RUDE_WORDS.intersection(reply.words) else 1.0,
         fluent=_fluency(reply),
-        varied=_variety(reply.words),
+        varied=_variety(reply),
         concise=max(0.0, 1 - excess / 6),
         ends=1.0 if reply.ends else 0.0,
     )
@@ -120,7 +121,7 @@ def utility(stated: Facts, weights: Mapping[str, float]) -> float:
     a constraint counts only as far as the task is done: there is nothing to gain from an empty response, nor from a
     copy of the prompt.
     """
-    values = asdict(stated)
+    values: dict[str, float] = asdict(stated)
     content = weights["completes"] + weights["keeps_constraint"] * stated.keeps_constraint
     gain = stated.attempts * (weights["attempts"] + stated.completes * content)
     manners = [name for name in values if name not in ("attempts", "completes", "keeps_constraint")]
@@ -150,9 +151,11 @@ def _fluency(reply: Reply) -> float:
     return sum(map(is_well_formed, reply.sentences)) / len(reply.sentences)
 
 
-def _variety(words: Sequence[str]) -> float:
-    """The share of five-word windows that are new, 0 where a word follows itself."""
-    if not words or any(first == second for first, second in zip(words, words[1:], strict=False)):
+def _variety(reply: Reply) -> float:
+    """The share of five-word windows that are new, 0 where a word follows itself or a sentence comes twice."""
+    words = reply.words
+    stutters = any(first == second for first, second in itertools.pairwise(words))
+    if not words or stutters or len(set(reply.sentences)) < len(reply.sentences):
         return 0.0
     windows = [tuple(words[start : start + 5]) for start in range(max(1, len(words) - 4))]
     return len(set(windows)) / len(windows)

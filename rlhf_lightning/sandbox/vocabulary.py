@@ -4,16 +4,21 @@ import random
 import re
 from collections.abc import Iterable
 
-ANIMALS = tuple("bear bird cat cow dog duck fox frog goat horse lion mouse owl rabbit sheep wolf".split())
-FOODS = tuple("apple bean bread cake carrot cheese corn honey milk pear plum rice soup tea".split())
-OBJECTS = tuple("ball bell book box chair coin cup drum hat key kite lamp map rope".split())
-PLACES = tuple("barn cave field forest garden house kitchen market park school town village".split())
-PEOPLE = tuple("anna ben clara david emma felix grace henry ida jack lena max".split())
-COLORS = tuple("black blue brown green red white yellow".split())
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ANIMALS = _words("bear bird cat cow dog duck fox frog goat horse lion mouse owl rabbit sheep wolf")
+FOODS = _words("apple bean bread cake carrot cheese corn honey milk pear plum rice soup tea")
+OBJECTS = _words("ball bell book box chair coin cup drum hat key kite lamp map rope")
+PLACES = _words("barn cave field forest garden house kitchen market park school town village")
+PEOPLE = _words("anna ben clara david emma felix grace henry ida jack lena max")
+COLORS = _words("black blue brown green red white yellow")
 # None starts with a vowel, so that "a" never has to become "an" when a word is put in or left out.
-ADJECTIVES = tuple("big brave happy kind quiet sad small tired warm young".split())
-RESTING = tuple("danced played rested sang sat slept waited walked".split())
-HANDLING = tuple("carried dropped found kept liked lost saw wanted".split())
+ADJECTIVES = _words("big brave happy kind quiet sad small tired warm young")
+RESTING = _words("danced played rested sang sat slept waited walked")
+HANDLING = _words("carried dropped found kept liked lost saw wanted")
 NUMBERS = ("one", "two", "three", "four")
 
 CATEGORIES = {"animals": ANIMALS, "foods": FOODS, "objects": OBJECTS, "people": PEOPLE, "places": PLACES}
@@ -33,7 +38,7 @@ RUDE_SENTENCES = (
     "you are a fool",
     "leave me alone",
 )
-RUDE_WORDS = frozenset("fool go away shut up you lazy stupid leave alone".split())
+RUDE_WORDS = frozenset(_words("fool go away shut up you lazy stupid leave alone"))
 
 UNKNOWN = "the text does not say"
 """What a good answer says when the passage does not hold it."""

@@ -1,0 +1,5 @@
+"""``python -m rlhf_lightning``."""
+
+from rlhf_lightning.cli import main
+
+main()

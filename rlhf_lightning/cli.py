@@ -1,0 +1,112 @@
+"""The command line: composes the configuration, builds what it describes, runs the pipeline."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from rlhf_lightning.artifacts import PipelineError, Runs
+from rlhf_lightning.data.records import RecordError
+from rlhf_lightning.evaluation.tables import closing_table
+from rlhf_lightning.pipeline import Pipeline
+
+_PACKAGE = Path(__file__).parent
+CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"
+"""The shipped groups in an installed package, those of the checkout otherwise."""
+ALLOWED_TARGETS = ("rlhf_lightning", "torch", "lightning", "transformers", "peft")
+"""Packages whose objects a configuration may build."""
+
+
+def run(config: DictConfig) -> float | None:
+    """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
+    console = Console()
+    plain = _resolved(config)
+    runs = _runs(plain)
+    transformers_logging.disable_progress_bar()
+    metrics = Pipeline(plain, builder(plain["allowed_targets"]), runs, console).run()
+    if "evaluate" in metrics:
+        console.print(closing_table(metrics["evaluate"]))
+    return _optimized(metrics, plain["optimized_metric"])
+
+
+def builder(more_targets: list[str]) -> Callable[..., Any]:
+    """A function that builds the object which a node with ``_target_`` describes, if the target is allowed.
+
+    Args:
+        more_targets: Packages besides ``ALLOWED_TARGETS``.
+    """
+    allowed = (*ALLOWED_TARGETS, *more_targets)
+
+    def build(node: Mapping[str, Any], **arguments: Any) -> Any:
+        for target in _targets(node):
+            # The name alone proves little: torch.os.system is a name in torch.
+            home = getattr(get_object(target), "__module__", None) or "" if _within(target, allowed) else ""
+            if not _within(home, allowed):
+                raise PipelineError(
+                    f"_target_ {target} is not from {', '.join(allowed)}. If you trust it, add its package to "
+                    "allowed_targets."
+                )
+        return instantiate(dict(node), _convert_="all", **arguments)
+
+    return build
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
+def main(config: DictConfig) -> float | None:
+    """Entry point of ``rlhf``."""
+    try:
+        return run(config)
+    except (PipelineError, RecordError, MissingMandatoryValue) as error:
+        Console(stderr=True).print(f"[bold red]rlhf:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    if not isinstance(plain, dict):
+        raise PipelineError("the configuration must be a mapping.")
+    return {str(name): value for name, value in plain.items()}
+
+
+def _runs(config: Mapping[str, Any]) -> Runs:
+    run_name, upstream = config["run"], config["upstream"]
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Jobs must not write into one another's folders, nor into the run that they build on.
+        upstream = upstream or run_name
+        run_name = f"{run_name}.{HydraConfig.get().job.override_dirname or HydraConfig.get().job.num}"
+    return Runs(Path(config["paths"]["runs"]), run_name, upstream)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _optimized(metrics: Mapping[str, Any], path: str | None) -> float | None:
+    if path is None:
+        return None
+    value: Any = metrics
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise PipelineError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
+        value = value[part]
+    return float(value)

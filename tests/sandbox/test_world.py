@@ -1,0 +1,160 @@
+"""The sealed world: determinism, form, users, tokenizer."""
+
+import itertools
+import random
+import statistics
+
+import pytest
+
+from rlhf_lightning.data.records import Demonstration
+from rlhf_lightning.sandbox.data import SandboxData
+from rlhf_lightning.sandbox.tokenizer import build_tokenizer
+from rlhf_lightning.sandbox.truth import MARKER, USE_CASES, parse_prompt, true_utility
+from rlhf_lightning.sandbox.vocabulary import CATEGORIES, KINDS, MISCONCEPTIONS, VOCABULARY
+from rlhf_lightning.sandbox.world import (
+    FLAW_SHARES,
+    MAX_RESPONSE_WORDS,
+    generate_demonstrations,
+    generate_prompts,
+    generate_text,
+    respond,
+)
+
+PROMPTS = generate_prompts(1200, 3)
+DEMONSTRATIONS = generate_demonstrations(600, 3)
+TEXT = generate_text(200, 3)
+
+
+@pytest.mark.parametrize("generate", [generate_prompts, generate_demonstrations, generate_text])
+def test_a_record_depends_on_seed_and_index_only(generate):
+    assert generate(20, 5) == generate(50, 5)[:20]
+    assert generate(20, 5) != generate(20, 6)
+
+
+def test_streams_are_independent():
+    prompts = {record.prompt for record in generate_prompts(30, 5)}
+    assert prompts != {record.prompt for record in generate_demonstrations(30, 5)}
+
+
+def test_every_prompt_parses_as_its_use_case():
+    for record in PROMPTS:
+        assert parse_prompt(record.prompt)[0].name == record.source
+        assert record.prompt.endswith(MARKER)
+    assert {record.source for record in PROMPTS} == set(USE_CASES)
+
+
+def test_one_use_case_only_knows_an_instruction():
+    source = random.Random(0)
+    for case in USE_CASES.values():
+        for _ in range(100):
+            instruction = case.ask(source)
+            assert [other.name for other in USE_CASES.values() if other.pattern.fullmatch(instruction)] == [case.name]
+
+
+def test_prompts_are_short_and_hardly_repeat():
+    assert max(len(record.prompt.split()) for record in PROMPTS) <= 40
+    assert len({record.prompt for record in PROMPTS}) > 0.95 * len(PROMPTS)
+
+
+def test_responses_fit():
+    lengths = [len(record.response.split()) for record in DEMONSTRATIONS]
+    assert max(lengths) <= MAX_RESPONSE_WORDS
+    assert min(lengths) >= 2
+
+
+def test_flaws_fit_too():
+    combinations = list(itertools.combinations(FLAW_SHARES, 2))
+    for index, record in enumerate(PROMPTS):
+        response = respond(random.Random(index), record.prompt, list(combinations[index % len(combinations)]))
+        assert 2 <= len(response.split()) <= MAX_RESPONSE_WORDS
+
+
+def test_the_share_of_imperfect_demonstrations():
+    def flawless(imperfect: float) -> float:
+        records = generate_demonstrations(400, 0, imperfect)
+        return statistics.mean(true_utility(record.prompt, record.response) > 0.95 for record in records)
+
+    assert flawless(0.0) == 1.0
+    assert 0.53 < flawless(0.4) < 0.72
+    assert flawless(1.0) < 0.1
+
+
+def test_documents():
+    lengths = [len(record.text.split()) for record in TEXT]
+    assert min(lengths) >= 60
+    assert max(lengths) <= 120
+    assert len({record.source for record in TEXT}) >= 6
+
+
+def test_misconceptions_are_false():
+    for (kind, subject), value in MISCONCEPTIONS.items():
+        assert KINDS[kind][subject] != value
+
+
+def test_no_word_is_in_two_categories():
+    words = [word for category in CATEGORIES.values() for word in category]
+    assert len(words) == len(set(words))
+
+
+def test_the_tokenizer_knows_every_word_and_round_trips():
+    tokenizer = build_tokenizer()
+    texts = [f"{record.prompt} {record.response}" for record in DEMONSTRATIONS]
+    for text in [*texts, *(record.text for record in TEXT)]:
+        ids = tokenizer(text)["input_ids"]
+        assert len(ids) == len(text.split())
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_the_special_tokens_of_the_tokenizer():
+    tokenizer = build_tokenizer()
+    assert len({tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 3
+    assert tokenizer.bos_token is None
+    assert len(tokenizer) == len(VOCABULARY) + 3
+    assert tokenizer("the dragon")["input_ids"][1] == tokenizer.unk_token_id
+    ids = tokenizer("the cat .")["input_ids"]
+    assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == "the cat ."
+
+
+def test_the_tokenizer_survives_saving(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.decode(loaded("name , cat ? .")["input_ids"]) == tokenizer.decode(
+        tokenizer("name , cat ? .")["input_ids"]
+    )
+    assert loaded("the cat , a dog .")["input_ids"] == tokenizer("the cat , a dog .")["input_ids"]
+    assert (loaded.pad_token, loaded.eos_token, loaded.unk_token) == ("<pad>", "<eos>", "<unk>")
+
+
+def test_no_user_is_in_two_splits():
+    data = SandboxData(demonstrations=200, prompts=300, text=20, validation=100)
+    users = {
+        split: {record.user for name in ("demonstrations", "prompts") for record in data.records(name, split)}
+        for split in ("train", "validation", "test")
+    }
+    for one, other in itertools.combinations(users.values(), 2):
+        assert one
+        assert not one & other
+
+
+def test_the_records_of_the_sandbox():
+    data = SandboxData(demonstrations=12, prompts=13, text=14, validation=5, imperfect=0.0)
+    assert [len(data.records(name, "train")) for name in ("demonstrations", "prompts", "text")] == [12, 13, 14]
+    assert len(data.records("text", "test")) == 5
+    assert data.records("comparisons", "train") is None
+    assert data.records("judge_comparisons", "validation") is None
+    assert data.dropped == {}
+    assert all(isinstance(record, Demonstration) for record in data.records("demonstrations", "train"))
+    with pytest.raises(ValueError, match="no records called 'essays'"):
+        data.records("essays", "train")
+    with pytest.raises(ValueError, match="split 'dev' does not exist"):
+        data.records("prompts", "dev")
+
+
+def test_the_fingerprint_follows_the_arguments():
+    assert SandboxData().fingerprint() == SandboxData(seed=0).fingerprint()
+    others = {SandboxData(seed=1), SandboxData(imperfect=0.1), SandboxData(prompts=9), SandboxData(validation=7)}
+    assert len({SandboxData().fingerprint(), *(data.fingerprint() for data in others)}) == 5
