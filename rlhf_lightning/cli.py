@@ -1,5 +1,6 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.artifacts import PipelineError, Runs
 from rlhf_lightning.data.records import RecordError
-from rlhf_lightning.evaluation.tables import closing_table
+from rlhf_lightning.evaluation.tables import closing_table, sweep_table
 from rlhf_lightning.pipeline import Pipeline
 
 _PACKAGE = Path(__file__).parent
@@ -30,8 +33,9 @@ def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     console = Console()
     plain = _resolved(config)
-    runs = _runs(plain)
+    runs = _runs(plain, HydraConfig.instance().cfg)
     transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     metrics = Pipeline(plain, builder(plain["allowed_targets"]), runs, console).run()
     if "evaluate" in metrics:
         console.print(closing_table(metrics["evaluate"]))
@@ -70,6 +74,23 @@ def main(config: DictConfig) -> float | None:
         sys.exit(1)
 
 
+class SweepSummary(Callback):
+    """Prints one table when a multirun ends, with every policy pooled over the jobs."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Path] = {}
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Remember where a job of a multirun wrote."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            runs = _runs(_resolved(job_return.cfg), config)
+            self.jobs[config.hydra.job.override_dirname or str(config.hydra.job.num)] = runs.root / runs.run
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print the table."""
+        Console().print(sweep_table(self.jobs))
+
+
 def _resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     if not isinstance(plain, dict):
@@ -77,12 +98,13 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in plain.items()}
 
 
-def _runs(config: Mapping[str, Any]) -> Runs:
+def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:
     run_name, upstream = config["run"], config["upstream"]
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN:
         # Jobs must not write into one another's folders, nor into the run that they build on.
+        job = hydra_config.hydra.job
         upstream = upstream or run_name
-        run_name = f"{run_name}.{HydraConfig.get().job.override_dirname or HydraConfig.get().job.num}"
+        run_name = f"{run_name}.{job.override_dirname or job.num}"
     return Runs(Path(config["paths"]["runs"]), run_name, upstream)
 
 

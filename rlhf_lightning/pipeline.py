@@ -91,6 +91,8 @@ class Pipeline:
         L.seed_everything(self.seed, workers=True, verbose=False)
         start = time.perf_counter()
         metrics = run(stage, folder)
+        for path, problems in getattr(self.inputs.data, "malformed", {}).items():
+            self._say(stage, f"left out {len(problems)} malformed rows of {path}, the first: {problems[0]}")
         seconds = time.perf_counter() - start
         complete_stage(folder, metrics, seconds, self.seed)
         self._say(stage, f"done in {seconds:.0f} s ({folder})")
@@ -244,11 +246,15 @@ class Pipeline:
             enable_checkpointing=False,
             num_sanity_val_steps=0,
             default_root_dir=folder,
+            **({} if data.validation else {"limit_val_batches": 0}),
         )
         resume = str(checkpoint.path) if checkpoint.path.exists() else None
         with warnings.catch_warnings():
             # Batches are a few rows of ids; worker processes would cost more than they save.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # dropout is off on purpose
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6.6 with torch 2.13
+            warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if data.dropped:
             write_json(folder / "dropped.json", data.dropped)

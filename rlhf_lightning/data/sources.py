@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 from datasets import Dataset, load_dataset, load_from_disk
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, record_from_row
 
-RecordType = TypeVar("RecordType", Demonstration, Comparison, Prompt, Text)
 Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Sequence[Record]
 """A path, a hub id, ``{"path": ..., "columns": ..., "split": ...}``, a data set, or records."""
 
@@ -43,13 +42,17 @@ class FileData:
         root: Folder that relative paths start from.
         files: ``{kind: {split: source or list of sources}}`` with the kinds of ``RECORD_TYPES`` and the splits
             ``train``, ``validation``, ``test``; see :func:`read_records` for what a source may be.
+        on_error: ``stop`` at malformed rows, or ``skip`` and count them in ``malformed``.
 
     Raises:
         ValueError: When a kind is unknown or a file does not exist.
     """
 
-    def __init__(self, root: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str, files: Mapping[str, Mapping[str, Any]], on_error: str = "stop") -> None:
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"on_error must be stop or skip, got {on_error!r}.")
+        self.root, self.on_error = Path(root), on_error
+        self.malformed: dict[str, list[str]] = {}
         self.files: dict[str, dict[str, list[Any]]] = {}
         for name, splits in files.items():
             if name not in RECORD_TYPES:
@@ -64,7 +67,13 @@ class FileData:
         sources = self.files.get(name, {}).get(split)
         if not sources:
             return None
-        return [record for source in sources for record in read_records(source, RECORD_TYPES[name])]
+        records: list[Record] = []
+        for source in sources:
+            problems: list[str] | None = None if self.on_error == "stop" else []
+            records += read_records(source, RECORD_TYPES[name], problems)
+            if problems:
+                self.malformed[source["path"] if isinstance(source, Mapping) else source] = problems
+        return records
 
     def fingerprint(self) -> str:
         """Hash of the sources and of the bytes of every local file."""
@@ -90,15 +99,17 @@ class FileData:
         return {**source, "path": rooted} if isinstance(source, Mapping) else rooted
 
 
-def read_records(source: Source, kind: type[RecordType]) -> list[RecordType]:
+def read_records(source: Source, kind: type[Any], skipped: list[str] | None = None) -> list[Any]:
     """Read and check all records of a source.
 
     Args:
         source: A JSONL file (also ``.gz``), a folder that ``datasets.save_to_disk`` wrote, a hub id, a data set in
             memory, records themselves, or a mapping with ``path``, optionally ``columns`` (record field -> column
-            name, or a template such as ``"{instruction}\\n\\n{input}"``), ``set`` (record field -> constant) and
+            name, a template such as ``"{instruction}\\n{input}"``, a list of columns, or ``{"column": ...,
+            "values": {old: new}}``), ``set`` (record field -> constant) and
             ``split`` (of a hub data set).
         kind: The record to build.
+        skipped: Where to note malformed rows and go on; None stops at them.
 
     Raises:
         RecordError: Names file, line, field and remedy of the first malformed row, and how many there are.
@@ -112,14 +123,16 @@ def read_records(source: Source, kind: type[RecordType]) -> list[RecordType]:
         columns, constants, rows = {}, {}, ((f"row {n}", row) for n, row in enumerate(source))
     else:
         return list(_checked(source, kind))
-    records: list[RecordType] = []
+    records: list[Any] = []
     problems: list[str] = []
     for place, row in rows:
         try:
             records.append(_record(kind, row, columns, constants))
         except RecordError as error:
             problems.append(f"{place}: {error}")
-    if problems:
+    if skipped is not None:
+        skipped += problems
+    elif problems:
         more = f" ({len(problems)} malformed rows in all)" if len(problems) > 1 else ""
         raise RecordError(problems[0] + more)
     if not records:
@@ -127,7 +140,7 @@ def read_records(source: Source, kind: type[RecordType]) -> list[RecordType]:
     return records
 
 
-def _checked(records: Iterable[Any], kind: type[RecordType]) -> Iterator[RecordType]:
+def _checked(records: Iterable[Any], kind: type[Any]) -> Iterator[Any]:
     for number, record in enumerate(records):
         if not isinstance(record, kind):
             raise RecordError(f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed.")
@@ -135,15 +148,26 @@ def _checked(records: Iterable[Any], kind: type[RecordType]) -> Iterator[RecordT
 
 
 def _record(
-    kind: type[RecordType], row: Any, columns: Mapping[str, str], constants: Mapping[str, Any]
-) -> RecordType:
+    kind: type[Any], row: Any, columns: Mapping[str, Any], constants: Mapping[str, Any]
+) -> Record:
     if not isinstance(row, Mapping):
         raise RecordError(f"a row must be a JSON object, got {type(row).__name__}.")
     mapped = {**row, **{field: _column(row, column) for field, column in columns.items()}, **constants}
     return record_from_row(kind, mapped)
 
 
-def _column(row: Mapping[str, Any], column: str) -> Any:
+def _column(row: Mapping[str, Any], column: Any) -> Any:
+    """The value that a mapping names: a column, a template, a list of columns, or a column with a table of values."""
+    if isinstance(column, Sequence) and not isinstance(column, str):
+        return [_column(row, name) for name in column]
+    if isinstance(column, Mapping):
+        value = _column(row, column["column"])
+        if value not in column["values"]:
+            raise RecordError(
+                f"column '{column['column']}' holds {value!r}, for which 'values' has no entry; it has "
+                f"{', '.join(map(repr, column['values']))}."
+            )
+        return column["values"][value]
     names = re.findall(r"\{(\w+)\}", column) or [column]
     for name in names:
         if name not in row:

@@ -1,9 +1,14 @@
-"""The table that closes a run."""
+"""The tables that close a run and a sweep."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from rlhf_lightning.artifacts import is_complete, read_stage
+from rlhf_lightning.evaluation.intervals import mean_interval, pooled_interval, wins
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:
@@ -27,6 +32,68 @@ def closing_table(results: Mapping[str, Any]) -> Table:
             "-" if loss is None else f"{loss:.3f}",
         )
     return table
+
+
+def sweep_table(jobs: Mapping[str, Path]) -> Table:
+    """One row per job and policy, then every policy pooled over the seeds.
+
+    Args:
+        jobs: Overrides of each job, and its run folder.
+    """
+    table = Table(title=f"{len(jobs)} jobs; pooled over seeds: 95 % interval over seeds and prompts")
+    for name in ("job", "policy", "score", "win rate", "KL", "length"):
+        table.add_column(name, justify="left" if name in ("job", "policy") else "right")
+    pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
+    for job, folder in jobs.items():
+        for policy, columns in _job_columns(folder).items():
+            for column, values in columns.items():
+                rest = ",".join(part for part in job.split(",") if not part.startswith("seed="))
+                pooled.setdefault((rest, policy), {}).setdefault(column, []).append(values)
+            table.add_row(job, policy, *_cells({name: [values] for name, values in columns.items()}))
+    table.add_section()
+    for (rest, policy), groups in pooled.items():
+        if len(groups["score"]) > 1:
+            table.add_row(f"pooled {rest}", policy, *_cells(groups))
+    return table
+
+
+def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Per policy and column the values of a job: over prompts where it evaluated, else the last iteration's mean."""
+    if is_complete(folder / "evaluate"):
+        samples = json.loads((folder / "evaluate" / "samples.json").read_text(encoding="utf-8"))
+        baseline = samples[read_stage(folder / "evaluate")["metrics"]["baseline"]]["scores"]
+        return {
+            name: {
+                "score": own["scores"],
+                "win rate": wins(own["scores"], baseline),
+                "KL": own["kl"],
+                "length": own["lengths"],
+            }
+            for name, own in samples.items()
+            if name != "prompts"
+        }
+    columns = {}
+    for stage in ("ppo", "ppo_ptx"):
+        metrics = read_stage(folder / stage).get("metrics")
+        if metrics:
+            names = {"score": "rollout/score", "KL": "rollout/kl", "length": "rollout/length"}
+            columns[stage] = {column: [metrics[name]] for column, name in names.items()}
+    return columns
+
+
+def _cells(groups: Mapping[str, list[list[float]]]) -> list[str]:
+    forms = {"score": "{:.3f}", "win rate": "{:.1%}", "KL": "{:.2f}", "length": "{:.1f}"}
+    cells = []
+    for column, form in forms.items():
+        values = groups.get(column)
+        if values is None:
+            cells.append("-")
+        elif all(len(group) == 1 for group in values):
+            cells.append(form.format(sum(group[0] for group in values) / len(values)))
+        else:
+            interval = mean_interval(values[0]) if len(values) == 1 else pooled_interval(values)
+            cells.append(_interval(interval, form))
+    return cells
 
 
 def _interval(interval: Mapping[str, float], form: str) -> str:

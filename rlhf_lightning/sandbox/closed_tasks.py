@@ -150,7 +150,8 @@ def _check_extraction(task: Task, reply: Reply) -> Findings:
 # --- rewriting ------------------------------------------------------------------------------------------------------
 
 _REWRITE = re.compile(
-    "rewrite (?:without the word (?P<without>[a-z]+)|with (?P<new>[a-z]+) instead of (?P<old>[a-z]+)) : (?P<passage>.+ \\.)"
+    "rewrite (?:without the word (?P<without>[a-z]+)|with (?P<new>[a-z]+) instead of (?P<old>[a-z]+)) : "
+    "(?P<passage>.+ \\.)"
 )
 
 

@@ -24,12 +24,13 @@ _NOUN = f"(?:{one_of(OBJECTS)}|{one_of(FOODS)})"
 _QUALITY = f"(?:{one_of(ADJECTIVES)}|{one_of(COLORS)})"
 _SUBJECT = f"(?:the (?:{_QUALITY} )?{one_of(ANIMALS)}|{one_of(PEOPLE)}|it)"
 _PLACE = f"in the {one_of(PLACES)}"
+_GOAL = f"(?:in|to) the {one_of(PLACES)}"
 _CLAUSE = (
     "(?:"
     + "|".join(
         (
             f"{_SUBJECT} {one_of(RESTING)}(?: {_PLACE})?",
-            f"{_SUBJECT} {one_of((*HANDLING, 'took'))} (?:a|the) (?:{_QUALITY} )?{_NOUN}(?: (?:in|to) the {one_of(PLACES)})?",
+            f"{_SUBJECT} {one_of((*HANDLING, 'took'))} (?:a|the) (?:{_QUALITY} )?{_NOUN}(?: {_GOAL})?",
             f"{_SUBJECT} (?:is|was) (?:{_QUALITY}|{_PLACE})",
             f"the {one_of(ANIMALS)} eats {one_of(FOODS)}",
             f"the {one_of(ANIMALS)} lives {_PLACE}",

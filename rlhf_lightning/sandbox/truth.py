@@ -116,10 +116,10 @@ def facts(prompt: str, response: str) -> Facts:
 def utility(stated: Facts, weights: Mapping[str, float]) -> float:
     """The worth of a response under some weights, linear in the weights.
 
-    ``attempts * (w_attempts + completes * (w_completes + w_constraint * keeps_constraint)) - sum of w_i * (1 - fact_i)``
-    over the other facts. What is right about the content counts only in a response that attempts the task, and keeping
-    a constraint counts only as far as the task is done: there is nothing to gain from an empty response, nor from a
-    copy of the prompt.
+    ``attempts * (w_attempts + completes * (w_completes + w_constraint * keeps_constraint))`` minus the sum of
+    ``w_i * (1 - fact_i)`` over the other facts. What is right about the content counts only in a response that attempts
+    the task, and keeping a constraint counts only as far as the task is done: there is nothing to gain from an empty
+    response, nor from a copy of the prompt.
     """
     values: dict[str, float] = asdict(stated)
     content = weights["completes"] + weights["keeps_constraint"] * stated.keeps_constraint

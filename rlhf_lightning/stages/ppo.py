@@ -153,7 +153,7 @@ class PPOModule(StageModule):
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
-        rollout = sample_responses(
+        return sample_responses(
             self.policy,
             prompts,
             max_new_tokens=self.max_new_tokens,
@@ -162,9 +162,18 @@ class PPOModule(StageModule):
             temperature=self.temperature,
             key=(self.seed, int(self.iteration)),
         )
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Score of fresh samples on held-out prompts."""
+        self.log("validation/score", self._scores(self.rollout(batch)).mean(), prog_bar=True)
+
+    def on_fit_start(self) -> None:
+        """Refuse what would be silently wrong."""
         if self.trainer.world_size > 1:
-            raise RuntimeError("PPOModule runs on one device for now; set trainer.devices=1.")
-        return rollout
+            raise RuntimeError(
+                f"PPOModule synchronises nothing between processes yet, and there are {self.trainer.world_size}. "
+                "Set devices=1."
+            )
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:

@@ -175,5 +175,5 @@ def test_the_reward_takes_many_at_once():
         pytest.approx(1.0),
         pytest.approx(true_utility(FACT, "")),
     ]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shorter"):
         reward([FACT], [])

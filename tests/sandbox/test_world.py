@@ -5,6 +5,7 @@ import random
 import statistics
 
 import pytest
+from transformers import AutoTokenizer
 
 from rlhf_lightning.data.records import Demonstration
 from rlhf_lightning.sandbox.data import SandboxData
@@ -117,8 +118,6 @@ def test_the_special_tokens_of_the_tokenizer():
 
 
 def test_the_tokenizer_survives_saving(tmp_path):
-    from transformers import AutoTokenizer
-
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
