@@ -43,7 +43,7 @@ class PromptBatch(NamedTuple):
 
     prompt_ids: Int[Tensor, "rows prompt_time"]
     prompt_mask: Bool[Tensor, "rows prompt_time"]
-    index: Int[Tensor, " rows"]
+    prompt_index: Int[Tensor, " rows"]
     """Number of the prompt in its data set: the key of its random numbers."""
     texts: list[str]
 

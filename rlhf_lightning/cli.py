@@ -83,7 +83,8 @@ class SweepSummary(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Remember where a job of a multirun wrote."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            runs = _runs(_resolved(job_return.cfg), config)
+            job: Any = job_return.cfg
+            runs = _runs(_resolved(job), config)
             self.jobs[config.hydra.job.override_dirname or str(config.hydra.job.num)] = runs.root / runs.run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -57,7 +57,7 @@ def collect_comparisons(
         batch_size: Responses per batch.
         rounds: Times to sample.
         seed: Of K, of sampling and of who ranks what.
-        progress: Called with the number of prompts finished so far.
+        progress: Called with the number of prompts finished since the last call.
 
     Returns:
         The comparisons, and how many prompts were dropped, by reason.
@@ -86,7 +86,7 @@ def collect_comparisons(
             ranks = labeler.rank(text, answers)
             comparisons.append(Comparison(record.prompt, answers, ranks, labeler.name, "collected"))
         if progress is not None:
-            progress(min(start + batch_size, len(examples)))
+            progress(len(chunk))
     return comparisons, dropped
 
 

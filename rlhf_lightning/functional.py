@@ -96,9 +96,7 @@ def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
     return torch.where(mask, (values - mean) * (variance + 1e-8).rsqrt(), 0.0)
 
 
-def kl_k1(
-    log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+def kl_k1(log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Per-token estimate of KL(policy, reference) from samples of the policy: ``log pi - log pi_ref``.
 
     Unbiased and signed: single tokens may be negative, and clamping them would bias the penalty.
@@ -112,9 +110,7 @@ def kl_k1(
     return log_probs - reference_log_probs
 
 
-def kl_k3(
-    log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+def kl_k3(log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Per-token estimate of KL(policy, reference) that is never negative: ``r - 1 - log r`` with ``r = pi_ref / pi``.
 
     Unbiased like k1, with less variance; used for logging, not in the reward.

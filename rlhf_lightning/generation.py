@@ -44,9 +44,11 @@ def sample_responses(
         ValueError: When ``pad_token_id`` equals ``eos_token_id``.
     """
     if pad_token_id == eos_token_id:
-        raise ValueError(f"pad_token_id and eos_token_id are both {pad_token_id}; the end could not be told from padding.")
+        raise ValueError(
+            f"pad_token_id and eos_token_id are both {pad_token_id}; the end could not be told from padding."
+        )
     rows, device = prompts.prompt_ids.shape[0], prompts.prompt_ids.device
-    uniforms = keyed_uniforms(key, prompts.index, max_new_tokens)
+    uniforms = keyed_uniforms(key, prompts.prompt_index, max_new_tokens)
     tokens = torch.full((rows, max_new_tokens), pad_token_id, device=device)
     log_probs = torch.zeros(rows, max_new_tokens, device=device)
     active = torch.arange(rows, device=device)
@@ -93,7 +95,7 @@ def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
     prompts = PromptBatch(
         rollout.prompts.prompt_ids[rows, start:],
         prompt_mask[:, start:],
-        rollout.prompts.index[rows],
+        rollout.prompts.prompt_index[rows],
         [rollout.prompts.texts[row] for row in rows.tolist()],
     )
     return Rollout(
@@ -124,9 +126,7 @@ def token_id(value: int | list[int] | None) -> int:
     return value
 
 
-def inverse_cdf_sample(
-    logits: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]
-) -> Int[Tensor, " rows"]:
+def inverse_cdf_sample(logits: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """The token at which the cumulative distribution passes the uniform number.
 
     One uniform number per row; ``torch.multinomial`` draws one exponential per vocabulary entry.
@@ -140,9 +140,7 @@ def inverse_cdf_sample(
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
-def keyed_uniforms(
-    key: Sequence[int], index: Int[Tensor, " rows"], count: int
-) -> Float[Tensor, "rows count"]:
+def keyed_uniforms(key: Sequence[int], index: Int[Tensor, " rows"], count: int) -> Float[Tensor, "rows count"]:
     """Uniform numbers in [0, 1) that depend on nothing but the key, the row's index and the column.
 
     A counter-based generator: the finaliser of SplitMix64 (Steele et al. 2014) over the mixed key.

@@ -70,14 +70,16 @@ class Inputs:
     def causal_lm(self, name: str, residual_dropout: float = 0.0) -> PreTrainedModel:
         """Load a model by the names of :meth:`model_path`, in eval mode, on the device that samples."""
         path = self.model_path(name)
-        options = {"residual_dropout": residual_dropout} if residual_dropout else {}
+        options: dict[str, Any] = {"residual_dropout": residual_dropout} if residual_dropout else {}
         if path is None:
             model: PreTrainedModel = self.build(self.config["model"]["causal_lm"], **options)
         else:
             node = self.config["model"]["causal_lm"]
             kept = {key: node[key] for key in ("dtype", "attention", "trust_remote_code") if key in node}
             model = load_causal_lm(str(path), **kept, **options)
-        return fit_to_tokenizer(model, self.tokenizer).eval()
+        fit_to_tokenizer(model, self.tokenizer)
+        model.eval()
+        return model
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -204,7 +206,9 @@ def on_device(batch: PromptBatch, device: torch.device) -> PromptBatch:
     return PromptBatch(ids.to(device), mask.to(device), index.to(device), texts)
 
 
-def counted(batches: Sequence[PromptBatch], device: torch.device, advance: Callable[[int], None]) -> Iterator[PromptBatch]:
+def counted(
+    batches: Sequence[PromptBatch], device: torch.device, advance: Callable[[int], None]
+) -> Iterator[PromptBatch]:
     """Batches on a device, counting rows as they are asked for."""
     for batch in batches:
         yield on_device(batch, device)

@@ -55,9 +55,11 @@ def load_causal_lm(
     """
     if (path is None) == (config is None):
         raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
-    if config is not None:
-        fields = dict(config)
-        model_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    if path is None:
+        fields = dict(config or {})
+        model_config = AutoConfig.for_model(
+            fields.pop("model_type"), **{"bos_token_id": None, "eos_token_id": None} | fields
+        )
     else:
         path = str(SANDBOX_BASE) if path == "sandbox" else path
         model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -69,7 +71,6 @@ def load_causal_lm(
         "trust_remote_code": trust_remote_code,
     }
     if path is None:
-        options["config"].bos_token_id = options["config"].eos_token_id = None
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(**options))
     return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options))
 
@@ -109,11 +110,13 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
     New rows start at the mean of the old ones, so that the new tokens are neither likely nor unlikely.
     """
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    old = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         with torch.no_grad():
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-                layer.weight[len(tokenizer) - 1 :] = layer.weight[: len(tokenizer) - 1].mean(0)
+                weight = cast(Tensor, layer.weight)
+                weight[old:] = weight[:old].mean(0)
     for config in (model.config, model.generation_config):
         if config is not None:
             config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -273,9 +276,7 @@ def export_causal_lm(
         tokenizer.save_pretrained(unfinished)
 
 
-def export_scalar_model(
-    model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
+def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that ``AutoModelForSequenceClassification`` loads with the same scores up to ``bias``.
 
     Those classes have a head without bias, so the normalising bias goes into the config as ``reward_bias``.

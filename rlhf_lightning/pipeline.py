@@ -127,7 +127,7 @@ class Pipeline:
                     prompts,
                     labelers,
                     seed=self.seed,
-                    progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
+                    progress=partial(bar.advance, task),
                     **options["sampling"],
                 )
             _write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
@@ -144,7 +144,9 @@ class Pipeline:
         metrics: dict[str, Any] = self._fit(stage, folder, module, "reward", records)
         demonstrations = self.inputs.records("demonstrations", "train")[: options["bias_demonstrations"]]
         examples = [
-            ComparisonExample(example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], "")
+            ComparisonExample(
+                example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], ""
+            )
             for example in self.inputs.tokenization.demonstrations(demonstrations)
         ]
         scores = [row[0] for row in self._scores(module, examples)]

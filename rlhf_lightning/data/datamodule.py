@@ -81,6 +81,8 @@ class RLHFDataModule(L.LightningDataModule):
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
         self.seed, self.num_workers = seed, num_workers
         self.examples: dict[str, Sequence[Any]] = {}
+        self._loaders: dict[str, ResumableLoader] = {}
+        self._positions: dict[str, int] = {}
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -145,7 +147,7 @@ class RLHFDataModule(L.LightningDataModule):
         num_batches = self.num_batches
         if name == "text" and num_batches is None:
             num_batches = -(-len(self.examples["train"]) // self.batch_size)
-        return ResumableLoader(
+        loader = self._loaders[name] = ResumableLoader(
             self.examples[name],
             self._collate(name),
             self._pad,
@@ -155,6 +157,19 @@ class RLHFDataModule(L.LightningDataModule):
             num_batches=num_batches,
             num_workers=self.num_workers,
         )
+        loader.load_state_dict({"position": self._positions.get(name, 0)})
+        return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches that each loader has handed out.
+
+        Lightning restores loaders itself only when nothing asked for their length before, as every schedule does.
+        """
+        return {name: loader.state_dict()["position"] for name, loader in self._loaders.items()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the loaders go on from there."""
+        self._positions = dict(state_dict)
 
     def _collate(self, name: str) -> Callable[[Sequence[Any], int], Any]:
         if name == "text" or self.task in ("pretrain", "sft"):

@@ -147,9 +147,7 @@ def _checked(records: Iterable[Any], kind: type[Any]) -> Iterator[Any]:
         yield record
 
 
-def _record(
-    kind: type[Any], row: Any, columns: Mapping[str, Any], constants: Mapping[str, Any]
-) -> Record:
+def _record(kind: type[Any], row: Any, columns: Mapping[str, Any], constants: Mapping[str, Any]) -> Record:
     if not isinstance(row, Mapping):
         raise RecordError(f"a row must be a JSON object, got {type(row).__name__}.")
     mapped = {**row, **{field: _column(row, column) for field, column in columns.items()}, **constants}
@@ -185,8 +183,9 @@ def _rows(path: str, split: str) -> Iterator[tuple[str, Any]]:
         table = folder if isinstance(folder, Dataset) else folder[split]
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(table))
     elif local.exists():
-        opened = gzip.open(local, "rt", encoding="utf-8") if local.suffix == ".gz" else local.open(encoding="utf-8")
-        with opened as lines:
+        with (
+            gzip.open(local, "rt", encoding="utf-8") if local.suffix == ".gz" else local.open(encoding="utf-8") as lines
+        ):
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}")

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -30,14 +31,16 @@ LABELS = {
     "evaluate": "Evaluation",
 }
 COLOURS = {
-    "base": "#8b8f97",
-    "pretrain": "#8b8f97",
+    "base": "#a07e5c",
+    "pretrain": "#a07e5c",
     "sft": "#3f7fd6",
     "ppo_init": "#8d6fd1",
+    "collect": "#4fa3b8",
     "judge": "#b5568f",
     "reward": "#c0952b",
     "ppo": "#e0743a",
     "ppo_ptx": "#259a78",
+    "evaluate": "#7d8590",
 }
 SPARE_COLOURS = ("#8d6fd1", "#b5568f", "#c0952b", "#4fa3b8")
 
@@ -45,7 +48,7 @@ SPARE_COLOURS = ("#8d6fd1", "#b5568f", "#c0952b", "#4fa3b8")
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
@@ -75,11 +78,13 @@ class Curve:
         title: What is shown.
         unit: Of the vertical axis.
         columns: Of metrics.csv, by the name in the legend; the first takes the colour of the stage.
+        constant: Whether it is worth showing when it never changes.
     """
 
     title: str
     unit: str
     columns: Mapping[str, str]
+    constant: bool = True
 
 
 LM_CURVES = (Curve("Loss", "nats per token", {"validation": "validation/loss", "train": "train/loss"}),)
@@ -100,7 +105,7 @@ PPO_CURVES = (
     Curve("Gradient norms", "norm", {"policy": "update/policy_grad_norm", "value": "update/value_grad_norm"}),
     Curve("Parts of the policy gradient", "norm", {"PPO": "update/ppo_grad_norm", "ptx": "update/ptx_grad_norm"}),
     Curve("Angle between the two parts", "cosine", {"cosine": "update/grad_cosine"}),
-    Curve("KL coefficient", "score per nat", {"coefficient": "rollout/kl_coef"}),
+    Curve("KL coefficient", "score per nat", {"coefficient": "rollout/kl_coef"}, constant=False),
     Curve(
         "Time per iteration",
         "seconds",
@@ -129,8 +134,29 @@ def colour(name: str) -> str:
     return COLOURS.get(name) or SPARE_COLOURS[sum(name.encode()) % len(SPARE_COLOURS)]
 
 
+def number(value: Any, size: float | None = None) -> str:
+    """Three significant digits, with those of a larger ``size`` where numbers stand together.
+
+    Example:
+        >>> number(28.9375), number(0.0312), number(1150.4), number(8.05e-6), number(-0.0004, size=0.5)
+        ('28.9', '0.0312', '1150', '8.05e-6', '0.000')
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "-"
+    size = float(f"{abs(size or value):.2e}")
+    if size == 0:
+        return "0"
+    exponent = math.floor(math.log10(size))
+    if not -5 < exponent < 9:
+        digits, power = f"{value:.2e}".split("e")
+        text = f"{digits}e{int(power)}"
+    else:
+        text = f"{value:.{max(0, 2 - exponent)}f}"
+    return text.replace("-", "\N{MINUS SIGN}", 1) if value < 0 and text.strip("-0.") else text.lstrip("-")
+
+
 def curve_plot(stage: str, curve: Curve, columns: Mapping[str, Series]) -> Markup | None:
-    """One plot of a stage, or None when nothing of it was recorded.
+    """One plot of a stage, or None when there is nothing to show.
 
     Args:
         stage: Its name gives the colour.
@@ -138,21 +164,22 @@ def curve_plot(stage: str, curve: Curve, columns: Mapping[str, Series]) -> Marku
         columns: Of metrics.csv, by name.
     """
     present = {name: columns[column] for name, column in curve.columns.items() if columns.get(column)}
-    if not present:
+    if not present or not (curve.constant or any(len({v for _, v in series}) > 1 for series in present.values())):
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.5, 2.2)
-        for (name, series), hue, width in zip(present.items(), (colour(stage), MUTED, "#8d6fd1"), (1.6, 1.0, 1.0)):
+        for place, (name, series) in enumerate(present.items()):
             steps, values = zip(*_thinned(series), strict=True)
-            marker = "o" if len(steps) <= 20 else ""
-            axes.plot(steps, values, color=hue, linewidth=width, marker=marker, markersize=3, label=name)
+            hue, marker = (colour(stage), MUTED, SPARE_COLOURS[0])[place % 3], "o" if len(steps) < 20 else ""
+            # What comes first in the legend lies on top.
+            axes.plot(steps, values, color=hue, marker=marker, markersize=3, label=name, zorder=3 - 0.1 * place)
         axes.set_xlabel("iteration" if stage in ("ppo", "ppo_ptx") else "batch")
         axes.set_ylabel(curve.unit)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if len(present) > 1:
             axes.legend(labelcolor=INK)
-        last = ", ".join(f"{name} {series[-1][1]:.3g} at the last step" for name, series in present.items())
+        last = ", ".join(f"{name} {number(series[-1][1])} at the last step" for name, series in present.items())
         description = f"{label(stage)}: {curve.title} in {curve.unit} over the steps; {last}."
         return _svg(figure, f"{stage} {curve.title}", description)
 
@@ -167,22 +194,21 @@ def win_rate_chart(rates: Mapping[str, Interval], baseline: str) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.6, 0.95 + 0.45 * len(rates))
         for place, (name, rate) in enumerate(rates.items()):
-            value, low, high = (100 * float(rate[key]) for key in ("value", "low", "high"))  # type: ignore[literal-required]
+            value, low, high = 100 * rate["value"], 100 * rate["low"], 100 * rate["high"]
             axes.barh(place, value, height=0.55, color=colour(name), alpha=0.85)
             axes.plot([low, high], [place, place], color=INK, marker="|", markersize=7, linewidth=1.4)
-            axes.annotate(
-                f"{value:.1f} %", (max(high, value), place), (6, 0), textcoords="offset points", va="center", color=INK
-            )
+            axes.text(117, place, f"{value:.1f} %", va="center", ha="right", color=INK)
         axes.axvline(50, color=INK, linestyle="--", linewidth=1)
-        axes.set_xlim(0, 112)
+        axes.set_xlim(0, 118)
         axes.set_xticks([0, 25, 50, 75, 100])
         axes.set_yticks(range(len(rates)), [label(name) for name in rates], color=INK)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
         axes.set_xlabel(f"% of prompts won against {label(baseline)}")
-        shown = "; ".join(
-            f"{label(name)} {rate['value']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})" for name, rate in rates.items()
-        )
+        numbers = {
+            label(name): [number(100 * rate[key]) for key in ("value", "low", "high")] for name, rate in rates.items()
+        }
+        shown = "; ".join(f"{name} {value} % ({low} .. {high})" for name, (value, low, high) in numbers.items())
         return _svg(figure, "win rates", f"Win rates against {label(baseline)} with 95 % intervals: {shown}.")
 
 
@@ -200,14 +226,13 @@ def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], ref
             score, kl = scores[name], kls[name]
             axes.plot([kl["low"], kl["high"]], [score["value"]] * 2, color=colour(name), linewidth=1.2)
             axes.plot([kl["value"]] * 2, [score["low"], score["high"]], color=colour(name), linewidth=1.2)
-            axes.plot(kl["value"], score["value"], "o", color=colour(name), markersize=6)
-            axes.annotate(
-                label(name), (kl["value"], score["value"]), (7, 7), textcoords="offset points", color=INK
-            )
-        axes.margins(0.15)
+            axes.plot(kl["value"], score["value"], "o", color=colour(name), markersize=6, label=label(name))
+        # Names beside the points would cover one another where policies are close.
+        figure.legend(loc="outside upper center", ncols=4, labelcolor=INK, handletextpad=0.2)
         axes.set_xlabel(f"KL to {label(reference)}, nats per response")
         axes.set_ylabel("score by the judge")
-        shown = "; ".join(f"{label(name)} {scores[name]['value']:.3g} at {kls[name]['value']:.3g} nats" for name in scores)
+        points = {label(name): (number(scores[name]["value"]), number(kls[name]["value"])) for name in scores}
+        shown = "; ".join(f"{name} {score} at {kl} nats" for name, (score, kl) in points.items())
         return _svg(figure, "score over KL", f"Score by the judge over KL to {label(reference)}: {shown}.")
 
 
@@ -228,20 +253,16 @@ def _svg(figure: Figure, name: str, description: str) -> Markup:
     buffer = io.StringIO()
     # Without a salt the ids inside are random; with one per figure they are also unique in the page.
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # The HTML parser knows the namespaces; the size comes from the page; group ids repeat from figure to figure.
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
-    text = re.sub(r"font-family: [^;\"]*|'DejaVu Sans'[^;\"]*", _font, text)
+    # The metadata has the date; the style element would hold for the whole page.
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    # Without the namespaces of a file of its own, which an HTML page does not need; group ids repeat between figures.
+    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text).replace("xlink:href", "href")
+    text = re.sub(r"(font-family: |font: [^;\"']*)'?DejaVu[^;\"]*", r"\1system-ui, sans-serif", text)
     for stand_in, variable in VARIABLES.items():
         text = text.replace(stand_in, variable)
     view = re.search(r'viewBox="[^"]*"', text)
     head = f'<svg role="img" aria-label="{escape(description)}" {view.group() if view else ""}>'
     return Markup(head + text[text.index(">") + 1 :].strip())
-
-
-def _font(match: re.Match[str]) -> str:
-    return "font-family: system-ui, sans-serif" if match.group().startswith("font-family") else "system-ui, sans-serif"

@@ -1,4 +1,299 @@
-"""stub"""
+"""The report of a run: ``results.json`` for programs and one page for people, which needs nothing from outside."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-def write_report(run, lineage):
-    return Path(run)/"report"/"index.html"
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from rlhf_lightning.artifacts import read_stage, write_json
+from rlhf_lightning.evaluation.intervals import Interval
+from rlhf_lightning.evaluation.plots import (
+    CURVES,
+    MOST_POINTS,
+    colour,
+    curve_plot,
+    label,
+    number,
+    score_chart,
+    win_rate_chart,
+)
+
+COLUMNS = (
+    ("score", "Score", "by the judge"),
+    ("win_rate", "Win rate", "% against the baseline, by the judge"),
+    ("reward", "Reward", "by the reward model"),
+    ("kl", "KL", "nats per response"),
+    ("length", "Length", "tokens"),
+    ("pretrain_loss", "Pretraining loss", "nats per token"),
+)
+SETTINGS = (
+    ("learning rate", "module.optimizer.lr"),
+    ("learning rate of the value", "module.value_optimizer.lr"),
+    ("batch size", "data.batch_size"),
+    ("epochs", "fit.epochs"),
+    ("iterations", "data.num_batches"),
+    ("minibatches", "module.num_minibatches"),
+    ("KL coefficient", "module.kl_coef"),
+    ("pretraining coefficient", "module.ptx_coef"),
+    ("clip range", "module.clip_range"),
+    ("residual dropout", "residual_dropout"),
+    ("share of pretraining text", "data.text_share"),
+    ("starts from", "init"),
+    ("reference", "reference"),
+    ("policies", "policies"),
+    ("fewest responses per prompt", "sampling.min_responses"),
+    ("most responses per prompt", "sampling.max_responses"),
+    ("judge", "judge._target_"),
+    ("temperature", "temperature"),
+)
+SHOWN_PROMPTS = 12
+FEW_PROMPTS = 100
+"""Below this the percentile bootstrap is too narrow to be believed without a warning."""
+
+
+def write_report(run_folder: Path, stages: Mapping[str, Path]) -> Path:
+    """Write ``report/results.json`` and ``report/index.html``.
+
+    The same artifacts give the same bytes. What a stage did not record is left out.
+
+    Args:
+        run_folder: Of the run; the report goes below it.
+        stages: Folder of each finished stage, in the order of the recipe.
+
+    Returns:
+        Path of the page.
+    """
+    records = {stage: read_stage(folder) for stage, folder in stages.items()}
+    target = run_folder / "report"
+    target.mkdir(parents=True, exist_ok=True)
+    evaluation = records.get("evaluate", {})
+    last = evaluation or next(reversed(records.values()), {})
+    results = {
+        "policies": evaluation.get("metrics", {}).get("policies", {}),
+        "reward": _tables(records.get("reward", {})),
+        "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
+        "baseline": evaluation.get("metrics", {}).get("baseline"),
+        "prompts": evaluation.get("metrics", {}).get("prompts"),
+        "seed": last.get("seed"),
+        "versions": last.get("versions", {}),
+        "git_commit": last.get("git_commit"),
+    }
+    write_json(target / "results.json", results)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update(label=label, colour=colour, number=number, setting=_setting)
+    reference = _config(evaluation, "evaluate").get("reference", "the reference")
+    page = environment.get_template("report.html").render(
+        run=run_folder.name,
+        results=results,
+        sentences=headline(results),
+        few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
+        judge=_lookup(_config(evaluation, "evaluate"), "judge._target_") or "a reward model trained on other rankings",
+        policies=_policy_table(results),
+        reference=reference,
+        charts=_charts(results, reference),
+        samples=_samples(stages["evaluate"] / "samples.json") if "evaluate" in stages else None,
+        stages=[_stage(stage, stages[stage], record) for stage, record in records.items()],
+        accuracy={stage: _accuracy_rows(records.get(stage, {})) for stage in ("reward", "judge")},
+        time=_time(run_folder, stages, records),
+    )
+    unfinished = target / "index.html.unfinished"
+    unfinished.write_text(page, encoding="utf-8", errors="replace")
+    unfinished.replace(target / "index.html")
+    return target / "index.html"
+
+
+def headline(results: Mapping[str, Any]) -> list[str]:
+    """The outcome in sentences, the last policy first; a claim is made only where its interval allows it.
+
+    Args:
+        results: Of results.json.
+    """
+    policies, baseline = results["policies"], results["baseline"]
+    rates = {name: rate for name, own in policies.items() if (rate := _interval(own, "win_rate")) and name != baseline}
+    if not rates:
+        return ["This run has no evaluation against a baseline; below is what its stages left behind."]
+    return [_sentence(label(name), rates[name], label(baseline), results["prompts"]) for name in reversed(rates)]
+
+
+def _sentence(policy: str, rate: Interval, baseline: str, prompts: int) -> str:
+    percent = f"{100 * rate['value']:.1f} % ({100 * rate['low']:.1f} .. {100 * rate['high']:.1f})"
+    if rate["low"] > 0.5:
+        return f"{policy} wins {percent} of {prompts} held-out prompts against {baseline}, by the judge."
+    if rate["high"] < 0.5:
+        return f"{policy} loses to {baseline}: it wins only {percent} of {prompts} held-out prompts, by the judge."
+    return (
+        f"No difference is shown between {policy} and {baseline}: {policy} wins {percent} of {prompts} held-out "
+        "prompts, by the judge, and the interval contains 50 %."
+    )
+
+
+def _interval(own: Mapping[str, Any], key: str) -> Interval | None:
+    """A measure of a policy with its interval; one without gets its own value as both ends."""
+    value = own.get(key)
+    if isinstance(value, Mapping):
+        return {"value": value["value"], "low": value["low"], "high": value["high"]}
+    if value is None:
+        return None
+    low, high = own.get("intervals", {}).get(key, (value, value))
+    return {"value": value, "low": low, "high": high}
+
+
+def _cell(measure: Interval | None, scale: float = 1.0) -> dict[str, str]:
+    if measure is None:
+        return {"value": "-", "interval": ""}
+    value, low, high = (scale * end for end in (measure["value"], measure["low"], measure["high"]))
+    size = max(abs(value), abs(low), abs(high))
+    interval = "" if low == high else f"{number(low, size)} .. {number(high, size)}"
+    return {"value": number(value, size), "interval": interval}
+
+
+def _policy_table(results: Mapping[str, Any]) -> dict[str, Any]:
+    policies = results["policies"]
+    columns = [column for column in COLUMNS if any(own.get(column[0]) is not None for own in policies.values())]
+    rows = []
+    for name, own in policies.items():
+        cells = []
+        for key, *_ in columns:
+            beside_itself = key == "win_rate" and name == results["baseline"]
+            scale = 100.0 if key == "win_rate" else 1.0
+            cells.append({"value": "baseline", "interval": ""} if beside_itself else _cell(_interval(own, key), scale))
+        rows.append({"name": name, "cells": cells})
+    return {"columns": columns, "rows": rows}
+
+
+def _charts(results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
+    policies, baseline = results["policies"], results["baseline"]
+    measures = {key: {n: m for n, own in policies.items() if (m := _interval(own, key))} for key, *_ in COLUMNS}
+    rates = {name: rate for name, rate in measures["win_rate"].items() if name != baseline}
+    scores = {name: score for name, score in measures["score"].items() if name in measures["kl"]}
+    charts = []
+    if rates:
+        caption = "Win rate by the judge; lines are 95 % intervals over prompts, dashed is 50 %."
+        charts.append({"svg": win_rate_chart(rates, baseline), "caption": caption})
+    if scores:
+        caption = "What the judge gives for the distance from the reference; lines are 95 % intervals over prompts."
+        charts.append({"svg": score_chart(scores, measures["kl"], reference), "caption": caption})
+    return charts
+
+
+def _samples(path: Path) -> dict[str, Any] | None:
+    """Every n-th prompt with the response of each policy."""
+    if not path.exists():
+        return None
+    samples = json.loads(path.read_text(encoding="utf-8"))
+    prompts = samples.pop("prompts", [])
+    count = min(SHOWN_PROMPTS, len(prompts))
+    # The middles of equally long stretches of the set.
+    chosen = [(2 * place + 1) * len(prompts) // (2 * count) for place in range(count)]
+    rows = []
+    for index in chosen:
+        cells = [
+            {"response": own["responses"][index], "score": own["scores"][index] if own.get("scores") else None}
+            for own in samples.values()
+        ]
+        rows.append({"number": index + 1, "prompt": prompts[index], "cells": cells})
+    return {"policies": list(samples), "rows": rows, "total": len(prompts)} if rows else None
+
+
+def _stage(stage: str, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page says about one stage."""
+    columns = _read_columns(folder / "metrics.csv")
+    config = _config(record, stage)
+    metrics = record.get("metrics", {})
+    plots = []
+    for curve in CURVES.get(stage, ()):
+        svg = curve_plot(stage, curve, columns)
+        if svg is not None:
+            plots.append({"svg": svg, "title": curve.title})
+    left_out = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "dropped.json").exists() else {}
+    for split, part in metrics.items():
+        if isinstance(part, Mapping) and isinstance(part.get("dropped"), Mapping):
+            left_out |= {f"{split}: {reason}": count for reason, count in part["dropped"].items()}
+    return {
+        "name": stage,
+        "seconds": record.get("seconds"),
+        "settings": [(name, value) for name, path in SETTINGS if (value := _lookup(config, path)) is not None],
+        "config": json.dumps(config, indent=2, ensure_ascii=False) if config else "",
+        "left_out": left_out,
+        "plots": plots,
+        "thinned": max((len(series) for series in columns.values()), default=0) > MOST_POINTS,
+        "final": [(name, value) for name, value in metrics.items() if isinstance(value, int | float)],
+        "episodes": _episodes(folder / "samples.jsonl"),
+    }
+
+
+def _episodes(path: Path) -> list[dict[str, Any]]:
+    """Training samples of the first and of the last iteration that has some."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    return [row for row in rows if row["iteration"] in (rows[0]["iteration"], rows[-1]["iteration"])]
+
+
+def _tables(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {split: table for split, table in record.get("metrics", {}).items() if isinstance(table, Mapping)}
+
+
+def _accuracy_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for split, groups in _tables(record).items():
+        for group, own in groups.items():
+            cells = [_cell(_interval(own, key), 100.0) for key in ("accuracy", "longer_wins")]
+            counts = [own.get("prompts"), own.get("pairs")]
+            rows.append({"split": split, "group": group, "cells": cells, "counts": counts})
+    return rows
+
+
+def _time(run_folder: Path, stages: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    seconds = {stage: float(record.get("seconds") or 0.0) for stage, record in records.items()}
+    total = sum(seconds.values())
+    rows = [
+        {
+            "name": stage,
+            "run": stages[stage].parent.name,
+            "seconds": seconds[stage],
+            "share": 100 * seconds[stage] / total if total else 0.0,
+            "seed": record.get("seed", "-"),
+            "commit": (record.get("git_commit") or "-")[:9],
+            "fingerprint": record.get("fingerprint", "-"),
+        }
+        for stage, record in records.items()
+    ]
+    versions = {json.dumps(record.get("versions"), sort_keys=True) for record in records.values()}
+    upstream = any(folder.parent != run_folder for folder in stages.values())
+    return {"rows": rows, "total": total, "same_versions": len(versions) <= 1, "upstream": upstream}
+
+
+def _read_columns(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The finite numbers of a metrics.csv, by column; cells may be empty."""
+    columns: dict[str, list[tuple[int, float]]] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, text in row.items():
+                    if name != "step" and text and math.isfinite(float(text)):
+                        columns.setdefault(name, []).append((int(row["step"]), float(text)))
+    return columns
+
+
+def _config(record: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = record.get("identity", {}).get("config", {}).get(stage, {})
+    return config
+
+
+def _lookup(config: Any, path: str) -> Any:
+    for key in path.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value))
+    return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)

@@ -91,11 +91,11 @@ def _cells(groups: Mapping[str, list[list[float]]]) -> list[str]:
         elif all(len(group) == 1 for group in values):
             cells.append(form.format(sum(group[0] for group in values) / len(values)))
         else:
-            interval = mean_interval(values[0]) if len(values) == 1 else pooled_interval(values)
+            interval: Mapping[str, Any] = mean_interval(values[0]) if len(values) == 1 else pooled_interval(values)
             cells.append(_interval(interval, form))
     return cells
 
 
-def _interval(interval: Mapping[str, float], form: str) -> str:
+def _interval(interval: Mapping[str, Any], form: str) -> str:
     value, low, high = (form.format(interval[name]) for name in ("value", "low", "high"))
     return f"{value} [dim]({low} .. {high})[/]"

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from rlhf_lightning.sandbox.truth import WEIGHTS, facts, utility
 
-NOISE = 0.2
+NOISE = 0.29
+"""Makes two labelers agree on 72.6 % of the pairs that neither ties (InstructGPT, section 3.4), measured on
+samples of a model tuned on the demonstrations."""
 TASTE = 0.3
+"""Standard deviation of the logarithm of the factor between the weights of a labeler and the true ones."""
 TIE_THRESHOLD = 0.05
+"""Differences smaller than this go unnoticed."""
 
 
 @dataclass(frozen=True)

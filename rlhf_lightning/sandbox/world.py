@@ -10,7 +10,7 @@ from rlhf_lightning.sandbox.task import Task, UseCase
 from rlhf_lightning.sandbox.truth import GREETINGS, MARKER, USE_CASES, parse_prompt
 from rlhf_lightning.sandbox.vocabulary import PEOPLE, PLACES, RUDE_SENTENCES
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Goes up whenever the same seed would give other records."""
 
 MAX_RESPONSE_WORDS = 24

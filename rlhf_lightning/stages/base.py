@@ -69,7 +69,10 @@ def _random_state() -> dict[str, Any]:
     state = numpy_state["state"]
     return {
         "python": random.getstate(),
-        "numpy": {**numpy_state, "state": {"key": torch.from_numpy(state["key"].astype(np.int64)), "pos": state["pos"]}},
+        "numpy": {
+            **numpy_state,
+            "state": {"key": torch.from_numpy(state["key"].astype(np.int64)), "pos": state["pos"]},
+        },
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -35,8 +35,9 @@ class LanguageModelModule(StageModule):
         logits = causal_logits(self.model, batch.input_ids, batch.mask, position_ids(batch.mask))
         return lm_loss(logits[:, :-1], batch.input_ids[:, 1:], batch.loss_mask[:, 1:])
 
-    def on_train_epoch_start(self) -> None:
-        """Lightning leaves a model in eval mode as it was handed over; dropout is wanted here."""
+    def on_train_start(self) -> None:
+        """Turn dropout on: Lightning leaves a model in eval mode as it was handed over."""
+        super().on_train_start()
         self.model.train()
 
     def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:

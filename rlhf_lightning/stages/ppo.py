@@ -2,34 +2,34 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout
-from rlhf_lightning.functional import (
-    gae,
-    kl_k1,
-    kl_k3,
-    kl_penalized_rewards,
-    masked_mean,
-    position_ids,
-    token_log_probs,
-    whiten,
-)
-from rlhf_lightning.generation import joined, keyed_uniforms, response_logits, response_texts, sample_responses, select_rows, token_id
+from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, position_ids, whiten
+from rlhf_lightning.generation import sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
 from rlhf_lightning.models import ScalarHeadModel, causal_logits, freeze
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
-
-TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""From prompt texts and response texts to scores."""
+from rlhf_lightning.stages.experience import (
+    TextScorer,
+    check_first_ratio,
+    check_sampler,
+    draw_minibatches,
+    response_kl,
+    response_log_probs,
+    response_scores,
+    response_values,
+    rollout_figures,
+)
 
 
 class PPOModule(StageModule):
@@ -142,7 +142,9 @@ class PPOModule(StageModule):
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
-        self._log_rollout(experience)
+        self.log("rollout/score", experience.scores.mean(), prog_bar=True)
+        self.log("rollout/kl", response_kl(experience), prog_bar=True)
+        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)})
         self._adapt_kl_coef(experience)
         self.iteration += 1
         end = time.perf_counter()
@@ -165,7 +167,9 @@ class PPOModule(StageModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
-        self.log("validation/score", self._scores(self.rollout(batch)).mean(), prog_bar=True)
+        self.log(
+            "validation/score", response_scores(self.reward, self.rollout(batch), self.tokenizer).mean(), prog_bar=True
+        )
 
     def on_fit_start(self) -> None:
         """Refuse what would be silently wrong."""
@@ -186,25 +190,17 @@ class PPOModule(StageModule):
         for rows in (micro for minibatch in minibatches for micro in self._micro_batches(minibatch)):
             part = select_rows(rollout, rows)
             width = part.response_ids.shape[1]
-            old_log_probs[rows, :width] = self.log_probs(self.policy, part).float()
-            reference_log_probs[rows, :width] = self.log_probs(self.reference, part).float()
-            values[rows, :width] = self.values(part).float()
-            scores[rows] = self._scores(part).to(scores)
+            old_log_probs[rows, :width] = response_log_probs(self.policy, part, self.temperature).float()
+            reference_log_probs[rows, :width] = response_log_probs(self.reference, part, self.temperature).float()
+            values[rows, :width] = response_values(self.value, part).float()
+            scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
         if self.missing_eos_penalty is not None:
             scores = scores - self.missing_eos_penalty * (~rollout.ended).float()
-        self._check_sampler(rollout, old_log_probs)
+        self.log("rollout/sampler_gap", check_sampler(rollout, old_log_probs, 0.01 if self._exact else 0.1))
         rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.discount, self.gae_lambda)
-        return Experience(
-            rollout,
-            scores,
-            old_log_probs,
-            reference_log_probs,
-            values,
-            whiten(advantages, mask),
-            returns,
-            minibatches,
-        )
+        advantages = whiten(advantages, mask)
+        return Experience(rollout, scores, old_log_probs, reference_log_probs, values, advantages, returns, minibatches)
 
     def update(self, experience: Experience, pretrain: LMBatch | None = None) -> None:
         """Optimizer steps of policy and critic on one rollout.
@@ -221,13 +217,16 @@ class PPOModule(StageModule):
             )
         policy_optimizer, value_optimizer = cast(list[LightningOptimizer], self.optimizers())
         for epoch in range(self.num_ppo_epochs):
-            minibatches = experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
+            minibatches = (
+                experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
+            )
             for number, rows in enumerate(minibatches):
                 first = epoch == 0 and number == 0
                 policy_optimizer.zero_grad()
                 statistics = self._backward_policy(experience, rows)
                 if first:
-                    self._check_first_ratio(statistics)
+                    self.log("update/first_ratio_deviation", statistics.ratio_deviation)
+                    check_first_ratio(statistics.ratio_deviation, 0.0 if self._exact else 0.1)
                 if self.ptx_coef and pretrain is not None:
                     share = LMBatch(*(field[number :: len(minibatches)] for field in pretrain))
                     self._backward_pretrain(share, measure=first)
@@ -236,29 +235,6 @@ class PPOModule(StageModule):
                 value_optimizer.zero_grad()
                 self._backward_value(experience, rows)
                 self._step(value_optimizer, self.value, "value")
-
-    # --- forward passes ----------------------------------------------------------------------------------------------
-
-    def log_probs(self, model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows time"]:
-        """Log-probability of each response token under the sampling temperature, 0 on padding."""
-        logits = response_logits(model, rollout)
-        log_probs = token_log_probs(logits / self.temperature, rollout.response_ids)
-        return torch.where(rollout.response_mask, log_probs, 0.0)
-
-    def values(self, rollout: Rollout) -> Float[Tensor, "rows time"]:
-        """Value estimate before each response token, 0 on padding."""
-        input_ids, mask = joined(rollout)
-        values = self.value(input_ids, mask, position_ids(mask))
-        return torch.where(rollout.response_mask, values[:, -rollout.response_ids.shape[1] - 1 : -1], 0.0)
-
-    def _scores(self, rollout: Rollout) -> Float[Tensor, " rows"]:
-        if isinstance(self.reward, ScalarHeadModel):
-            input_ids, mask = joined(rollout)
-            scores = self.reward(input_ids, mask, position_ids(mask))
-            # The last token of the response, EOS where there is one: the action that ends the text gets its due.
-            last = rollout.prompts.prompt_ids.shape[1] + rollout.response_mask.sum(1, keepdim=True) - 1
-            return scores.gather(1, last).squeeze(1)
-        return torch.tensor(self.reward(rollout.prompts.texts, response_texts(self.tokenizer, rollout)))
 
     # --- backward passes ---------------------------------------------------------------------------------------------
 
@@ -269,7 +245,7 @@ class PPOModule(StageModule):
             part = select_rows(experience.rollout, micro)
             width = part.response_ids.shape[1]
             loss, statistics = policy_loss(
-                self.log_probs(self.policy, part),
+                response_log_probs(self.policy, part, self.temperature),
                 experience.old_log_probs[micro, :width],
                 experience.advantages[micro, :width],
                 part.response_mask,
@@ -296,7 +272,7 @@ class PPOModule(StageModule):
             part = select_rows(experience.rollout, micro)
             width = part.response_ids.shape[1]
             loss, _ = value_loss(
-                self.values(part),
+                response_values(self.value, part),
                 experience.old_values[micro, :width],
                 experience.returns[micro, :width],
                 part.response_mask,
@@ -328,7 +304,7 @@ class PPOModule(StageModule):
             self.log("update/ptx_grad_norm", added.norm())
             self.log("update/grad_cosine", torch.cosine_similarity(own, added, dim=0))
 
-    def _step(self, optimizer: LightningOptimizer, module: nn.Module, name: str) -> None:
+    def _step(self, optimizer: LightningOptimizer | Optimizer, module: nn.Module, name: str) -> None:
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         self.log(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
         optimizer.step()
@@ -354,72 +330,32 @@ class PPOModule(StageModule):
         return optimizers, [self.scheduler_factory(optimizer, iterations) for optimizer in optimizers]
 
     def _draw_minibatches(self, rows: int, epoch: int) -> list[Int[Tensor, " minibatch"]]:
-        """A random partition that depends on seed, iteration and epoch only."""
-        if rows < self.num_minibatches:
-            raise ValueError(f"a rollout of {rows} episodes cannot be split into num_minibatches={self.num_minibatches}.")
-        key = (self.seed, int(self.iteration), epoch, 1)
-        order = keyed_uniforms(key, torch.arange(rows, device=self.device), 1).squeeze(1).argsort()
-        return list(order.tensor_split(self.num_minibatches))
+        drawn = draw_minibatches(rows, self.num_minibatches, (self.seed, int(self.iteration), epoch, 1))
+        return [minibatch.to(self.device) for minibatch in drawn]
 
     def _micro_batches(self, rows: Int[Tensor, " minibatch"]) -> Iterator[Int[Tensor, " micro"]]:
-        yield from rows.split(self.micro_batch_size or len(rows))
-
-    def _check_sampler(self, rollout: Rollout, old_log_probs: Float[Tensor, "rows time"]) -> None:
-        gap = masked_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
-        self.log("rollout/sampler_gap", gap)
-        if gap > (0.01 if self._exact else 0.1):
-            raise RuntimeError(
-                f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
-                "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout."
-            )
-
-    def _check_first_ratio(self, statistics: PolicyStatistics) -> None:
-        deviation = statistics.ratio_deviation
-        self.log("update/first_ratio_deviation", deviation)
-        if deviation > (0.0 if self._exact else 0.1):
-            raise RuntimeError(
-                f"before the first update the ratio is off 1 by {float(deviation):.3g}. Likely causes: dropout is "
-                "on, the model changes state in its forward pass, or its kernels are not deterministic."
-            )
+        yield from torch.split(rows, self.micro_batch_size or len(rows))
 
     @property
     def _exact(self) -> bool:
         parameter = next(self.policy.parameters())
-        return parameter.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(parameter.device.type)
+        return parameter.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(
+            parameter.device.type
+        )
 
     def _adapt_kl_coef(self, experience: Experience) -> None:
         """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2)."""
         if self.kl_target is None:
             return
-        kl = kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1).mean()
-        error = (kl / self.kl_target - 1).clamp(-0.2, 0.2)
+        error = (response_kl(experience) / self.kl_target - 1).clamp(-0.2, 0.2)
         self.kl_coef *= 1 + error * len(experience.scores) / self.kl_horizon
-
-    def _log_rollout(self, experience: Experience) -> None:
-        mask = experience.rollout.response_mask
-        kl = kl_k1(experience.old_log_probs, experience.reference_log_probs)
-        k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
-        error = masked_mean((experience.returns - experience.old_values) ** 2, mask)
-        spread = masked_mean((experience.returns - masked_mean(experience.returns, mask)) ** 2, mask)
-        self.log("rollout/score", experience.scores.mean(), prog_bar=True)
-        self.log("rollout/kl", kl.sum(1).mean(), prog_bar=True)
-        self.log_dict(
-            {
-                "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
-                "rollout/length": mask.sum(1).float().mean(),
-                "rollout/ended": experience.rollout.ended.float().mean(),
-                "rollout/score_std": experience.scores.std(),
-                "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
-                "rollout/kl_coef": self.kl_coef.clone(),
-            }
-        )
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _check_positive(**values: float) -> None:
+def _check_positive(**values: int | float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}.")

@@ -65,7 +65,7 @@ class RewardModule(StageModule):
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Loss, and accuracy over all pairs and per group."""
         scores = self.scores(batch)
-        loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
+        loss, _ = ranking_loss(scores, batch.ranks, batch.mask)
         self.log("validation/loss", loss, prog_bar=True, batch_size=len(batch.ranks))
         for group in {"", *batch.groups}:
             rows = torch.tensor([group in ("", own) for own in batch.groups], device=scores.device)
@@ -80,13 +80,18 @@ class RewardModule(StageModule):
     @torch.no_grad()
     def _check_shared_prefix(self, batch: ComparisonBatch) -> None:
         self._checked = True
-        two = ComparisonBatch(*(field[:2] for field in batch))
+        prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
+        two = ComparisonBatch(
+            prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2]
+        )
         try:
             difference = (shared_prefix_scores(self.model, two) - separate_scores(self.model, two)).abs().max()
         except (ValueError, RuntimeError, TypeError) as error:
             self.shared_prefix, reason = False, str(error)
         else:
-            tolerance = 1e-3 if self.model.head.weight.dtype == torch.float32 and not torch.is_autocast_enabled() else 0.1
+            tolerance = (
+                1e-3 if self.model.head.weight.dtype == torch.float32 and not torch.is_autocast_enabled() else 0.1
+            )
             self.shared_prefix, reason = bool(difference < tolerance), f"scores differ by {difference:.2g}"
         if not self.shared_prefix:
             rank_zero_warn(
@@ -137,9 +142,7 @@ def compacting_order(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows kept"
     return (~mask).int().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
 
 
-def tree_mask(
-    segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]
-) -> Bool[Tensor, "rows 1 time time"]:
+def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows 1 time time"]:
     """Who sees whom: earlier tokens of the prompt and of one's own response.
 
     Padding sees itself, because a query without any key has no softmax.

@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 
 from rlhf_lightning.sandbox.labelers import Labeler, make_labelers
 from rlhf_lightning.sandbox.truth import WEIGHTS, true_utility
-from rlhf_lightning.sandbox.world import FLAW_SHARES, generate_prompts, respond
+from rlhf_lightning.sandbox.world import generate_prompts, respond
 
 PROMPT = "what does the cat eat ? answer :"
 EXACT = Labeler("exact", WEIGHTS, noise=0.0)
 
 
+FLAWS = ([], ["mistake"], ["rambling"], ["rude"], ["off_task"], ["mistake", "rude"])
+
+
 def mixed_responses(count: int) -> list[tuple[str, list[str]]]:
-    """Prompts with six responses each, about half of them flawless: what samples of a tuned policy look like."""
-    mixed = []
-    for record in generate_prompts(count, "labelers"):
-        source = random.Random(record.prompt)
-        flaws = [source.choices(list(FLAW_SHARES), list(FLAW_SHARES.values())) for _ in range(3)]
-        mixed.append((record.prompt, [respond(source, record.prompt, flaw) for flaw in ([], [], [], *flaws)]))
-    return mixed
+    """Prompts with one flawless response and one for each way to fail, as unlike as samples of a tuned policy."""
+    return [
+        (record.prompt, [respond(random.Random(record.prompt), record.prompt, flaws) for flaws in FLAWS])
+        for record in generate_prompts(count, "labelers")
+    ]
 
 
 def test_an_exact_labeler_follows_the_truth():
@@ -90,5 +91,6 @@ def test_agreement_is_near_that_of_people():
             sign = (worth[i] < worth[j]) - (worth[i] > worth[j])
             judged += sum(bool(sign and other) for other in signs)
             true += sum(bool(sign) and sign == other for other in signs)
-    assert 0.66 < agreed / compared < 0.80
-    assert 0.75 < true / judged < 0.95
+    # A little above 0.726, which is calibrated on samples of a model: these responses differ more than those.
+    assert 0.72 < agreed / compared < 0.84
+    assert 0.72 < true / judged < 0.92

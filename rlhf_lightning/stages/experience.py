@@ -1,0 +1,108 @@
+"""What PPO computes on a rollout besides gradients: log-probs, values, scores, minibatches, checks, figures."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.batch import Experience, Rollout
+from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean, position_ids, token_log_probs
+from rlhf_lightning.generation import joined, keyed_uniforms, response_logits, response_texts
+from rlhf_lightning.models import ScalarHeadModel
+
+TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""From prompt texts and response texts to scores."""
+
+
+def response_log_probs(
+    model: nn.Module, rollout: Rollout, temperature: float = 1.0
+) -> Float[Tensor, "rows response_time"]:
+    """Log-probability of each response token at the sampling temperature, 0 on padding."""
+    logits = response_logits(model, rollout)
+    log_probs = token_log_probs(logits / temperature, rollout.response_ids)
+    return torch.where(rollout.response_mask, log_probs, 0.0)
+
+
+def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
+    """Value estimate before each response token, 0 on padding."""
+    input_ids, mask = joined(rollout)
+    values: Tensor = model(input_ids, mask, position_ids(mask))
+    return torch.where(rollout.response_mask, values[:, -rollout.response_ids.shape[1] - 1 : -1], 0.0)
+
+
+def response_scores(
+    reward: ScalarHeadModel | TextScorer, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+) -> Float[Tensor, " rows"]:
+    """Score of each response: at its last token, or from its text.
+
+    The last token is EOS where there is one, so the action that ends a response gets its due.
+    """
+    if not isinstance(reward, ScalarHeadModel):
+        return torch.tensor(list(reward(rollout.prompts.texts, response_texts(tokenizer, rollout))), dtype=torch.float)
+    input_ids, mask = joined(rollout)
+    scores: Tensor = reward(input_ids, mask, position_ids(mask))
+    last = rollout.prompts.prompt_ids.shape[1] + rollout.response_mask.sum(1, keepdim=True) - 1
+    return scores.gather(1, last).squeeze(1)
+
+
+def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:
+    """A random partition of the rows that depends on the key only.
+
+    Raises:
+        ValueError: When there are fewer rows than minibatches.
+    """
+    if rows < count:
+        raise ValueError(f"a rollout of {rows} episodes cannot be split into num_minibatches={count}.")
+    order = keyed_uniforms(key, torch.arange(rows), 1).squeeze(1).argsort()
+    return list(order.tensor_split(count))
+
+
+def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], tolerance: float) -> Float[Tensor, ""]:
+    """Mean difference between sampled and recomputed log-probs, in nats.
+
+    Raises:
+        RuntimeError: When it is above the tolerance.
+    """
+    gap = masked_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
+    if gap > tolerance:
+        raise RuntimeError(
+            f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
+            "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout."
+        )
+    return gap
+
+
+def check_first_ratio(deviation: Float[Tensor, ""], tolerance: float) -> None:
+    """Before the first update of an iteration the policy is the one that was measured: ratio 1.
+
+    Raises:
+        RuntimeError: When it is off by more than the tolerance.
+    """
+    if deviation > tolerance:
+        raise RuntimeError(
+            f"before the first update the ratio is off 1 by {float(deviation):.3g}. Likely causes: dropout is on, the "
+            "model changes state in its forward pass, or its kernels are not deterministic."
+        )
+
+
+def rollout_figures(experience: Experience) -> dict[str, Tensor]:
+    """What is logged of a rollout; KL in nats per response, length in tokens."""
+    mask = experience.rollout.response_mask
+    k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
+    error = masked_mean((experience.returns - experience.old_values) ** 2, mask)
+    spread = masked_mean((experience.returns - masked_mean(experience.returns, mask)) ** 2, mask)
+    return {
+        "rollout/score_std": experience.scores.std(),
+        "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
+        "rollout/length": mask.sum(1).float().mean(),
+        "rollout/ended": experience.rollout.ended.float().mean(),
+        "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
+    }
+
+
+def response_kl(experience: Experience) -> Float[Tensor, ""]:
+    """Mean over responses of the summed k1 estimate, in nats: what the penalty is made of."""
+    return kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1).mean()

@@ -1,0 +1,178 @@
+"""Every option of every configuration group composes, and what it describes can be built."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from rlhf_lightning.cli import CONFIG_DIR, builder
+from rlhf_lightning.pipeline import STAGES
+
+CONF = Path(CONFIG_DIR)
+NOT_NODES = {"hydra", "experiment", "sweep", "debug"}
+PACKAGED_AS = {"optimizer": "sft.module.optimizer", "scheduler": "sft.module.scheduler"}
+MUST = {
+    "folder": ["model.path=/m"],
+    "scratch": ["model.tokenizer_path=/t"],
+    "jsonl": ["data.root=/d"],
+    "real": ["data.root=/d"],
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return config  # type: ignore[return-value]
+
+
+def nodes(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield path, value
+        for name, child in value.items():
+            yield from nodes(child, f"{path}.{name}")
+    elif isinstance(value, list):
+        for number, child in enumerate(value):
+            yield from nodes(child, f"{path}.{number}")
+
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in NOT_NODES | {"__pycache__"})
+ALL = [(group, option) for group in GROUPS for option in options(group)]
+
+
+def test_there_are_options() -> None:
+    assert len(ALL) >= 25
+    assert {"model", "data", "trainer", "sft", "collect", "reward", "ppo", "evaluate"} <= set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "option"), ALL, ids=lambda value: value)
+def test_option_names_real_parameters(group: str, option: str) -> None:
+    """Every ``_target_`` exists, takes every key that is given, and is allowed."""
+    place = f"{group}@{PACKAGED_AS[group]}" if group in PACKAGED_AS else group
+    config = composed(f"{place}={option}", *MUST.get(option, []))
+    found = 0
+    for path, node in nodes(config):
+        target = get_object(node["_target_"])
+        names = [name for name in node if not name.startswith("_")]
+        parameters = inspect.signature(target).parameters
+        assert set(names) <= set(parameters), f"{path}: {set(names) - set(parameters)} is no parameter"
+        found += 1
+    assert found > 10
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiment_composes(experiment: str) -> None:
+    config = (
+        composed(f"experiment={experiment}", "model.path=/m", "data.root=/d")
+        if "instruct" in experiment
+        else (composed(f"experiment={experiment}", *(["data.root=/d"] if experiment == "real" else [])))
+    )
+    assert config["run"] == experiment
+    assert set(config["stages"]) <= set(STAGES)
+
+
+@pytest.mark.parametrize("name", options("sweep") + options("debug"))
+def test_sweep_and_debug_compose(name: str) -> None:
+    group = "sweep" if name in options("sweep") else "debug"
+    assert composed(f"{group}={name}")["stages"]
+
+
+def test_every_yaml_says_what_it_is_for_and_is_short() -> None:
+    files = sorted(CONF.rglob("*.yaml"))
+    assert len(files) >= 30
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        first = next(line for line in lines if not line.startswith("# @package"))
+        assert first.startswith("# "), f"{file} must begin with a line on what it is for"
+        assert len(lines) <= 45, f"{file} has {len(lines)} lines"
+
+
+def test_stage_nodes_build(tmp_path: Path) -> None:
+    """The shared objects of the default configuration are built for real."""
+    config = composed()
+    build = builder([])
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    for stage in ("sft", "ppo_init", "reward", "judge", "ppo", "ppo_ptx", "pretrain"):
+        optimizer = build(config[stage]["module"]["optimizer"])(parameters)
+        scheduler = build(config[stage]["module"]["scheduler"])(optimizer, 10)
+        assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+        assert scheduler.get_last_lr()[0] > 0
+    trainer = build(config["trainer"], default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
+    assert trainer.num_devices == 1
+    assert build(config["data"]["source"]).records("prompts", "train")
+    assert build(config["collect"]["labelers"])
+    assert build(config["evaluate"]["judge"])
+
+
+@pytest.mark.parametrize(
+    ("size", "sft_lr", "sft_batch", "init_lr", "ppo_lr", "ptx_lr", "value_lr"),
+    [
+        ("1.3b", 9.65e-6, 32, 5e-6, 4e-6, 8.05e-6, 9e-6),
+        ("6b", 9.65e-6, 32, 1.04e-5, 4e-6, 8.05e-6, 9e-6),
+        ("175b", 5.03e-6, 8, 2.45e-6, 2.55e-6, 2.55e-6, 5e-6),
+    ],
+)
+def test_paper_numbers(
+    size: str, sft_lr: float, sft_batch: int, init_lr: float, ppo_lr: float, ptx_lr: float, value_lr: float
+) -> None:
+    """InstructGPT, appendix C; the policy's learning rates are inside the scan of E.9."""
+    config = composed(f"experiment=instructgpt_{size}", "model.path=/m", "data.root=/d")
+    sft, init, reward = config["sft"], config["ppo_init"], config["reward"]
+    assert (sft["module"]["optimizer"]["lr"], sft["data"]["batch_size"], sft["fit"]["epochs"]) == (
+        sft_lr,
+        sft_batch,
+        16,
+    )
+    assert sft["residual_dropout"] == 0.2
+    assert sft["module"]["scheduler"]["final_fraction"] == 0.1
+    assert (init["module"]["optimizer"]["lr"], init["data"]["batch_size"]) == (init_lr, sft_batch)
+    assert (init["data"]["text_share"], init["fit"]["epochs"]) == (0.1, 2)
+    assert (reward["module"]["optimizer"]["lr"], reward["data"]["batch_size"]) == (9e-6, 64)
+    assert reward["fit"]["epochs"] == 1
+    for stage, lr in (("ppo", ppo_lr), ("ppo_ptx", ptx_lr)):
+        module, data = config[stage]["module"], config[stage]["data"]
+        assert module["optimizer"]["lr"] == lr
+        assert module["value_optimizer"]["lr"] == value_lr
+        assert module["optimizer"]["betas"] == module["value_optimizer"]["betas"] == [0.9, 0.95]
+        assert (module["kl_coef"], module["gae_lambda"], module["discount"], module["clip_range"]) == (
+            0.02,
+            0.95,
+            1,
+            0.2,
+        )
+        assert (module["temperature"], module["ema_decay"], module["max_grad_norm"]) == (1.0, 0.992, None)
+        assert (module["num_minibatches"], module["num_ppo_epochs"]) == (8, 1)
+        assert (data["batch_size"], data["batch_size"] * data["num_batches"]) == (512, 256_000)
+        assert (module["scheduler"]["warmup_steps"], module["scheduler"]["initial_fraction"]) == (10, 0.1)
+        assert config[stage]["init"] == "ppo_init"
+    assert config["ppo"]["module"]["ptx_coef"] == 0
+    assert config["ppo_ptx"]["module"]["ptx_coef"] == 27.8
+    assert config["ppo_ptx"]["data"]["text_batch_size"] == 8 * 512
+    assert config["data"]["lengths"]["max_prompt_tokens"] == config["data"]["lengths"]["max_response_tokens"] == 1024
+    sampling = config["collect"]["sampling"]
+    assert (sampling["min_responses"], sampling["max_responses"]) == (4, 9)
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.os.system", "builtins.eval", "subprocess.run"])
+def test_only_allowed_targets_are_built(target: str, tmp_path: Path) -> None:
+    victim = tmp_path / "made"
+    with pytest.raises(Exception, match="allowed_targets"):
+        builder([])({"_target_": target, "_args_": [f"touch {victim}"]})
+    assert not victim.exists()
+
+
+def test_user_may_allow_more() -> None:
+    node = {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2}
+    assert builder(["fractions"])(node) == importlib.import_module("fractions").Fraction(1, 2)

@@ -1,0 +1,159 @@
+"""A run that was interrupted and resumed ends with the very weights of one that was not."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable, read_metrics
+from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
+from rlhf_lightning.models import ScalarHeadModel
+from rlhf_lightning.schedules import cosine_schedule, warmup_schedule
+from rlhf_lightning.stages.lm import LanguageModelModule
+from rlhf_lightning.stages.ppo import PPOModule
+from rlhf_lightning.stages.reward import RewardModule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers.*",
+    "ignore:.*in eval mode.*",
+    "ignore:.*LeafSpec.*",
+    "ignore:.*no `val_dataloader`.*",
+    "ignore:.*`list` across ranks is zero.*",
+)
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+DEMONSTRATIONS = [Demonstration(f"w{3 + n} w{4 + n}", f"w{5 + n} w{6 + n}") for n in range(20)]
+COMPARISONS = [Comparison(f"w{3 + n}", ["w4 w5", f"w{6 + n}", "w7"], [1, 3, 2]) for n in range(20)]
+PROMPTS = [Prompt(f"w{3 + n} w{5 + n}") for n in range(20)]
+TEXTS = [Text(" ".join(f"w{3 + (n + k) % 30}" for k in range(9))) for n in range(20)]
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process."""
+
+
+class KillAt(L.Callback):
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            raise KilledError
+
+
+def sft(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.2  # draws from the global random state, which must come back too
+    module = LanguageModelModule(model, ADAM, partial(cosine_schedule))
+    return module, RLHFDataModule("sft", tokenizer, DEMONSTRATIONS, DEMONSTRATIONS[:3], batch_size=6, seed=5)
+
+
+def reward(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    torch.manual_seed(1)
+    module = RewardModule(ScalarHeadModel.from_causal_lm(model), ADAM, partial(cosine_schedule))
+    return module, RLHFDataModule("reward", tokenizer, COMPARISONS, COMPARISONS[:3], batch_size=6, seed=5)
+
+
+def ppo(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    torch.manual_seed(1)
+    scorer = ScalarHeadModel.from_causal_lm(model)
+    module = PPOModule(
+        model,
+        copy.deepcopy(model),
+        scorer,
+        copy.deepcopy(scorer),
+        tokenizer,
+        ADAM,
+        ADAM,
+        partial(warmup_schedule, warmup_steps=4),
+        max_new_tokens=6,
+        num_minibatches=2,
+        ptx_coef=0.5,
+        kl_target=1.0,
+        kl_horizon=100,
+        seed=5,
+    )
+    data = RLHFDataModule(
+        "ppo", tokenizer, PROMPTS, text=TEXTS, batch_size=6, num_batches=8, text_batch_size=4, block_size=12, seed=5
+    )
+    return module, data
+
+
+def fit(made: tuple[L.LightningModule, RLHFDataModule], folder: Path, epochs: int, kill_at: int | None = None) -> Any:
+    module, data = made
+    checkpoint = BatchCheckpoint(folder, every_n_batches=1)
+    killer = [] if kill_at is None else [KillAt(kill_at)]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=MetricsFile(folder / "metrics.csv"),
+        log_every_n_steps=1,
+        callbacks=[checkpoint, SampleTable(folder / "samples.jsonl", data.tokenization.tokenizer, 1), *killer],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+    resume = str(checkpoint.path) if checkpoint.path.exists() else None
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "epochs", "moments"), [(sft, 2, (1, 3, 4, 6)), (reward, 2, (2, 4, 7)), (ppo, 1, (1, 4, 7))]
+)
+def test_resume_equals_uninterrupted(
+    make: Callable[..., Any],
+    epochs: int,
+    moments: tuple[int, ...],
+    make_tiny_lm: Any,
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    """Bit for bit: weights, optimizer states, EMA, KL coefficient; killed in the middle and at the end of epochs."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    unbroken = fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), whole, epochs)
+    for moment in moments:
+        with pytest.raises(KilledError):
+            fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), broken, epochs, kill_at=moment)
+    torch.manual_seed(99)  # the resumed run must not depend on what the process did before
+    resumed = fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), broken, epochs)
+
+    expected, got = unbroken.state_dict(), resumed.state_dict()
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    states = [torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"] for folder in (whole, broken)]
+    flat = [[value for s in state for p in s["state"].values() for value in p.values()] for state in states]
+    assert len(flat[0]) > 10
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*flat, strict=True))
+
+    own, other = (
+        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.csv")]
+        for folder in (whole, broken)
+    )
+    assert own == other
+    if make is ppo:
+        assert (whole / "samples.jsonl").read_text() == (broken / "samples.jsonl").read_text()
+
+
+def test_checkpoints_load_weights_only_and_are_complete(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    fit(ppo(make_tiny_lm("gpt2"), tiny_tokenizer), tmp_path, 1)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {
+        "policy",
+        "value",
+        "ema",
+        "kl_coef",
+        "iteration",
+    }
+    assert int(checkpoint["state_dict"]["iteration"]) == 8
+    assert not list(tmp_path.glob("*.unfinished"))
