@@ -68,7 +68,7 @@ class StageProgress(L.Callback):
 
 
 class BatchCheckpoint(L.Callback):
-    """Writes ``last.ckpt`` every so many batches, to a temporary name first.
+    """Writes ``last.ckpt`` every so many batches and after every epoch, to a temporary name first.
 
     Lightning's ``global_step`` counts every step of every optimizer, so the cadence comes from the batches.
 
@@ -83,13 +83,20 @@ class BatchCheckpoint(L.Callback):
         self.path, self.every_n_batches = folder / "last.ckpt", every_n_batches
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save where it is time to."""
-        if _batches_done(trainer) % self.every_n_batches == 0:
-            unfinished = self.path.with_suffix(".unfinished")
-            trainer.save_checkpoint(unfinished)
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.rename(self.path)
+        """Save where it is time to; at the end of an epoch its validation comes first."""
+        if _batches_done(trainer) % self.every_n_batches == 0 and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after the last batch of an epoch and its validation."""
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        unfinished = self.path.with_suffix(".unfinished")
+        trainer.save_checkpoint(unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.rename(self.path)
 
 
 class SampleTable(L.Callback):

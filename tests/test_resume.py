@@ -47,6 +47,7 @@ class KillAt(L.Callback):
 
 
 def sft(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    torch.manual_seed(1)
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.2  # draws from the global random state, which must come back too

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -124,6 +125,7 @@ class RLHFDataModule(L.LightningDataModule):
             self.batch_size,
             collate_fn=lambda rows: collate(rows, pad),
             num_workers=self.num_workers,
+            generator=torch.Generator(),  # or each pass would draw from the global random state
         )
 
     def _uses_text(self) -> bool:
