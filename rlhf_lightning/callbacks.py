@@ -152,7 +152,8 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = path
         self._rows: list[dict[str, Any]] = read_metrics(path) if path.exists() else []
-        self._columns: list[str] = list(self._rows[0]) if self._rows else []
+        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        self._rewrite = True  # also after a resume, in case the last line is torn
 
     @property
     def name(self) -> str:
@@ -182,7 +183,8 @@ class MetricsFile(Logger):
         if goes_back:
             self._rows = [old for old in self._rows if old["step"] < (step or 0)]
         self._rows.append(row)
-        if new_columns or goes_back:
+        if new_columns or goes_back or self._rewrite:
+            self._rewrite = False
             unfinished = self.path.with_suffix(".unfinished")
             self._write(unfinished, "w", self._rows, header=True)
             unfinished.replace(self.path)
