@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from rlhf_lightning.generation import response_texts, sample_responses, token_id
 Progress = Callable[[int], None]
 
 
+@runtime_checkable
 class Labeler(Protocol):
     """Anyone who can rank responses."""
 

@@ -36,8 +36,8 @@ def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
         >>> entropy(torch.zeros(1, 8))
         tensor([2.0794])
     """
-    log_probs = _at_least_32_bits(logits).log_softmax(-1)
-    return -(log_probs.exp() * log_probs).sum(-1)
+    terms: Tensor = torch.special.entr(_at_least_32_bits(logits).softmax(-1))
+    return terms.sum(-1)
 
 
 def position_ids(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:

@@ -62,7 +62,7 @@ def sample_responses(
         else:
             chosen = logits.argmax(-1)
         tokens[active, length] = chosen
-        log_probs[active, length] = token_log_probs(logits, chosen)
+        log_probs[active, length] = token_log_probs(logits, chosen).to(log_probs.dtype)
         length += 1
         going = chosen != eos_token_id
         active = active[going]

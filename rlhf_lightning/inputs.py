@@ -1,6 +1,7 @@
 """What a stage starts from: records, tokenizer and models, from the configuration and from earlier stages."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ class Inputs:
     def __init__(self, config: Mapping[str, Any], build: Callable[..., Any], runs: Runs) -> None:
         self.config, self.build, self.runs = config, build, runs
         self.data: DataSource = build(config["data"]["source"])
+        self._read: dict[tuple[str, str], list[Any] | None] = {}
+        self._tokenizers: dict[Path | None, PreTrainedTokenizerBase] = {}
 
     # --- models -------------------------------------------------------------------------------------------------------
 
@@ -85,10 +88,10 @@ class Inputs:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Of the base model, which every later model shares."""
         pretrained = self.runs.find("pretrain")
-        if pretrained is not None:
-            return load_tokenizer(str(pretrained / "model"))
-        tokenizer: PreTrainedTokenizerBase = self.build(self.config["model"]["tokenizer"])
-        return tokenizer
+        if pretrained not in self._tokenizers:
+            node = self.config["model"]["tokenizer"]
+            self._tokenizers[pretrained] = load_tokenizer(str(pretrained / "model")) if pretrained else self.build(node)
+        return self._tokenizers[pretrained]
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -99,20 +102,24 @@ class Inputs:
         lengths.pop("block_size")
         return Tokenization(self.tokenizer, **lengths)
 
+    def brings(self, name: str) -> bool:
+        """Whether the data source has records of that name, so that no stage has to make them."""
+        return self._given(name, "train") is not None
+
     def records(self, name: str, split: str, required: bool = True) -> list[Any]:
         """Records of the data source.
 
         Raises:
             PipelineError: When there are none and they are required.
         """
-        records = self.data.records(name, split)
+        records = self._given(name, split)
         if not records and required:
             raise PipelineError(f"the data option has no {name} for the split {split}, which this stage needs.")
         return records or []
 
     def comparisons(self, name: str, split: str) -> list[Comparison]:
         """Rankings of the data source, or else those that were collected; empty where there are none for a split."""
-        if self.data.records(name, "train") is not None:
+        if self.brings(name):
             return self.records(name, split, required=False)
         folder = self.runs.find("collect")
         if name != "comparisons" or folder is None:
@@ -141,6 +148,11 @@ class Inputs:
             **options,
         )
 
+    def _given(self, name: str, split: str) -> list[Any] | None:
+        if (name, split) not in self._read:
+            self._read[name, split] = self.data.records(name, split)
+        return self._read[name, split]
+
     def _optional(self, task: str, records: str, split: str) -> list[Any]:
         if task == "reward":
             return self.comparisons(records, split)
@@ -161,9 +173,13 @@ class Inputs:
         return {
             "stage": stage,
             "config": config,
-            "data": self.data.fingerprint(),
+            "data": self._data_fingerprint,
             "parents": {role: self._parent(name) for role, name in self._parents(stage).items()},
         }
+
+    @cached_property
+    def _data_fingerprint(self) -> str:
+        return self.data.fingerprint()
 
     def _parents(self, stage: str) -> dict[str, str]:
         options = self.config[stage]
@@ -174,7 +190,7 @@ class Inputs:
         if stage == "collect":
             return {name: name for name in options["policies"]}
         if stage in ("reward", "judge"):
-            given = self.data.records("comparisons" if stage == "reward" else "judge_comparisons", "train") is not None
+            given = self.brings("comparisons" if stage == "reward" else "judge_comparisons")
             return {"init": options["init"]} | ({} if given else {"comparisons": "collect"})
         if stage in ("ppo", "ppo_ptx"):
             reference = options["reference"]

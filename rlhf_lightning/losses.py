@@ -183,7 +183,7 @@ def value_loss(
     error = (values - returns) ** 2
     worst = error
     if clip_range is not None:
-        clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
+        clipped = torch.clamp(values, old_values - clip_range, old_values + clip_range)
         worst = torch.max(error, (clipped - returns) ** 2)
     loss = 0.5 * masked_mean(worst, mask, num_tokens)
     cut = (worst > error).detach().to(error.dtype)

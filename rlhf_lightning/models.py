@@ -187,6 +187,12 @@ class ScalarHeadModel(nn.Module):
                 (third axis) sees a key (fourth axis).
             position_ids: Position of each token.
         """
+        if attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
+            # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
+            lowest = torch.finfo(self.head.weight.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=self.head.weight.dtype).masked_fill(
+                ~attention_mask, lowest
+            )
         output = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         )
@@ -258,7 +264,7 @@ def export_causal_lm(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    weights: Mapping[str, Tensor] | None = None,
+    dtype: str | None = None,
 ) -> None:
     """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears when complete.
 
@@ -266,11 +272,10 @@ def export_causal_lm(
         model: What to write.
         tokenizer: Written beside it.
         folder: Where; an older folder there is replaced.
-        weights: Parameters to write instead of the model's own, by name (the EMA, for instance).
+        dtype: Of the weights on disk, by torch's name; None leaves them as they are.
     """
-    if weights is not None:
-        model = copy.deepcopy(model)
-        model.load_state_dict(dict(weights), strict=False)
+    if dtype is not None:
+        model = copy.deepcopy(model).to(getattr(torch, dtype))
     with complete_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
@@ -309,6 +314,11 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     yield unfinished
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
+
+
+def _attention(backbone: nn.Module) -> str | None:
+    implementation: str | None = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
+    return implementation
 
 
 def _set_dropout(config: Any, residual_dropout: float) -> None:

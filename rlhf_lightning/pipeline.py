@@ -61,12 +61,13 @@ class Pipeline:
         self.console = console or Console()
         self.seed: int = config["seed"]
         self.inputs = Inputs(config, build, runs)
+        self._told: set[str] = set()
 
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every stage that the configuration names."""
         metrics: dict[str, Any] = {}
         for stage in (stage for stage in STAGES if stage in self.config["stages"]):
-            if stage == "collect" and self.inputs.data.records("comparisons", "train") is not None:
+            if stage == "collect" and self.inputs.brings("comparisons"):
                 self._say(stage, "skipped: the data option brings rankings of its own")
                 continue
             metrics[stage] = self._run_stage(stage)
@@ -91,8 +92,7 @@ class Pipeline:
         L.seed_everything(self.seed, workers=True, verbose=False)
         start = time.perf_counter()
         metrics = run(stage, folder)
-        for path, problems in getattr(self.inputs.data, "malformed", {}).items():
-            self._say(stage, f"left out {len(problems)} malformed rows of {path}, the first: {problems[0]}")
+        self._say_malformed(stage)
         seconds = time.perf_counter() - start
         complete_stage(folder, metrics, seconds, self.seed)
         self._say(stage, f"done in {seconds:.0f} s ({folder})")
@@ -156,7 +156,8 @@ class Pipeline:
             comparisons = self.inputs.comparisons(records, split)
             if comparisons:
                 # Prompts over the length limit have no score; they are left out of both columns alike.
-                fits = [(c, e) for c in comparisons for e in self.inputs.tokenization.comparisons([c])]
+                tokenization = self.inputs.tokenization
+                fits = [(c, e) for c in comparisons for e in tokenization.comparisons([c])]
                 metrics[split] = ranking_results(
                     [comparison.completions for comparison, _ in fits],
                     [comparison.ranks for comparison, _ in fits],
@@ -228,7 +229,7 @@ class Pipeline:
     def _train_lm(self, stage: str, folder: Path, model: PreTrainedModel, records: str) -> dict[str, float]:
         module = self.build(self.config[stage]["module"], model=model)
         metrics = self._fit(stage, folder, module, "pretrain" if records == "text" else "sft", records)
-        export_causal_lm(model, self.inputs.tokenizer, folder / "model")
+        export_causal_lm(model, self.inputs.tokenizer, folder / "model", self.config[stage].get("export_dtype"))
         return metrics
 
     def _fit(
@@ -275,6 +276,12 @@ class Pipeline:
         """Every finished stage that this run made or built on."""
         found = {stage: self.runs.find(stage) for stage in STAGES}
         return {stage: folder for stage, folder in found.items() if folder is not None}
+
+    def _say_malformed(self, stage: str) -> None:
+        malformed: dict[str, list[str]] = getattr(self.inputs.data, "malformed", {})
+        for path in [path for path in malformed if path not in self._told]:
+            self._told.add(path)
+            self._say(stage, f"left out {len(malformed[path])} malformed rows, the first: {malformed[path][0]}")
 
     def _say(self, stage: str, message: str) -> None:
         self.console.print(f"[bold]{stage:<9}[/] {message}")

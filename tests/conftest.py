@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 
 # Neither has shapes. collect: its protocol Labeler is not runtime-checkable, which the checker refuses. cli: the
 # DictConfig of omegaconf derives from the deprecated typing.MutableMapping, which the checker warns of.
-UNCHECKED = {"cli", "collect"}
+UNCHECKED = {"cli"}
 PACKAGE = find_spec("rlhf_lightning")
 assert PACKAGE is not None
 assert "rlhf_lightning" not in sys.modules, "imported too early: its shapes would go unchecked"

@@ -100,12 +100,12 @@ class FileData:
 
 
 def read_records(source: Source, kind: type[Any], skipped: list[str] | None = None) -> list[Any]:
-    """Read and check all records of a source.
+    r"""Read and check all records of a source.
 
     Args:
         source: A JSONL file (also ``.gz``), a folder that ``datasets.save_to_disk`` wrote, a hub id, a data set in
             memory, records themselves, or a mapping with ``path``, optionally ``columns`` (record field -> column
-            name, a template such as ``"{instruction}\\n{input}"``, a list of columns, or ``{"column": ...,
+            name, a template such as ``"{instruction}\n{input}"``, a list of columns, or ``{"column": ...,
             "values": {old: new}}``), ``set`` (record field -> constant) and
             ``split`` (of a hub data set).
         kind: The record to build.

@@ -84,15 +84,20 @@ class RewardModule(StageModule):
         two = ComparisonBatch(
             prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2]
         )
+        # What one response says must not touch the scores of its neighbours, in any precision.
+        other = two.response_ids.clone()
+        other[:, 0] = two.prompt_ids[:, -1:]
         try:
-            difference = (shared_prefix_scores(self.model, two) - separate_scores(self.model, two)).abs().max()
+            scores = shared_prefix_scores(self.model, two)
+            leak = (shared_prefix_scores(self.model, two._replace(response_ids=other)) - scores)[:, 1:].abs().max()
+            difference = (scores - separate_scores(self.model, two)).abs().max()
         except (ValueError, RuntimeError, TypeError) as error:
             self.shared_prefix, reason = False, str(error)
         else:
-            tolerance = (
-                1e-3 if self.model.head.weight.dtype == torch.float32 and not torch.is_autocast_enabled() else 0.1
-            )
-            self.shared_prefix, reason = bool(difference < tolerance), f"scores differ by {difference:.2g}"
+            weight = self.model.head.weight
+            exact = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
+            self.shared_prefix = bool(leak < 1e-6) and bool(difference < (1e-3 if exact else 0.1))
+            reason = f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
         if not self.shared_prefix:
             rank_zero_warn(
                 f"{type(self.model.backbone).__name__} does not support the shared-prefix pass ({reason}); "
