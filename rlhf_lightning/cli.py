@@ -1,6 +1,7 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -105,7 +106,7 @@ def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:
         # Jobs must not write into one another's folders, nor into the run that they build on.
         job = hydra_config.hydra.job
         upstream = upstream or run_name
-        run_name = f"{run_name}.{job.override_dirname or job.num}"
+        run_name = f"{run_name}.{re.sub('[^A-Za-z0-9_.,=+-]', '_', job.override_dirname or str(job.num))}"
     return Runs(Path(config["paths"]["runs"]), run_name, upstream)
 
 

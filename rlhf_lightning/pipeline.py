@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from rich.console import Console
 from transformers import PreTrainedModel
 
@@ -88,7 +89,11 @@ class Pipeline:
         folder = self.runs.folder(stage)
         if begin_stage(folder, self.inputs.identity(stage), self.config["overwrite"]) == "complete":
             self._say(stage, f"complete already, skipped ({folder})")
+            if stage == "evaluate":
+                self._report()
             return read_stage(folder)["metrics"]
+        with (folder / "config.yaml").open("w", encoding="utf-8") as file:
+            yaml.safe_dump(dict(self.config), file, sort_keys=False)
         L.seed_everything(self.seed, workers=True, verbose=False)
         start = time.perf_counter()
         metrics = run(stage, folder)
@@ -97,8 +102,7 @@ class Pipeline:
         complete_stage(folder, metrics, seconds, self.seed)
         self._say(stage, f"done in {seconds:.0f} s ({folder})")
         if stage == "evaluate":
-            report = write_report(self.runs.root / self.runs.run, self._lineage())
-            self._say(stage, f"report: {report}")
+            self._report()
         return metrics
 
     def pretrain(self, stage: str, folder: Path) -> dict[str, float]:
@@ -272,10 +276,12 @@ class Pipeline:
                 scores.append(own[exists].tolist())
         return scores
 
-    def _lineage(self) -> dict[str, Path]:
-        """Every finished stage that this run made or built on."""
+    def _report(self) -> None:
+        """Over every finished stage that this run made or built on."""
         found = {stage: self.runs.find(stage) for stage in STAGES}
-        return {stage: folder for stage, folder in found.items() if folder is not None}
+        stages = {stage: folder for stage, folder in found.items() if folder is not None}
+        report = write_report(self.runs.root / self.runs.run, stages)
+        self._say("report", str(report))
 
     def _say_malformed(self, stage: str) -> None:
         malformed: dict[str, list[str]] = getattr(self.inputs.data, "malformed", {})

@@ -1,0 +1,1 @@
+"""Records, tokens, batches: what the models are trained on."""

@@ -1,0 +1,166 @@
+"""The pipeline as the command line drives it: all of it runs, finished work is kept, mistakes are sentences."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rlhf_lightning.artifacts import PipelineError, read_stage
+from rlhf_lightning.cli import CONFIG_DIR, run
+from rlhf_lightning.stages.ppo import PPOModule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
+)
+TINY = [
+    "debug=fast",
+    "data.source.prompts=40",
+    "data.source.demonstrations=40",
+    "data.source.text=20",
+    "data.source.validation=16",
+    "sft.fit.epochs=1",
+    "ppo.data.batch_size=8",
+    "ppo_ptx.data.batch_size=8",
+    "ppo_ptx.data.text_batch_size=4",
+    "ppo.fit.checkpoint_every=1",
+]
+
+
+def rlhf(folder: Path, *overrides: str) -> float | None:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return run(compose("config", [f"paths.runs={folder}", *TINY, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "160")
+        rlhf(folder, "experiment=demo")
+    return folder
+
+
+def test_every_stage_leaves_its_artifact(finished: Path) -> None:
+    for stage in ("sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate"):
+        record = read_stage(finished / "demo" / stage)
+        assert record["status"] == "complete", stage
+        assert record["seed"] == 1
+        assert record["versions"]["torch"]
+        assert (finished / "demo" / stage / "config.yaml").exists()
+    for model in ("sft/model", "ppo/model", "ppo/model_ema", "ppo_ptx/model"):
+        AutoModelForCausalLM.from_pretrained(finished / "demo" / model)
+    reward = AutoModelForSequenceClassification.from_pretrained(finished / "demo" / "reward" / "model")
+    assert isinstance(reward.config.reward_bias, float)
+    assert not list(finished.rglob("*.unfinished*"))
+
+
+def test_results_have_the_agreed_form(finished: Path) -> None:
+    results = json.loads((finished / "demo" / "report" / "results.json").read_text())
+    assert list(results["policies"]) == ["base", "sft", "ppo", "ppo_ptx"]
+    for own in results["policies"].values():
+        assert own["win_rate"].keys() == {"value", "low", "high"}
+        assert own["score"]["low"] <= own["score"]["value"] <= own["score"]["high"]
+        assert isinstance(own["kl"], float)
+        assert own["length"] >= 1
+        assert 0 < own["pretrain_loss"] < 10
+    assert results["policies"]["sft"]["win_rate"]["value"] == 0.5
+    assert results["policies"]["sft"]["kl"] == pytest.approx(0, abs=1e-4)
+    assert set(results["seconds"]) == {"sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate"}
+    assert (finished / "demo" / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_demonstrations_score_zero_on_average(finished: Path) -> None:
+    """Recomputed from the exported folder, through text, one response at a time."""
+    from rlhf_lightning.models import TextReward
+    from rlhf_lightning.sandbox.data import SandboxData
+
+    records = SandboxData(prompts=40, demonstrations=40, text=20, validation=16).records("demonstrations", "train")
+    assert records is not None
+    reward = TextReward(str(finished / "demo" / "reward" / "model"), batch_size=1)
+    scores = reward([str(r.prompt) for r in records], [r.response for r in records])  # type: ignore[union-attr]
+    assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-4)
+
+
+def test_second_run_skips_everything(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    rlhf(finished, "experiment=demo")
+    assert capsys.readouterr().out.count("complete already, skipped") == 6
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+
+
+def test_other_settings_are_refused_with_the_difference(finished: Path) -> None:
+    with pytest.raises(PipelineError, match=r"kl_coef: 0\.\d+ there, 0\.7 now") as error:
+        rlhf(finished, "experiment=demo", "ppo.module.kl_coef=0.7")
+    assert "overwrite=true" in str(error.value)
+
+
+def test_upstream_run_is_built_on_and_overwrite_makes_again(finished: Path) -> None:
+    metric = "optimized_metric=ppo.rollout/score"
+    first = rlhf(finished, "stages=[ppo]", "run=other", "upstream=demo", "ppo.module.kl_coef=0.7", metric)
+    assert first is not None
+    assert not (finished / "other" / "sft").exists()
+    rlhf(finished, "stages=[ppo]", "run=other", "upstream=demo", "ppo.module.kl_coef=0.6", "overwrite=true")
+    assert read_stage(finished / "other" / "ppo")["identity"]["config"]["ppo"]["module"]["kl_coef"] == 0.6
+
+
+def test_missing_parent_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"model of stage sft is needed.*upstream=<run>"):
+        rlhf(tmp_path, "stages=[collect]")
+
+
+def test_unknown_stage_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="stages names dpo; the stages are pretrain, sft"):
+        rlhf(tmp_path, "stages=[dpo]")
+
+
+def test_interrupted_ppo_goes_on_and_ends_the_same(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("stages=[ppo]", "upstream=demo", "trainer.limit_train_batches=4")
+    rlhf(finished, *more, "run=whole")
+    update, calls = PPOModule.update, []
+
+    def failing(self: PPOModule, *args: Any) -> None:
+        calls.append(int(self.iteration))
+        if len(calls) == 3:
+            raise KeyError("the power went out")
+        update(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPOModule, "update", failing)
+        with pytest.raises(KeyError, match="power"):
+            rlhf(finished, *more, "run=broken")
+    assert calls == [0, 1, 2]
+    rlhf(finished, *more, "run=broken")
+    for name in ("model", "model_ema"):
+        own, other = (load_file(finished / run / "ppo" / name / "model.safetensors") for run in ("whole", "broken"))
+        assert all(torch.equal(own[key], other[key]) for key in own)
+
+
+def test_multirun_writes_folders_of_its_own_and_one_table(finished: Path) -> None:
+    command = [sys.executable, "-m", "rlhf_lightning", "-m", f"paths.runs={finished}", *TINY]
+    command += ["stages=[ppo]", "upstream=demo", "run=sweep", "ppo.module.kl_coef=0.01,0.1"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "COLUMNS": "200"}
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "2 jobs" in result.stdout
+    folders = sorted(path.name for path in finished.glob("sweep*"))
+    assert len(folders) == 2
+    assert "ppo.module.kl_coef=0.01," in folders[0]
+
+
+def test_errors_on_the_command_line_are_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rlhf_lightning", f"paths.runs={tmp_path}", "stages=[ppo]"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert "rlhf: the model of stage sft is needed" in result.stderr
+    assert "Traceback" not in result.stderr
