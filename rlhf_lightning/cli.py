@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.artifacts import PipelineError, Runs
+from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint
 from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.evaluation.tables import closing_table, sweep_table
 from rlhf_lightning.pipeline import Pipeline
@@ -106,7 +106,8 @@ def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:
         # Jobs must not write into one another's folders, nor into the run that they build on.
         job = hydra_config.hydra.job
         upstream = upstream or run_name
-        run_name = f"{run_name}.{re.sub('[^A-Za-z0-9_.,=+-]', '_', job.override_dirname or str(job.num))}"
+        name = re.sub("[^A-Za-z0-9_.,=+-]", "_", job.override_dirname or str(job.num))
+        run_name = f"{run_name}.{name if len(name) <= 120 else f'{name[:100]}-{fingerprint(name)[:8]}'}"
     return Runs(Path(config["paths"]["runs"]), run_name, upstream)
 
 
