@@ -1,6 +1,8 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
+import ctypes
 import logging
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +34,7 @@ ALLOWED_TARGETS = ("rlhf_lightning", "torch", "lightning", "transformers", "peft
 
 def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
+    _keep_freed_memory()
     console = Console()
     plain = _resolved(config)
     runs = _runs(plain, HydraConfig.instance().cfg)
@@ -91,6 +94,20 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the table."""
         Console().print(sweep_table(self.jobs))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed buffers instead of handing each back to the kernel.
+
+    On a CPU a tensor of logits is freed and allocated at every step; faulting its pages in again costs several times
+    the arithmetic. Other C libraries are left alone.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, top_pad, mmap_threshold, largest = -1, -2, -3, 2**31 - 1
+        libc.mallopt(trim_threshold, largest)
+        libc.mallopt(top_pad, 64 * 2**20)
+        libc.mallopt(mmap_threshold, largest)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def token_log_probs(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "
         tensor([0.5000])
     """
     logits = _at_least_32_bits(logits)
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    # The fused kernel of cross-entropy needs one buffer the size of the logits, and none of them twice.
+    flat = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1), reduction="none")
+    return -flat.view(tokens.shape)
 
 
 def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
