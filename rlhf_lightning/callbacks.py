@@ -12,20 +12,19 @@ import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.generation import response_texts
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """The progress bar of every stage: name, bar, count, times, latest figures."""
+    """The progress bar of every stage: name, bar, count, time, latest figures."""
     return Progress(
         TextColumn("[bold]{task.description:<9}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
         console=console,
     )
@@ -215,4 +214,10 @@ def _batches_done(trainer: L.Trainer) -> int:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name.split('/')[-1].replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+    shown = {name: name.removeprefix("train/").removeprefix("rollout/") for name in metrics}
+    shown |= {
+        "time/tokens_per_second": "tokens/s",
+        "validation/loss": "val. loss",
+        "validation/accuracy": "val. accuracy",
+    }
+    return "  ".join(f"{shown[name].removeprefix('update/')} {value:.3g}" for name, value in metrics.items())

@@ -26,7 +26,7 @@ def closing_table(results: Mapping[str, Any]) -> Table:
             name,
             _interval(own["score"], "{:.3f}"),
             "-" if name == results["baseline"] else _interval(own["win_rate"], "{:.1%}"),
-            _interval(own["reward"], "{:.2f}") if own["reward"] else "-",
+            f"{own['reward']['value']:.2f}" if own["reward"] else "-",
             f"{own['kl']:.2f}",
             f"{own['length']:.1f}",
             "-" if loss is None else f"{loss:.3f}",
@@ -98,4 +98,4 @@ def _cells(groups: Mapping[str, list[list[float]]]) -> list[str]:
 
 def _interval(interval: Mapping[str, Any], form: str) -> str:
     value, low, high = (form.format(interval[name]) for name in ("value", "low", "high"))
-    return f"{value} [dim]({low} .. {high})[/]"
+    return f"{value}\n[dim]{low} .. {high}[/]"
