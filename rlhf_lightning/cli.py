@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import platform
 import re
 import sys
@@ -12,16 +13,17 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
+from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint
-from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.evaluation.tables import closing_table, sweep_table
 from rlhf_lightning.pipeline import Pipeline
 
@@ -73,8 +75,14 @@ def main(config: DictConfig) -> float | None:
     """Entry point of ``rlhf``."""
     try:
         return run(config)
-    except (PipelineError, RecordError, MissingMandatoryValue) as error:
-        Console(stderr=True).print(f"[bold red]rlhf:[/] {error}", highlight=False)
+    except (PipelineError, ValueError, MissingMandatoryValue, InstantiationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(
+            "[bold red]rlhf:[/]", Text(str(cause)), "[dim](HYDRA_FULL_ERROR=1 shows where)[/]", highlight=False
+        )
         sys.exit(1)
 
 

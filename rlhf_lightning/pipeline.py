@@ -122,7 +122,7 @@ class Pipeline:
         labelers = self.build(options["labelers"])
         metrics: dict[str, Any] = {}
         for split, count in options["prompts"].items():
-            prompts = self.inputs.records("prompts", split)[:count]
+            prompts = self.inputs.records("prompts", split, required=split == "train")[:count]
             with progress_bar(self.console) as bar:
                 task = bar.add_task(stage, total=len(prompts), figures=f"prompts for {split}")
                 comparisons, dropped = collect_comparisons(
