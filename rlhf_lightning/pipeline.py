@@ -162,6 +162,7 @@ class Pipeline:
                 # Prompts over the length limit have no score; they are left out of both columns alike.
                 tokenization = self.inputs.tokenization
                 fits = [(c, e) for c in comparisons for e in tokenization.comparisons([c])]
+                metrics[f"{split}_left_out"] = len(comparisons) - len(fits)
                 metrics[split] = ranking_results(
                     [comparison.completions for comparison, _ in fits],
                     [comparison.ranks for comparison, _ in fits],
