@@ -11,6 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+STAGES = ("pretrain", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
+"""In order; ``judge`` trains a second reward model, on other rankings, for the evaluation alone."""
+
 Progress = Literal["fresh", "half-done", "complete"]
 
 
@@ -77,7 +80,8 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
                 f"{folder} is {'complete' if old['status'] == 'complete' else 'half-done'} with other settings:\n"
                 f"  {shown}\nUse overwrite=true to make it again, or another run=<name> to keep both."
             )
-        shutil.rmtree(folder)
+    # What lies there without a stage.json that fits must not be resumed from.
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
     _write_stage(folder, {"status": "half-done", "identity": _plain(identity), "fingerprint": fingerprint(identity)})
@@ -85,16 +89,18 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
 
 
 def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, seed: int) -> None:
-    """Write the final ``stage.json``; from here on the stage counts as done."""
+    """Write the final ``stage.json``; from here on the stage counts as done.
+
+    ``seconds`` are those of the last start; an interrupted stage took longer.
+    """
     stage = read_stage(folder)
-    earlier = stage.get("seconds", 0.0)
     _write_stage(
         folder,
         {
             **stage,
             "status": "complete",
             "metrics": dict(metrics),
-            "seconds": round(earlier + seconds, 2),
+            "seconds": round(seconds, 2),
             "seed": seed,
             "git_commit": _git_commit(),
             "versions": {name: version(name) for name in ("lightning", "torch", "transformers", "hydra-core")}

@@ -209,6 +209,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return rows
 
 
+def last_figures(path: Path) -> dict[str, float]:
+    """The last value of every metric; empty when nothing was logged."""
+    figures: dict[str, float] = {}
+    for row in read_metrics(path) if path.exists() else []:
+        figures |= {name: round(value, 6) for name, value in row.items() if name not in ("step", "epoch")}
+    return figures
+
+
 def _batches_done(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 

@@ -76,7 +76,7 @@ def main(config: DictConfig) -> float | None:
     try:
         return run(config)
     except (PipelineError, ValueError, MissingMandatoryValue, InstantiationException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
+        if os.environ.get("HYDRA_FULL_ERROR") or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         console = Console(stderr=True, soft_wrap=True)

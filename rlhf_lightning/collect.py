@@ -83,8 +83,7 @@ def collect_comparisons(
                 continue
             record = prompts[example.index]
             labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
-            text = record.prompt if isinstance(record.prompt, str) else example.text
-            ranks = labeler.rank(text, answers)
+            ranks = labeler.rank(example.text, answers)
             comparisons.append(Comparison(record.prompt, answers, ranks, labeler.name, "collected"))
         if progress is not None:
             progress(len(chunk))
@@ -104,13 +103,9 @@ def _distinct_responses(
     answers: list[list[str]] = [[] for _ in examples]
     names = list(policies)
     for number in range(rounds):
+        open_slots = [(row, slot) for row, count in enumerate(wanted) for slot in range(len(answers[row]), count)]
         for which, name in enumerate(names):
-            rows = [
-                (row, slot)
-                for row, count in enumerate(wanted)
-                for slot in range(len(answers[row]), count)
-                if slot % len(names) == which
-            ]
+            rows = [(row, slot) for row, slot in open_slots if slot % len(names) == which]
             # Neighbours of similar length need little padding.
             rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
             for start in range(0, len(rows), batch_size):

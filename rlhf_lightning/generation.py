@@ -48,7 +48,10 @@ def sample_responses(
             f"pad_token_id and eos_token_id are both {pad_token_id}; the end could not be told from padding."
         )
     rows, device = prompts.prompt_ids.shape[0], prompts.prompt_ids.device
-    uniforms = keyed_uniforms(key, prompts.prompt_index, max_new_tokens)
+    # A prompt that stands in the batch twice is asked twice, not copied.
+    index = prompts.prompt_index
+    occurrence = (index.unsqueeze(0) == index.unsqueeze(1)).tril(-1).sum(1)
+    uniforms = keyed_uniforms(key, index + occurrence * 2**40, max_new_tokens)
     tokens = torch.full((rows, max_new_tokens), pad_token_id, device=device)
     log_probs = torch.zeros(rows, max_new_tokens, device=device)
     active = torch.arange(rows, device=device)

@@ -8,14 +8,22 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.artifacts import PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.artifacts import STAGES, PipelineError, Runs, model_fingerprint, read_stage
 from rlhf_lightning.batch import PromptBatch
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import DataSource, read_records
 from rlhf_lightning.data.tokens import Tokenization
 from rlhf_lightning.generation import token_id
-from rlhf_lightning.models import SANDBOX_BASE, fit_to_tokenizer, load_causal_lm, load_tokenizer
+from rlhf_lightning.models import (
+    SANDBOX_BASE,
+    ScalarHeadModel,
+    fit_to_tokenizer,
+    freeze,
+    load_causal_lm,
+    load_scalar_model,
+    load_tokenizer,
+)
 
 Batch = TypeVar("Batch")
 
@@ -32,6 +40,8 @@ class Inputs:
     def __init__(self, config: Mapping[str, Any], build: Callable[..., Any], runs: Runs) -> None:
         self.config, self.build, self.runs = config, build, runs
         self.data: DataSource = build(config["data"]["source"])
+        gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+        self.device = torch.device("cuda" if gpu else "cpu")
         self._read: dict[tuple[str, str], list[Any] | None] = {}
         self._tokenizers: dict[Path | None, PreTrainedTokenizerBase] = {}
 
@@ -47,10 +57,10 @@ class Inputs:
             PipelineError: When the stage has not run.
         """
         if name == "base":
-            pretrained = self.runs.find("pretrain")
+            pretrained = self._pretrained()
             return None if pretrained is None else pretrained / "model"
         stage, _, variant = name.partition("/")
-        if stage not in self.config or stage == "model":
+        if stage not in STAGES:
             return name
         folder = self.runs.find(stage)
         if folder is None:
@@ -81,13 +91,41 @@ class Inputs:
             kept = {key: node[key] for key in ("dtype", "attention", "trust_remote_code") if key in node}
             model = load_causal_lm(str(path), **kept, **options)
         fit_to_tokenizer(model, self.tokenizer)
+        self._check_lengths(model, name)
         model.eval()
+        torch.nn.Module.to(model, self.device)
         return model
+
+    def scalar_model(self, stage: str) -> ScalarHeadModel:
+        """The reward model of stage reward or judge, on the device that samples."""
+        node = self.config["model"]["causal_lm"]
+        kept = {key: node[key] for key in ("dtype", "attention") if key in node}
+        return freeze(load_scalar_model(str(self.model_path(stage)), **kept)).to(self.device)
+
+    def _pretrained(self) -> Path | None:
+        """The base model that this run or its upstream made, if the configuration still describes it."""
+        folder = self.runs.find("pretrain")
+        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != self.config["model"]:
+            raise PipelineError(
+                f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
+                "run or upstream."
+            )
+        return folder
+
+    def _check_lengths(self, model: PreTrainedModel, name: str) -> None:
+        lengths = self.config["data"]["lengths"]
+        needed = max(lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"])
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and needed > context:
+            raise PipelineError(
+                f"the model {name} reads {context} tokens, but data.lengths allow {needed} (prompt and response, or a "
+                "block of text). Lower data.lengths.max_prompt_tokens, max_response_tokens or block_size."
+            )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Of the base model, which every later model shares."""
-        pretrained = self.runs.find("pretrain")
+        pretrained = self._pretrained()
         if pretrained not in self._tokenizers:
             node = self.config["model"]["tokenizer"]
             self._tokenizers[pretrained] = load_tokenizer(str(pretrained / "model")) if pretrained else self.build(node)
@@ -169,7 +207,8 @@ class Inputs:
         """What the artifact of a stage depends on: parents, data, resolved configuration."""
         config = {name: self.config[name] for name in ("model", "seed", stage)}
         config["data"] = self.config["data"]["lengths"]
-        config["precision"] = self.config["trainer"].get("precision")
+        placement = ("accelerator", "devices", "num_nodes", "strategy")
+        config["trainer"] = {name: value for name, value in self.config["trainer"].items() if name not in placement}
         return {
             "stage": stage,
             "config": config,
@@ -196,18 +235,18 @@ class Inputs:
             reference = options["reference"]
             own = {"init": options["init"], "reward": "reward"}
             return own if reference == "init" else {**own, "reference": reference}
-        policies = {name: name for name in options["policies"] if name == "base" or self.available(name)}
-        return policies | ({} if options["judge"] else {"judge": "judge"})
+        wanted = [*options["policies"], options["reference"], "reward", *([] if options["judge"] else ["judge"])]
+        return {name: name for name in wanted if name == "base" or self.available(name)}
 
     def _parent(self, name: str) -> str:
         stage = name.partition("/")[0]
         if name == "base":
-            pretrained = self.runs.find("pretrain")
+            pretrained = self._pretrained()
             if pretrained is None:
                 path = self.config["model"]["causal_lm"].get("path")
                 return model_fingerprint(str(SANDBOX_BASE) if path == "sandbox" else str(path))
             stage = "pretrain"
-        if stage in self.config and stage != "model":
+        if stage in STAGES:
             folder = self.runs.find(stage)
             if folder is None:
                 self.model_path(stage)  # raises, with what to do

@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -213,46 +213,12 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
     if not isinstance(score, nn.Linear) or score.out_features != 1:
         raise ValueError(
             f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
-            "Other sequence classifiers can be used through TextReward."
+            "Other sequence classifiers can be used through rlhf_lightning.scoring.TextReward."
         )
     scalar = ScalarHeadModel(model.base_model, score.in_features)
     scalar.head.weight.data.copy_(score.weight.data)
     scalar.bias.fill_(float(getattr(model.config, "reward_bias", 0.0)))
     return scalar.to(score.weight.dtype)
-
-
-class TextReward:
-    """A reward from any sequence classification model with one label and its own tokenizer.
-
-    Args:
-        path: Folder or hub id.
-        batch_size: Texts per forward pass.
-        trust_remote_code: Whether code that comes with the model may run.
-    """
-
-    def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
-        self.model = freeze(
-            AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=trust_remote_code)
-        )
-        self.tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
-        self.batch_size = batch_size
-        self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
-
-    @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Score of each response, one number per text, the EOS of the tokenizer appended."""
-        scores: list[float] = []
-        rows = []
-        for prompt, response in zip(prompts, responses, strict=True):
-            response_ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-            rows.append([*self.tokenizer(prompt)["input_ids"], *response_ids, self.tokenizer.eos_token_id])
-        for start in range(0, len(rows), self.batch_size):
-            batch = self.tokenizer.pad(
-                {"input_ids": rows[start : start + self.batch_size]}, padding_side="right", return_tensors="pt"
-            )
-            scores += (self.model(**batch).logits.squeeze(-1).float() + self.bias).tolist()
-        return scores
 
 
 def freeze(module: Module) -> Module:

@@ -13,11 +13,19 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from rlhf_lightning.artifacts import PipelineError, Runs, begin_stage, complete_stage, read_stage, write_json
-from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable, StageProgress, progress_bar
+from rlhf_lightning.artifacts import STAGES, PipelineError, Runs, begin_stage, complete_stage, read_stage, write_json
+from rlhf_lightning.callbacks import (
+    BatchCheckpoint,
+    MetricsFile,
+    SampleTable,
+    StageProgress,
+    last_figures,
+    progress_bar,
+)
 from rlhf_lightning.collect import collect_comparisons
 from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.tokens import ComparisonExample
@@ -27,16 +35,11 @@ from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.inputs import Inputs, counted
 from rlhf_lightning.models import (
     ScalarHeadModel,
-    TextReward,
     export_causal_lm,
     export_scalar_model,
     fit_to_tokenizer,
-    load_scalar_model,
 )
 from rlhf_lightning.stages.reward import RewardModule
-
-STAGES = ("pretrain", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
-"""In order; ``judge`` trains a second reward model, on other rankings, for the evaluation alone."""
 
 
 class Pipeline:
@@ -55,7 +58,9 @@ class Pipeline:
     def __init__(
         self, config: Mapping[str, Any], build: Callable[..., Any], runs: Runs, console: Console | None = None
     ) -> None:
-        unknown = [stage for stage in config["stages"] if stage not in STAGES]
+        named = config["stages"]
+        self.stages: list[str] = [named] if isinstance(named, str) else named
+        unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown:
             raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(STAGES)}.")
         self.config, self.build, self.runs = config, build, runs
@@ -67,7 +72,7 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every stage that the configuration names."""
         metrics: dict[str, Any] = {}
-        for stage in (stage for stage in STAGES if stage in self.config["stages"]):
+        for stage in (stage for stage in STAGES if stage in self.stages):
             if stage == "collect" and self.inputs.brings("comparisons"):
                 self._say(stage, "skipped: the data option brings rankings of its own")
                 continue
@@ -176,7 +181,7 @@ class Pipeline:
         options, inputs = self.config[stage], self.inputs
         policy = inputs.causal_lm(options["init"])
         reference = copy.deepcopy(policy) if options["reference"] == "init" else inputs.causal_lm(options["reference"])
-        reward = load_scalar_model(str(inputs.model_path("reward")))
+        reward = inputs.scalar_model("reward")
         module = self.build(
             options["module"],
             policy=policy,
@@ -201,8 +206,8 @@ class Pipeline:
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
         reference = inputs.causal_lm(options["reference"])
-        judge = self.build(options["judge"]) if options["judge"] else TextReward(str(inputs.model_path("judge")))
-        reward = TextReward(str(inputs.model_path("reward"))) if inputs.available("reward") else None
+        reward = inputs.scalar_model("reward") if inputs.available("reward") else None
+        judge = self._judge(stage)
         prompts = inputs.tokenization.prompts(inputs.records("prompts", "test")[: options["num_prompts"]])
         texts = inputs.records("text", "test", required=False)[: options["num_texts"]]
         blocks = inputs.tokenization.texts(texts, self.config["data"]["lengths"]["block_size"])
@@ -219,17 +224,25 @@ class Pipeline:
                     reference,
                     counted(batches, policy.device, partial(bar.advance, task)),
                     inputs.tokenizer,
+                    judge=judge,
+                    reward=reward,
                     max_new_tokens=inputs.tokenization.max_response_tokens,
                     temperature=options["temperature"],
                     seed=self.seed,
                 )
-                samples[name].scores = list(judge(asked, samples[name].responses))
-                samples[name].rewards = list(reward(asked, samples[name].responses)) if reward else []
                 if blocks:
                     losses[name] = pretraining_loss(policy, inputs.batches(blocks, collate_lm, 32))
         write_json(folder / "samples.json", {"prompts": asked, **{name: asdict(own) for name, own in samples.items()}})
         results = policy_results(samples, options["baseline"], losses)
         return {"policies": results, "baseline": options["baseline"], "prompts": len(prompts)}
+
+    def _judge(self, stage: str) -> Any:
+        if self.config[stage]["judge"]:
+            return self.build(self.config[stage]["judge"])
+        if self.inputs.available("judge"):
+            return self.inputs.scalar_model("judge")
+        self._say(stage, "no judge: the reward model that trained the policies judges them; mind over-optimisation")
+        return self.inputs.scalar_model("reward")
 
     def _train_lm(self, stage: str, folder: Path, model: PreTrainedModel, records: str) -> dict[str, float]:
         module = self.build(self.config[stage]["module"], model=model)
@@ -267,13 +280,15 @@ class Pipeline:
         if data.dropped:
             write_json(folder / "dropped.json", data.dropped)
             self._say(stage, f"left out: {json.dumps(data.dropped)}")
-        return {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        return last_figures(folder / "metrics.csv")
 
     @torch.no_grad()
     def _scores(self, module: RewardModule, examples: Sequence[ComparisonExample]) -> list[list[float]]:
         scores = []
+        module.to(self.inputs.device)
         for batch in self.inputs.batches(examples, collate_comparisons, 16):
-            for own, exists in zip(module.scores(batch), batch.mask, strict=True):
+            moved = move_data_to_device(batch, self.inputs.device)
+            for own, exists in zip(module.scores(moved), moved.mask, strict=True):
                 scores.append(own[exists].tolist())
         return scores
 

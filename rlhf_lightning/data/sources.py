@@ -127,7 +127,7 @@ def read_records(source: Source, kind: type[Any], skipped: list[str] | None = No
     problems: list[str] = []
     for place, row in rows:
         try:
-            records.append(_record(kind, row, columns, constants))
+            records.append(_record(kind, _parsed(row) if isinstance(row, str) else row, columns, constants))
         except RecordError as error:
             problems.append(f"{place}: {error}")
     if skipped is not None:
@@ -176,7 +176,7 @@ def _column(row: Mapping[str, Any], column: Any) -> Any:
 
 
 def _rows(path: str, split: str) -> Iterator[tuple[str, Any]]:
-    """Each row with its place, ``file, line n``."""
+    """Each row with its place; the rows of a file as the lines they are."""
     local = Path(path)
     if local.is_dir():
         folder = load_from_disk(path)
@@ -188,14 +188,14 @@ def _rows(path: str, split: str) -> Iterator[tuple[str, Any]]:
         ):
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", line
     else:
         table = load_dataset(path, split=split)
         yield from ((f"{path} ({split}), row {number}", row) for number, row in enumerate(table))
 
 
-def _parsed(line: str, place: str) -> Any:
+def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise RecordError(f"{place}: no JSON ({error}). Each line must hold one JSON object.") from error
+        raise RecordError(f"no JSON ({error}). Each line must hold one JSON object.") from error

@@ -29,7 +29,7 @@ class ComparisonExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """Token ids of a prompt, its number in the data set and its text."""
+    """Token ids of a prompt, its number in the data set and its text (without the template)."""
 
     prompt_ids: list[int]
     index: int
@@ -136,7 +136,8 @@ class Tokenization:
         for index, record in enumerate(records):
             ids = self.prompt_ids(record.prompt)
             if ids is not None:
-                examples.append(PromptExample(ids, index, self.prompt_text(record.prompt)))
+                text = record.prompt if isinstance(record.prompt, str) else self.prompt_text(record.prompt)
+                examples.append(PromptExample(ids, index, text))
         return examples
 
     @property

@@ -1,6 +1,6 @@
 """How good a policy is: score and win rate by a judge, KL to the reference, length, pretraining loss."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,8 @@ from rlhf_lightning.evaluation.intervals import mean_interval, wins
 from rlhf_lightning.functional import position_ids, token_log_probs
 from rlhf_lightning.generation import response_logits, response_texts, sample_responses, token_id
 from rlhf_lightning.losses import lm_loss
-from rlhf_lightning.models import causal_logits
-
-Judge = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""From prompts and responses to scores; higher is better."""
+from rlhf_lightning.models import ScalarHeadModel, causal_logits
+from rlhf_lightning.scoring import TextScorer, response_scores
 
 
 @dataclass
@@ -38,6 +36,8 @@ def sample_policy(
     batches: Iterable[PromptBatch],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    judge: ScalarHeadModel | TextScorer,
+    reward: ScalarHeadModel | TextScorer | None = None,
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
@@ -49,6 +49,8 @@ def sample_policy(
         reference: Where the KL is measured from.
         batches: Held-out prompts, on the models' device.
         tokenizer: Of both models.
+        judge: Whose scores count.
+        reward: The reward model that trained the policy, for comparison; None leaves it out.
         max_new_tokens: Length limit of a response.
         temperature: 1 for preferences (InstructGPT, appendix F).
         seed: Of sampling.
@@ -71,6 +73,8 @@ def sample_policy(
         samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
         samples.responses += response_texts(tokenizer, rollout)
+        samples.scores += response_scores(judge, rollout, tokenizer).tolist()
+        samples.rewards += [] if reward is None else response_scores(reward, rollout, tokenizer).tolist()
     return samples
 
 
@@ -78,7 +82,9 @@ def sample_policy(
 def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
     """Mean negative log-likelihood of held-out text, in nats per token."""
     total, count = 0.0, 0
-    for batch in batches:
+    device = next(model.parameters()).device
+    for on_cpu in batches:
+        batch = LMBatch(*(field.to(device) for field in on_cpu))
         logits = causal_logits(model, batch.input_ids, batch.mask, position_ids(batch.mask))
         loss, statistics = lm_loss(logits[:, :-1], batch.input_ids[:, 1:], batch.loss_mask[:, 1:])
         total += float(loss) * int(statistics.num_tokens)

@@ -1,20 +1,15 @@
-"""What PPO computes on a rollout besides gradients: log-probs, values, scores, minibatches, checks, figures."""
+"""What PPO computes on a rollout besides gradients: log-probs, values, minibatches, checks, figures."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import Experience, Rollout
 from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean, position_ids, token_log_probs
-from rlhf_lightning.generation import joined, keyed_uniforms, response_logits, response_texts
+from rlhf_lightning.generation import joined, keyed_uniforms, response_logits
 from rlhf_lightning.models import ScalarHeadModel
-
-TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""From prompt texts and response texts to scores."""
 
 
 def response_log_probs(
@@ -31,21 +26,6 @@ def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "
     input_ids, mask = joined(rollout)
     values: Tensor = model(input_ids, mask, position_ids(mask))
     return torch.where(rollout.response_mask, values[:, -rollout.response_ids.shape[1] - 1 : -1], 0.0)
-
-
-def response_scores(
-    reward: ScalarHeadModel | TextScorer, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
-) -> Float[Tensor, " rows"]:
-    """Score of each response: at its last token, or from its text.
-
-    The last token is EOS where there is one, so the action that ends a response gets its due.
-    """
-    if not isinstance(reward, ScalarHeadModel):
-        return torch.tensor(list(reward(rollout.prompts.texts, response_texts(tokenizer, rollout))), dtype=torch.float)
-    input_ids, mask = joined(rollout)
-    scores: Tensor = reward(input_ids, mask, position_ids(mask))
-    last = rollout.prompts.prompt_ids.shape[1] + rollout.response_mask.sum(1, keepdim=True) - 1
-    return scores.gather(1, last).squeeze(1)
 
 
 def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:

@@ -18,15 +18,14 @@ from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, position
 from rlhf_lightning.generation import sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
 from rlhf_lightning.models import ScalarHeadModel, causal_logits, freeze
+from rlhf_lightning.scoring import TextScorer, response_scores
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 from rlhf_lightning.stages.experience import (
-    TextScorer,
     check_first_ratio,
     check_sampler,
     draw_minibatches,
     response_kl,
     response_log_probs,
-    response_scores,
     response_values,
     rollout_figures,
 )
@@ -127,7 +126,10 @@ class PPOModule(StageModule):
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
-        self.ema = None if ema_decay is None else freeze(copy.deepcopy(policy))
+        self._noted: dict[str, list[Tensor]] = {}
+        self.ema = (
+            None if ema_decay is None else freeze(copy.deepcopy(policy).float())
+        )  # 16 bits would swallow the small steps
 
     # --- the three steps of an iteration ------------------------------------------------------------------------------
 
@@ -142,6 +144,7 @@ class PPOModule(StageModule):
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
+        self._log_noted()
         self.log("rollout/score", experience.scores.mean(), prog_bar=True)
         self.log("rollout/kl", response_kl(experience), prog_bar=True)
         self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)})
@@ -173,6 +176,8 @@ class PPOModule(StageModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would be silently wrong."""
+        if self.trainer.precision == "16-mixed":
+            raise RuntimeError("precision=16-mixed scales gradients before they are clipped; use bf16-mixed.")
         if self.trainer.world_size > 1:
             raise RuntimeError(
                 f"PPOModule synchronises nothing between processes yet, and there are {self.trainer.world_size}. "
@@ -214,6 +219,11 @@ class PPOModule(StageModule):
             raise ValueError(
                 f"ptx_coef is {self.ptx_coef}, but the batch has no 'pretrain'. Give the data module 'text' and a "
                 "text_batch_size."
+            )
+        if self.ptx_coef and pretrain is not None and len(pretrain.mask) < self.num_minibatches:
+            raise ValueError(
+                f"{len(pretrain.mask)} rows of text cannot be shared out over num_minibatches={self.num_minibatches}; "
+                "raise text_batch_size."
             )
         policy_optimizer, value_optimizer = cast(list[LightningOptimizer], self.optimizers())
         for epoch in range(self.num_ppo_epochs):
@@ -260,9 +270,9 @@ class PPOModule(StageModule):
             torch.stack([weight * part.approx_kl for _, weight, part in parts]).sum(),
             torch.stack([part.ratio_deviation for *_, part in parts]).max(),
         )
-        self.log("update/policy_loss", torch.stack([loss for loss, *_ in parts]).sum())
-        self.log("update/clip_fraction", merged.clip_fraction)
-        self.log("update/approx_kl", merged.approx_kl)
+        self._note("update/policy_loss", torch.stack([loss for loss, *_ in parts]).sum())
+        self._note("update/clip_fraction", merged.clip_fraction)
+        self._note("update/approx_kl", merged.approx_kl)
         return merged
 
     def _backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
@@ -281,7 +291,7 @@ class PPOModule(StageModule):
             )
             self.manual_backward(loss)
             total += loss.detach()
-        self.log("update/value_loss", total)
+        self._note("update/value_loss", total)
 
     def _backward_pretrain(self, batch: LMBatch, measure: bool) -> None:
         """Add ``ptx_coef`` times the gradient of the pretraining loss to the policy's gradient."""
@@ -296,7 +306,7 @@ class PPOModule(StageModule):
             loss, _ = lm_loss(logits[:, :-1], ids[:, 1:], loss_mask[:, 1:], num_tokens)
             self.manual_backward(self.ptx_coef * loss)
             total += loss.detach()
-        self.log("update/ptx_loss", total, prog_bar=True)
+        self._note("update/ptx_loss", total)
         if measure:
             added = torch.cat([(_gradient(p) - old).flatten() for p, old in zip(parameters, before, strict=True)])
             own = torch.cat([old.flatten() for old in before])
@@ -306,8 +316,17 @@ class PPOModule(StageModule):
 
     def _step(self, optimizer: LightningOptimizer | Optimizer, module: nn.Module, name: str) -> None:
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        self.log(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
+        self._note(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
         optimizer.step()
+
+    def _note(self, name: str, value: Tensor) -> None:
+        """Keep a figure of one minibatch; the mean over an iteration's is logged."""
+        self._noted.setdefault(name, []).append(value.detach())
+
+    def _log_noted(self) -> None:
+        for name, values in self._noted.items():
+            self.log(name, torch.stack(values).mean(), prog_bar=name == "update/ptx_loss")
+        self._noted = {}
 
     @torch.no_grad()
     def _update_ema(self) -> None:

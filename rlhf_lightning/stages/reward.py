@@ -42,7 +42,7 @@ class RewardModule(StageModule):
 
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
-        if not self._checked:
+        if not self._checked and batch.ranks.shape[1] > 1:
             self._check_shared_prefix(batch)
         score = shared_prefix_scores if self.shared_prefix else separate_scores
         return score(self.model, batch)

@@ -121,7 +121,7 @@ def test_a_restored_module_goes_on_exactly(tiny_tokenizer, task, records, text):
     loader = uninterrupted.train_dataloader()
     expected = [content(item) for _ in range(2) for item in loader]
     assert len(expected) == 8
-    for stop in (1, 3, 6):
+    for stop in (1, 3, 4, 6):
         first = make()
         loader = first.train_dataloader()
         # As the trainer does it: one iterator per epoch.

@@ -33,6 +33,11 @@ def test_long_prompts_are_dropped_and_counted(tiny_tokenizer):
     assert tokenization.dropped == {"prompt over 2 tokens": 3}
 
 
+def test_a_prompt_keeps_the_text_that_was_asked(tiny_tokenizer):
+    tokenization = Tokenization(tiny_tokenizer, prompt_template="w39 {prompt} w30")
+    assert tokenization.prompts([Prompt("w3")]) == [PromptExample([39, 3, 30], 0, "w3")]
+
+
 def test_a_comparison_keeps_its_order_and_group(tiny_tokenizer):
     records = [
         Comparison("w3", ["w4", "w5 w6", "w7"], [2, 1, 2], "ann", "web"),

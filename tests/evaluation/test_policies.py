@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rlhf_lightning.data.collate import collate_lm, collate_prompts
+from rlhf_lightning.data.tokens import LMExample, PromptExample
+from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.models import ScalarHeadModel
+
+PROMPTS = [PromptExample([3, 4, 5][: n % 3 + 1], n, f"prompt {n}") for n in range(6)]
+
+
+class Table(nn.Module):
+    """The next token's probabilities depend on the token alone."""
+
+    def __init__(self, rows, vocabulary=40):
+        super().__init__()
+        self.table = nn.Parameter(torch.full((vocabulary, vocabulary), 1e-30).log())
+        with torch.no_grad():
+            for token, row in rows.items():
+                for following, probability in row.items():
+                    self.table[token, following] = math.log(probability)
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        return self.table[input_ids]
+
+
+def by_length(prompts, responses):
+    return [float(len(response)) for response in responses]
+
+
+def by_prompt(prompts, responses):
+    return [float(prompt.removeprefix("prompt ")) for prompt in prompts]
+
+
+def batches(size=4):
+    return [collate_prompts(PROMPTS[start : start + size], 0) for start in range(0, len(PROMPTS), size)]
+
+
+def test_a_policy_has_no_kl_to_itself(tiny_lm, tiny_tokenizer):
+    samples = sample_policy(tiny_lm, tiny_lm, batches(), tiny_tokenizer, judge=by_length, max_new_tokens=6)
+    assert samples.kl == [0.0] * 6
+    assert len(samples.responses) == len(samples.lengths) == 6
+    assert samples.scores == [len(response) for response in samples.responses]
+    assert samples.rewards == []
+    again = sample_policy(tiny_lm, tiny_lm, batches(1), tiny_tokenizer, judge=by_length, max_new_tokens=6)
+    assert again.responses == samples.responses
+    other = sample_policy(tiny_lm, tiny_lm, batches(), tiny_tokenizer, judge=by_length, max_new_tokens=6, seed=1)
+    assert other.responses != samples.responses
+
+
+def test_kl_and_length_by_hand(tiny_tokenizer):
+    prompts = {token: {9: 1.0} for token in (3, 4, 5)}
+    policy = Table({**prompts, 9: {10: 0.75, 1: 0.25}, 10: {1: 1.0}})
+    reference = Table({**{token: {9: 0.5, 8: 0.5} for token in (3, 4, 5)}, 9: {10: 0.5, 1: 0.5}, 10: {1: 1.0}})
+    samples = sample_policy(policy, reference, batches(), tiny_tokenizer, judge=by_length, max_new_tokens=5)
+    # log 2 for w9, log(0.75 / 0.5) or log(0.25 / 0.5) after it, 0 for the end after w10
+    expected = {"w9 w10": (3.0, math.log(2) + math.log(1.5)), "w9": (2.0, 0.0)}
+    assert set(samples.responses) == set(expected)
+    for text, length, kl in zip(samples.responses, samples.lengths, samples.kl, strict=True):
+        assert (length, kl) == (expected[text][0], pytest.approx(expected[text][1], abs=1e-5))
+    greedy = sample_policy(
+        policy, reference, batches(), tiny_tokenizer, judge=by_length, max_new_tokens=2, temperature=0.0
+    )
+    assert greedy.responses == ["w9 w10"] * 6
+    assert greedy.lengths == [2.0] * 6  # cut before the end
+
+
+def test_the_judge_and_the_reward_model_score_the_same_responses(tiny_gpt2, tiny_tokenizer):
+    scorers = {"judge": ScalarHeadModel.from_causal_lm(tiny_gpt2).eval(), "reward": by_prompt}
+    samples = sample_policy(tiny_gpt2, tiny_gpt2, batches(), tiny_tokenizer, **scorers, max_new_tokens=2)
+    assert samples.rewards == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    # The judge reads the prompt's tokens, the response and its end where there is one.
+    for example, text, length, score in zip(PROMPTS, samples.responses, samples.lengths, samples.scores, strict=True):
+        ids = torch.tensor([[*example.prompt_ids, *tiny_tokenizer(text)["input_ids"], 1]])
+        ids = ids[:, : len(example.prompt_ids) + int(length)]
+        with torch.no_grad():
+            values = scorers["judge"](ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(ids.shape[1])[None])
+        assert score == pytest.approx(float(values[0, -1]), abs=1e-5)
+
+
+def test_pretraining_loss_by_hand():
+    model = Table({3: {4: 0.5}, 4: {3: 0.25, 1: 0.125}})
+    rows = [LMExample([3, 4, 3, 4, 1], 1), LMExample([4, 3], 1)]
+    # log 2 + log 4 + log 2 + log 8 = 7 log 2 in the first row, log 4 in the second, were the tables normalised. They
+    # are not: after token 3 (twice) the weights add up to 0.5, after token 4 (three times) to 0.375.
+    normaliser = 2 * math.log(0.5) + 3 * math.log(0.375)
+    expected = (7 * math.log(2) + 2 * math.log(2) + normaliser) / 5
+    assert pretraining_loss(model, [collate_lm(rows, 0)]) == pytest.approx(expected, abs=1e-5)
+    # Tokens weigh the same, whatever batch they are in.
+    assert pretraining_loss(model, [collate_lm(rows[:1], 0), collate_lm(rows[1:], 0)]) == pytest.approx(
+        expected, abs=1e-5
+    )
+    assert pretraining_loss(model, []) == 0.0
+
+
+def test_results_by_hand():
+    samples = {
+        "sft": PolicySamples(["a", "b"], lengths=[1.0, 3.0], kl=[0.0, 0.0], scores=[0.0, 1.0]),
+        "ppo": PolicySamples(["c", "d"], lengths=[2.0, 2.0], kl=[1.0, 2.0], scores=[1.0, 1.0], rewards=[4.0, 6.0]),
+    }
+    results = policy_results(samples, "sft", {"ppo": 3.25})
+    assert list(results) == ["sft", "ppo"]
+    assert results["ppo"]["score"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert results["ppo"]["win_rate"] == {"value": 0.75, "low": 0.5, "high": 1.0}
+    assert results["sft"]["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert results["ppo"]["reward"] == {"value": 5.0, "low": 4.0, "high": 6.0}
+    assert results["sft"]["reward"] is None
+    assert (results["ppo"]["kl"], results["ppo"]["length"]) == (1.5, 2.0)
+    assert results["ppo"]["intervals"] == {"kl": [1.0, 2.0], "length": [2.0, 2.0]}
+    assert results["sft"]["intervals"]["length"] == [1.0, 3.0]
+    assert (results["sft"]["pretrain_loss"], results["ppo"]["pretrain_loss"]) == (None, 3.25)

@@ -1,0 +1,104 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from rlhf_lightning.evaluation.tables import closing_table, sweep_table
+
+
+def rows_of(table):
+    """The table as text: its title, then the cells of each row; the lines of a cell are joined by a space."""
+    output = io.StringIO()
+    Console(file=output, width=200).print(table)
+    lines = output.getvalue().splitlines()
+    rows = []
+    for line in lines:
+        if line.startswith("│"):
+            cells = [cell.strip() for cell in line.split("│")[1:-1]]
+            if cells[0]:
+                rows.append(cells)
+            else:
+                rows[-1] = [f"{above} {cell}".strip() for above, cell in zip(rows[-1], cells, strict=True)]
+    return lines[0].strip(), rows
+
+
+def interval(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_closing_table_holds_the_numbers():
+    def policy(score, win_rate, reward, kl, length, loss):
+        named = {"score": score, "win_rate": win_rate, "reward": reward, "kl": kl, "length": length}
+        return {**named, "pretrain_loss": loss, "intervals": {}}
+
+    results = {
+        "prompts": 1000,
+        "baseline": "sft",
+        "policies": {
+            "sft": policy(interval(0.25, 0.125, 0.375), interval(0.5, 0.5, 0.5), None, 0.0, 9.75, None),
+            "ppo": policy(interval(0.5, 0.4, 0.6), interval(0.725, 0.7, 0.75), interval(1.5, 1, 2), 3.125, 12.5, 2.25),
+        },
+    }
+    title, rows = rows_of(closing_table(results))
+    assert title == "1000 held-out prompts, win rate against sft"
+    assert rows == [
+        ["sft", "0.250 0.125 .. 0.375", "-", "-", "0.00", "9.8", "-"],
+        ["ppo", "0.500 0.400 .. 0.600", "72.5% 70.0% .. 75.0%", "1.50", "3.12", "12.5", "2.250"],
+    ]
+
+
+def write_stage(folder, metrics, samples=None):
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text(json.dumps({"status": "complete", "metrics": metrics}))
+    if samples is not None:
+        (folder / "samples.json").write_text(json.dumps(samples))
+
+
+def write_job(folder, scores):
+    """An evaluation of two policies on two prompts."""
+    sft = {"scores": [0.0, 1.0], "kl": [0.0, 0.0], "lengths": [4.0, 4.0]}
+    ppo = {"scores": scores, "kl": [1.0, 1.0], "lengths": [6.0, 6.0]}
+    write_stage(folder / "evaluate", {"baseline": "sft"}, {"prompts": ["a", "b"], "sft": sft, "ppo": ppo})
+    return folder
+
+
+def test_sweep_table_pools_over_seeds(tmp_path):
+    jobs = {
+        "ppo.kl=0.1,seed=1": write_job(tmp_path / "a", [1.0, 1.0]),
+        "ppo.kl=0.1,seed=2": write_job(tmp_path / "b", [0.5, 0.5]),
+        "ppo.kl=0.2,seed=1": write_job(tmp_path / "c", [0.25, 0.25]),
+    }
+    title, rows = rows_of(sweep_table(jobs))
+    assert title.startswith("3 jobs")
+    assert len(rows) == 6 + 2
+    cells = {(job, policy): rest for job, policy, *rest in rows}
+    assert cells["ppo.kl=0.1,seed=1", "ppo"] == [
+        "1.000 1.000 .. 1.000",
+        "75.0% 50.0% .. 100.0%",  # beats 0, ties with 1
+        "1.00 1.00 .. 1.00",
+        "6.0 6.0 .. 6.0",
+    ]
+    # Two seeds of scores 1 and 1/2: the pooled interval runs from the one to the other.
+    assert cells["pooled ppo.kl=0.1", "ppo"][0] == "0.750 0.500 .. 1.000"
+    assert cells["pooled ppo.kl=0.1", "sft"][1] == "50.0% 50.0% .. 50.0%"
+    assert ("pooled ppo.kl=0.2", "ppo") not in cells
+
+
+def test_sweep_table_without_evaluation(tmp_path):
+    metrics = {"rollout/score": 0.5, "rollout/kl": 2.0, "rollout/length": 10.0}
+    for name, score in [("a", 0.5), ("b", 1.0)]:
+        write_stage(tmp_path / name / "ppo", {**metrics, "rollout/score": score})
+    _, rows = rows_of(sweep_table({"seed=1": tmp_path / "a", "seed=2": tmp_path / "b"}))
+    assert rows == [
+        ["seed=1", "ppo", "0.500", "-", "2.00", "10.0"],
+        ["seed=2", "ppo", "1.000", "-", "2.00", "10.0"],
+        ["pooled", "ppo", "0.750", "-", "2.00", "10.0"],
+    ]
+
+
+@pytest.mark.parametrize("folder", ["nothing", "half"])
+def test_sweep_table_of_jobs_that_did_not_get_that_far(tmp_path, folder):
+    (tmp_path / "half" / "evaluate").mkdir(parents=True)
+    (tmp_path / "half" / "evaluate" / "stage.json").write_text('{"status": "half-done"}')
+    assert rows_of(sweep_table({"seed=1": tmp_path / folder}))[1] == []
