@@ -19,7 +19,6 @@ from rlhf_lightning.models import (
     SANDBOX_BASE,
     ScalarHeadModel,
     fit_to_tokenizer,
-    freeze,
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
@@ -100,7 +99,7 @@ class Inputs:
         """The reward model of stage reward or judge, on the device that samples."""
         node = self.config["model"]["causal_lm"]
         kept = {key: node[key] for key in ("dtype", "attention") if key in node}
-        return freeze(load_scalar_model(str(self.model_path(stage)), **kept)).to(self.device)
+        return load_scalar_model(str(self.model_path(stage)), **kept).eval().to(self.device)
 
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""

@@ -86,7 +86,9 @@ def test_experiment_composes(experiment: str) -> None:
 @pytest.mark.parametrize("name", options("sweep") + options("debug"))
 def test_sweep_and_debug_compose(name: str) -> None:
     group = "sweep" if name in options("sweep") else "debug"
-    assert composed(f"{group}={name}")["stages"]
+    config = composed("experiment=demo", f"{group}={name}")
+    # What they set wins over the experiment.
+    assert config["stages"] == ["ppo"] if group == "sweep" else config["evaluate"]["num_prompts"] == 16
 
 
 def test_every_yaml_says_what_it_is_for_and_is_short() -> None:

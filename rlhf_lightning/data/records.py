@@ -34,6 +34,7 @@ class Demonstration:
         """Check every field."""
         _check_prompt(self.prompt)
         _check_text("response", self.response)
+        _check_labels(user=self.user, source=self.source)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Comparison:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_prompt(self.prompt)
+        _check_labels(labeler=self.labeler, source=self.source)
         if not isinstance(self.completions, list) or len(self.completions) < 2:
             raise RecordError(
                 f"field 'completions' must be a list of at least 2 strings, got {_short(self.completions)}. "
@@ -93,6 +95,7 @@ class Prompt:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_prompt(self.prompt)
+        _check_labels(user=self.user, source=self.source)
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Text:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_text("text", self.text)
+        _check_labels(source=self.source)
 
 
 Record: TypeAlias = Demonstration | Comparison | Prompt | Text
@@ -160,6 +164,10 @@ def _pair_as_comparison(row: Mapping[str, Any]) -> dict[str, Any]:
                     "fields 'chosen' and 'rejected' must share every message but the last when there is no 'prompt'."
                 )
             prompt = chosen[:-1]
+        if not (isinstance(chosen[-1], dict) and isinstance(rejected[-1], dict)):
+            raise RecordError(
+                "fields 'chosen' and 'rejected' must be strings or lists of {'role': ..., 'content': ...}."
+            )
         chosen, rejected = chosen[-1].get("content"), rejected[-1].get("content")
     rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
     return {**rest, "prompt": prompt, "completions": [chosen, rejected], "ranks": [1, 2]}
@@ -191,6 +199,12 @@ def _check_text(name: str, value: object) -> None:
         raise RecordError(f"field '{name}' must be a string, got {_short(value)}.")
     if not value.strip():
         raise RecordError(f"field '{name}' is empty; fill it or leave the row out.")
+
+
+def _check_labels(**labels: object) -> None:
+    for name, value in labels.items():
+        if value is not None and not isinstance(value, str):
+            raise RecordError(f"field '{name}' must be a string where it is given, got {_short(value)}.")
 
 
 def _short(value: object) -> str:

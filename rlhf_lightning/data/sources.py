@@ -160,7 +160,7 @@ def _column(row: Mapping[str, Any], column: Any) -> Any:
         return [_column(row, name) for name in column]
     if isinstance(column, Mapping):
         value = _column(row, column["column"])
-        if value not in column["values"]:
+        if isinstance(value, (list, dict)) or value not in column["values"]:
             raise RecordError(
                 f"column '{column['column']}' holds {value!r}, for which 'values' has no entry; it has "
                 f"{', '.join(map(repr, column['values']))}."
@@ -172,7 +172,7 @@ def _column(row: Mapping[str, Any], column: Any) -> Any:
             raise RecordError(f"column '{name}' is missing; the row has {', '.join(row)}. Mend 'columns'.")
     if names == [column]:
         return row[column]
-    return re.sub(r"\{(\w+)\}", lambda match: str(row[match[1]] or ""), column).strip()
+    return re.sub(r"\{(\w+)\}", lambda match: "" if row[match[1]] is None else str(row[match[1]]), column).strip()
 
 
 def _rows(path: str, split: str) -> Iterator[tuple[str, Any]]:

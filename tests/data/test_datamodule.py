@@ -186,14 +186,12 @@ def test_records_of_another_task(tiny_tokenizer):
         ready("sft", tiny_tokenizer, PROMPTS)
 
 
-@pytest.mark.xfail(strict=True, reason="num_batches is not checked: 0 makes an epoch one pass, -1 an empty one")
 @pytest.mark.parametrize("num_batches", [0, -1])
 def test_num_batches_is_checked(tiny_tokenizer, num_batches):
     with pytest.raises(ValueError, match="num_batches"):
         RLHFDataModule("sft", tiny_tokenizer, DEMONSTRATIONS, num_batches=num_batches)
 
 
-@pytest.mark.xfail(strict=True, reason="block_size is not checked: 1 leaves no text and divides by zero")
 @pytest.mark.parametrize("block_size", [0, 1])
 def test_block_size_is_checked(tiny_tokenizer, block_size):
     with pytest.raises(ValueError, match="block_size"):

@@ -146,7 +146,6 @@ def test_a_row_is_a_record_or_a_record_error(kind, row):
         assert all(getattr(record, name) == value for name, value in row.items() if hasattr(record, name))
 
 
-@pytest.mark.xfail(strict=True, reason="a pair of lists that hold no messages raises AttributeError")
 @given(st.sampled_from([None, "a", [QUESTION]]), st.lists(WORDS, min_size=1, max_size=2))
 @example("a", ["b"])
 def test_a_pair_of_lists_is_a_record_or_a_record_error(prompt, answers):
@@ -154,7 +153,6 @@ def test_a_pair_of_lists_is_a_record_or_a_record_error(prompt, answers):
         record_from_row(Comparison, {"prompt": prompt, "chosen": answers, "rejected": answers})
 
 
-@pytest.mark.xfail(strict=True, reason="user, source and labeler are taken as they come")
 @pytest.mark.parametrize("field", ["labeler", "source"])
 def test_labels_are_strings(field):
     with pytest.raises(RecordError, match=f"field '{field}'"):
