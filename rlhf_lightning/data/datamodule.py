@@ -74,11 +74,13 @@ class RLHFDataModule(L.LightningDataModule):
             raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
         if not 0 <= text_share < 1:
             raise ValueError(f"text_share must be in [0, 1), got {text_share}.")
-        if batch_size < 1 or (num_batches is not None and num_batches < 1) or block_size < 2:
-            raise ValueError(
-                "batch_size and num_batches must be at least 1 and block_size at least 2, got "
-                f"batch_size={batch_size}, num_batches={num_batches}, block_size={block_size}."
-            )
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_batches", num_batches, 1),
+            ("block_size", block_size, 2),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
         self.task, self.train, self.validation, self.text = task, train, validation, text
         self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template)
         self.batch_size, self.num_batches = batch_size, num_batches
