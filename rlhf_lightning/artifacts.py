@@ -5,7 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -133,6 +133,13 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON that appears when complete."""
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line to a file that appears when complete."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(path)
 
 

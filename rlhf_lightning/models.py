@@ -24,7 +24,6 @@ from transformers import (
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
 Module = TypeVar("Module", bound=nn.Module)
-
 SANDBOX_BASE = Path(__file__).parent / "sandbox" / "base"
 """The small pretrained model that ships in the package; ``path: sandbox`` stands for it."""
 

@@ -3,7 +3,6 @@
 import copy
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,21 +16,24 @@ from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from rlhf_lightning.artifacts import STAGES, PipelineError, Runs, begin_stage, complete_stage, read_stage, write_json
-from rlhf_lightning.callbacks import (
-    BatchCheckpoint,
-    MetricsFile,
-    SampleTable,
-    StageProgress,
-    last_figures,
-    progress_bar,
+from rlhf_lightning.artifacts import (
+    STAGES,
+    PipelineError,
+    Runs,
+    begin_stage,
+    complete_stage,
+    read_stage,
+    write_json,
+    write_lines,
 )
+from rlhf_lightning.callbacks import SampleTable, StageProgress, progress_bar
 from rlhf_lightning.collect import collect_comparisons
 from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.tokens import ComparisonExample
 from rlhf_lightning.evaluation.policies import policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.ranking import ranking_results
 from rlhf_lightning.evaluation.report import write_report
+from rlhf_lightning.fitting import fit_stage
 from rlhf_lightning.inputs import Inputs, counted
 from rlhf_lightning.models import (
     ScalarHeadModel,
@@ -123,6 +125,8 @@ class Pipeline:
     def collect(self, stage: str, folder: Path) -> dict[str, Any]:
         """Sample responses and have them ranked."""
         options = self.config[stage]
+        if not options["labelers"]:
+            raise PipelineError("collect.labelers is null; name an object that ranks responses, or bring rankings.")
         policies = {name: self.inputs.causal_lm(name) for name in options["policies"]}
         labelers = self.build(options["labelers"])
         metrics: dict[str, Any] = {}
@@ -139,7 +143,7 @@ class Pipeline:
                     progress=partial(bar.advance, task),
                     **options["sampling"],
                 )
-            _write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
+            write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
             metrics[split] = {"prompts": len(comparisons), "dropped": dropped}
         return metrics
 
@@ -251,36 +255,16 @@ class Pipeline:
         return metrics
 
     def _fit(
-        self, stage: str, folder: Path, module: L.LightningModule, task: str, records: str, *more: L.Callback
+        self, stage: str, folder: Path, module: L.LightningModule, task: str, records: str, *callbacks: L.Callback
     ) -> dict[str, Any]:
-        fit = self.config[stage]["fit"]
         data = self.inputs.datamodule(stage, task, records)
-        checkpoint = BatchCheckpoint(folder / "checkpoints", fit["checkpoint_every"])
-        trainer: L.Trainer = self.build(
-            self.config["trainer"],
-            max_epochs=fit["epochs"],
-            logger=MetricsFile(folder / "metrics.csv"),
-            callbacks=[StageProgress(stage, self.console), checkpoint, *more],
-            log_every_n_steps=fit["log_every"],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            num_sanity_val_steps=0,
-            default_root_dir=folder,
-            **({} if data.validation else {"limit_val_batches": 0}),
-        )
-        resume = str(checkpoint.path) if checkpoint.path.exists() else None
-        with warnings.catch_warnings():
-            # Batches are a few rows of ids; worker processes would cost more than they save.
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")
-            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # dropout is off on purpose
-            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6.6 with torch 2.13
-            warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        make_trainer = partial(self.build, self.config["trainer"])
+        progress = StageProgress(stage, self.console)
+        metrics = fit_stage(module, data, folder, make_trainer, [progress, *callbacks], **self.config[stage]["fit"])
         if data.dropped:
             write_json(folder / "dropped.json", data.dropped)
             self._say(stage, f"left out: {json.dumps(data.dropped)}")
-        return last_figures(folder / "metrics.csv")
+        return metrics
 
     @torch.no_grad()
     def _scores(self, module: RewardModule, examples: Sequence[ComparisonExample]) -> list[list[float]]:
@@ -307,9 +291,3 @@ class Pipeline:
 
     def _say(self, stage: str, message: str) -> None:
         self.console.print(f"[bold]{stage:<9}[/] {message}")
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(path)

@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "sandbox": {"data"},
     "collect": {"batch", "data", "generation"},
 }
-BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs"}
-LONG = {"models": 301, "pipeline": 315, "stages.ppo": 380}
+BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs", "fitting"}
+LONG = {"stages.ppo": 380}
 """Over 300 lines: these may shrink, not grow."""
 
 

@@ -1,0 +1,65 @@
+"""One training stage with Lightning: trainer, metrics file, checkpoint, resume."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+
+from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, last_figures
+from rlhf_lightning.data.datamodule import RLHFDataModule
+
+QUIET = (
+    ".*does not have many workers.*",  # batches are a few rows of ids; worker processes would cost more than they save
+    ".*in eval mode at the start of training.*",  # dropout is off on purpose
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6.6 with torch 2.13
+    ".*smaller than the logging interval.*",  # short runs
+)
+"""Warnings that tell the user of a stage nothing."""
+
+
+def fit_stage(
+    module: L.LightningModule,
+    data: RLHFDataModule,
+    folder: Path,
+    make_trainer: Callable[..., L.Trainer],
+    callbacks: Sequence[L.Callback],
+    *,
+    epochs: int,
+    checkpoint_every: int,
+    log_every: int,
+) -> dict[str, float]:
+    """Train a module, from its last checkpoint where there is one.
+
+    Args:
+        module: Of the stage.
+        data: Of the stage.
+        folder: Gets ``metrics.csv`` and ``checkpoints/last.ckpt``.
+        make_trainer: Builds the trainer from further keyword arguments.
+        callbacks: Besides the checkpoint.
+        epochs: Passes over the data, or over its ``num_batches``.
+        checkpoint_every: Batches (PPO iterations) between two checkpoints.
+        log_every: Batches between two rows of metrics.csv.
+
+    Returns:
+        The last value of every metric.
+    """
+    checkpoint = BatchCheckpoint(folder / "checkpoints", checkpoint_every)
+    trainer = make_trainer(
+        max_epochs=epochs,
+        logger=MetricsFile(folder / "metrics.csv"),
+        callbacks=[*callbacks, checkpoint],
+        log_every_n_steps=log_every,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        **({} if data.validation else {"limit_val_batches": 0}),
+    )
+    resume = str(checkpoint.path) if checkpoint.path.exists() else None
+    with warnings.catch_warnings():
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return last_figures(folder / "metrics.csv")
