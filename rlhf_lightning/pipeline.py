@@ -212,9 +212,11 @@ class Pipeline:
         reference = inputs.causal_lm(options["reference"])
         reward = inputs.scalar_model("reward") if inputs.available("reward") else None
         judge = self._judge(stage)
-        prompts = inputs.tokenization.prompts(inputs.records("prompts", "test")[: options["num_prompts"]])
+        tokenization = inputs.tokenization
+        prompts = tokenization.prompts(inputs.records("prompts", "test")[: options["num_prompts"]])
+        self._say_dropped(stage, folder, tokenization.dropped)
         texts = inputs.records("text", "test", required=False)[: options["num_texts"]]
-        blocks = inputs.tokenization.texts(texts, self.config["data"]["lengths"]["block_size"])
+        blocks = tokenization.texts(texts, self.config["data"]["lengths"]["block_size"])
         batches = inputs.batches(prompts, collate_prompts, options["batch_size"])
         asked = [prompt.text for prompt in prompts]
         samples, losses = {}, {}
@@ -261,9 +263,7 @@ class Pipeline:
         make_trainer = partial(self.build, self.config["trainer"])
         progress = StageProgress(stage, self.console)
         metrics = fit_stage(module, data, folder, make_trainer, [progress, *callbacks], **self.config[stage]["fit"])
-        if data.dropped:
-            write_json(folder / "dropped.json", data.dropped)
-            self._say(stage, f"left out: {json.dumps(data.dropped)}")
+        self._say_dropped(stage, folder, data.dropped)
         return metrics
 
     @torch.no_grad()
@@ -282,6 +282,11 @@ class Pipeline:
         stages = {stage: folder for stage, folder in found.items() if folder is not None}
         report = write_report(self.runs.root / self.runs.run, stages)
         self._say("report", str(report))
+
+    def _say_dropped(self, stage: str, folder: Path, dropped: Mapping[str, int]) -> None:
+        if dropped:
+            write_json(folder / "dropped.json", dropped)
+            self._say(stage, f"left out: {json.dumps(dropped)}")
 
     def _say_malformed(self, stage: str) -> None:
         malformed: dict[str, list[str]] = getattr(self.inputs.data, "malformed", {})
