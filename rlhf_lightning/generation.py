@@ -27,9 +27,8 @@ def sample_responses(
     """Sample one response per prompt from the full distribution of the model.
 
     Sampling inverts the cumulative distribution with one uniform number per token. The numbers are keyed by
-    ``(*key, prompt index, position)``, so that a response depends neither on how prompts were batched nor on how many
-    processes share the work (up to rounding of the logits). There is no top-k or top-p: a policy that is trained on
-    truncated samples is not the policy that sampled them.
+    ``(*key, prompt index, position)``: how prompts are batched does not change a response (up to rounding of
+    the logits). There is no top-k or top-p: a policy trained on truncated samples is not the policy that sampled them.
 
     Args:
         model: A transformers model (with a key-value cache), or any module that maps ids and mask to logits.
