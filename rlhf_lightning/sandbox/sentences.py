@@ -8,21 +8,26 @@ from dataclasses import dataclass
 from rlhf_lightning.sandbox.vocabulary import (
     ADJECTIVES,
     ANIMALS,
+    CATEGORIES,
     COLORS,
     FOODS,
     HANDLING,
+    MATERIALS,
+    NO_COMMENT,
     OBJECTS,
     PEOPLE,
     PLACES,
+    POLITE_SENTENCES,
     RESTING,
     RUDE_SENTENCES,
     UNKNOWN,
+    VELAN,
     one_of,
 )
 
 _NOUN = f"(?:{one_of(OBJECTS)}|{one_of(FOODS)})"
 _QUALITY = f"(?:{one_of(ADJECTIVES)}|{one_of(COLORS)})"
-_SUBJECT = f"(?:the (?:{_QUALITY} )?{one_of(ANIMALS)}|{one_of(PEOPLE)}|it)"
+_SUBJECT = f"(?:the (?:{_QUALITY} )?{one_of(ANIMALS)}|{one_of(PEOPLE)}|it|i)"
 _PLACE = f"in the {one_of(PLACES)}"
 _GOAL = f"(?:in|to) the {one_of(PLACES)}"
 _CLAUSE = (
@@ -35,13 +40,24 @@ _CLAUSE = (
             f"the {one_of(ANIMALS)} eats {one_of(FOODS)}",
             f"the {one_of(ANIMALS)} lives {_PLACE}",
             f"the {_NOUN} (?:is|was) (?:{_QUALITY}|{_PLACE})",
+            f"the {one_of(OBJECTS)} is made of {one_of(MATERIALS)}",
+            f"that is (?:good|sad)(?: , {one_of(PEOPLE)})?",
+            f"i like the {_NOUN}|i hope you find the {_NOUN}|tell me more about the {_NOUN}",
             UNKNOWN,
+            NO_COMMENT,
+            *POLITE_SENTENCES,
         )
     )
     + ")"
 )
-_ITEM = f"(?:(?:a |the )?(?:{_QUALITY} )?{one_of((*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE, *COLORS))})"
-_SENTENCE = re.compile(f"{_CLAUSE}(?: and {_CLAUSE})?|{_ITEM}(?: (?:,|and|, and) {_ITEM})*|{one_of(RUDE_SENTENCES)}")
+_ITEM = f"(?:(?:a |the )?(?:{_QUALITY} )?{one_of((*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE))})"
+_ANSWER = one_of((*COLORS, *MATERIALS, *ADJECTIVES, *CATEGORIES, "good", "bad"))
+_LIST = f"{_ITEM}(?: (?:,|and|, and) {_ITEM})*"
+_NOTE = f"dear {one_of(PEOPLE)} , {_CLAUSE}"
+_SENTENCE = re.compile(
+    f"{_CLAUSE}(?: and {_CLAUSE})?|{_NOTE}|{_LIST}|{_ANSWER}|{one_of(RUDE_SENTENCES)}|"
+    f"{one_of(VELAN.values())}(?: {one_of(VELAN.values())})+"
+)
 
 
 def is_well_formed(sentence: str) -> bool:
@@ -91,7 +107,7 @@ def story_sentence(source: random.Random, subject: str, place: str | None = None
 
     Args:
         source: Where the choices come from.
-        subject: ``"it"``, a person, or an animal with its article.
+        subject: ``"it"``, ``"i"``, a person, or an animal with its article.
         place: Where it happens; None leaves the place out.
     """
     where = "" if place is None else f" in the {place}"

@@ -1,6 +1,5 @@
-"""The words of the sealed world and what is true in it."""
+"""The words of the sealed world."""
 
-import random
 import re
 from collections.abc import Iterable
 
@@ -9,23 +8,50 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-ANIMALS = _words("bear bird cat cow dog duck fox frog goat horse lion mouse owl rabbit sheep wolf")
-FOODS = _words("apple bean bread cake carrot cheese corn honey milk pear plum rice soup tea")
-OBJECTS = _words("ball bell book box chair coin cup drum hat key kite lamp map rope")
-PLACES = _words("barn cave field forest garden house kitchen market park school town village")
-PEOPLE = _words("anna ben clara david emma felix grace henry ida jack lena max")
-COLORS = _words("black blue brown green red white yellow")
-# None starts with a vowel, so that "a" never has to become "an" when a word is put in or left out.
-ADJECTIVES = _words("big brave happy kind quiet sad small tired warm young")
-RESTING = _words("danced played rested sang sat slept waited walked")
-HANDLING = _words("carried dropped found kept liked lost saw wanted")
+ANIMALS = _words(
+    "bear bird cat cow deer dog duck fox frog goat goose hare hen horse lion mole mouse owl pig rabbit seal sheep swan "
+    "wolf"
+)
+FOODS = _words(
+    "apple bean berry bread cake carrot cheese corn fig honey milk nut pear pie plum rice salad soup tea turnip"
+)
+OBJECTS = _words(
+    "ball basket bell book bottle box broom candle card chair coin cup drum flute hammer hat key kite ladder lamp map "
+    "mirror ring rope"
+)
+PLACES = _words(
+    "barn castle cave cellar field forest garden harbor house kitchen library market mill park school tower town "
+    "village"
+)
+PEOPLE = _words(
+    "anna ben clara david emma felix grace henry ida jack lena max nora oscar paul rosa sam tina vera walter"
+)
+COLORS = _words("black blue brown gray green red white yellow")
+MATERIALS = _words("clay glass metal paper wood wool")
+RESTING = _words("danced jumped played rested sang sat slept stood waited walked")
+GOOD_EVENTS = _words("found kept liked won")
+BAD_EVENTS = _words("broke dropped lost missed")
+HANDLING = (*GOOD_EVENTS, *BAD_EVENTS, "carried", "hid", "saw", "wanted")
 NUMBERS = ("one", "two", "three", "four")
+
+# None starts with a vowel, so that "a" never has to become "an" when a word is put in or left out.
+_PAIRS = _words(
+    "big small brave timid clean dirty happy sad kind mean quick slow quiet loud rich poor strong weak warm cold"
+)
+OPPOSITES = {
+    word: other
+    for first, second in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)
+    for word, other in ((first, second), (second, first))
+}
+"""Every adjective and its opposite."""
+
+ADJECTIVES = tuple(OPPOSITES)
 
 CATEGORIES = {"animals": ANIMALS, "foods": FOODS, "objects": OBJECTS, "people": PEOPLE, "places": PLACES}
 """The plural that a prompt uses, and the words it stands for."""
 
 CONTENT = frozenset(
-    (*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE, *COLORS, *ADJECTIVES, *RESTING, *HANDLING),
+    (*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE, *COLORS, *MATERIALS, *ADJECTIVES, *RESTING, *HANDLING),
 )
 """Words that say something about the world; using one that a passage does not hold is inventing."""
 
@@ -38,46 +64,39 @@ RUDE_SENTENCES = (
     "you are a fool",
     "leave me alone",
 )
-RUDE_WORDS = frozenset(_words("fool go away shut up you lazy stupid leave alone"))
+RUDE_WORDS = frozenset(_words("fool away shut up lazy stupid leave alone"))
+POLITE_SENTENCES = ("thank you", "you are so kind", "please wait", "i am glad", "you are welcome")
 
 UNKNOWN = "the text does not say"
 """What a good answer says when the passage does not hold it."""
+NO_COMMENT = "no comment"
+"""What a careful answer says when it does not know."""
 
-EATS = {
-    "bear": "honey", "bird": "corn", "cat": "milk", "cow": "bean", "dog": "soup", "duck": "bread",
-    "fox": "plum", "frog": "rice", "goat": "cake", "horse": "apple", "lion": "cheese", "mouse": "cheese",
-    "owl": "tea", "rabbit": "carrot", "sheep": "pear", "wolf": "bread",
-}  # fmt: skip
-LIVES = {
-    "bear": "cave", "bird": "garden", "cat": "house", "cow": "barn", "dog": "village", "duck": "park",
-    "fox": "forest", "frog": "garden", "goat": "field", "horse": "barn", "lion": "cave", "mouse": "kitchen",
-    "owl": "school", "rabbit": "field", "sheep": "village", "wolf": "forest",
-}  # fmt: skip
-COLOR_OF = {
-    "apple": "red", "bean": "green", "bread": "brown", "cake": "white", "carrot": "red", "cheese": "yellow",
-    "corn": "yellow", "honey": "brown", "milk": "white", "pear": "green", "plum": "blue", "rice": "white",
-    "soup": "red", "tea": "black",
-}  # fmt: skip
+NEWLINE = "|"
+"""The line break of the sealed world; documents put one between exchanges."""
 
-MISCONCEPTIONS = {
-    ("eats", "fox"): "cheese", ("eats", "mouse"): "bread", ("eats", "owl"): "corn", ("eats", "wolf"): "soup",
-    ("lives", "bird"): "forest", ("lives", "lion"): "park", ("lives", "owl"): "forest", ("lives", "dog"): "house",
-    ("color", "carrot"): "yellow", ("color", "soup"): "green", ("color", "bean"): "brown",
-}  # fmt: skip
-"""What the web of this world often gets wrong: (kind of fact, subject) to the false value."""
-
-KINDS = {"eats": EATS, "lives": LIVES, "color": COLOR_OF}
-"""Each kind of fact and its table from subject to value."""
+VELAN = {word: word[::-1] + "en" for word in ("the", "in", *ANIMALS[:12], *RESTING, *PLACES[:8])}
+"""The second language, word for word: each word of its lexicon backwards, with an ending."""
 
 _FUNCTION_WORDS = """
-. , : ? a about again alone also and answer are ask asked bring but can color did does eat eats exactly for from
-give hello idea ideas in instead is it list live lives me not now of only or please question read replied rewrite
-said say sentence sentences so some story take tell text the this to took use was what where who with without word
-words write
+, . : ? a about again alone also am and answer are ask asked bad be book but chat color comment dear did do does eat
+eats english exactly facts find for forum from give glad go good hello hope i idea ideas if in instead is it kind
+know like line list live lives made many me more my name no not note now of on one opposite or people please polite
+question read replied rewrite rude said say sentence sentences so sum sure take tell text thank that the then there
+this to too took up use velan wait want was welcome what where which who with without word write you |
 """
 
 VOCABULARY = tuple(
-    sorted({*_FUNCTION_WORDS.split(), *NUMBERS, *CATEGORIES, *CONTENT, *" ".join(RUDE_SENTENCES).split()})
+    sorted(
+        {
+            *_FUNCTION_WORDS.split(),
+            *NUMBERS,
+            *CATEGORIES,
+            *CONTENT,
+            *" ".join((*RUDE_SENTENCES, *POLITE_SENTENCES)).split(),
+            *VELAN.values(),
+        }
+    )
 )
 """Every word of the world, in alphabetical order."""
 
@@ -89,19 +108,3 @@ def one_of(words: Iterable[str]) -> str:
     '(?:cat|dog)'
     """
     return f"(?:{'|'.join(map(re.escape, words))})"
-
-
-def fact_sentence(kind: str, subject: str, value: str) -> str:
-    """A statement about the world, without its period.
-
-    >>> fact_sentence("eats", "fox", "plum")
-    'the fox eats plum'
-    """
-    forms = {"eats": "the {} eats {}", "lives": "the {} lives in the {}", "color": "the {} is {}"}
-    return forms[kind].format(subject, value)
-
-
-def random_fact(source: random.Random) -> tuple[str, str]:
-    """A kind of fact and a subject that has one."""
-    kind = source.choice(tuple(KINDS))
-    return kind, source.choice(tuple(KINDS[kind]))

@@ -1,32 +1,30 @@
-"""Prompts, demonstrations and pretraining text of the sealed world, each record a function of seed and index."""
+"""Prompts and demonstrations of the sealed world, each record a function of seed and index."""
 
 import random
-from collections.abc import Callable
 
 from rlhf_lightning.data.records import Demonstration, Prompt, Text
-from rlhf_lightning.sandbox.sentences import animal, story_sentence
-from rlhf_lightning.sandbox.stories import document
-from rlhf_lightning.sandbox.task import Task, UseCase
-from rlhf_lightning.sandbox.truth import GREETINGS, MARKER, USE_CASES, parse_prompt
-from rlhf_lightning.sandbox.vocabulary import PEOPLE, PLACES, RUDE_SENTENCES
+from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
+from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, write_prompt
+from rlhf_lightning.sandbox.web import document
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 """Goes up whenever the same seed would give other records."""
 
-MAX_RESPONSE_WORDS = 24
-"""No demonstration is longer."""
+USERS = 800
+"""People who use the API, in each stream. Some ask much more than others."""
 
-_USERS = 200
+DEMONSTRATION_SOURCES = {"labeler_plain": 0.5, "labeler_few_shot": 0.12, "labeler_user_based": 0.27, "api": 0.11}
+"""Where prompts with demonstrations come from (InstructGPT, section 3.2 and table 6: 89 % of them from labelers)."""
 
 
 def generate_prompts(count: int, seed: int | str) -> list[Prompt]:
-    """Prompts of all use cases.
+    """Prompts of all use cases, from users of the API only (InstructGPT, section 3.2).
 
     Args:
         count: How many; the first ones do not depend on it.
         seed: Names the stream. Users belong to their stream: another seed has other users.
     """
-    return [_prompt(seed, index, "prompt") for index in range(count)]
+    return [_prompt(random.Random(f"{seed}/prompt/{index}"), seed, "api") for index in range(count)]
 
 
 def generate_demonstrations(count: int, seed: int | str, imperfect: float = 0.4) -> list[Demonstration]:
@@ -39,8 +37,9 @@ def generate_demonstrations(count: int, seed: int | str, imperfect: float = 0.4)
     """
     written = []
     for index in range(count):
-        asked = _prompt(seed, index, "demonstration")
-        source = random.Random(f"{seed}/response/{index}")
+        source = random.Random(f"{seed}/demonstration/{index}")
+        origin = source.choices(tuple(DEMONSTRATION_SOURCES), tuple(DEMONSTRATION_SOURCES.values()))[0]
+        asked = _prompt(source, seed, origin)
         flaws: list[str] = []
         if source.random() < imperfect:
             flaws = source.choices(
@@ -52,61 +51,20 @@ def generate_demonstrations(count: int, seed: int | str, imperfect: float = 0.4)
 
 
 def generate_text(count: int, seed: int | str) -> list[Text]:
-    """Pretraining documents, the web of this world: stories, facts and misconceptions, lists, copies, rudeness."""
+    """Pretraining documents, the web of this world."""
     return [Text(*document(random.Random(f"{seed}/text/{index}"))) for index in range(count)]
 
 
-def respond(source: random.Random, prompt: str, flaws: list[str]) -> str:
-    """Answer a prompt, with the flaws asked for (keys of ``FLAW_SHARES``)."""
-    case, task = parse_prompt(prompt)
-    text = case.answer(source, task)
-    for flaw in sorted(set(flaws), key=list(FLAW_SHARES).index):
-        text = _FLAWS[flaw](source, case, task, text)
-    return text
+def _prompt(source: random.Random, seed: int | str, origin: str) -> Prompt:
+    """One prompt and who wrote it: a labeler for the project, or one of the users."""
+    cases = [case for case in KINDS_OF_PROMPT.values() if case.few_shot or origin != "labeler_few_shot"]
+    case = source.choices(cases, [case.share for case in cases])[0]
+    text = write_prompt(source, case)
+    if origin.startswith("labeler"):
+        return Prompt(text, user=f"labeler-{source.randrange(40)}", source=origin)
+    return Prompt(text, user=f"user-{seed}-{_rank(source)}", source=origin)
 
 
-def _prompt(seed: int | str, index: int, stream: str) -> Prompt:
-    source = random.Random(f"{seed}/{stream}/{index}")
-    case = source.choices(list(USE_CASES.values()), [case.share for case in USE_CASES.values()])[0]
-    text = source.choice(GREETINGS) + case.ask(source) + MARKER
-    return Prompt(text, user=f"user-{seed}-{source.randrange(_USERS)}", source=case.name)
-
-
-def _mistake(source: random.Random, case: UseCase, task: Task, text: str) -> str:
-    return case.mistake(source, task)
-
-
-def _off_task(source: random.Random, case: UseCase, task: Task, text: str) -> str:
-    other = source.choice([other for other in USE_CASES.values() if other is not case])
-    match = other.pattern.fullmatch(other.ask(source))
-    return other.answer(source, match.groupdict(default="")) if match else text
-
-
-def _rambling(source: random.Random, case: UseCase, task: Task, text: str) -> str:
-    """Say it again, or go on about something else, as long as there is room."""
-    first = text.split(" . ")[0].removesuffix(" .") + " ."
-    for _ in range(source.choice((1, 2, 2))):
-        subject = source.choice((animal(source), source.choice(PEOPLE), "it"))
-        more = first if source.random() < 0.3 else story_sentence(source, subject, source.choice((None, *PLACES)))
-        if len(text.split()) + len(more.split()) <= MAX_RESPONSE_WORDS:
-            text = f"{text} {more}"
-    return text
-
-
-def _rude(source: random.Random, case: UseCase, task: Task, text: str) -> str:
-    insult = source.choice(RUDE_SENTENCES) + " ."
-    sentences = [f"{sentence} ." for sentence in text.removesuffix(" .").split(" . ")]
-    while len(" ".join((*sentences, insult)).split()) > MAX_RESPONSE_WORDS:
-        sentences.pop()
-    return " ".join((*sentences, insult))
-
-
-FLAW_SHARES = {"off_task": 0.15, "mistake": 0.2, "rambling": 0.3, "rude": 0.35}
-"""The flaws of a demonstration and how often each occurs among the imperfect ones, in the order they are applied."""
-
-_FLAWS: dict[str, Callable[[random.Random, UseCase, Task, str], str]] = {
-    "off_task": _off_task,
-    "mistake": _mistake,
-    "rambling": _rambling,
-    "rude": _rude,
-}
+def _rank(source: random.Random) -> int:
+    """A user, the first ones more often than the last; the most frequent one has about 1.2 % of the prompts."""
+    return int(USERS * source.random() ** 1.5)

@@ -1,4 +1,4 @@
-"""What a use case of the sealed world consists of: a generator, good and wrong answers, and one checker."""
+"""What a kind of instruction consists of: a generator, good and wrong answers, and one checker."""
 
 import random
 import re
@@ -34,10 +34,10 @@ class Findings(NamedTuple):
 
 @dataclass(frozen=True)
 class UseCase:
-    """One kind of instruction.
+    """One kind of instruction; several of them can be one use case of the paper's table 1.
 
     Args:
-        name: What it is called, also the ``source`` of its records.
+        name: What it is called: the use case and, where there are several kinds, which one (``generation/note``).
         share: Its share of the prompts, relative to the others.
         pattern: Matches every instruction of this use case and no other; its groups become the task.
         ask: Writes an instruction.
@@ -45,6 +45,7 @@ class UseCase:
         mistake: Writes an answer that a labeler marks down: a constraint ignored, a fact invented, a part left out.
         check: Judges a response.
         closed: Whether an answer may use only what the prompt holds.
+        few_shot: Whether the instruction is given by examples.
     """
 
     name: str
@@ -55,6 +56,12 @@ class UseCase:
     mistake: Callable[[random.Random, Task], str]
     check: Callable[[Task, Reply], Findings]
     closed: bool = False
+    few_shot: bool = False
+
+    @property
+    def use_case(self) -> str:
+        """The row of the paper's table 1."""
+        return self.name.partition("/")[0]
 
 
 def share_found(found: int, asked: int) -> float:

@@ -1,0 +1,135 @@
+"""Working on a passage: rewriting and summarisation."""
+
+import difflib
+import random
+import re
+
+from rlhf_lightning.sandbox.sentences import Reply, is_well_formed
+from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase
+from rlhf_lightning.sandbox.vocabulary import (
+    ADJECTIVES,
+    ANIMALS,
+    COLORS,
+    HANDLING,
+    OBJECTS,
+    PEOPLE,
+    PLACES,
+    RESTING,
+    RUDE_SENTENCES,
+    one_of,
+)
+
+# --- rewriting ------------------------------------------------------------------------------------------------------
+
+_REWRITE = re.compile(
+    "rewrite (?:without the word (?P<without>[a-z]+)|with (?P<new>[a-z]+) instead of (?P<old>[a-z]+)) : "
+    "(?P<passage>.+ \\.)"
+)
+
+
+def rewriting(source: random.Random) -> tuple[str, str]:
+    """An instruction to change one word of a sentence or two, and its passage."""
+    quality = source.choice((*COLORS, *ADJECTIVES))
+    name = source.choice(ANIMALS)
+    subject = f"the {quality} {name}" if quality in ADJECTIVES else f"the {name}"
+    held = f"a {quality} {source.choice(OBJECTS)}" if quality in COLORS else f"a {source.choice(OBJECTS)}"
+    passage = f"{subject} {source.choice(HANDLING)} {held} in the {source.choice(PLACES)} ."
+    if source.random() < 0.4:
+        # No adjective here: leaving a word out of "anna was sad" would leave no sentence.
+        passage += f" {source.choice(PEOPLE)} {source.choice(HANDLING)} the {source.choice(OBJECTS)} ."
+    if source.random() < 0.5:
+        return f"without the word {quality}", passage
+    words = source.choice([words for words in (ANIMALS, OBJECTS, PLACES) if any(w in words for w in passage.split())])
+    old = next(word for word in passage.split() if word in words)
+    new = source.choice([word for word in words if word not in passage.split()])
+    return f"with {new} instead of {old}", passage
+
+
+def _ask_rewrite(source: random.Random) -> str:
+    instruction, passage = rewriting(source)
+    return f"rewrite {instruction} : {passage}"
+
+
+def rewritten(passage: str, without: str, old: str, new: str) -> str:
+    """The passage with one word left out or replaced."""
+    words = (new if word == old else word for word in passage.split() if word != without)
+    return " ".join(words)
+
+
+def _answer_rewrite(source: random.Random, task: Task) -> str:
+    return rewritten(task["passage"], task["without"], task["old"], task["new"])
+
+
+def _mistaken_rewrite(source: random.Random, task: Task) -> str:
+    """The passage unchanged, or changed in more than what was asked."""
+    if source.random() < 0.5:
+        return task["passage"]
+    words = _answer_rewrite(source, task).split()
+    for group in (OBJECTS, PLACES, HANDLING, RESTING):
+        words = [source.choice(group) if word in group else word for word in words]
+    return " ".join(words)
+
+
+def _check_rewrite(task: Task, reply: Reply) -> Findings:
+    target = rewritten(task["passage"], task["without"], task["old"], task["new"]).split()
+    # What comes after as many sentences as were asked for is judged as rambling, not as a wrong rewriting.
+    words = " . ".join((*reply.sentences[: target.count(".")], "")).split()
+    likeness = difflib.SequenceMatcher(None, target, words, autojunk=False).ratio()
+    kept = (task["without"] or task["old"]) not in words and (not task["new"] or task["new"] in words)
+    near = max(0.0, 2 * likeness - 1)
+    return Findings(min(1.0, 2 * near), near, 1.0 if kept else 0.2, budget=len(target) + 2)
+
+
+# --- summarisation --------------------------------------------------------------------------------------------------
+
+_SUMMARY = re.compile(
+    "sum up in one sentence : (?P<passage>"
+    f"the (?:{one_of(ADJECTIVES)} )?(?P<hero>{one_of(ANIMALS)}) {one_of(RESTING)} "
+    f"in the (?P<place>{one_of(PLACES)}) \\. "
+    f"it (?P<did>{one_of(HANDLING)}) a (?:{one_of(COLORS)} )?(?P<thing>{one_of(OBJECTS)}) \\..*)"
+)
+
+
+def story_to_sum_up(source: random.Random) -> tuple[str, str]:
+    """A story of three sentences, and the one sentence that tells what mattered."""
+    hero, place, thing = source.choice(ANIMALS), source.choice(PLACES), source.choice(OBJECTS)
+    did = source.choice(HANDLING)
+    quality = source.choice(("", "", source.choice(ADJECTIVES) + " "))
+    color = source.choice(("", "", source.choice(COLORS) + " "))
+    last = source.choice(
+        (f"it was {source.choice(ADJECTIVES)}", f"{source.choice(PEOPLE)} {source.choice(RESTING)} too")
+    )
+    story = f"the {quality}{hero} {source.choice(RESTING)} in the {place} . it {did} a {color}{thing} . {last} ."
+    return story, f"the {hero} {did} a {thing} in the {place} ."
+
+
+def _ask_summary(source: random.Random) -> str:
+    return f"sum up in one sentence : {story_to_sum_up(source)[0]}"
+
+
+def _answer_summary(source: random.Random, task: Task) -> str:
+    return f"the {task['hero']} {task['did']} a {task['thing']} in the {task['place']} ."
+
+
+def _mistaken_summary(source: random.Random, task: Task) -> str:
+    """The whole story again, or a thing or place that it does not hold."""
+    kind = source.randrange(3)
+    if kind == 0:
+        return task["passage"]
+    wrong = {"thing": source.choice(OBJECTS)} if kind == 1 else {"place": source.choice(PLACES)}
+    return _answer_summary(source, {**task, **wrong})
+
+
+def _check_summary(task: Task, reply: Reply) -> Findings:
+    sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
+    first = sentences[0].split() if sentences and is_well_formed(sentences[0]) else []
+    told = [task[part] in first for part in ("hero", "did", "thing", "place")]
+    return Findings(1.0 if any(told) else 0.0, sum(told) / 4, 1.0 if len(sentences) == 1 else 0.3, budget=11)
+
+
+REWRITE = UseCase(
+    "rewrite", 0.066, _REWRITE, _ask_rewrite, _answer_rewrite, _mistaken_rewrite, _check_rewrite, closed=True
+)
+SUMMARY = UseCase(
+    "summarisation", 0.042, _SUMMARY, _ask_summary, _answer_summary, _mistaken_summary, _check_summary, closed=True
+)

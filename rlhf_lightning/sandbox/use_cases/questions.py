@@ -1,0 +1,186 @@
+"""Questions: about the world (open) and about a passage in the prompt (closed)."""
+
+import random
+import re
+
+from rlhf_lightning.sandbox.knowledge import COMMON_FACTS, KINDS, QUESTIONS, VALUES, fact_sentence
+from rlhf_lightning.sandbox.sentences import Reply
+from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase
+from rlhf_lightning.sandbox.vocabulary import NO_COMMENT, OBJECTS, PEOPLE, PLACES, UNKNOWN, one_of
+
+# --- open question answering ----------------------------------------------------------------------------------------
+
+HEDGE = "if you are not sure say no comment . "
+"""The instruction that allows an answer to be refused (the "no comment" instruction of section 4.2)."""
+
+
+def _question_pattern(suffix: str) -> str:
+    forms = (form.format(f"(?P<{kind}{suffix}>{one_of(KINDS[kind])})") for kind, form in QUESTIONS.items())
+    return f"(?:{'|'.join(forms)})"
+
+
+_OPEN_QA = re.compile(
+    f"(?P<hedge>{re.escape(HEDGE)})?{_question_pattern('1')}(?: and {_question_pattern('2')})? \\?"
+    "(?P<short> use one word \\.)?"
+)
+
+
+def fact_question(kind: str, subject: str) -> str:
+    """The question that a fact answers.
+
+    >>> fact_question("eats", "fox")
+    'what does the fox eat ?'
+    """
+    return QUESTIONS[kind].format(subject) + " ?"
+
+
+def _ask_open_qa(source: random.Random) -> str:
+    first = source.choice(COMMON_FACTS)
+    text = (HEDGE if source.random() < 0.15 else "") + fact_question(*first)
+    if source.random() < 0.25:
+        return f"{text} use one word ."
+    if source.random() < 0.4:
+        second = source.choice([fact for fact in COMMON_FACTS if fact != first])
+        text = text.removesuffix(" ?") + f" and {fact_question(*second)}"
+    return text
+
+
+def _asked_facts(task: Task) -> list[tuple[str, str]]:
+    return [(kind, task[kind + place]) for place in "12" for kind in KINDS if task[kind + place]]
+
+
+def _answer_open_qa(source: random.Random, task: Task) -> str:
+    asked = _asked_facts(task)
+    if task["hedge"] and source.random() < 0.3:
+        return NO_COMMENT + " ."
+    if task["short"]:
+        return KINDS[asked[0][0]][asked[0][1]] + " ."
+    return " and ".join(fact_sentence(kind, subject, KINDS[kind][subject]) for kind, subject in asked) + " ."
+
+
+def _mistaken_open_qa(source: random.Random, task: Task) -> str:
+    """A sentence where one word was asked for, one answer to two questions, or something false."""
+    asked = _asked_facts(task)
+    if task["short"] or (len(asked) == 2 and source.random() < 0.6):
+        asked = asked[:1]
+        return fact_sentence(*asked[0], KINDS[asked[0][0]][asked[0][1]]) + " ."
+    return " and ".join(fact_sentence(kind, subject, source.choice(VALUES[kind])) for kind, subject in asked) + " ."
+
+
+def _check_open_qa(task: Task, reply: Reply) -> Findings:
+    asked = _asked_facts(task)
+    text = " ".join(reply.words)
+    budget = 2 if task["short"] else 1 + 8 * len(asked)
+    if NO_COMMENT in reply.sentences:
+        # Better than something false where it was allowed, never as good as the answer.
+        return Findings(1.0 if task["hedge"] else 0.4, 0.4 if task["hedge"] else 0.0, 1.0, max(budget, 3))
+    attempted = right = 0
+    for kind, subject in asked:
+        form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", f"({one_of(VALUES[kind])})")
+        stated = re.findall(f"\\b{form}(?= |$)", text)
+        if not stated and len(asked) == 1:
+            stated = [word for word in reply.sentences[:1] if word in VALUES[kind]]
+        attempted += bool(stated)
+        right += bool(stated) and set(stated) == {KINDS[kind][subject]}
+    short = not task["short"] or (len(reply.sentences) > 0 and " " not in reply.sentences[0])
+    return Findings(
+        attempted / len(asked),
+        right / max(1, attempted),
+        1.0 if short else 0.4,
+        budget,
+        truthful=1.0 if right == attempted else 0.0,
+    )
+
+
+# --- closed question answering --------------------------------------------------------------------------------------
+
+_MOVE = re.compile(
+    f"(?P<person>{one_of(PEOPLE)}) took the (?P<object>{one_of(OBJECTS)}) to the (?P<place>{one_of(PLACES)}) \\."
+)
+_CLOSED_QA = re.compile(
+    f"read this : (?P<passage>.+ \\.) (?:where is the (?P<where>{one_of(OBJECTS)})|"
+    f"who took the (?P<who>{one_of(OBJECTS)})|what did (?P<what>{one_of(PEOPLE)}) take) \\?"
+)
+
+
+def moves(source: random.Random, number: int) -> list[tuple[str, str, str]]:
+    """People who took things to places, no name twice: (person, object, place)."""
+    people, objects, places = (source.sample(words, number) for words in (PEOPLE, OBJECTS, PLACES))
+    return list(zip(people, objects, places, strict=True))
+
+
+def passage_of(moved: list[tuple[str, str, str]]) -> str:
+    """The sentences that tell of the moves."""
+    return " ".join(f"{person} took the {thing} to the {place} ." for person, thing, place in moved)
+
+
+def question_and_answer(
+    source: random.Random, moved: list[tuple[str, str, str]], unknown: float = 1 / 8
+) -> tuple[str, str]:
+    """A question about the moves, some without an answer in the passage, and the right answer."""
+    person, thing, place = source.choice(moved)
+    kind = source.choice(("where", "what", "who"))
+    if source.random() < unknown:
+        names, things = {move[0] for move in moved}, {move[1] for move in moved}
+        person = source.choice([name for name in PEOPLE if name not in names])
+        thing = source.choice([name for name in OBJECTS if name not in things])
+        answer = UNKNOWN
+    else:
+        answer = f"the {thing} is in the {place}" if kind == "where" else f"{person} took the {thing}"
+    asked = {"where": f"where is the {thing}", "who": f"who took the {thing}", "what": f"what did {person} take"}
+    return f"{asked[kind]} ?", f"{answer} ."
+
+
+def _ask_closed_qa(source: random.Random) -> str:
+    moved = moves(source, source.choice((2, 2, 3)))
+    return f"read this : {passage_of(moved)} {question_and_answer(source, moved)[0]}"
+
+
+def _right_answer(task: Task) -> str:
+    for person, thing, place in _MOVE.findall(task["passage"]):
+        if task["where"] == thing:
+            return f"the {thing} is in the {place}"
+        if task["who"] == thing or task["what"] == person:
+            return f"{person} took the {thing}"
+    return UNKNOWN
+
+
+def _answer_closed_qa(source: random.Random, task: Task) -> str:
+    return _right_answer(task) + " ."
+
+
+def _mistaken_closed_qa(source: random.Random, task: Task) -> str:
+    """A person, object or place that the passage does not hold, or that belongs to another sentence."""
+    right = _right_answer(task)
+    while True:
+        if task["where"]:
+            wrong = f"the {task['where']} is in the {source.choice(PLACES)}"
+        else:
+            wrong = f"{task['what'] or source.choice(PEOPLE)} took the {task['who'] or source.choice(OBJECTS)}"
+        if wrong != right:
+            return wrong + " ."
+
+
+def _check_closed_qa(task: Task, reply: Reply) -> Findings:
+    first = reply.sentences[0] if reply.sentences else ""
+    if task["where"]:
+        forms = f"the {task['where']} is in the {one_of(PLACES)}"
+    else:
+        forms = f"{task['what'] or one_of(PEOPLE)} took the {task['who'] or one_of(OBJECTS)}"
+    attempts = 1.0 if first == UNKNOWN or re.fullmatch(forms, first) else 0.0
+    right = first == _right_answer(task)
+    contradicts = bool(attempts) and not right and first != UNKNOWN
+    return Findings(attempts, float(right), 1.0, budget=9, grounded=0.0 if contradicts else 1.0)
+
+
+OPEN_QA = UseCase("open_qa", 0.124, _OPEN_QA, _ask_open_qa, _answer_open_qa, _mistaken_open_qa, _check_open_qa)
+CLOSED_QA = UseCase(
+    "closed_qa",
+    0.026,
+    _CLOSED_QA,
+    _ask_closed_qa,
+    _answer_closed_qa,
+    _mistaken_closed_qa,
+    _check_closed_qa,
+    closed=True,
+)
