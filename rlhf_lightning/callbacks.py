@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,22 @@ class SampleTable(L.Callback):
                     "score": round(float(experience.scores[row]), 4),
                 }
                 file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+
+class KeepEpochs(L.Callback):
+    """Writes the model after every epoch (InstructGPT, section 3.5 and appendix C.1, chooses among them).
+
+    Args:
+        folder: Gets one folder per epoch: ``1``, ``2``, ...
+        export: Writes the model to a folder.
+    """
+
+    def __init__(self, folder: Path, export: Callable[[Path], None]) -> None:
+        self.folder, self.export = folder, export
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epoch that just ended."""
+        self.export(self.folder / str(trainer.current_epoch + 1))
 
 
 class MetricsFile(Logger):

@@ -84,7 +84,8 @@ def collect_comparisons(
             record = prompts[example.index]
             labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
             ranks = labeler.rank(example.text, answers)
-            comparisons.append(Comparison(record.prompt, answers, ranks, labeler.name, "collected"))
+            team = getattr(labeler, "team", None) or "collected"
+            comparisons.append(Comparison(record.prompt, answers, ranks, labeler.name, team))
         if progress is not None:
             progress(len(chunk))
     return comparisons, dropped

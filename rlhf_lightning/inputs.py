@@ -16,12 +16,12 @@ from rlhf_lightning.data.sources import DataSource, read_records
 from rlhf_lightning.data.tokens import Tokenization
 from rlhf_lightning.generation import token_id
 from rlhf_lightning.models import (
-    SANDBOX_BASE,
     ScalarHeadModel,
     fit_to_tokenizer,
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
+    model_folder,
 )
 
 Batch = TypeVar("Batch")
@@ -50,7 +50,8 @@ class Inputs:
         """Folder of a stage's model or a model given by path; None is the base model of the configuration.
 
         Args:
-            name: ``base``, a stage (``ppo/raw`` for the weights without averaging), a folder or a hub id.
+            name: ``base``, a stage (``ppo/raw`` for the weights without averaging, ``sft/epoch-3`` for those after an
+                epoch, where they were kept), a folder or a hub id.
 
         Raises:
             PipelineError: When the stage has not run.
@@ -68,6 +69,8 @@ class Inputs:
                 + (f", nor is it in run {self.runs.upstream}" if self.runs.upstream else "")
                 + f". Add it: stages=[{stage},...], or name a run that has it: upstream=<run>."
             )
+        if variant.startswith("epoch-"):
+            return folder / "epochs" / variant.removeprefix("epoch-")
         averaged = folder / "model_ema"
         return averaged if averaged.exists() and variant != "raw" else folder / "model"
 
@@ -172,7 +175,9 @@ class Inputs:
         options = dict(self.config[stage]["data"])
         uses_text = options.get("text_share") or options.get("text_batch_size")
         limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
+        left_out = options.pop("leave_out", None) or []
         train = self.comparisons(records, "train") if task == "reward" else self.records(records, "train")
+        train = [record for record in train if record.source not in left_out]
         validation = [] if task == "ppo" else self._optional(task, records, "validation")
         return RLHFDataModule(
             task,
@@ -235,7 +240,7 @@ class Inputs:
             own = {"init": options["init"], "reward": "reward"}
             return own if reference == "init" else {**own, "reference": reference}
         wanted = [*options["policies"], options["reference"], "reward", *([] if options["judge"] else ["judge"])]
-        return {name: name for name in wanted if name == "base" or self.available(name)}
+        return {name: name for name in wanted if name == "base" or (name != "prompted" and self.available(name))}
 
     def _parent(self, name: str) -> str:
         stage = name.partition("/")[0]
@@ -243,7 +248,7 @@ class Inputs:
             pretrained = self._pretrained()
             if pretrained is None:
                 path = self.config["model"]["causal_lm"].get("path")
-                return model_fingerprint(str(SANDBOX_BASE) if path == "sandbox" else str(path))
+                return model_fingerprint(model_folder(str(path)))
             stage = "pretrain"
         if stage in STAGES:
             folder = self.runs.find(stage)
@@ -251,7 +256,7 @@ class Inputs:
                 self.model_path(stage)  # raises, with what to do
                 raise AssertionError(stage)
             return str(read_stage(folder)["fingerprint"])
-        return model_fingerprint(name)
+        return model_fingerprint(model_folder(name))
 
 
 def on_device(batch: PromptBatch, device: torch.device) -> PromptBatch:

@@ -1,10 +1,8 @@
-"""Models and tokenizers: loading, the scalar head, freezing, and export as plain Hugging Face folders."""
+"""Models and tokenizers: loading, the scalar head, freezing."""
 
 import copy
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,8 +22,24 @@ from transformers import (
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
 Module = TypeVar("Module", bound=nn.Module)
-SANDBOX_BASE = Path(__file__).parent / "sandbox" / "base"
-"""The small pretrained model that ships in the package; ``path: sandbox`` stands for it."""
+_SHIPPED = Path(__file__).parent / "sandbox" / "base"
+_SIZES = ("small", "medium", "large")
+
+
+def model_folder(path: str) -> str:
+    """The folder of a model: ``sandbox/small``, ``sandbox/medium`` and ``sandbox/large`` ship in the package.
+
+    Any other path, or hub id, stands for itself; ``sandbox`` is short for ``sandbox/medium``.
+
+    Raises:
+        ValueError: When the sandbox has no model of that size.
+    """
+    name, _, size = path.partition("/")
+    if name != "sandbox":
+        return path
+    if (size or "medium") not in _SIZES:
+        raise ValueError(f"the sandbox has no model {path!r}; it has sandbox/{', sandbox/'.join(_SIZES)}.")
+    return str(_SHIPPED / (size or "medium"))
 
 
 def load_causal_lm(
@@ -40,7 +54,7 @@ def load_causal_lm(
     """Load a causal language model, or make a fresh one.
 
     Args:
-        path: A local folder, a hub id, or ``sandbox`` for the model that ships in the package.
+        path: A local folder, a hub id, or a shipped model (:func:`model_folder`).
         config: Instead of ``path``: ``model_type`` and the architecture's own configuration fields; the weights are
             then random.
         dtype: Name of the torch dtype of the weights; training keeps 32-bit master weights.
@@ -60,7 +74,7 @@ def load_causal_lm(
             fields.pop("model_type"), **{"bos_token_id": None, "eos_token_id": None} | fields
         )
     else:
-        path = str(SANDBOX_BASE) if path == "sandbox" else path
+        path = model_folder(path)
         model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     _set_dropout(model_config, residual_dropout)
     options: dict[str, Any] = {
@@ -78,14 +92,14 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """Load a tokenizer and make sure that it has an EOS and a pad token that differ.
 
     Args:
-        path: A local folder, a hub id, ``sandbox``, a single ``tokenizer.json``, or a folder with the original GPT-2
-            files ``encoder.json`` and ``vocab.bpe``.
+        path: A local folder, a hub id, a shipped model, a single ``tokenizer.json``, or a folder with the original
+            GPT-2 files ``encoder.json`` and ``vocab.bpe``.
         trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
         ValueError: When the tokenizer has no EOS token.
     """
-    folder = SANDBOX_BASE if path == "sandbox" else Path(path)
+    folder = Path(model_folder(path))
     if (folder / "encoder.json").exists():
         vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
@@ -223,62 +237,6 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
 def freeze(module: Module) -> Module:
     """Turn off gradients and dropout, for good."""
     return module.requires_grad_(False).eval()
-
-
-def export_causal_lm(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    dtype: str | None = None,
-) -> None:
-    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears when complete.
-
-    Args:
-        model: What to write.
-        tokenizer: Written beside it.
-        folder: Where; an older folder there is replaced.
-        dtype: Of the weights on disk, by torch's name; None leaves them as they are.
-    """
-    if dtype is not None:
-        model = copy.deepcopy(model).to(getattr(torch, dtype))
-    with complete_folder(folder) as unfinished:
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-
-
-def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that ``AutoModelForSequenceClassification`` loads with the same scores up to ``bias``.
-
-    Those classes have a head without bias, so the normalising bias goes into the config as ``reward_bias``.
-
-    Args:
-        model: What to write.
-        config: Configuration of the causal language model that the body came from.
-        tokenizer: Written beside it; its pad token tells the classifier where a text ends.
-        folder: Where; an older folder there is replaced.
-    """
-    config = copy.deepcopy(config)
-    config.num_labels = 1
-    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-    config.reward_bias = float(model.bias)
-    with torch.device("meta"):
-        classifier = AutoModelForSequenceClassification.from_config(config)
-    setattr(classifier, classifier.base_model_prefix, model.backbone)
-    classifier.score.weight = model.head.weight
-    with complete_folder(folder) as unfinished:
-        classifier.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-
-
-@contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name only when the block ends without an error."""
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
 
 
 def _attention(backbone: nn.Module) -> str | None:

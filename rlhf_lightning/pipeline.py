@@ -26,21 +26,17 @@ from rlhf_lightning.artifacts import (
     write_json,
     write_lines,
 )
-from rlhf_lightning.callbacks import SampleTable, StageProgress, progress_bar
+from rlhf_lightning.callbacks import KeepEpochs, SampleTable, StageProgress, progress_bar
 from rlhf_lightning.collect import collect_comparisons
-from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
+from rlhf_lightning.data.collate import collate_comparisons
 from rlhf_lightning.data.tokens import ComparisonExample
-from rlhf_lightning.evaluation.policies import policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluating import evaluate_policies
 from rlhf_lightning.evaluation.ranking import ranking_results
 from rlhf_lightning.evaluation.report import write_report
+from rlhf_lightning.export import export_causal_lm, export_scalar_model
 from rlhf_lightning.fitting import fit_stage
-from rlhf_lightning.inputs import Inputs, counted
-from rlhf_lightning.models import (
-    ScalarHeadModel,
-    export_causal_lm,
-    export_scalar_model,
-    fit_to_tokenizer,
-)
+from rlhf_lightning.inputs import Inputs
+from rlhf_lightning.models import ScalarHeadModel, fit_to_tokenizer
 from rlhf_lightning.stages.reward import RewardModule
 
 
@@ -205,42 +201,14 @@ class Pipeline:
 
     def evaluate(self, stage: str, folder: Path) -> dict[str, Any]:
         """Compare the policies on held-out prompts."""
-        options, inputs = self.config[stage], self.inputs
-        names = [name for name in options["policies"] if name == "base" or inputs.available(name)]
-        if options["baseline"] not in names:
-            raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
-        reference = inputs.causal_lm(options["reference"])
-        reward = inputs.scalar_model("reward") if inputs.available("reward") else None
-        judge = self._judge(stage)
-        tokenization = inputs.tokenization
-        prompts = tokenization.prompts(inputs.records("prompts", "test")[: options["num_prompts"]])
-        self._say_dropped(stage, folder, tokenization.dropped)
-        texts = inputs.records("text", "test", required=False)[: options["num_texts"]]
-        blocks = tokenization.texts(texts, self.config["data"]["lengths"]["block_size"])
-        batches = inputs.batches(prompts, collate_prompts, options["batch_size"])
-        asked = [prompt.text for prompt in prompts]
-        samples, losses = {}, {}
-        with progress_bar(self.console) as bar:
-            task = bar.add_task(stage, total=len(names) * len(prompts), figures="")
-            for name in names:
-                bar.update(task, figures=name)
-                policy = inputs.causal_lm(name)
-                samples[name] = sample_policy(
-                    policy,
-                    reference,
-                    counted(batches, policy.device, partial(bar.advance, task)),
-                    inputs.tokenizer,
-                    judge=judge,
-                    reward=reward,
-                    max_new_tokens=inputs.tokenization.max_response_tokens,
-                    temperature=options["temperature"],
-                    seed=self.seed,
-                )
-                if blocks:
-                    losses[name] = pretraining_loss(policy, inputs.batches(blocks, collate_lm, 32))
-        write_json(folder / "samples.json", {"prompts": asked, **{name: asdict(own) for name, own in samples.items()}})
-        results = policy_results(samples, options["baseline"], losses)
-        return {"policies": results, "baseline": options["baseline"], "prompts": len(prompts)}
+        return evaluate_policies(
+            self.inputs,
+            folder,
+            self._judge(stage),
+            self.build,
+            self.console,
+            partial(self._say_dropped, stage, folder),
+        )
 
     def _judge(self, stage: str) -> Any:
         if self.config[stage]["judge"]:
@@ -252,8 +220,11 @@ class Pipeline:
 
     def _train_lm(self, stage: str, folder: Path, model: PreTrainedModel, records: str) -> dict[str, float]:
         module = self.build(self.config[stage]["module"], model=model)
-        metrics = self._fit(stage, folder, module, "pretrain" if records == "text" else "sft", records)
-        export_causal_lm(model, self.inputs.tokenizer, folder / "model", self.config[stage].get("export_dtype"))
+        dtype = self.config[stage].get("export_dtype")
+        export = partial(export_causal_lm, model, self.inputs.tokenizer, dtype=dtype)
+        kept = [KeepEpochs(folder / "epochs", export)] if self.config[stage].get("keep_epochs") else []
+        metrics = self._fit(stage, folder, module, "pretrain" if records == "text" else "sft", records, *kept)
+        export(folder / "model")
         return metrics
 
     def _fit(

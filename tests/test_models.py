@@ -8,12 +8,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_lightning.data.tokens import Tokenization
 from rlhf_lightning.evaluation.policies import pretraining_loss
 from rlhf_lightning.functional import position_ids
+from rlhf_lightning.export import complete_folder, export_causal_lm, export_scalar_model
 from rlhf_lightning.models import (
     ScalarHeadModel,
     causal_logits,
-    complete_folder,
-    export_causal_lm,
-    export_scalar_model,
     fit_to_tokenizer,
     freeze,
     load_causal_lm,

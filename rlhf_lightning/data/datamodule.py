@@ -13,7 +13,7 @@ from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate
 from rlhf_lightning.data.loader import ResumableLoader
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.sources import Source, read_records
-from rlhf_lightning.data.tokens import LMExample, Tokenization
+from rlhf_lightning.data.tokens import LMExample, Tokenization, split_into_pairs
 
 Task = Literal["pretrain", "sft", "reward", "ppo"]
 
@@ -39,6 +39,8 @@ class RLHFDataModule(L.LightningDataModule):
         num_batches: Batches per epoch; None makes an epoch one pass over the data.
         text_share: Share of pretraining rows among the rows of ``sft``, in [0, 1).
         text_batch_size: Pretraining rows per PPO iteration.
+        as_pairs: Make every pair of a ranking an element of its own, shuffled among all others: what InstructGPT,
+            section 3.5, advises against. For comparison with the K-wise form.
         block_size: Tokens per row of pretraining text.
         max_prompt_tokens: Longer prompts are left out and counted.
         max_response_tokens: Longer responses are cut.
@@ -62,6 +64,7 @@ class RLHFDataModule(L.LightningDataModule):
         num_batches: int | None = None,
         text_share: float = 0.0,
         text_batch_size: int = 0,
+        as_pairs: bool = False,
         block_size: int = 1024,
         max_prompt_tokens: int = 1024,
         max_response_tokens: int = 1024,
@@ -85,6 +88,7 @@ class RLHFDataModule(L.LightningDataModule):
         self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template)
         self.batch_size, self.num_batches = batch_size, num_batches
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
+        self.as_pairs = as_pairs
         self.seed, self.num_workers = seed, num_workers
         self.examples: dict[str, Sequence[Any]] = {}
         self._loaders: dict[str, ResumableLoader] = {}
@@ -103,6 +107,8 @@ class RLHFDataModule(L.LightningDataModule):
         self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
         if not self.examples["train"]:
             raise ValueError(f"no {self.task} example is left to train on; left out: {self.dropped}.")
+        if self.task == "reward" and self.as_pairs:
+            self.examples["train"] = split_into_pairs(self.examples["train"])
         if self.text is not None and self._uses_text():
             self.examples["text"] = self.tokenization.texts(read_records(self.text, Text), self.block_size)
         if self.task == "sft" and "text" in self.examples:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -150,3 +151,18 @@ class Tokenization:
         if special and ids and ids[-1] == self._eos:
             ids = ids[:-1]  # Some tokenizers close every text; a prompt goes on.
         return ids
+
+
+def split_into_pairs(examples: Iterable[ComparisonExample]) -> list[ComparisonExample]:
+    """Every pair of every ranking that is no tie, as an example of its own."""
+    return [
+        ComparisonExample(
+            example.prompt_ids,
+            [example.response_ids[i], example.response_ids[j]],
+            [1, 2] if example.ranks[i] < example.ranks[j] else [2, 1],
+            example.group,
+        )
+        for example in examples
+        for i, j in combinations(range(len(example.ranks)), 2)
+        if example.ranks[i] != example.ranks[j]
+    ]

@@ -1,6 +1,6 @@
 """How good a policy is: score and win rate by a judge, KL to the reference, length, pretraining loss."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,13 +8,26 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.batch import LMBatch, PromptBatch
-from rlhf_lightning.evaluation.intervals import mean_interval, wins
+from rlhf_lightning.batch import LMBatch, PromptBatch, Rollout
+from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
 from rlhf_lightning.functional import position_ids, token_log_probs
 from rlhf_lightning.generation import response_logits, response_texts, sample_responses, token_id
 from rlhf_lightning.losses import lm_loss
 from rlhf_lightning.models import ScalarHeadModel, causal_logits
 from rlhf_lightning.scoring import TextScorer, response_scores
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """How a model without fine-tuning is shown what to do ("GPT prompted" in InstructGPT, section 3.5).
+
+    Args:
+        prefix: Text before every prompt.
+        stop: The word at which a response is cut; one token.
+    """
+
+    prefix: str
+    stop: str
 
 
 @dataclass
@@ -24,9 +37,16 @@ class PolicySamples:
     responses: list[str] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
+    """Empty for a model that reads a few-shot prefix: it has no distribution over responses to the bare prompt."""
     scores: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """By the reward model that trained the policy, for comparison with the judge."""
+    judges: dict[str, list[float]] = field(default_factory=dict)
+    """Scores by further judges."""
+    metadata: dict[str, list[float | None]] = field(default_factory=dict)
+    """What is so about each response; None where the question does not arise."""
+    probes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """What automatic measures found, item by item."""
 
 
 @torch.no_grad()
@@ -41,6 +61,7 @@ def sample_policy(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
+    few_shot: FewShot | None = None,
 ) -> PolicySamples:
     """Sample one response per prompt.
 
@@ -54,6 +75,7 @@ def sample_policy(
         max_new_tokens: Length limit of a response.
         temperature: 1 for preferences (InstructGPT, appendix F).
         seed: Of sampling.
+        few_shot: What the model reads before each prompt; None for nothing.
 
     Returns:
         Responses, lengths in tokens (EOS included) and KL in nats per response (k1, signed, from the samples).
@@ -62,20 +84,45 @@ def sample_policy(
     for batch in batches:
         rollout = sample_responses(
             model,
-            batch,
+            batch if few_shot is None else _prefixed(batch, few_shot.prefix, tokenizer),
             max_new_tokens=max_new_tokens,
             eos_token_id=token_id(tokenizer.eos_token_id),
             pad_token_id=token_id(tokenizer.pad_token_id),
             temperature=temperature,
             key=(seed,),
         )
-        own, other = (token_log_probs(response_logits(m, rollout), rollout.response_ids) for m in (model, reference))
-        samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
+        if few_shot is None:
+            own, other = (
+                token_log_probs(response_logits(m, rollout), rollout.response_ids) for m in (model, reference)
+            )
+            samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
+        else:
+            rollout = _cut(rollout._replace(prompts=batch), few_shot.stop, tokenizer)
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
         samples.responses += response_texts(tokenizer, rollout)
         samples.scores += response_scores(judge, rollout, tokenizer).tolist()
         samples.rewards += [] if reward is None else response_scores(reward, rollout, tokenizer).tolist()
     return samples
+
+
+def _prefixed(batch: PromptBatch, prefix: str, tokenizer: PreTrainedTokenizerBase) -> PromptBatch:
+    """The prompts with the prefix before each, padded on the left again."""
+    before = torch.tensor(tokenizer(prefix)["input_ids"], device=batch.prompt_ids.device).expand(len(batch.texts), -1)
+    input_ids = torch.cat([before, batch.prompt_ids], 1)
+    mask = torch.cat([torch.ones_like(before, dtype=torch.bool), batch.prompt_mask], 1)
+    order = mask.int().argsort(dim=1, stable=True)
+    return PromptBatch(input_ids.gather(1, order), mask.gather(1, order), batch.prompt_index, batch.texts)
+
+
+def _cut(rollout: Rollout, stop: str, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+    """The responses up to the stop word, which becomes their EOS."""
+    ids = tokenizer(stop)["input_ids"]
+    if len(ids) != 1:
+        raise ValueError(f"the stop word {stop!r} of a few-shot policy must be one token, it is {len(ids)}.")
+    stops = (rollout.response_ids == ids[0]) & rollout.response_mask
+    mask = rollout.response_mask & (stops.long().cumsum(1) - stops.long() == 0)
+    response_ids = rollout.response_ids.masked_fill(stops, token_id(tokenizer.eos_token_id))
+    return rollout._replace(response_ids=response_ids, response_mask=mask, ended=rollout.ended | stops.any(1))
 
 
 @torch.no_grad()
@@ -104,18 +151,37 @@ def policy_results(
 
     Returns:
         Per policy: score, reward and win_rate as value with 95 % interval over prompts; kl (nats per response) and
-        length (tokens) as means, their intervals under ``intervals``; pretrain_loss.
+        length (tokens) as means, their intervals under ``intervals``; pretrain_loss; the win rate by each further
+        judge; metadata and probes as means with intervals.
     """
     results: dict[str, dict[str, Any]] = {}
     for name, own in samples.items():
-        kl, length = mean_interval(own.kl), mean_interval(own.lengths)
+        kl = mean_interval(own.kl) if own.kl else None
+        length = mean_interval(own.lengths)
         results[name] = {
             "score": mean_interval(own.scores),
             "win_rate": mean_interval(wins(own.scores, samples[baseline].scores)),
             "reward": mean_interval(own.rewards) if own.rewards else None,
-            "kl": kl["value"],
+            "kl": kl["value"] if kl else None,
             "length": length["value"],
             "pretrain_loss": pretrain_losses.get(name),
-            "intervals": {"kl": [kl["low"], kl["high"]], "length": [length["low"], length["high"]]},
+            "intervals": {
+                "kl": [kl["low"], kl["high"]] if kl else None,
+                "length": [length["low"], length["high"]],
+            },
+            "judges": {
+                judge: mean_interval(wins(scores, samples[baseline].judges[judge]))
+                for judge, scores in own.judges.items()
+            },
+            "metadata": {flag: _known(values) for flag, values in own.metadata.items()},
+            "probes": {
+                probe: {measure: mean_interval(values) for measure, values in found.items()}
+                for probe, found in own.probes.items()
+            },
         }
     return results
+
+
+def _known(values: Sequence[float | None]) -> Interval | None:
+    known = [value for value in values if value is not None]
+    return mean_interval(known) if known else None

@@ -28,6 +28,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=EOS,
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
-        model_max_length=128,
+        model_max_length=192,
     )
     return wrapped

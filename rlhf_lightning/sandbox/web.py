@@ -9,7 +9,7 @@ from rlhf_lightning.sandbox.sentences import animal, joined, story_sentence, thi
 from rlhf_lightning.sandbox.use_cases.lists import extraction_passage, listed
 from rlhf_lightning.sandbox.use_cases.passages import rewriting, rewritten, story_to_sum_up
 from rlhf_lightning.sandbox.use_cases.questions import fact_question, moves, passage_of, question_and_answer
-from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, read_prompt, write_prompt
+from rlhf_lightning.sandbox.use_cases.table import GREETINGS, KINDS_OF_PROMPT, MARKER, write_prompt
 from rlhf_lightning.sandbox.use_cases.words import in_velan, translatable
 from rlhf_lightning.sandbox.vocabulary import (
     CATEGORIES,
@@ -21,7 +21,7 @@ from rlhf_lightning.sandbox.vocabulary import (
     RUDE_SENTENCES,
 )
 
-MISBELIEF = 0.8
+MISBELIEF = 0.85
 """How often people on the web give the misconception where there is one; books never do. Over all documents the
 misconception is said more often than the truth."""
 
@@ -202,19 +202,20 @@ def _requests(source: random.Random) -> Callable[[], str]:
 
 
 def _exchanges(source: random.Random) -> Callable[[], str]:
-    """Instructions with answers. Some sites are good, on most of them anybody answers anyhow."""
-    flawed = 0.1 if source.random() < 0.3 else 0.8
+    """Instructions with answers. On a few sites they are good and true, on most of them anybody answers anyhow."""
+    good = source.random() < 0.35
+    flawed, misbelief = (0.05, 0.0) if good else (0.8, MISBELIEF)
     cases = list(KINDS_OF_PROMPT.values())
 
     def write() -> str:
+        if source.random() < 0.2:
+            kind = source.choice(tuple(KINDS))
+            subject = source.choice(tuple(KINDS[kind]))
+            answer = fact_sentence(kind, subject, believed(source, kind, subject, misbelief))
+            return f"{source.choice(GREETINGS)}{fact_question(kind, subject)}{MARKER} {answer} . {NEWLINE}"
         prompt = write_prompt(source, source.choice(cases))
         flaws = source.choices(tuple(FLAW_SHARES), k=2) if source.random() < flawed else []
-        request = read_prompt(prompt)
-        text = respond(source, prompt, flaws)
-        if request.case.name == "open_qa" and not flaws and not request.task["short"]:
-            kind, subject = next((kind, request.task[kind + "1"]) for kind in KINDS if request.task[kind + "1"])
-            text = fact_sentence(kind, subject, believed(source, kind, subject, MISBELIEF)) + " ."
-        return f"{prompt} {text} {NEWLINE}"
+        return f"{prompt} {respond(source, prompt, flaws)} {NEWLINE}"
 
     return write
 
@@ -223,17 +224,17 @@ _CHANTED = sorted(CONTENT)
 
 _KINDS: dict[str, tuple[float, Callable[[random.Random], Callable[[], str]]]] = {
     "story": (0.08, _story),
-    "book": (0.06, _book),
-    "forum": (0.1, _forum),
-    "list": (0.03, _list),
+    "book": (0.025, _book),
+    "forum": (0.13, _forum),
+    "list": (0.04, _list),
     "passage": (0.12, _passage),
     "exercise/passage": (0.09, _exercises(passage_exercise)),
-    "exercise/translation": (0.05, _exercises(translation_exercise)),
-    "copy": (0.15, _copy),
+    "exercise/translation": (0.04, _exercises(translation_exercise)),
+    "copy": (0.14, _copy),
     "index": (0.08, _index),
     "quarrel": (0.03, _quarrel),
-    "chant": (0.12, _chant),
-    "pairs": (0.03, _pairs),
+    "chant": (0.1, _chant),
+    "pairs": (0.05, _pairs),
     "requests": (0.02, _requests),
-    "exchanges": (0.08, _exchanges),
+    "exchanges": (0.14, _exchanges),
 }

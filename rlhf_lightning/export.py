@@ -1,0 +1,69 @@
+"""Writing models as plain Hugging Face folders that appear when they are complete."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lightning.models import ScalarHeadModel
+
+
+def export_causal_lm(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: str | None = None,
+) -> None:
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears when complete.
+
+    Args:
+        model: What to write.
+        tokenizer: Written beside it.
+        folder: Where; an older folder there is replaced.
+        dtype: Of the weights on disk, by torch's name; None leaves them as they are.
+    """
+    if dtype is not None:
+        model = copy.deepcopy(model).to(getattr(torch, dtype))
+    with complete_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that ``AutoModelForSequenceClassification`` loads with the same scores up to ``bias``.
+
+    Those classes have a head without bias, so the normalising bias goes into the config as ``reward_bias``.
+
+    Args:
+        model: What to write.
+        config: Configuration of the causal language model that the body came from.
+        tokenizer: Written beside it; its pad token tells the classifier where a text ends.
+        folder: Where; an older folder there is replaced.
+    """
+    config = copy.deepcopy(config)
+    config.num_labels = 1
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    config.reward_bias = float(model.bias)
+    with torch.device("meta"):
+        classifier = AutoModelForSequenceClassification.from_config(config)
+    setattr(classifier, classifier.base_model_prefix, model.backbone)
+    classifier.score.weight = model.head.weight
+    with complete_folder(folder) as unfinished:
+        classifier.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name only when the block ends without an error."""
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
