@@ -1,5 +1,6 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
+import csv
 import hashlib
 import json
 import platform
@@ -141,6 +142,17 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = []
+        for row in csv.DictReader(file):
+            if row["step"] and None not in row.values():
+                numbers = {name: float(value) for name, value in row.items() if value != "" and name != "step"}
+                rows.append({"step": int(row["step"]), **numbers})
+        return rows
 
 
 def _write_stage(folder: Path, stage: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.artifacts import read_metrics
 from rlhf_lightning.generation import response_texts
 
 
@@ -212,17 +213,6 @@ class MetricsFile(Logger):
             if header:
                 writer.writeheader()
             writer.writerows(rows)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = []
-        for row in csv.DictReader(file):
-            if row["step"] and None not in row.values():
-                numbers = {name: float(value) for name, value in row.items() if value != "" and name != "step"}
-                rows.append({"step": int(row["step"]), **numbers})
-        return rows
 
 
 def last_figures(path: Path) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import ctypes
+import json
 import logging
 import os
 import platform
@@ -24,7 +25,7 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint
-from rlhf_lightning.evaluation.tables import closing_table, sweep_table
+from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
 from rlhf_lightning.pipeline import Pipeline
 
 _PACKAGE = Path(__file__).parent
@@ -44,6 +45,8 @@ def run(config: DictConfig) -> float | None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     metrics = Pipeline(plain, builder(plain["allowed_targets"]), runs, console).run()
     if "evaluate" in metrics:
+        samples = runs.folder("evaluate") / "samples.json"
+        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8"))))
         console.print(closing_table(metrics["evaluate"]))
     return _optimized(metrics, plain["optimized_metric"])
 

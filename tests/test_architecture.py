@@ -25,12 +25,14 @@ MAY_IMPORT = {
     "scoring": {"batch", "functional", "generation", "models"},
     "data": {"batch"},
     "stages": {"batch", "functional", "generation", "losses", "models", "scoring"},
-    "callbacks": {"generation"},
+    "callbacks": {"artifacts", "generation"},
+    "export": {"models"},
+    "probes": {"batch", "data", "functional", "generation", "models"},
     "evaluation": {"artifacts", "batch", "functional", "generation", "losses", "models", "scoring"},
-    "sandbox": {"data"},
+    "sandbox": {"data", "probes"},
     "collect": {"batch", "data", "generation"},
 }
-BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs", "fitting"}
+BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs", "fitting", "evaluating", "reproduce"}
 LONG = {"stages.ppo": 380}
 """Over 300 lines: these may shrink, not grow."""
 
@@ -81,7 +83,7 @@ def test_allowed_arrows_make_no_circle():
 
 def test_nothing_imports_what_brings_together():
     users = {name for name, file in NAMES.items() if parts_of_the_package(file) & (BRING_TOGETHER - {"__init__"})}
-    assert users == {"__main__", "cli", "pipeline"}
+    assert users == {"__main__", "cli", "pipeline", "evaluating"}
 
 
 def test_the_maths_needs_torch_alone():

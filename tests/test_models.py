@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_lightning.data.tokens import Tokenization
 from rlhf_lightning.evaluation.policies import pretraining_loss
-from rlhf_lightning.functional import position_ids
 from rlhf_lightning.export import complete_folder, export_causal_lm, export_scalar_model
+from rlhf_lightning.functional import position_ids
 from rlhf_lightning.models import (
     ScalarHeadModel,
     causal_logits,
@@ -17,6 +17,7 @@ from rlhf_lightning.models import (
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
+    model_folder,
 )
 from rlhf_lightning.sandbox.world import generate_text
 from rlhf_lightning.scoring import TextReward
@@ -81,16 +82,27 @@ def test_residual_dropout_where_there_is_none():
     assert load_causal_lm(config=LLAMA | {"attention_dropout": 0.5}).config.attention_dropout == 0.0
 
 
-def test_the_shipped_model_knows_its_world():
-    model, tokenizer = load_causal_lm("sandbox").eval(), load_tokenizer("sandbox")
+@pytest.mark.parametrize(
+    ("size", "low", "high"), [("small", 3e5, 4e5), ("medium", 9e5, 1.2e6), ("large", 2.8e6, 3.5e6)]
+)
+def test_the_shipped_models_know_their_world(size, low, high):
+    model, tokenizer = load_causal_lm(f"sandbox/{size}").eval(), load_tokenizer(f"sandbox/{size}")
+    assert low < sum(parameter.numel() for parameter in model.parameters()) < high
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert len(tokenizer) == model.config.vocab_size == 193
+    assert len(tokenizer) == model.config.vocab_size == 323
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     from rlhf_lightning.data.collate import collate_lm
 
-    examples = Tokenization(tokenizer).texts(generate_text(60, "tests of the shipped model"), 128)
+    examples = Tokenization(tokenizer).texts(generate_text(60, "tests of the shipped model"), 192)
     loss = pretraining_loss(model, [collate_lm(examples, tokenizer.pad_token_id)])
-    assert loss < 2.0 < math.log(193) == pytest.approx(5.2627, abs=1e-4)
+    assert loss < 2.0 < math.log(323) == pytest.approx(5.7777, abs=1e-4)
+
+
+def test_a_size_that_the_sandbox_does_not_have():
+    assert model_folder("sandbox") == model_folder("sandbox/medium")
+    assert model_folder("gpt2") == "gpt2"
+    with pytest.raises(ValueError, match="no model 'sandbox/huge'; it has sandbox/small, sandbox/medium"):
+        load_tokenizer("sandbox/huge")
 
 
 # Tokenizers

@@ -111,6 +111,35 @@ def test_upstream_run_is_built_on_and_overwrite_makes_again(finished: Path) -> N
     assert read_stage(finished / "other" / "ppo")["identity"]["config"]["ppo"]["module"]["kl_coef"] == 0.6
 
 
+def test_models_of_every_epoch_are_kept_and_can_be_evaluated(tmp_path: Path) -> None:
+    rlhf(
+        tmp_path,
+        "stages=[sft,evaluate]",
+        "sft.keep_epochs=true",
+        "sft.fit.epochs=2",
+        "evaluate.policies=[base,prompted,sft/epoch-1,sft/epoch-2,sft]",
+        "evaluate.judges=null",
+    )
+    weights = [
+        load_file(tmp_path / "default" / "sft" / name / "model.safetensors")
+        for name in ("epochs/1", "epochs/2", "model")
+    ]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert all(torch.equal(weights[1][name], weights[2][name]) for name in weights[1])
+    samples = json.loads((tmp_path / "default" / "evaluate" / "samples.json").read_text(encoding="utf-8"))
+    assert samples["sft/epoch-2"]["responses"] == samples["sft"]["responses"]
+    assert samples["prompted"]["responses"] != samples["base"]["responses"]
+    assert set(samples["sft"]["metadata"]) >= {"follows_instruction", "hallucination", "likert"}
+
+
+def test_a_reward_model_leaves_sources_out(finished: Path) -> None:
+    rows = (finished / "demo" / "collect" / "comparisons.train.jsonl").read_text(encoding="utf-8").splitlines()
+    teams = sorted({json.loads(row)["source"] for row in rows})
+    assert len(teams) > 1
+    with pytest.raises(ValueError, match="no reward example is left"):
+        rlhf(finished, "run=alone", "upstream=demo", "stages=[reward]", f"reward.data.leave_out=[{','.join(teams)}]")
+
+
 def test_missing_parent_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"model of stage sft is needed.*upstream=<run>"):
         rlhf(tmp_path, "stages=[collect]")

@@ -10,7 +10,8 @@ import lightning as L
 import pytest
 import torch
 
-from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable, read_metrics
+from rlhf_lightning.artifacts import read_metrics
+from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.models import ScalarHeadModel

@@ -19,7 +19,8 @@ Series = Sequence[tuple[int, float]]
 """Step and value."""
 
 LABELS = {
-    "base": "Base",
+    "base": "GPT",
+    "prompted": "GPT prompted",
     "pretrain": "Pretraining",
     "sft": "SFT",
     "ppo_init": "PPO start",

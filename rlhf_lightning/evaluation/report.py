@@ -1,6 +1,5 @@
 """The report of a run: ``results.json`` for programs and one page for people, which needs nothing from outside."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlhf_lightning.artifacts import read_stage, write_json
+from rlhf_lightning.artifacts import read_metrics, read_stage, write_json
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import (
     CURVES,
@@ -21,15 +20,15 @@ from rlhf_lightning.evaluation.plots import (
     score_chart,
     win_rate_chart,
 )
-
-COLUMNS = (
-    ("score", "Score", "by the judge"),
-    ("win_rate", "Win rate", "% against the baseline, by the judge"),
-    ("reward", "Reward", "by the reward model"),
-    ("kl", "KL", "nats per response"),
-    ("length", "Length", "tokens"),
-    ("pretrain_loss", "Pretraining loss", "nats per token"),
+from rlhf_lightning.evaluation.report_tables import (
+    COLUMNS,
+    accuracy_rows,
+    measure_table,
+    measured,
+    policy_table,
+    split_tables,
 )
+
 SETTINGS = (
     ("learning rate", "module.optimizer.lr"),
     ("learning rate of the value", "module.value_optimizer.lr"),
@@ -74,7 +73,7 @@ def write_report(run_folder: Path, stages: Mapping[str, Path]) -> Path:
     last = evaluation or next(reversed(records.values()), {})
     results = {
         "policies": evaluation.get("metrics", {}).get("policies", {}),
-        "reward": _tables(records.get("reward", {})),
+        "reward": split_tables(records.get("reward", {})),
         "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
         "baseline": evaluation.get("metrics", {}).get("baseline"),
         "prompts": evaluation.get("metrics", {}).get("prompts"),
@@ -94,12 +93,13 @@ def write_report(run_folder: Path, stages: Mapping[str, Path]) -> Path:
         sentences=headline(results),
         few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
         judge=_lookup(_config(evaluation, "evaluate"), "judge._target_") or "a reward model trained on other rankings",
-        policies=_policy_table(results),
+        policies=policy_table(results),
+        measures=[table for key in ("judges", "metadata", "probes") if (table := measure_table(results, key))],
         reference=reference,
         charts=_charts(results, reference),
         samples=_samples(stages["evaluate"] / "samples.json") if "evaluate" in stages else None,
         stages=[_stage(stage, stages[stage], record) for stage, record in records.items()],
-        accuracy={stage: _accuracy_rows(records.get(stage, {})) for stage in ("reward", "judge")},
+        accuracy={stage: accuracy_rows(records.get(stage, {})) for stage in ("reward", "judge")},
         time=_time(run_folder, stages, records),
     )
     unfinished = target / "index.html.unfinished"
@@ -115,7 +115,7 @@ def headline(results: Mapping[str, Any]) -> list[str]:
         results: Of results.json.
     """
     policies, baseline = results["policies"], results["baseline"]
-    rates = {name: rate for name, own in policies.items() if (rate := _interval(own, "win_rate")) and name != baseline}
+    rates = {name: rate for name, own in policies.items() if (rate := measured(own, "win_rate")) and name != baseline}
     if not rates:
         return ["This run has no evaluation against a baseline; below is what its stages left behind."]
     return [_sentence(label(name), rates[name], label(baseline), results["prompts"]) for name in reversed(rates)]
@@ -133,43 +133,9 @@ def _sentence(policy: str, rate: Interval, baseline: str, prompts: int) -> str:
     )
 
 
-def _interval(own: Mapping[str, Any], key: str) -> Interval | None:
-    """A measure of a policy with its interval; one without gets its own value as both ends."""
-    value = own.get(key)
-    if isinstance(value, Mapping):
-        return {"value": value["value"], "low": value["low"], "high": value["high"]}
-    if value is None:
-        return None
-    low, high = own.get("intervals", {}).get(key, (value, value))
-    return {"value": value, "low": low, "high": high}
-
-
-def _cell(measure: Interval | None, scale: float = 1.0) -> dict[str, str]:
-    if measure is None:
-        return {"value": "-", "interval": ""}
-    value, low, high = (scale * end for end in (measure["value"], measure["low"], measure["high"]))
-    size = max(abs(value), abs(low), abs(high))
-    interval = "" if low == high else f"{number(low, size)} .. {number(high, size)}"
-    return {"value": number(value, size), "interval": interval}
-
-
-def _policy_table(results: Mapping[str, Any]) -> dict[str, Any]:
-    policies = results["policies"]
-    columns = [column for column in COLUMNS if any(own.get(column[0]) is not None for own in policies.values())]
-    rows = []
-    for name, own in policies.items():
-        cells = []
-        for key, *_ in columns:
-            beside_itself = key == "win_rate" and name == results["baseline"]
-            scale = 100.0 if key == "win_rate" else 1.0
-            cells.append({"value": "baseline", "interval": ""} if beside_itself else _cell(_interval(own, key), scale))
-        rows.append({"name": name, "cells": cells})
-    return {"columns": columns, "rows": rows}
-
-
 def _charts(results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
     policies, baseline = results["policies"], results["baseline"]
-    measures = {key: {n: m for n, own in policies.items() if (m := _interval(own, key))} for key, *_ in COLUMNS}
+    measures = {key: {n: m for n, own in policies.items() if (m := measured(own, key))} for key, *_ in COLUMNS}
     rates = {name: rate for name, rate in measures["win_rate"].items() if name != baseline}
     scores = {name: score for name, score in measures["score"].items() if name in measures["kl"]}
     charts = []
@@ -236,20 +202,6 @@ def _episodes(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["iteration"] in (rows[0]["iteration"], rows[-1]["iteration"])]
 
 
-def _tables(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {split: table for split, table in record.get("metrics", {}).items() if isinstance(table, Mapping)}
-
-
-def _accuracy_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for split, groups in _tables(record).items():
-        for group, own in groups.items():
-            cells = [_cell(_interval(own, key), 100.0) for key in ("accuracy", "longer_wins")]
-            counts = [own.get("prompts"), own.get("pairs")]
-            rows.append({"split": split, "group": group, "cells": cells, "counts": counts})
-    return rows
-
-
 def _time(run_folder: Path, stages: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     seconds = {stage: float(record.get("seconds") or 0.0) for stage, record in records.items()}
     total = sum(seconds.values())
@@ -271,14 +223,12 @@ def _time(run_folder: Path, stages: Mapping[str, Path], records: Mapping[str, Ma
 
 
 def _read_columns(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The finite numbers of a metrics.csv, by column; cells may be empty."""
+    """The finite numbers of a metrics.csv, by column."""
     columns: dict[str, list[tuple[int, float]]] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, text in row.items():
-                    if name != "step" and text and math.isfinite(float(text)):
-                        columns.setdefault(name, []).append((int(row["step"]), float(text)))
+    for row in read_metrics(path) if path.exists() else []:
+        for name, value in row.items():
+            if name != "step" and math.isfinite(value):
+                columns.setdefault(name, []).append((row["step"], value))
     return columns
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from rlhf_lightning.artifacts import is_complete, read_stage
 from rlhf_lightning.evaluation.intervals import mean_interval, pooled_interval, wins
+from rlhf_lightning.evaluation.plots import label
 
 
 def closing_table(results: Mapping[str, Any]) -> Table:
@@ -18,19 +19,38 @@ def closing_table(results: Mapping[str, Any]) -> Table:
         results: Metrics of stage evaluate: ``policies``, ``baseline``, ``prompts``.
     """
     table = Table(title=f"{results['prompts']} held-out prompts, win rate against {results['baseline']}")
-    for name in ("policy", "score", "win rate", "reward model", "KL", "length", "pretrain loss"):
+    judges = list(next(iter(results["policies"].values())).get("judges", {}))
+    names = ("policy", "score", "win rate", *(f"win rate by\n{judge.replace('_', ' ')}" for judge in judges))
+    for name in (*names, "reward\nmodel", "KL", "length", "pretrain\nloss"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for name, own in results["policies"].items():
-        loss = own["pretrain_loss"]
+        loss, baseline = own["pretrain_loss"], name == results["baseline"]
         table.add_row(
-            name,
+            label(name),
             _interval(own["score"], "{:.3f}"),
-            "-" if name == results["baseline"] else _interval(own["win_rate"], "{:.1%}"),
+            "-" if baseline else _interval(own["win_rate"], "{:.1%}"),
+            *("-" if baseline else _interval(own["judges"][judge], "{:.1%}") for judge in judges),
             f"{own['reward']['value']:.2f}" if own["reward"] else "-",
-            f"{own['kl']:.2f}",
+            "-" if own["kl"] is None else f"{own['kl']:.2f}",
             f"{own['length']:.1f}",
             "-" if loss is None else f"{loss:.3f}",
         )
+    return table
+
+
+def sample_table(samples: Mapping[str, Any], count: int = 5) -> Table:
+    """The first prompts with the responses of all policies side by side.
+
+    Args:
+        samples: Of samples.json: ``prompts`` and one entry per policy.
+        count: How many prompts; they are the first ones, not chosen ones.
+    """
+    table = Table(title=f"The first {count} held-out prompts, one sample each", show_lines=True)
+    policies = [name for name in samples if name != "prompts"]
+    for name in ("prompt", *map(label, policies)):
+        table.add_column(name, ratio=1)
+    for index, prompt in enumerate(samples["prompts"][:count]):
+        table.add_row(prompt, *(samples[name]["responses"][index] for name in policies))
     return table
 
 
@@ -66,7 +86,7 @@ def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
             name: {
                 "score": own["scores"],
                 "win rate": wins(own["scores"], baseline),
-                "KL": own["kl"],
+                **({"KL": own["kl"]} if own["kl"] else {}),
                 "length": own["lengths"],
             }
             for name, own in samples.items()

@@ -196,3 +196,15 @@ def test_num_batches_is_checked(tiny_tokenizer, num_batches):
 def test_block_size_is_checked(tiny_tokenizer, block_size):
     with pytest.raises(ValueError, match="block_size"):
         ready("sft", tiny_tokenizer, DEMONSTRATIONS, text=TEXTS, text_share=0.5, block_size=block_size)
+
+
+def test_rankings_as_shuffled_pairs(tiny_tokenizer):
+    rankings = [Comparison(f"w{n}", ["w20", "w21", "w22"], [1, 2, 2], source="s") for n in range(3, 9)]
+    module = ready("reward", tiny_tokenizer, rankings, rankings[:2], batch_size=4, as_pairs=True, seed=3)
+    batches = list(module.train_dataloader())
+    # Three pairs each, one of them a tie: twelve elements of two responses, the validation as it was.
+    assert [tuple(batch.ranks.shape) for batch in batches] == [(4, 2)] * 3
+    prompts = [row[-1] for batch in batches for row in batch.prompt_ids.tolist()]
+    assert sorted(prompts) == sorted([*range(3, 9)] * 2)
+    assert prompts != sorted(prompts)
+    assert next(iter(module.val_dataloader())).ranks.shape == (2, 3)

@@ -1,7 +1,7 @@
 import pytest
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.tokens import ComparisonExample, LMExample, PromptExample, Tokenization
+from rlhf_lightning.data.tokens import ComparisonExample, LMExample, PromptExample, Tokenization, split_into_pairs
 
 EOS, UNKNOWN = 1, 2
 CHAT = (
@@ -111,3 +111,12 @@ def test_a_template_must_hold_the_prompt(tiny_tokenizer):
 
 def test_braces_in_a_prompt_are_text(tiny_tokenizer):
     assert Tokenization(tiny_tokenizer, prompt_template="Q {prompt} A").prompt_text("f{x}") == "Q f{x} A"
+
+
+def test_a_ranking_splits_into_its_pairs():
+    ranked = ComparisonExample([3], [[4], [5], [6], [7]], [2, 1, 2, 3], "team")
+    pairs = split_into_pairs([ranked, ComparisonExample([8], [[4], [5]], [1, 1], "team")])
+    # Six pairs, one of them a tie; the tie of the second ranking is no pair either.
+    expected = [([4], [5], [2, 1]), ([4], [7], [1, 2]), ([5], [6], [1, 2]), ([5], [7], [1, 2]), ([6], [7], [1, 2])]
+    assert [(*pair.response_ids, pair.ranks) for pair in pairs] == expected
+    assert {(tuple(pair.prompt_ids), pair.group) for pair in pairs} == {((3,), "team")}

@@ -6,7 +6,7 @@ from torch import nn
 
 from rlhf_lightning.data.collate import collate_lm, collate_prompts
 from rlhf_lightning.data.tokens import LMExample, PromptExample
-from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.policies import FewShot, PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.models import ScalarHeadModel
 
 PROMPTS = [PromptExample([3, 4, 5][: n % 3 + 1], n, f"prompt {n}") for n in range(6)]
@@ -112,3 +112,69 @@ def test_results_by_hand():
     assert results["ppo"]["intervals"] == {"kl": [1.0, 2.0], "length": [2.0, 2.0]}
     assert results["sft"]["intervals"]["length"] == [1.0, 3.0]
     assert (results["sft"]["pretrain_loss"], results["ppo"]["pretrain_loss"]) == (None, 3.25)
+
+
+class Counter(nn.Module):
+    """After the p-th token of a row comes the word w(5 + p)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        return nn.functional.one_hot(position_ids + 6, 40).float() * 50
+
+
+def test_a_few_shot_prefix_is_read_and_the_response_is_cut(tiny_tokenizer):
+    samples = sample_policy(
+        Counter(),
+        Counter(),
+        batches(),
+        tiny_tokenizer,
+        judge=by_prompt,
+        reward=lambda prompts, responses: [float(len(prompt)) for prompt in prompts],
+        max_new_tokens=8,
+        few_shot=FewShot("w20 w21", "w12"),
+    )
+    # Prompts of one, two and three tokens after a prefix of two; w12 is the newline and becomes the end.
+    assert samples.responses == ["w8 w9 w10 w11", "w9 w10 w11", "w10 w11"] * 2
+    assert samples.lengths == [5.0, 4.0, 3.0] * 2
+    assert samples.kl == []
+    assert samples.scores == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert samples.rewards == [8.0] * 6, "the reward model reads the prompt without the prefix"
+
+
+def test_a_stop_word_is_one_token(tiny_lm, tiny_tokenizer):
+    with pytest.raises(ValueError, match="must be one token, it is 2"):
+        sample_policy(
+            tiny_lm,
+            tiny_lm,
+            batches(),
+            tiny_tokenizer,
+            judge=by_length,
+            max_new_tokens=4,
+            few_shot=FewShot("w9", "w8 w7"),
+        )
+
+
+def test_further_judges_metadata_and_probes_are_summed_up():
+    def samples(scores, judged, flags):
+        own = PolicySamples(["x"] * 4, [1.0] * 4, [0.0] * 4, scores)
+        own.judges, own.metadata = {"people": judged}, {"rude": flags, "never": [None] * 4}
+        own.probes = {"qa": {"right": [1.0, 0.0, 0.0, 0.0]}}
+        return own
+
+    found = policy_results(
+        {
+            "sft": samples([0.0] * 4, [1.0, 1.0, 1.0, 1.0], [None, 1.0, 1.0, 0.0]),
+            "ppo": samples([1.0] * 4, [2.0, 0.0, 1.0, 2.0], [0.0, None, None, 1.0]),
+        },
+        "sft",
+        {},
+    )
+    assert found["ppo"]["judges"]["people"]["value"] == 0.625
+    assert found["sft"]["judges"]["people"]["value"] == 0.5
+    assert found["sft"]["metadata"]["rude"]["value"] == pytest.approx(2 / 3)
+    assert found["ppo"]["metadata"] == {"rude": found["ppo"]["metadata"]["rude"], "never": None}
+    assert found["ppo"]["metadata"]["rude"]["value"] == 0.5
+    assert found["ppo"]["probes"]["qa"]["right"]["value"] == 0.25

@@ -221,7 +221,7 @@ def test_every_figure_has_a_description(html: str, page: Page) -> None:
     # coefficient never moves), two charts.
     assert len(descriptions) == page.tags.count("svg") == 3 + 4 + 6 + 2
     assert descriptions[0] == (
-        "Win rates against SFT with 95 % intervals: Base 25.0 % (18.8 .. 31.2); PPO 51.0 % (48.0 .. 54.0); "
+        "Win rates against SFT with 95 % intervals: GPT 25.0 % (18.8 .. 31.2); PPO 51.0 % (48.0 .. 54.0); "
         "PPO-ptx 61.2 % (58.1 .. 64.3)."
     )
     assert "PPO: KL to the reference in nats per response over the steps; k1 0.500 at the last step." in descriptions
@@ -302,9 +302,25 @@ def test_missing_measures_of_a_policy_are_left_out(tmp_path: Path) -> None:
     del record["metrics"]["policies"]["base"]["kl"]
     (stages["evaluate"] / "stage.json").write_text(json.dumps(record))
     page = Page(write_report(tmp_path, stages).read_text(encoding="utf-8"))
-    assert "Base 0.500 0.375 .. 0.625 25.0 18.8 .. 31.2 - 20.2" in page.text
+    assert "GPT 0.500 0.375 .. 0.625 25.0 18.8 .. 31.2 - 20.2" in page.text
     assert "Pretraining loss" not in page.text
     assert "Reward" not in page.text
+
+
+def test_judges_metadata_and_probes_have_tables(tmp_path: Path) -> None:
+    stages = write_run(tmp_path, ("evaluate",))
+    record = json.loads((stages["evaluate"] / "stage.json").read_text())
+    policies = record["metrics"]["policies"]
+    policies["ppo"]["judges"] = {"held_out_labelers": {"value": 0.6, "low": 0.5, "high": 0.7}}
+    policies["ppo"]["metadata"] = {"hallucination": {"value": 0.21, "low": 0.2, "high": 0.22}, "likert": None}
+    policies["base"]["metadata"] = {"hallucination": {"value": 0.41, "low": 0.4, "high": 0.42}}
+    policies["ppo"]["probes"] = {"truthful_qa": {"both": {"value": 0.3, "low": 0.1, "high": 0.5}}}
+    (stages["evaluate"] / "stage.json").write_text(json.dumps(record))
+    text = Page(write_report(tmp_path, stages).read_text(encoding="utf-8")).text
+    assert "held out labelers - - 0.600 0.500 .. 0.700" in text
+    assert "hallucination 0.410 0.400 .. 0.420 - 0.210 0.200 .. 0.220" in text
+    assert "truthful qa: both - - 0.300 0.100 .. 0.500" in text
+    assert "likert" not in text
 
 
 def test_stages_of_another_run_are_named(tmp_path: Path) -> None:
@@ -354,7 +370,7 @@ def test_headline_claims_what_the_interval_allows(rate: dict[str, float], expect
 
 def test_headline_starts_with_the_last_policy(page: Page) -> None:
     sentences = headline(METRICS["evaluate"])
-    assert [sentence.split()[0] for sentence in sentences] == ["PPO-ptx", "No", "Base"]
+    assert [sentence.split()[0] for sentence in sentences] == ["PPO-ptx", "No", "GPT"]
     assert all(sentence in page.text for sentence in sentences)
 
 

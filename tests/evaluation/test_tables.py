@@ -4,7 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
-from rlhf_lightning.evaluation.tables import closing_table, sweep_table
+from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
 
 
 def rows_of(table):
@@ -43,9 +43,37 @@ def test_closing_table_holds_the_numbers():
     title, rows = rows_of(closing_table(results))
     assert title == "1000 held-out prompts, win rate against sft"
     assert rows == [
-        ["sft", "0.250 0.125 .. 0.375", "-", "-", "0.00", "9.8", "-"],
-        ["ppo", "0.500 0.400 .. 0.600", "72.5% 70.0% .. 75.0%", "1.50", "3.12", "12.5", "2.250"],
+        ["SFT", "0.250 0.125 .. 0.375", "-", "-", "0.00", "9.8", "-"],
+        ["PPO", "0.500 0.400 .. 0.600", "72.5% 70.0% .. 75.0%", "1.50", "3.12", "12.5", "2.250"],
     ]
+
+
+def test_closing_table_has_a_column_for_every_further_judge():
+    even, better = interval(0.5, 0.5, 0.5), interval(0.625, 0.6, 0.65)
+    own = {"score": even, "win_rate": even, "reward": None, "kl": None, "length": 4.0, "pretrain_loss": None}
+    policies = {"sft": {**own, "judges": {"people": even}}, "prompted": {**own, "judges": {"people": better}}}
+    _, rows = rows_of(closing_table({"prompts": 4, "baseline": "sft", "policies": policies}))
+    assert rows[0][3] == "-"
+    assert rows[1] == [
+        "GPT prompted",
+        "0.500 0.500 .. 0.500",
+        "50.0% 50.0% .. 50.0%",
+        "62.5% 60.0% .. 65.0%",
+        *"--",
+        "4.0",
+        "-",
+    ]
+
+
+def test_samples_stand_side_by_side():
+    samples = {
+        "prompts": ["p1", "p2", "p3"],
+        "sft": {"responses": ["a", "b", "c"]},
+        "ppo": {"responses": ["d", "e", "f"]},
+    }
+    title, rows = rows_of(sample_table(samples, count=2))
+    assert title == "The first 2 held-out prompts, one sample each"
+    assert rows == [["p1", "a", "d"], ["p2", "b", "e"]]
 
 
 def write_stage(folder, metrics, samples=None):
