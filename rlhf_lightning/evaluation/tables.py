@@ -45,7 +45,7 @@ def sample_table(samples: Mapping[str, Any], count: int = 5) -> Table:
         samples: Of samples.json: ``prompts`` and one entry per policy.
         count: How many prompts; they are the first ones, not chosen ones.
     """
-    table = Table(title=f"The first {count} held-out prompts, one sample each", show_lines=True)
+    table = Table(title=f"The first {count} held-out prompts, one sample each", show_lines=True, expand=True)
     policies = [name for name in samples if name != "prompts"]
     for name in ("prompt", *map(label, policies)):
         table.add_column(name, ratio=1)

@@ -3,14 +3,20 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-from rlhf_lightning.sandbox.truth import WEIGHTS, facts, utility
+from rlhf_lightning.sandbox.metadata import flags_of, likert_of
+from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
+from rlhf_lightning.sandbox.truth import WEIGHTS, Mode, facts, utility
+from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, write_prompt
 
-NOISE = 0.29
-"""Makes two labelers agree on 72.6 % of the pairs that neither ties (InstructGPT, section 3.4), measured on
-samples of a model tuned on the demonstrations."""
-TASTE = 0.3
-"""Standard deviation of the logarithm of the factor between the weights of a labeler and the true ones."""
+TASTE, TEAM_TASTE = 0.25, 0.25
+"""Standard deviations of the logarithm of the factors between a labeler's weights and the true ones: one factor of their
+own, one that they share with their team, whose members discuss what to do."""
+TEAMS = 5
+TRAINING_NOISE, HELD_OUT_NOISE = 0.29, 0.22
+"""Median noise, in units of utility. They make two labelers agree on 72.6 % and 77.3 % of the pairs that neither ties
+(InstructGPT, section 3.4), measured on samples of a model tuned on the demonstrations."""
 TIE_THRESHOLD = 0.05
 """Differences smaller than this go unnoticed."""
 
@@ -23,13 +29,19 @@ class Labeler:
         name: Identifies the labeler in the records.
         weights: How much each fact matters to them, in units of utility.
         noise: Standard deviation of what they add to the utility of a response, in units of utility.
+        team: The people they discuss with.
+        flag_error: The probability that they misread a flag of the metadata.
+        skill: The probability that a demonstration of theirs has no flaw.
         tie_threshold: Responses closer than this look the same to them, in units of utility.
         seed: Makes the noise; the same (labeler, prompt, response) always gets the same.
     """
 
     name: str
     weights: Mapping[str, float]
-    noise: float = NOISE
+    noise: float = TRAINING_NOISE
+    team: str = "team-0"
+    flag_error: float = 0.1
+    skill: float = 0.8
     tie_threshold: float = TIE_THRESHOLD
     seed: int = 0
 
@@ -39,8 +51,7 @@ class Labeler:
         Raises:
             ValueError: When the prompt does not belong to the sealed world.
         """
-        wavering = random.Random(f"{self.seed}/{self.name}/{prompt}/{response}").gauss(0, self.noise)
-        return utility(facts(prompt, response), self.weights) + wavering
+        return utility(facts(prompt, response), self.weights) + self._source(prompt, response).gauss(0, self.noise)
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
         """Rank responses: 1 is best, equal numbers are ties, no number is left out.
@@ -58,17 +69,179 @@ class Labeler:
             ranks[index] = max(rank, 1)
         return ranks
 
+    def likert(self, prompt: str, response: str) -> int:
+        """Overall quality from 1 to 7 (InstructGPT, section 3.6)."""
+        return likert_of(self.score(prompt, response))
 
-def make_labelers(count: int = 20, seed: int = 0) -> list[Labeler]:
-    """Labelers with tastes of their own: each weight is the true one times a log-normal factor.
+    def metadata(self, prompt: str, response: str) -> dict[str, bool]:
+        """The flags of table 3 that the prompt raises, at times misread."""
+        seen = {}
+        for flag, value in flags_of(prompt, response).items():
+            if value is not None:
+                slips = self._source(prompt, response, flag).random() < self.flag_error
+                seen[flag] = bool(value) != slips
+        return seen
+
+    def demonstrate(self, prompt: str) -> str:
+        """Write a response, which has a flaw as often as the labeler lacks skill."""
+        source = self._source(prompt, "demonstration")
+        flawed = source.random() >= self.skill
+        return respond(source, prompt, source.choices(_FLAWS, _FLAW_WEIGHTS) if flawed else ())
+
+    def _source(self, *about: str) -> random.Random:
+        return random.Random("/".join((str(self.seed), self.name, *about)))
+
+
+class LabelerPanel:
+    """Labelers as a judge: every prompt belongs to one of them, who scores all responses to it.
+
+    Args:
+        labelers: Who judges.
+    """
+
+    def __init__(self, labelers: Sequence[Labeler]) -> None:
+        self.labelers = labelers
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """The score of each response to the prompt at the same place, by the labeler of that prompt."""
+        return [self._of(prompt).score(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+
+    def _of(self, prompt: str) -> Labeler:
+        return random.Random(f"panel/{prompt}").choice(self.labelers)
+
+
+def candidates(count: int, seed: int, mode: Mode, noise: float) -> list[Labeler]:
+    """People who apply: tastes, steadiness, attention and skill differ.
 
     Args:
         count: How many; the first ones do not depend on it.
-        seed: Another seed gives other people, for example held-out labelers.
+        seed: Another seed gives other people.
+        mode: What the instructions put first.
+        noise: The median of their noise, in units of utility.
     """
-    labelers = []
+    people = []
     for index in range(count):
-        source = random.Random(f"{seed}/labeler/{index}")
-        weights = {name: weight * source.lognormvariate(0, TASTE) for name, weight in WEIGHTS.items()}
-        labelers.append(Labeler(f"labeler-{seed}-{index}", weights, seed=seed))
-    return labelers
+        team = f"team-{index % TEAMS}"
+        source, shared = random.Random(f"{seed}/labeler/{index}"), random.Random(f"{seed}/{team}")
+        weights = {
+            name: weight * source.lognormvariate(0, TASTE) * shared.lognormvariate(0, TEAM_TASTE)
+            for name, weight in WEIGHTS[mode].items()
+        }
+        people.append(
+            Labeler(
+                f"labeler-{seed}-{index}",
+                weights,
+                noise=noise * source.lognormvariate(0, 0.35),
+                team=team,
+                flag_error=source.betavariate(2, 12),
+                skill=source.betavariate(6, 1.5),
+                seed=seed,
+            )
+        )
+    return people
+
+
+def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> list[Labeler]:
+    """Those who pass the screening of InstructGPT, appendix B.1, and label training data.
+
+    Args:
+        count: How many are hired.
+        seed: Of the people.
+        mode: What their instructions put first (section 3.4: ``train`` while labelling training data).
+    """
+    hired: list[Labeler] = []
+    applied = 0
+    while len(hired) < count:
+        applied += 1
+        person = candidates(applied, seed, mode, TRAINING_NOISE)[-1]
+        if passes(screening(person)):
+            hired.append(person)
+    return hired
+
+
+def held_out_labelers(count: int = 20, seed: int = 1, mode: Mode = "final") -> list[Labeler]:
+    """People who never labelled training data and were not screened (InstructGPT, section 3.4)."""
+    return candidates(count, seed, mode, HELD_OUT_NOISE)
+
+
+def held_out_panel(count: int = 20, seed: int = 1, mode: Mode = "final") -> LabelerPanel:
+    """Held-out labelers as a judge."""
+    return LabelerPanel(held_out_labelers(count, seed, mode))
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What the screening of a candidate found.
+
+    Args:
+        flags: Agreement with the key on what is sensitive or wrong, a share.
+        comparisons: Agreement with the key on pairs that neither ties, a share.
+        demonstrations: Mean quality of the demonstrations, from 1 to 7.
+    """
+
+    flags: float
+    comparisons: float
+    demonstrations: float
+
+
+def passes(found: Screening) -> bool:
+    """The cut-offs of InstructGPT, appendix B.1: 75 % on flags and on comparisons, 6 of 7 for demonstrations."""
+    return found.flags >= 0.75 and found.comparisons >= 0.75 and found.demonstrations >= 6.0
+
+
+def screening(person: Labeler) -> Screening:
+    """Test a candidate against the key, which is the truth in ``train`` mode, on 40 prompts."""
+    key = Labeler("key", WEIGHTS["train"], noise=0.0, flag_error=0.0)
+    agreed: list[bool] = []
+    for prompt, responses in _EXAM.items():
+        for response in responses:
+            right = key.metadata(prompt, response)
+            agreed += [seen == right[flag] for flag, seen in person.metadata(prompt, response).items()]
+    quality = [key.likert(prompt, person.demonstrate(prompt)) for prompt in _EXAM]
+    return Screening(
+        flags=sum(agreed) / len(agreed),
+        comparisons=agreement([person, key], _EXAM),
+        demonstrations=sum(quality) / len(quality),
+    )
+
+
+def agreement(labelers: Sequence[Labeler], answered: Mapping[str, Sequence[str]]) -> float:
+    """The share of pairs of responses, among those that neither of two labelers ties, that both order alike.
+
+    Args:
+        labelers: Every two of them are compared.
+        answered: Responses by prompt.
+    """
+    agreed = compared = 0
+    for prompt, responses in answered.items():
+        rankings = [labeler.rank(prompt, responses) for labeler in labelers]
+        for i, j in combinations(range(len(responses)), 2):
+            signs = [(ranks[i] > ranks[j]) - (ranks[i] < ranks[j]) for ranks in rankings]
+            decided = [sign for sign in signs if sign]
+            up = sum(sign > 0 for sign in decided)
+            down = len(decided) - up
+            compared += len(decided) * (len(decided) - 1) // 2
+            agreed += (up * (up - 1) + down * (down - 1)) // 2
+    return agreed / max(compared, 1)
+
+
+def varied_responses(prompts: int, seed: int | str, imperfect: float = 0.5) -> dict[str, list[str]]:
+    """Prompts with six responses each as good and bad as demonstrations are, identical ones once.
+
+    Args:
+        prompts: How many prompts.
+        seed: Of prompts and responses.
+        imperfect: The share of responses that get a flaw.
+    """
+    answered = {}
+    for index in range(prompts):
+        source = random.Random(f"{seed}/varied/{index}")
+        cases = list(KINDS_OF_PROMPT.values())
+        prompt = write_prompt(source, source.choices(cases, [case.share for case in cases])[0])
+        flaws = [source.choices(_FLAWS, _FLAW_WEIGHTS) if source.random() < imperfect else () for _ in range(6)]
+        answered[prompt] = list(dict.fromkeys(respond(source, prompt, own) for own in flaws))
+    return answered
+
+
+_FLAWS, _FLAW_WEIGHTS = tuple(FLAW_SHARES), tuple(FLAW_SHARES.values())
+_EXAM = varied_responses(40, "screening")
