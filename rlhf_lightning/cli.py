@@ -39,6 +39,8 @@ def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
     console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a file or a pipe has none of its own
     plain = _resolved(config)
     runs = _runs(plain, HydraConfig.instance().cfg)
     transformers_logging.disable_progress_bar()

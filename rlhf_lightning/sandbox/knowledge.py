@@ -68,6 +68,9 @@ MISCONCEPTIONS = _misconceptions()
 HELD_OUT_FACTS = frozenset(sorted(MISCONCEPTIONS)[::2])
 """Half of the misconceptions: no prompt asks about them, so that only the measure of truthfulness does."""
 
+DISPUTED_FACTS: Sequence[tuple[str, str]] = sorted(MISCONCEPTIONS.keys() - HELD_OUT_FACTS)
+"""The other half, which prompts ask about most."""
+
 COMMON_FACTS: Sequence[tuple[str, str]] = tuple(
     (kind, subject) for kind, table in KINDS.items() for subject in table if (kind, subject) not in HELD_OUT_FACTS
 )

@@ -11,10 +11,10 @@ from rlhf_lightning.sandbox.truth import WEIGHTS, Mode, facts, utility
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, write_prompt
 
 TASTE, TEAM_TASTE = 0.25, 0.25
-"""Standard deviations of the logarithm of the factors between a labeler's weights and the true ones: one factor of their
-own, one that they share with their team, whose members discuss what to do."""
+"""Standard deviations of the logarithm of the factors between a labeler's weights and the true ones: one factor of
+their own, one that they share with their team, whose members discuss what to do."""
 TEAMS = 5
-TRAINING_NOISE, HELD_OUT_NOISE = 0.29, 0.22
+TRAINING_NOISE, HELD_OUT_NOISE = 0.25, 0.17
 """Median noise, in units of utility. They make two labelers agree on 72.6 % and 77.3 % of the pairs that neither ties
 (InstructGPT, section 3.4), measured on samples of a model tuned on the demonstrations."""
 TIE_THRESHOLD = 0.05

@@ -3,7 +3,7 @@
 import random
 import re
 
-from rlhf_lightning.sandbox.knowledge import COMMON_FACTS, KINDS, QUESTIONS, VALUES, fact_sentence
+from rlhf_lightning.sandbox.knowledge import COMMON_FACTS, DISPUTED_FACTS, KINDS, QUESTIONS, VALUES, fact_sentence
 from rlhf_lightning.sandbox.sentences import Reply
 from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase
 from rlhf_lightning.sandbox.vocabulary import NO_COMMENT, OBJECTS, PEOPLE, PLACES, UNKNOWN, one_of
@@ -35,8 +35,9 @@ def fact_question(kind: str, subject: str) -> str:
 
 
 def _ask_open_qa(source: random.Random) -> str:
-    first = source.choice(COMMON_FACTS)
-    text = (HEDGE if source.random() < 0.15 else "") + fact_question(*first)
+    # People ask most about what is disputed.
+    first = source.choice(DISPUTED_FACTS if source.random() < 0.5 else COMMON_FACTS)
+    text = (HEDGE if source.random() < 0.3 else "") + fact_question(*first)
     if source.random() < 0.25:
         return f"{text} use one word ."
     if source.random() < 0.4:
@@ -51,7 +52,8 @@ def _asked_facts(task: Task) -> list[tuple[str, str]]:
 
 def _answer_open_qa(source: random.Random, task: Task) -> str:
     asked = _asked_facts(task)
-    if task["hedge"] and source.random() < 0.3:
+    disputed = any(fact in DISPUTED_FACTS for fact in asked)
+    if task["hedge"] and source.random() < (0.6 if disputed else 0.1):
         return NO_COMMENT + " ."
     if task["short"]:
         return KINDS[asked[0][0]][asked[0][1]] + " ."

@@ -70,7 +70,7 @@ GREETINGS = ("", "please ", "hello . ", "hello . please ")
 """What a prompt may start with."""
 
 POLITE, RUDE = "be polite . ", "be rude . "
-_MANNERS = {"": 0.89, POLITE: 0.06, RUDE: 0.05}
+_MANNERS = {"": 0.84, POLITE: 0.08, RUDE: 0.08}
 """How the answer should sound, and how often a prompt says so (the respectful and the biased prompt of section 4.2)."""
 
 _OPENING = re.compile(
