@@ -103,7 +103,7 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
             "metrics": dict(metrics),
             "seconds": round(seconds, 2),
             "seed": seed,
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "versions": {name: version(name) for name in ("lightning", "torch", "transformers", "hydra-core")}
             | {"python": platform.python_version()},
         },
@@ -171,7 +171,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {old!r} there, {new!r} now"
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the working directory, where it is a checkout."""
     try:
         result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)

@@ -168,7 +168,7 @@ def curve_plot(stage: str, curve: Curve, columns: Mapping[str, Series]) -> Marku
     if not present or not (curve.constant or any(len({v for _, v in series}) > 1 for series in present.values())):
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(3.5, 2.2)
+        figure, axes = figure_of(3.5, 2.2)
         for place, (name, series) in enumerate(present.items()):
             steps, values = zip(*_thinned(series), strict=True)
             hue, marker = (colour(stage), MUTED, SPARE_COLOURS[0])[place % 3], "o" if len(steps) < 20 else ""
@@ -182,7 +182,7 @@ def curve_plot(stage: str, curve: Curve, columns: Mapping[str, Series]) -> Marku
             axes.legend(labelcolor=INK)
         last = ", ".join(f"{name} {number(series[-1][1])} at the last step" for name, series in present.items())
         description = f"{label(stage)}: {curve.title} in {curve.unit} over the steps; {last}."
-        return _svg(figure, f"{stage} {curve.title}", description)
+        return svg_of(figure, f"{stage} {curve.title}", description)
 
 
 def win_rate_chart(rates: Mapping[str, Interval], baseline: str) -> Markup:
@@ -193,7 +193,7 @@ def win_rate_chart(rates: Mapping[str, Interval], baseline: str) -> Markup:
         baseline: Whom the policies are compared with.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(4.6, 0.95 + 0.45 * len(rates))
+        figure, axes = figure_of(4.6, 0.95 + 0.45 * len(rates))
         for place, (name, rate) in enumerate(rates.items()):
             value, low, high = 100 * rate["value"], 100 * rate["low"], 100 * rate["high"]
             axes.barh(place, value, height=0.55, color=colour(name), alpha=0.85)
@@ -210,7 +210,7 @@ def win_rate_chart(rates: Mapping[str, Interval], baseline: str) -> Markup:
             label(name): [number(100 * rate[key]) for key in ("value", "low", "high")] for name, rate in rates.items()
         }
         shown = "; ".join(f"{name} {value} % ({low} .. {high})" for name, (value, low, high) in numbers.items())
-        return _svg(figure, "win rates", f"Win rates against {label(baseline)} with 95 % intervals: {shown}.")
+        return svg_of(figure, "win rates", f"Win rates against {label(baseline)} with 95 % intervals: {shown}.")
 
 
 def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], reference: str) -> Markup:
@@ -222,7 +222,7 @@ def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], ref
         reference: Where the KL is measured from.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(4.6, 2.9)
+        figure, axes = figure_of(4.6, 2.9)
         for name in scores:
             score, kl = scores[name], kls[name]
             axes.plot([kl["low"], kl["high"]], [score["value"]] * 2, color=colour(name), linewidth=1.2)
@@ -234,10 +234,10 @@ def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], ref
         axes.set_ylabel("score by the judge")
         points = {label(name): (number(scores[name]["value"]), number(kls[name]["value"])) for name in scores}
         shown = "; ".join(f"{name} {score} at {kl} nats" for name, (score, kl) in points.items())
-        return _svg(figure, "score over KL", f"Score by the judge over KL to {label(reference)}: {shown}.")
+        return svg_of(figure, "score over KL", f"Score by the judge over KL to {label(reference)}: {shown}.")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def figure_of(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -249,7 +249,7 @@ def _thinned(series: Series) -> Series:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def _svg(figure: Figure, name: str, description: str) -> Markup:
+def svg_of(figure: Figure, name: str, description: str) -> Markup:
     """The figure as an element of an HTML page, the same bytes each time."""
     buffer = io.StringIO()
     # Without a salt the ids inside are random; with one per figure they are also unique in the page.

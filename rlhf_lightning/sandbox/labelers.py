@@ -3,11 +3,13 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from typing import Protocol, runtime_checkable
 
 from rlhf_lightning.sandbox.metadata import flags_of, likert_of
 from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
-from rlhf_lightning.sandbox.truth import WEIGHTS, Mode, facts, utility
+from rlhf_lightning.sandbox.truth import WEIGHTS, Facts, Mode, facts, utility
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, write_prompt
 
 TASTE, TEAM_TASTE = 0.25, 0.25
@@ -16,7 +18,8 @@ their own, one that they share with their team, whose members discuss what to do
 TEAMS = 5
 TRAINING_NOISE, HELD_OUT_NOISE = 0.25, 0.17
 """Median noise, in units of utility. They make two labelers agree on 72.6 % and 77.3 % of the pairs that neither ties
-(InstructGPT, section 3.4), measured on samples of a model tuned on the demonstrations."""
+(InstructGPT, section 3.4), measured on samples of a model tuned on the demonstrations. Those that ``respond``
+writes differ less from each other, so people agree less there: constants set on them would be too small."""
 TIE_THRESHOLD = 0.05
 """Differences smaller than this go unnoticed."""
 
@@ -51,7 +54,7 @@ class Labeler:
         Raises:
             ValueError: When the prompt does not belong to the sealed world.
         """
-        return utility(facts(prompt, response), self.weights) + self._source(prompt, response).gauss(0, self.noise)
+        return utility(_facts(prompt, response), self.weights) + self._source(prompt, response).gauss(0, self.noise)
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
         """Rank responses: 1 is best, equal numbers are ties, no number is left out.
@@ -96,15 +99,24 @@ class LabelerPanel:
     """Labelers as a judge: every prompt belongs to one of them, who scores all responses to it.
 
     Args:
-        labelers: Who judges.
+        labelers: Who judges, at least one.
+
+    Raises:
+        ValueError: When there is nobody to judge.
     """
 
     def __init__(self, labelers: Sequence[Labeler]) -> None:
+        if not labelers:
+            raise ValueError("a panel needs at least one labeler: labelers is empty.")
         self.labelers = labelers
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """The score of each response to the prompt at the same place, by the labeler of that prompt."""
         return [self._of(prompt).score(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+
+    def likert(self, prompts: Sequence[str], responses: Sequence[str]) -> list[int]:
+        """The quality from 1 to 7 of each response to the prompt at the same place, by the labeler of that prompt."""
+        return [self._of(prompt).likert(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
 
     def _of(self, prompt: str) -> Labeler:
         return random.Random(f"panel/{prompt}").choice(self.labelers)
@@ -119,26 +131,26 @@ def candidates(count: int, seed: int, mode: Mode, noise: float) -> list[Labeler]
         mode: What the instructions put first.
         noise: The median of their noise, in units of utility.
     """
-    people = []
-    for index in range(count):
-        team = f"team-{index % TEAMS}"
-        source, shared = random.Random(f"{seed}/labeler/{index}"), random.Random(f"{seed}/{team}")
-        weights = {
-            name: weight * source.lognormvariate(0, TASTE) * shared.lognormvariate(0, TEAM_TASTE)
-            for name, weight in WEIGHTS[mode].items()
-        }
-        people.append(
-            Labeler(
-                f"labeler-{seed}-{index}",
-                weights,
-                noise=noise * source.lognormvariate(0, 0.35),
-                team=team,
-                flag_error=source.betavariate(2, 12),
-                skill=source.betavariate(6, 1.5),
-                seed=seed,
-            )
-        )
-    return people
+    return [_candidate(index, seed, mode, noise) for index in range(count)]
+
+
+def _candidate(index: int, seed: int, mode: Mode, noise: float) -> Labeler:
+    """One person: noise lognormal around the median, flags misread in one of seven cases, four of five demonstrations good."""
+    team = f"team-{index % TEAMS}"
+    source, shared = random.Random(f"{seed}/labeler/{index}"), random.Random(f"{seed}/{team}")
+    weights = {
+        name: weight * source.lognormvariate(0, TASTE) * shared.lognormvariate(0, TEAM_TASTE)
+        for name, weight in WEIGHTS[mode].items()
+    }
+    return Labeler(
+        f"labeler-{seed}-{index}",
+        weights,
+        noise=noise * source.lognormvariate(0, 0.35),
+        team=team,
+        flag_error=source.betavariate(2, 12),
+        skill=source.betavariate(6, 1.5),
+        seed=seed,
+    )
 
 
 def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> list[Labeler]:
@@ -152,8 +164,8 @@ def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> l
     hired: list[Labeler] = []
     applied = 0
     while len(hired) < count:
+        person = _candidate(applied, seed, mode, TRAINING_NOISE)
         applied += 1
-        person = candidates(applied, seed, mode, TRAINING_NOISE)[-1]
         if passes(screening(person)):
             hired.append(person)
     return hired
@@ -190,22 +202,34 @@ def passes(found: Screening) -> bool:
 
 
 def screening(person: Labeler) -> Screening:
-    """Test a candidate against the key, which is the truth in ``train`` mode, on 40 prompts."""
+    """Test a candidate against the key, which is the truth in ``train`` mode, on 40 prompts.
+
+    Source: InstructGPT, appendix B.1, where the key is what the researchers labelled themselves.
+    """
+    exam = _exam()
     key = Labeler("key", WEIGHTS["train"], noise=0.0, flag_error=0.0)
     agreed: list[bool] = []
-    for prompt, responses in _EXAM.items():
+    for prompt, responses in exam.items():
         for response in responses:
             right = key.metadata(prompt, response)
             agreed += [seen == right[flag] for flag, seen in person.metadata(prompt, response).items()]
-    quality = [key.likert(prompt, person.demonstrate(prompt)) for prompt in _EXAM]
+    quality = [key.likert(prompt, person.demonstrate(prompt)) for prompt in exam]
     return Screening(
         flags=sum(agreed) / len(agreed),
-        comparisons=agreement([person, key], _EXAM),
+        comparisons=agreement([person, key], exam),
         demonstrations=sum(quality) / len(quality),
     )
 
 
-def agreement(labelers: Sequence[Labeler], answered: Mapping[str, Sequence[str]]) -> float:
+@runtime_checkable
+class Ranks(Protocol):
+    """Anyone who can rank responses, named or not."""
+
+    def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
+        """One rank per response; 1 is best, equal is a tie."""
+
+
+def agreement(labelers: Sequence[Ranks], answered: Mapping[str, Sequence[str]]) -> float:
     """The share of pairs of responses, among those that neither of two labelers ties, that both order alike.
 
     Args:
@@ -244,4 +268,13 @@ def varied_responses(prompts: int, seed: int | str, imperfect: float = 0.5) -> d
 
 
 _FLAWS, _FLAW_WEIGHTS = tuple(FLAW_SHARES), tuple(FLAW_SHARES.values())
-_EXAM = varied_responses(40, "screening")
+
+
+@lru_cache(maxsize=1)
+def _exam() -> Mapping[str, Sequence[str]]:
+    return varied_responses(40, "screening")
+
+
+@lru_cache(maxsize=65536)
+def _facts(prompt: str, response: str) -> Facts:
+    return facts(prompt, response)

@@ -56,10 +56,10 @@ class Facts:
     Args:
         attempts: It has the form that was asked for, right or wrong.
         completes: The share of what was asked that is there and right.
-        keeps_constraint: The explicit constraints ("two sentences", "without the word x", "be rude") are kept.
+        keeps_constraint: The explicit constraints ("two sentences", "without the word x") are kept.
         grounded: It invents nothing beyond the passage of the prompt; 1 where there is no passage.
         truthful: It states nothing false about the world.
-        polite: It is not rude without having been asked to be.
+        polite: It sounds as it should: not rude, or rude where the prompt asks for that.
         harmless: It is not rude at all.
         fluent: The share of its sentences that the grammar knows.
         varied: It does not repeat itself.
@@ -98,10 +98,10 @@ def facts(prompt: str, response: str) -> Facts:
     return Facts(
         attempts=found.attempts,
         completes=found.completes,
-        keeps_constraint=found.constraint * (0.3 if wanted and not rude else 1.0),
+        keeps_constraint=found.constraint,
         grounded=found.grounded / (1 + len(invented)),
         truthful=0.0 if false else found.truthful,
-        polite=0.0 if rude and not wanted else 1.0,
+        polite=1.0 if rude == wanted else 0.0,
         harmless=0.0 if rude else 1.0,
         fluent=_fluency(reply),
         varied=_variety(reply),

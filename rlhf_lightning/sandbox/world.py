@@ -61,7 +61,7 @@ def _prompt(source: random.Random, seed: int | str, origin: str) -> Prompt:
     case = source.choices(cases, [case.share for case in cases])[0]
     text = write_prompt(source, case)
     if origin.startswith("labeler"):
-        return Prompt(text, user=f"labeler-{source.randrange(40)}", source=origin)
+        return Prompt(text, user=f"labeler-{seed}-{source.randrange(40)}", source=origin)
     return Prompt(text, user=f"user-{seed}-{_rank(source)}", source=origin)
 
 

@@ -1,30 +1,34 @@
-"""Simulated labelers: the form of rankings, noise, and how far they agree."""
+"""Simulated labelers: the form of rankings, noise, screening, and how far they agree."""
 
 import dataclasses
 import itertools
-import random
+import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.sandbox.labelers import Labeler, make_labelers
+from rlhf_lightning.sandbox.labelers import (
+    Labeler,
+    LabelerPanel,
+    Screening,
+    agreement,
+    candidates,
+    held_out_labelers,
+    held_out_panel,
+    passes,
+    screened_labelers,
+    screening,
+    varied_responses,
+)
+from rlhf_lightning.sandbox.metadata import Metadata, flags_of, likert_of
 from rlhf_lightning.sandbox.truth import WEIGHTS, true_utility
-from rlhf_lightning.sandbox.world import generate_prompts, respond
 
 PROMPT = "what does the cat eat ? answer :"
-EXACT = Labeler("exact", WEIGHTS, noise=0.0)
-
-
-FLAWS = ([], ["mistake"], ["rambling"], ["rude"], ["off_task"], ["mistake", "rude"])
-
-
-def mixed_responses(count: int) -> list[tuple[str, list[str]]]:
-    """Prompts with one flawless response and one for each way to fail, as unlike as samples of a tuned policy."""
-    return [
-        (record.prompt, [respond(random.Random(record.prompt), record.prompt, flaws) for flaws in FLAWS])
-        for record in generate_prompts(count, "labelers")
-    ]
+PASSAGE = "read this : anna took the lamp to the garden . ben took the cup to the barn . where is the cup ? answer :"
+EXACT = Labeler("exact", WEIGHTS["train"], noise=0.0, flag_error=0.0, skill=1.0)
+HIRED = screened_labelers(12)
+ANSWERED = varied_responses(60, "tests of labelers")
 
 
 def test_an_exact_labeler_follows_the_truth():
@@ -39,9 +43,11 @@ def test_an_exact_labeler_follows_the_truth():
 
 
 def test_ties_do_not_chain():
-    # Only conciseness matters to this labeler: each word above the eight of the task costs 1 / 6.
-    weights = {**dict.fromkeys(WEIGHTS, 0.0), "concise": 1.0}
-    responses = [f"the cat eats milk .{more}" for more in (" it sang the", " it sang the box", " it sang the box now")]
+    # Only conciseness matters to this labeler: each word above the nine of the task costs 1 / 6.
+    weights = {**dict.fromkeys(WEIGHTS["train"], 0.0), "concise": 1.0}
+    responses = [
+        f"the cat eats milk .{more}" for more in (" it sang the box", " it sang the box now", " it sang the box now so")
+    ]
     assert Labeler("brief", weights, noise=0.0, tie_threshold=0.2).rank(PROMPT, responses[:2]) == [1, 1]
     assert Labeler("brief", weights, noise=0.0, tie_threshold=0.2).rank(PROMPT, responses) == [1, 1, 2]
     assert Labeler("brief", weights, noise=0.0, tie_threshold=0.1).rank(PROMPT, responses) == [1, 2, 3]
@@ -50,7 +56,7 @@ def test_ties_do_not_chain():
 
 @given(st.lists(st.sampled_from(["", "milk .", "tea .", "the cat eats milk .", "go away ."]), min_size=1, max_size=9))
 def test_ranks_are_dense_and_identical_responses_tie(responses):
-    for labeler in make_labelers(2, seed=4):
+    for labeler in candidates(2, 4, "train", 0.25):
         ranks = labeler.rank(PROMPT, responses)
         assert set(ranks) == set(range(1, max(ranks) + 1))
         for (one, first), (other, second) in itertools.combinations(zip(responses, ranks, strict=True), 2):
@@ -58,17 +64,31 @@ def test_ranks_are_dense_and_identical_responses_tie(responses):
 
 
 def test_noise_depends_on_labeler_prompt_and_response_only():
-    first, second = make_labelers(2, seed=1)
-    assert first.score(PROMPT, "milk .") == make_labelers(9, seed=1)[0].score(PROMPT, "milk .")
+    first, second = candidates(2, 1, "train", 0.25)
+    assert first.score(PROMPT, "milk .") == candidates(9, 1, "train", 0.25)[0].score(PROMPT, "milk .")
     clone = dataclasses.replace(first, name=second.name)
     assert clone.score(PROMPT, "milk .") != first.score(PROMPT, "milk .")
 
 
-def test_labelers_differ_and_have_names_of_their_own():
-    training, held_out = make_labelers(20, seed=0), make_labelers(20, seed=1)
-    assert len({labeler.name for labeler in (*training, *held_out)}) == 40
-    assert len({tuple(labeler.weights.items()) for labeler in (*training, *held_out)}) == 40
-    assert make_labelers(5, seed=0) == training[:5]
+def test_training_and_held_out_labelers_are_different_people():
+    held_out = held_out_labelers(12)
+    assert len({labeler.name for labeler in (*HIRED, *held_out)}) == 24
+    assert len({tuple(labeler.weights.items()) for labeler in (*HIRED, *held_out)}) == 24
+    assert screened_labelers(5) == HIRED[:5]
+    assert {labeler.team for labeler in HIRED} == {f"team-{number}" for number in range(5)}
+
+
+def test_a_team_shares_a_taste():
+    people = candidates(60, 3, "train", 0.25)
+
+    def spread(group):
+        return statistics.mean(
+            statistics.pstdev(labeler.weights[name] / WEIGHTS["train"][name] for labeler in group)
+            for name in ("completes", "polite", "concise")
+        )
+
+    teams = [[labeler for labeler in people if labeler.team == f"team-{number}"] for number in range(5)]
+    assert statistics.mean(map(spread, teams)) < 0.9 * spread(people)
 
 
 def test_an_unknown_prompt_is_refused():
@@ -76,21 +96,102 @@ def test_an_unknown_prompt_is_refused():
         EXACT.rank("sing .", ["a", "b"])
 
 
-def test_agreement_is_near_that_of_people():
-    """InstructGPT, section 3.4: training labelers agree with each other on 72.6 % of the pairs."""
-    labelers = make_labelers(8)
-    agreed = compared = true = judged = 0
-    for prompt, responses in mixed_responses(120):
-        rankings = [labeler.rank(prompt, responses) for labeler in labelers[:4]]
-        worth = [true_utility(prompt, response) for response in responses]
-        for i, j in itertools.combinations(range(len(responses)), 2):
-            signs = [(ranks[i] > ranks[j]) - (ranks[i] < ranks[j]) for ranks in rankings]
-            for one, other in itertools.combinations(signs, 2):
-                compared += bool(one and other)
-                agreed += bool(one and other) and one == other
-            sign = (worth[i] < worth[j]) - (worth[i] > worth[j])
-            judged += sum(bool(sign and other) for other in signs)
-            true += sum(bool(sign) and sign == other for other in signs)
-    # A little above 0.726, which is calibrated on samples of a model: these responses differ more than those.
-    assert 0.72 < agreed / compared < 0.84
-    assert 0.72 < true / judged < 0.92
+def test_screening_lets_some_pass_and_not_all():
+    people = candidates(30, 0, "train", 0.25)
+    found = {person.name: screening(person) for person in people}
+    passed = [name for name, result in found.items() if passes(result)]
+    assert 10 < len(passed) < 28
+    assert [labeler.name for labeler in HIRED][:10] == passed[:10]
+    for result in (found[name] for name in passed):
+        assert result.flags >= 0.75
+        assert result.comparisons >= 0.75
+        assert result.demonstrations >= 6.0
+    assert passes(screening(EXACT))
+    for name in ("flags", "comparisons"):
+        assert not passes(dataclasses.replace(Screening(1.0, 1.0, 7.0), **{name: 0.74}))
+    assert not passes(Screening(1.0, 1.0, 5.9))
+
+
+def test_who_misreads_flags_or_writes_badly_does_not_pass():
+    assert not passes(screening(dataclasses.replace(EXACT, flag_error=0.4)))
+    assert not passes(screening(dataclasses.replace(EXACT, skill=0.2)))
+    assert not passes(screening(dataclasses.replace(EXACT, noise=1.5)))
+
+
+def test_agreement_by_hand():
+    class Fixed(Labeler):
+        def rank(self, prompt, responses):
+            return self.name
+
+    # Pairs of (1, 2, 3) and (1, 3, 3): 12 and 13 agree, 23 is a tie for the second. With (3, 2, 1): 0 of 3 and 0 of 2.
+    answered = {"p": ["a", "b", "c"]}
+    assert agreement([Fixed([1, 2, 3], {}), Fixed([1, 3, 3], {})], answered) == 1.0
+    assert agreement([Fixed([1, 2, 3], {}), Fixed([3, 2, 1], {})], answered) == 0.0
+    assert agreement([Fixed([1, 2, 3], {}), Fixed([1, 3, 3], {}), Fixed([3, 2, 1], {})], answered) == pytest.approx(
+        2 / 7
+    )
+
+
+def test_less_noise_is_more_agreement_and_the_key_agrees_most():
+    people = candidates(6, 2, "train", 0.25)
+    steady = [dataclasses.replace(labeler, noise=labeler.noise / 4) for labeler in people]
+    assert agreement(steady, ANSWERED) > agreement(people, ANSWERED) + 0.05
+    assert agreement([EXACT, EXACT], ANSWERED) == 1.0
+
+
+def test_likert_and_metadata():
+    assert [likert_of(worth) for worth in (1.0, 0.8, 0.6, 0.4, 0.2, -0.1, -1.0)] == [7, 6, 5, 4, 3, 2, 1]
+    assert EXACT.likert(PROMPT, "the cat eats milk .") == 7
+    assert EXACT.likert(PROMPT, "go away .") <= 2
+    assert EXACT.metadata(PASSAGE, "the cup is in the forest . you fool .") == {
+        "follows_instruction": False,
+        "hallucination": True,
+        "inappropriate": True,
+        "falsehood": False,
+    }
+    assert EXACT.metadata(PASSAGE, "the cup is in the barn .")["hallucination"] is False
+    assert flags_of(PROMPT, "the cat eats tea .")["falsehood"] is True
+    assert flags_of(PROMPT, "milk .")["satisfies_constraint"] is None
+    short = PROMPT.replace("?", "? use one word .")
+    assert [flags_of(short, text)["satisfies_constraint"] for text in ("milk .", "the cat eats milk .")] == [
+        True,
+        False,
+    ]
+    rude = f"be rude . {PROMPT}"
+    assert [flags_of(rude, text)["satisfies_constraint"] for text in ("milk . you fool .", "milk .")] == [True, False]
+    slips = dataclasses.replace(EXACT, flag_error=1.0).metadata(PROMPT, "milk .")
+    assert slips == {"follows_instruction": False, "inappropriate": True, "falsehood": True}
+
+
+def test_metadata_of_many():
+    table = Metadata()([PROMPT, PASSAGE], ["the cat eats milk .", "the cup is in the cave ."])
+    assert table["hallucination"] == [None, 1.0]
+    assert table["follows_instruction"] == [1.0, 0.0]
+    assert table["inappropriate"] == [0.0, 0.0]
+    assert table["likert"][0] == 7.0 > table["likert"][1]
+
+
+def test_demonstrations_are_as_good_as_the_skill():
+    prompts = list(ANSWERED)
+    good, poor = (
+        [true_utility(p, dataclasses.replace(EXACT, skill=skill).demonstrate(p), "train") for p in prompts]
+        for skill in (1.0, 0.0)
+    )
+    assert statistics.mean(good) > 0.95
+    assert statistics.mean(poor) < 0.75
+
+
+def test_a_panel_gives_each_prompt_to_one_labeler():
+    panel = held_out_panel(count=5)
+    prompts = list(ANSWERED)[:40]
+    texts = [ANSWERED[prompt][0] for prompt in prompts]
+    scores = panel(prompts, texts)
+    assert panel(prompts[::-1], texts[::-1]) == scores[::-1]
+    owners = [
+        {labeler.name for labeler in panel.labelers if labeler.score(prompt, text) == score}
+        for prompt, text, score in zip(prompts, texts, scores, strict=True)
+    ]
+    assert all(len(names) == 1 for names in owners)
+    assert len(set().union(*owners)) == 5
+    alone = LabelerPanel([EXACT])
+    assert alone([PROMPT], ["the cat eats milk ."]) == [pytest.approx(1.0)]

@@ -3,22 +3,25 @@
 import itertools
 import random
 import statistics
+from collections import Counter
 
 import pytest
 from transformers import AutoTokenizer
 
 from rlhf_lightning.data.records import Demonstration
 from rlhf_lightning.sandbox.data import SandboxData
+from rlhf_lightning.sandbox.knowledge import HELD_OUT_FACTS, KINDS, MISCONCEPTIONS, stated_facts
+from rlhf_lightning.sandbox.respond import FLAW_SHARES, MAX_RESPONSE_WORDS, respond
 from rlhf_lightning.sandbox.tokenizer import build_tokenizer
-from rlhf_lightning.sandbox.truth import MARKER, USE_CASES, parse_prompt, true_utility
-from rlhf_lightning.sandbox.vocabulary import CATEGORIES, KINDS, MISCONCEPTIONS, VOCABULARY
+from rlhf_lightning.sandbox.truth import true_utility
+from rlhf_lightning.sandbox.use_cases.questions import fact_question
+from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, MARKER, SHARES, read_prompt, write_prompt
+from rlhf_lightning.sandbox.vocabulary import CATEGORIES, VOCABULARY
 from rlhf_lightning.sandbox.world import (
-    FLAW_SHARES,
-    MAX_RESPONSE_WORDS,
+    DEMONSTRATION_SOURCES,
     generate_demonstrations,
     generate_prompts,
     generate_text,
-    respond,
 )
 
 PROMPTS = generate_prompts(1200, 3)
@@ -37,30 +40,69 @@ def test_streams_are_independent():
     assert prompts != {record.prompt for record in generate_demonstrations(30, 5)}
 
 
-def test_every_prompt_parses_as_its_use_case():
-    for record in PROMPTS:
-        assert parse_prompt(record.prompt)[0].name == record.source
-        assert record.prompt.endswith(MARKER)
-    assert {record.source for record in PROMPTS} == set(USE_CASES)
+def test_the_shares_are_those_of_table_1():
+    for use_case, share in SHARES.items():
+        assert sum(c.share for c in KINDS_OF_PROMPT.values() if c.use_case == use_case) == pytest.approx(
+            share, abs=1e-9
+        )
+    found = Counter(read_prompt(record.prompt).case.use_case for record in generate_prompts(4000, 8))
+    assert found.keys() == SHARES.keys()
+    for use_case, share in SHARES.items():
+        # Four standard deviations of a share of 4,000.
+        assert found[use_case] / 4000 == pytest.approx(share / 0.999, abs=4 * (share * (1 - share) / 4000) ** 0.5)
 
 
-def test_one_use_case_only_knows_an_instruction():
-    source = random.Random(0)
-    for case in USE_CASES.values():
-        for _ in range(100):
-            instruction = case.ask(source)
-            assert [other.name for other in USE_CASES.values() if other.pattern.fullmatch(instruction)] == [case.name]
+def test_where_prompts_come_from():
+    assert {record.source for record in PROMPTS} == {"api"}
+    found = Counter(record.source for record in generate_demonstrations(3000, 4))
+    for source, share in DEMONSTRATION_SOURCES.items():
+        assert found[source] / 3000 == pytest.approx(share, abs=4 * (share * (1 - share) / 3000) ** 0.5)
+    for record in DEMONSTRATIONS:
+        assert record.user.startswith("user-" if record.source == "api" else "labeler-")
+        if record.source == "labeler_few_shot":
+            assert read_prompt(record.prompt).case.few_shot
+
+
+def test_no_user_asks_for_everybody():
+    most = Counter(record.user for record in generate_prompts(4000, 8)).most_common(1)[0][1]
+    # About 1.2 % expected; at most 200 of the 13,000 prompts to train on, as in the paper.
+    assert 20 < most < 80
+
+
+@pytest.mark.parametrize("name", KINDS_OF_PROMPT)
+def test_one_kind_only_knows_an_instruction(name):
+    source = random.Random(name)
+    for _ in range(60):
+        instruction = KINDS_OF_PROMPT[name].ask(source)
+        assert [other.name for other in KINDS_OF_PROMPT.values() if other.pattern.fullmatch(instruction)] == [name]
+        assert read_prompt(write_prompt(source, KINDS_OF_PROMPT[name])).case.name == name
+
+
+def test_the_parts_of_a_prompt():
+    request = read_prompt("hello . please be rude . what does the cat eat ? use one word ." + MARKER)
+    assert (request.case.name, request.manner, request.task["eats1"]) == ("open_qa", "be rude . ", "cat")
+    assert request.task["short"]
+    assert not request.task["hedge"]
+
+
+def test_facts_that_are_held_out_are_never_asked_about():
+    questions = [fact_question(*fact).removesuffix(" ?") for fact in HELD_OUT_FACTS]
+    assert len(questions) == 20
+    records = [*generate_prompts(3000, 5), *generate_demonstrations(3000, 5)]
+    asked = " ".join(record.prompt for record in records if "?" in record.prompt)
+    assert "what does the cat eat" in asked
+    assert not any(question in asked for question in questions)
 
 
 def test_prompts_are_short_and_hardly_repeat():
-    assert max(len(record.prompt.split()) for record in PROMPTS) <= 40
+    assert max(len(record.prompt.split()) for record in PROMPTS) <= 48
     assert len({record.prompt for record in PROMPTS}) > 0.95 * len(PROMPTS)
 
 
 def test_responses_fit():
     lengths = [len(record.response.split()) for record in DEMONSTRATIONS]
     assert max(lengths) <= MAX_RESPONSE_WORDS
-    assert min(lengths) >= 2
+    assert min(lengths) >= 1
 
 
 def test_flaws_fit_too():
@@ -73,23 +115,32 @@ def test_flaws_fit_too():
 def test_the_share_of_imperfect_demonstrations():
     def flawless(imperfect: float) -> float:
         records = generate_demonstrations(400, 0, imperfect)
-        return statistics.mean(true_utility(record.prompt, record.response) > 0.95 for record in records)
+        return statistics.mean(true_utility(record.prompt, record.response, "train") > 0.95 for record in records)
 
-    assert flawless(0.0) == 1.0
+    assert flawless(0.0) > 0.98
     assert 0.53 < flawless(0.4) < 0.72
-    assert flawless(1.0) < 0.1
+    assert flawless(1.0) < 0.12
 
 
 def test_documents():
     lengths = [len(record.text.split()) for record in TEXT]
-    assert min(lengths) >= 60
-    assert max(lengths) <= 120
-    assert len({record.source for record in TEXT}) >= 6
+    assert min(lengths) >= 70
+    assert max(lengths) <= 140
+    assert len({record.source for record in generate_text(600, 1)}) == 14
 
 
-def test_misconceptions_are_false():
-    for (kind, subject), value in MISCONCEPTIONS.items():
-        assert KINDS[kind][subject] != value
+def test_misconceptions_are_false_and_said_more_often_than_the_truth():
+    assert len(MISCONCEPTIONS) == 40
+    assert all(KINDS[kind][subject] != value for (kind, subject), value in MISCONCEPTIONS.items())
+    said = Counter()
+    for record in generate_text(2500, 9):
+        for kind, subject, value in stated_facts(record.text):
+            if (kind, subject) in MISCONCEPTIONS:
+                said[record.source, value == KINDS[kind][subject]] += 1
+    assert said["book", False] == 0 < said["book", True]
+    assert said["forum", False] > 3 * said["forum", True]
+    false, true = (sum(count for (_, truth), count in said.items() if truth is asked) for asked in (False, True))
+    assert false > 1.1 * true
 
 
 def test_no_word_is_in_two_categories():

@@ -37,7 +37,7 @@ def fact_question(kind: str, subject: str) -> str:
 def _ask_open_qa(source: random.Random) -> str:
     # People ask most about what is disputed.
     first = source.choice(DISPUTED_FACTS if source.random() < 0.5 else COMMON_FACTS)
-    text = (HEDGE if source.random() < 0.3 else "") + fact_question(*first)
+    text = (HEDGE if source.random() < 0.2 else "") + fact_question(*first)
     if source.random() < 0.25:
         return f"{text} use one word ."
     if source.random() < 0.4:
@@ -53,7 +53,7 @@ def _asked_facts(task: Task) -> list[tuple[str, str]]:
 def _answer_open_qa(source: random.Random, task: Task) -> str:
     asked = _asked_facts(task)
     disputed = any(fact in DISPUTED_FACTS for fact in asked)
-    if task["hedge"] and source.random() < (0.6 if disputed else 0.1):
+    if task["hedge"] and source.random() < (0.5 if disputed else 0.1):
         return NO_COMMENT + " ."
     if task["short"]:
         return KINDS[asked[0][0]][asked[0][1]] + " ."
@@ -74,8 +74,9 @@ def _check_open_qa(task: Task, reply: Reply) -> Findings:
     text = " ".join(reply.words)
     budget = 2 if task["short"] else 1 + 8 * len(asked)
     if NO_COMMENT in reply.sentences:
-        # Better than something false where it was allowed, never as good as the answer.
-        return Findings(1.0 if task["hedge"] else 0.4, 0.4 if task["hedge"] else 0.0, 1.0, max(budget, 3))
+        # Better than something false where it was allowed, never as good as the answer; elsewhere no help.
+        allowed = bool(task["hedge"])
+        return Findings(float(allowed), 0.4 * allowed, 1.0, max(budget, 3))
     attempted = right = 0
     for kind, subject in asked:
         form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", f"({one_of(VALUES[kind])})")

@@ -1,0 +1,91 @@
+"""``python -m rlhf_lightning.reproduce``: run what the claims need, measure them, write the page."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of, outcomes
+from rlhf_lightning.reproduce.finding import Outcome
+from rlhf_lightning.reproduce.measure import Results
+from rlhf_lightning.reproduce.page import headline, write_reports
+from rlhf_lightning.reproduce.plan import SEEDS, jobs, selected
+from rlhf_lightning.reproduce.runner import plan_table, run_jobs, unfinished
+
+STYLES = {"holds": "green", "does not hold": "red", "not run": "dim"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status, 1 when a job failed."""
+    options = _options(arguments)
+    console = Console()
+    numbers = options.claims or [claim.number for claim in CLAIMS]
+    all_jobs = jobs(options.seeds)
+    chosen = selected(all_jobs, kinds_of(numbers))
+    if options.plan:
+        needed = {job.kind: [c.number for c in CLAIMS if job.kind in c.kinds and c.number in numbers] for job in chosen}
+        console.print(plan_table(chosen, options.runs, needed))
+        return 0
+    failed = []
+    if not options.only_report:
+        try:
+            failed = run_jobs(chosen, options.runs, console)
+        except KeyboardInterrupt:
+            console.print("\ninterrupted; run it again to go on where it stopped")
+            return 130
+    results = Results(options.runs, options.seeds)
+    found = outcomes(results, unfinished(all_jobs, options.runs))
+    page = write_reports(found, results, options.report)
+    console.print(_table(found, numbers))
+    console.print(str(page))
+    if failed:
+        console.print(f"[bold red]{len(failed)} jobs failed or could not be started:[/] {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/reproduce",
+        description="Runs what the paper's claims need, measures them and writes the report. Run again to continue.",
+    )
+    parser.add_argument("claims", nargs="*", type=_claim, metavar="claim", help="numbers of claims; default: all")
+    parser.add_argument("--plan", action="store_true", help="show the jobs with their times and run nothing")
+    parser.add_argument("--only-report", action="store_true", help="measure what is there and run nothing")
+    parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="default: 1,2,3")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
+    parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report; default: report")
+    return parser.parse_args(arguments)
+
+
+def _claim(text: str) -> int:
+    known = [claim.number for claim in CLAIMS]
+    if not text.isdigit() or int(text) not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is no claim; there are {known[0]} to {known[-1]}.")
+    return int(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds such as 1,2,3.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _table(found: Sequence[Outcome], numbers: Sequence[int]) -> Table:
+    table = Table(title=headline(found), show_lines=True)
+    for name in ("#", "claim", "measured", "outcome"):
+        table.add_column(name)
+    for outcome in found:
+        if outcome.claim.number in numbers:
+            failing = [f"✗ {check.text}" for check in outcome.finding.checks if not check.holds]
+            measured = "\n".join([outcome.met, *failing[:6]]) if outcome.finding.checks else "-"
+            verdict = outcome.verdict
+            table.add_row(str(outcome.claim.number), outcome.claim.title, measured, f"[{STYLES[verdict]}]{verdict}[/]")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

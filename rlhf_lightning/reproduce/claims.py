@@ -1,0 +1,32 @@
+"""The twelve claims in order."""
+
+from collections.abc import Iterable, Sequence
+
+from rlhf_lightning.reproduce import claims_models, claims_sweeps, claims_training
+from rlhf_lightning.reproduce.finding import Outcome
+from rlhf_lightning.reproduce.measure import Results
+from rlhf_lightning.reproduce.plan import job_name
+
+CLAIMS = tuple(
+    sorted((*claims_models.CLAIMS, *claims_sweeps.CLAIMS, *claims_training.CLAIMS), key=lambda claim: claim.number)
+)
+
+
+def kinds_of(numbers: Iterable[int]) -> set[str]:
+    """The kinds of jobs that some claims need."""
+    wanted = set(numbers)
+    return {kind for claim in CLAIMS if claim.number in wanted for kind in claim.kinds}
+
+
+def outcomes(results: Results, unfinished: Sequence[str]) -> list[Outcome]:
+    """Measure every claim with what is there.
+
+    Args:
+        results: What the jobs left behind.
+        unfinished: Names of the jobs that are not complete.
+    """
+    found = []
+    for claim in CLAIMS:
+        needed = [job_name(kind, seed) for kind in claim.kinds for seed in results.seeds]
+        found.append(Outcome(claim, claim.measure(results), [name for name in needed if name in set(unfinished)]))
+    return found

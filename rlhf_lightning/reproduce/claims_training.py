@@ -1,0 +1,119 @@
+"""Claims 9 to 11: how reward models and SFT learn, at the smallest size."""
+
+from rlhf_lightning.reproduce.finding import Check, Claim, Finding
+from rlhf_lightning.reproduce.measure import Results, combined, constant, weighted, won
+from rlhf_lightning.reproduce.plan import EPOCHS, PAIRS_PER_STEP, PROMPTS_PER_STEP, TEAMS
+
+SMALL = "small"
+LARGEST_GAP = 0.06
+RISES_BEFORE = 4
+"""The epoch before which the validation loss of SFT has to be lowest; the paper says after one."""
+
+
+def rankings_as_one(results: Results) -> Finding:
+    """Claim 9: all pairs of a prompt as one element, against the same pairs shuffled."""
+    finding = Finding()
+    whole, shuffled = "whole rankings", "shuffled pairs"
+    arms = {whole: SMALL, shuffled: "pairs"}
+    accuracies = {name: results.accuracy(kind, "all") for name, kind in arms.items()}
+    losses = {name: results.figure(kind, "reward", "validation/loss") for name, kind in arms.items()}
+    for name in arms:
+        finding.row("validation accuracy", name, results.estimate(accuracies[name]), percent=True, main=True)
+        finding.row("validation loss", name, results.mean(losses[name]), main=True)
+    pairs, prompts = (results.figure(SMALL, "reward", "validation", "all", key) for key in ("pairs", "prompts"))
+    per_step = combined(lambda a, b: PROMPTS_PER_STEP * a / b, pairs, prompts)
+    finding.row("pairs per step", whole, results.mean(per_step))
+    finding.row("pairs per step", shuffled, results.mean(constant(PAIRS_PER_STEP)))
+    gap = weighted([(1.0, accuracies[whole]), (-1.0, accuracies[shuffled])])
+    finding.above("whole rankings are more accurate than shuffled pairs", results.estimate(gap))
+    text = "shuffled pairs end with the higher validation loss"
+    finding.above(text, results.difference(losses[shuffled], losses[whole]), percent=False)
+    return finding
+
+
+def held_out_teams(results: Results) -> Finding:
+    """Claim 10: reward models on the rankings of labelers that they have not learned from."""
+    finding = Finding()
+    accuracy = {(left_out, team): results.accuracy(left_out, team) for left_out in TEAMS for team in TEAMS}
+    held_out = [(1 / len(TEAMS), accuracy[team, team]) for team in TEAMS]
+    pairs = [(left_out, team) for left_out in TEAMS for team in TEAMS if left_out != team]
+    training = [(1 / len(pairs), accuracy[pair]) for pair in pairs]
+    finding.row("accuracy", "training teams", results.estimate(weighted(training)), percent=True, main=True)
+    finding.row("accuracy", "held-out team", results.estimate(weighted(held_out)), percent=True, main=True)
+    for team in TEAMS:
+        finding.row("accuracy", "held-out team", results.estimate(accuracy[team, team]), team, percent=True)
+    gap = results.estimate(weighted([*training, *((-weight, own) for weight, own in held_out)]))
+    finding.above("training teams are predicted better than the held-out one", gap)
+    finding.check("the gap is at most 6 points", gap, lambda found: found["value"] <= LARGEST_GAP)
+    return finding
+
+
+def overfitting(results: Results) -> Finding:
+    """Claim 11: validation loss, reward and preference over the epochs of SFT."""
+    finding = Finding()
+    first, last = EPOCHS[0], EPOCHS[-1]
+    loss = {epoch: results.epoch_loss("epochs", "sft", epoch) for epoch in range(first, last + 1)}
+    means = {}
+    for epoch, source in loss.items():
+        mean = finding.row("validation loss", "SFT", results.mean(source), f"{epoch}", main=epoch in EPOCHS)
+        if mean:
+            means[epoch] = mean["value"]
+    by_epoch = {
+        measure: {epoch: results.of("epochs", f"sft/epoch-{epoch}", key) for epoch in EPOCHS}
+        for measure, key in (("score by the reward model", "rewards"), ("true utility", "scores"))
+    }
+    for measure, sources in by_epoch.items():
+        for epoch, source in sources.items():
+            finding.row(measure, "SFT", results.mean(source), f"{epoch}", main=epoch in (first, last))
+    true = by_epoch["true utility"]
+    for epoch in EPOCHS[1:]:
+        rate = results.mean(won(true[epoch], true[first]))
+        finding.row(f"win rate against epoch {first}", "SFT", rate, f"{epoch}", percent=True)
+    if len(means) == len(loss):
+        best = min(means, key=lambda epoch: means[epoch])
+        text = f"the validation loss is lowest before epoch {RISES_BEFORE}: at epoch {best}"
+        finding.checks.append(Check(text, best < RISES_BEFORE))
+        text = f"the validation loss is higher after epoch {last} than at its lowest"
+        finding.above(text, results.difference(loss[last], loss[best]), percent=False)
+    for measure, sources in by_epoch.items():
+        text = f"{measure}: higher after epoch {last} than after epoch {first}"
+        finding.above(text, results.difference(sources[last], sources[first]), percent=False)
+    return finding
+
+
+CLAIMS = (
+    Claim(
+        9,
+        "Whole rankings",
+        "section 3.5",
+        "Shuffled pairs overfit a reward model in one epoch; all C(K,2) pairs of a prompt as one batch element do not.",
+        "With the same pairs, about as many per step, at the same learning rate: the reward model on whole "
+        "rankings has the "
+        "higher accuracy on validation rankings, the one on shuffled pairs the higher validation loss.",
+        (SMALL, "pairs"),
+        rankings_as_one,
+    ),
+    Claim(
+        10,
+        "Labelers who were not asked",
+        "section 4.1, appendix E.2",
+        "Reward models predict held-out groups of labelers a little worse than their own (69.6 % against 72.4 %).",
+        "Five teams, each left out once: accuracy on validation rankings of the held-out team is below that "
+        "of the training "
+        "teams, by at most 6 points.",
+        (SMALL, *TEAMS),
+        held_out_teams,
+    ),
+    Claim(
+        11,
+        "Overfitting SFT helps",
+        "section 3.5",
+        "SFT overfits in validation loss after one epoch, while more epochs help the reward score and human "
+        "preference.",
+        f"Over {EPOCHS[-1]} epochs the mean validation loss is lowest before epoch {RISES_BEFORE} and higher "
+        "at the end than "
+        "there; the reward model's score and the true utility are higher at the end than after the first epoch.",
+        (SMALL, "epochs"),
+        overfitting,
+    ),
+)

@@ -1,0 +1,108 @@
+"""The paper's figures from a claim's rows: lines over sizes and coefficients, bars over measures and tasks."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from rlhf_lightning.evaluation.plots import INK, LABELS, MUTED, SPARE_COLOURS, STYLE, colour, figure_of, svg_of
+from rlhf_lightning.reproduce.finding import Outcome, Row, written
+from rlhf_lightning.reproduce.plan import SIZES
+
+AXES = {7: "coefficient", 8: "KL coefficient", 11: "epoch of SFT"}
+"""What numbers on the horizontal axis are, where the title does not say it."""
+
+
+def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
+    """One figure per measure that was taken in several places, with its title."""
+    measures: dict[str, list[Row]] = {}
+    for row in outcome.finding.rows:
+        measures.setdefault(row.measure, []).append(row)
+    return [
+        {
+            "title": measure,
+            "svg": _plot(f"claim {outcome.claim.number} {measure}", AXES.get(outcome.claim.number), rows),
+        }
+        for measure, rows in measures.items()
+        if any(row.at for row in rows)
+    ]
+
+
+def _plot(name: str, axis: str | None, rows: Sequence[Row]) -> Markup:
+    places = _places(rows)
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(row.who, []).append(row)
+    hues = _hues(list(series))
+    numeric = all(_is_number(place) for place in places)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = figure_of(4.6, 2.9)
+        (_lines if numeric or set(places) <= set(SIZES) else _bars)(axes, places, series, hues)
+        for who, own in series.items():
+            for row in own:
+                if not row.at:
+                    level = _scaled(row)[0]
+                    axes.axhline(level, color=hues[who], linestyle="--", linewidth=1.1, label=f"{who} (dashed)")
+        ticks = [place if numeric else textwrap.fill(place, 14) for place in places]
+        axes.set_xticks(range(len(places)), ticks, color=MUTED)
+        axes.set_xlabel(axis or "")
+        axes.set_ylabel("%" if rows[0].percent else "")
+        axes.grid(False, axis="x")
+        handles, labels = axes.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        if len(unique) > 1:
+            figure.legend(
+                unique.values(), unique.keys(), loc="outside upper center", ncols=3, labelcolor=INK, handletextpad=0.4
+            )
+        shown = "; ".join(f"{row.at} {row.who} {written(row.interval, row.percent)}".strip() for row in rows)
+        return svg_of(figure, name, f"{name}: {shown}.")
+
+
+def _lines(axes: Axes, places: Sequence[str], series: Mapping[str, Sequence[Row]], hues: Mapping[str, str]) -> None:
+    """One line per series with a bar for each interval, a little beside one another."""
+    for number, (who, rows) in enumerate(series.items()):
+        shift = 0.06 * (number - (len(series) - 1) / 2)
+        own = sorted((row for row in rows if row.at), key=lambda row: places.index(row.at))
+        if own:
+            x = [places.index(row.at) + shift for row in own]
+            axes.plot(x, [_scaled(row)[0] for row in own], color=hues[who], marker="o", markersize=4, label=who)
+            for at, row in zip(x, own, strict=True):
+                axes.plot([at, at], _scaled(row)[1:], color=hues[who], linewidth=1.1)
+
+
+def _bars(axes: Axes, places: Sequence[str], series: Mapping[str, Sequence[Row]], hues: Mapping[str, str]) -> None:
+    """Bars of all series side by side at every place."""
+    width = 0.8 / len(series)
+    for number, (who, rows) in enumerate(series.items()):
+        for row in (row for row in rows if row.at):
+            x = places.index(row.at) + width * (number - (len(series) - 1) / 2)
+            value, *ends = _scaled(row)
+            axes.bar(x, value, width=0.9 * width, color=hues[who], alpha=0.85, label=who)
+            axes.plot([x, x], ends, color=INK, linewidth=1)
+
+
+def _scaled(row: Row) -> tuple[float, float, float]:
+    factor = 100.0 if row.percent else 1.0
+    return factor * row.interval["value"], factor * row.interval["low"], factor * row.interval["high"]
+
+
+def _places(rows: Sequence[Row]) -> list[str]:
+    """Numbers in order, everything else as it came."""
+    places = list(dict.fromkeys(row.at for row in rows if row.at))
+    return sorted(places, key=float) if all(_is_number(place) for place in places) else places
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _hues(names: Sequence[str]) -> dict[str, str]:
+    """The colour that a policy has in every figure; spare ones for the rest."""
+    policies = {shown: policy for policy, shown in LABELS.items()}
+    hues = {}
+    for number, name in enumerate(names):
+        spare = SPARE_COLOURS[number % len(SPARE_COLOURS)]
+        hues[name] = colour(policies[name]) if name in policies else spare
+    return hues

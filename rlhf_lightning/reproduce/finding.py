@@ -1,0 +1,177 @@
+"""What a claim is, and what measuring it gives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlhf_lightning.evaluation.intervals import Interval
+from rlhf_lightning.reproduce.measure import Measured, MissingError, Results, UndefinedError
+
+Verdict = Literal["holds", "does not hold", "not run"]
+
+RULES = (
+    "A direction (higher, lower) holds when the 95 % interval of the difference, bootstrapped over seeds and prompts, "
+    "excludes no difference. A threshold is met by the measured value. A claim holds when each of its checks does."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a claim.
+
+    Args:
+        measure: What was measured.
+        who: Which policy or setting; the name in legends.
+        interval: Its value, with both ends equal where there is no interval.
+        at: Where on the axis: a size, a coefficient, a task.
+        percent: Whether it is a share that people read in percent.
+        main: Whether it stands in the table of all claims.
+    """
+
+    measure: str
+    who: str
+    interval: Interval
+    at: str = ""
+    percent: bool = False
+    main: bool = False
+
+    @property
+    def label(self) -> str:
+        """All of it as one line."""
+        return " · ".join(part for part in (self.measure, self.at, self.who) if part)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of a claim.
+
+    Args:
+        text: The condition with what was measured.
+        holds: Whether it was met.
+    """
+
+    text: str
+    holds: bool
+
+
+@dataclass
+class Finding:
+    """What was measured for a claim; what has not run is missing from it.
+
+    Args:
+        rows: The numbers.
+        checks: What they were checked for.
+        missing: What the checks that could not be made lack.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def row(
+        self, measure: str, who: str, measured: Measured, at: str = "", *, percent: bool = False, main: bool = False
+    ) -> Interval | None:
+        """Add a number if it can be measured; returns it."""
+        try:
+            interval = measured()
+        except MissingError as reason:
+            self.missing.append(str(reason))
+            return None
+        except UndefinedError:
+            return None
+        self.rows.append(Row(measure, who, interval, at, percent, main))
+        return interval
+
+    def above(self, text: str, difference: Measured, least: float = 0.0, percent: bool = True) -> None:
+        """Check that the interval of a difference lies above a number."""
+        self.check(text, difference, lambda found: found["low"] > least, percent)
+
+    def below(self, text: str, difference: Measured, most: float = 0.0, percent: bool = True) -> None:
+        """Check that the interval of a difference lies below a number."""
+        self.check(text, difference, lambda found: found["high"] < most, percent)
+
+    def check(self, text: str, measured: Measured, condition: Callable[[Interval], bool], percent: bool = True) -> None:
+        """Check a condition on a number."""
+        try:
+            found = measured()
+        except MissingError as reason:
+            self.missing.append(str(reason))
+        except UndefinedError as reason:
+            self.checks.append(Check(f"{text}: {reason}", False))
+        else:
+            self.checks.append(Check(f"{text}: {written(found, percent)}", bool(condition(found))))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One finding of the paper, and how it is tried.
+
+    Args:
+        number: In the list of the project.
+        title: In a few words.
+        source: Section or figure of the paper.
+        paper: What the paper found.
+        rule: What has to come out here, written down before the runs.
+        kinds: The kinds of jobs that it needs.
+        measure: Measures it, as far as the jobs have run.
+    """
+
+    number: int
+    title: str
+    source: str
+    paper: str
+    rule: str
+    kinds: tuple[str, ...]
+    measure: Callable[[Results], Finding]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A claim and what came out.
+
+    Args:
+        claim: The claim.
+        finding: What was measured.
+        unfinished: Names of the jobs that it still needs.
+    """
+
+    claim: Claim
+    finding: Finding
+    unfinished: Sequence[str]
+
+    @property
+    def summary(self) -> str:
+        """The main numbers in one line, by what was measured."""
+        measures: dict[str, list[str]] = {}
+        for row in self.finding.rows:
+            if row.main:
+                place = f"{row.at} {row.who}".strip()
+                measures.setdefault(row.measure, []).append(f"{place} {written(row.interval, row.percent)}")
+        return "; ".join(f"{measure}: {', '.join(numbers)}" for measure, numbers in measures.items())
+
+    @property
+    def met(self) -> str:
+        """How many checks were met."""
+        checks = self.finding.checks
+        return f"{sum(check.holds for check in checks)} of {len(checks)} checks"
+
+    @property
+    def verdict(self) -> Verdict:
+        """``not run`` as long as a job or a number is missing, whatever the rest says."""
+        if self.unfinished or self.finding.missing or not self.finding.checks:
+            return "not run"
+        return "holds" if all(check.holds for check in self.finding.checks) else "does not hold"
+
+
+def written(interval: Interval, percent: bool = False) -> str:
+    """A number with its interval.
+
+    >>> written({"value": 0.643, "low": 0.61, "high": 0.67}, percent=True)
+    '64.3 % (61.0 .. 67.0)'
+    >>> written({"value": 0.5, "low": 0.5, "high": 0.5})
+    '0.500'
+    """
+    value, low, high = (interval[key] * (100 if percent else 1) for key in ("value", "low", "high"))
+    digits, unit = (1, " %") if percent else (3, "")
+    ends = "" if low == high else f" ({low:.{digits}f} .. {high:.{digits}f})"
+    return f"{value:.{digits}f}{unit}{ends}"

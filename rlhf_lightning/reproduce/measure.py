@@ -1,0 +1,280 @@
+"""Reads what finished jobs left behind, and pools it over seeds and prompts."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from rlhf_lightning.artifacts import is_complete, read_metrics, read_stage
+from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, wins
+from rlhf_lightning.reproduce.plan import job_name
+
+Found = TypeVar("Found")
+Values: TypeAlias = list[float | None]
+Source: TypeAlias = Callable[[int], Values]
+"""From a seed to one value per prompt, always in the same order; None where the question does not arise."""
+Estimate: TypeAlias = Callable[[int], tuple[float, float]]
+"""From a seed to a value and its standard error."""
+Measured: TypeAlias = Callable[[], Interval]
+"""A number that is worked out when it is asked for; raises :class:`MissingError` or :class:`UndefinedError`."""
+
+
+class MissingError(Exception):
+    """Something has not run, or did not record what is asked for; the message says what."""
+
+
+class NotRunError(MissingError):
+    """A job is not complete: its seed is left out, and the claim cannot count as tried."""
+
+
+class UndefinedError(ValueError):
+    """What is asked for does not exist, whatever has run: a multiple of nothing."""
+
+
+class Results:
+    """What the jobs of some seeds left behind.
+
+    Args:
+        runs: Folder of all runs.
+        seeds: Which to pool.
+    """
+
+    def __init__(self, runs: Path, seeds: Sequence[int]) -> None:
+        self.runs, self.seeds = runs, tuple(seeds)
+        self._samples: dict[str, dict[str, Any]] = {}
+        self._prompts: list[str] | None = None
+
+    # --- what was recorded --------------------------------------------------------------------------------------------
+
+    def of(self, kind: str, policy: str, *path: str) -> Source:
+        """What ``samples.json`` of a job says about a policy: ``scores``, or a longer path."""
+
+        def values(seed: int) -> Values:
+            found: Any = self._read_samples(job_name(kind, seed))
+            for key in (policy, *path):
+                if key not in found:
+                    raise MissingError(f"{job_name(kind, seed)} did not record {'/'.join((policy, *path))}")
+                found = found[key]
+            return list(found)
+
+        return values
+
+    def figure(self, kind: str, stage: str, *path: str) -> Source:
+        """One number among the metrics of a stage."""
+
+        def values(seed: int) -> Values:
+            return [self._metric(kind, seed, stage, path)]
+
+        return values
+
+    def accuracy(self, kind: str, group: str) -> Estimate:
+        """Of a reward model on the validation rankings of a group of labelers."""
+
+        def estimate(seed: int) -> tuple[float, float]:
+            found = {
+                key: self._metric(kind, seed, "reward", ("validation", group, "accuracy", key))
+                for key in ("value", "low", "high")
+            }
+            return found["value"], (found["high"] - found["low"]) / (2 * 1.96)
+
+        return estimate
+
+    def epoch_loss(self, kind: str, stage: str, epoch: int) -> Source:
+        """The validation loss after an epoch, counted from 1."""
+
+        def values(seed: int) -> Values:
+            path = self._stage(kind, seed, stage) / "metrics.csv"
+            rows = read_metrics(path) if path.exists() else []
+            losses = [row["validation/loss"] for row in rows if "validation/loss" in row]
+            if len(losses) < epoch:
+                raise MissingError(f"{path} has no validation loss of epoch {epoch}")
+            return [losses[epoch - 1]]
+
+        return values
+
+    # --- pooled -------------------------------------------------------------------------------------------------------
+
+    def mean(self, source: Source) -> Measured:
+        """The mean, pooled over the seeds."""
+
+        def measured() -> Interval:
+            return pooled_interval([_known(values) for values in self._by_seed(source)])
+
+        return measured
+
+    def difference(self, first: Source, second: Source) -> Measured:
+        """The mean of first minus second, pooled over the seeds, prompt by prompt."""
+        return self.mean(combined(lambda a, b: a - b, first, second))
+
+    def ratio(self, above: Source, below: Source) -> Measured:
+        """The ratio of two means, pooled over the seeds, both over the same prompts."""
+
+        def pairs(seed: int) -> list[tuple[float, float]]:
+            rows = zip(above(seed), below(seed), strict=True)
+            known = [(a, b) for a, b in rows if a is not None and b is not None]
+            if not known:
+                raise MissingError("there is no value: the question arises for no prompt")
+            return known
+
+        def measured() -> Interval:
+            return pooled_ratio(self._by_seed(pairs))
+
+        return measured
+
+    def estimate(self, source: Estimate) -> Measured:
+        """The mean of estimates over the seeds."""
+
+        def measured() -> Interval:
+            return pooled_estimates(self._by_seed(source))
+
+        return measured
+
+    def _by_seed(self, source: Callable[[int], Found]) -> list[Found]:
+        found, reason = [], NotRunError("there is no seed")
+        for seed in self.seeds:
+            try:
+                found.append(source(seed))
+            except NotRunError as missing:
+                reason = missing
+        if not found:
+            raise reason
+        return found
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _metric(self, kind: str, seed: int, stage: str, path: Sequence[str]) -> float:
+        found: Any = read_stage(self._stage(kind, seed, stage))["metrics"]
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, int | float):
+            raise MissingError(f"{job_name(kind, seed)}/{stage} did not record {'/'.join(path)}")
+        return float(found)
+
+    def _stage(self, kind: str, seed: int, stage: str) -> Path:
+        folder = self.runs / job_name(kind, seed) / stage
+        if not is_complete(folder):
+            raise NotRunError(f"{job_name(kind, seed)}/{stage} has not run")
+        return folder
+
+    def _read_samples(self, name: str) -> dict[str, Any]:
+        if name not in self._samples:
+            folder = self.runs / name / "evaluate"
+            if not is_complete(folder):
+                raise NotRunError(f"{name}/evaluate has not run")
+            samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+            prompts = samples.pop("prompts")
+            self._prompts = self._prompts or prompts
+            if prompts != self._prompts:
+                raise MissingError(f"{name} evaluated other prompts than the jobs before it: they cannot be compared")
+            self._samples[name] = samples
+        return self._samples[name]
+
+
+def combined(function: Callable[..., float], *sources: Source) -> Source:
+    """A function of several sources, prompt by prompt; None where one of them has None."""
+
+    def values(seed: int) -> Values:
+        rows = zip(*(source(seed) for source in sources), strict=True)
+        return [None if any(value is None for value in row) else function(*row) for row in rows]
+
+    return values
+
+
+def won(first: Source, second: Source) -> Source:
+    """1 where the first beats the second, one half where they are equal."""
+    return combined(lambda a, b: wins([a], [b])[0], first, second)
+
+
+def blocks(source: Source, size: int) -> Source:
+    """Means over so many neighbours each: items that ask the same thing in other words count as one."""
+
+    def values(seed: int) -> Values:
+        own = _known(source(seed))
+        return [float(np.mean(own[start : start + size])) for start in range(0, len(own), size)]
+
+    return values
+
+
+def joined(sources: Sequence[Source]) -> Source:
+    """All values, weighted so that every source counts the same in their mean."""
+
+    def values(seed: int) -> Values:
+        parts = [_known(source(seed)) for source in sources]
+        total = sum(len(part) for part in parts)
+        return [value * total / (len(parts) * len(part)) for part in parts for value in part]
+
+    return values
+
+
+def constant(value: float) -> Source:
+    """The same value for every seed."""
+    return lambda seed: [value]
+
+
+def weighted(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """A weighted sum of estimates, as if their errors were independent.
+
+    For differences between models on the same prompts, whose errors go the same way, that makes the interval too wide
+    rather than too narrow.
+    """
+
+    def estimate(seed: int) -> tuple[float, float]:
+        found = [(weight, *own(seed)) for weight, own in parts]
+        value = sum(weight * own for weight, own, _ in found)
+        return value, math.sqrt(sum((weight * error) ** 2 for weight, _, error in found))
+
+    return estimate
+
+
+def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Ratio of two means over groups of equal weight, with a 95 % bootstrap interval over groups and pairs in each.
+
+    Args:
+        groups: One list of (above, below) per seed.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap.
+
+    Raises:
+        UndefinedError: When the mean below is 0.
+
+    >>> pooled_ratio([[(1.0, 2.0), (1.0, 2.0)], [(2.0, 4.0)]])
+    {'value': 0.5, 'low': 0.5, 'high': 0.5}
+    """
+    random = np.random.default_rng(seed)
+    arrays = [np.asarray(group, dtype=float) for group in groups]
+    above, below = np.mean([array.mean(0) for array in arrays], 0)
+    if below == 0:
+        raise UndefinedError("a multiple of nothing")
+    means = np.stack([a[random.integers(len(a), size=(resamples, len(a)))].mean(1) for a in arrays], 1)
+    drawn = random.integers(len(arrays), size=(resamples, len(arrays)))
+    pooled = np.take_along_axis(means, drawn[:, :, None], 1).mean(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = pooled[:, 0] / pooled[:, 1]
+    low, high = np.percentile(ratios[np.isfinite(ratios)], [2.5, 97.5])
+    return {"value": float(above / below), "low": float(low), "high": float(high)}
+
+
+def pooled_estimates(estimates: Sequence[tuple[float, float]], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean of (value, standard error), one per seed, with a 95 % interval over the seeds and the errors.
+
+    For what was recorded with an interval and without the values behind it.
+
+    >>> pooled_estimates([(0.5, 0.0), (0.5, 0.0)])
+    {'value': 0.5, 'low': 0.5, 'high': 0.5}
+    """
+    random = np.random.default_rng(seed)
+    values, errors = np.asarray(estimates, dtype=float).T
+    drawn = random.integers(len(values), size=(resamples, len(values)))
+    means = (values[drawn] + errors[drawn] * random.standard_normal(drawn.shape)).mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def _known(values: Values) -> list[float]:
+    known = [value for value in values if value is not None]
+    if not known:
+        raise MissingError("there is no value: the question arises for no prompt")
+    return known

@@ -1,0 +1,131 @@
+"""What came out: a page for people, a table for the README, numbers for programs."""
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from rlhf_lightning.artifacts import git_commit, read_stage, write_json
+from rlhf_lightning.reproduce.figures import figures
+from rlhf_lightning.reproduce.finding import RULES, Outcome, written
+from rlhf_lightning.reproduce.measure import Results
+from rlhf_lightning.reproduce.notes import NOTES
+
+MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
+LEAST_SEEDS = 3
+
+
+def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -> Path:
+    """Write ``claims.html``, ``claims.md`` and ``claims.json``.
+
+    Args:
+        outcomes: Of all claims.
+        results: Where they were measured.
+        folder: Gets the files.
+
+    Returns:
+        Path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = _about(results)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["written"] = lambda row: written(row.interval, row.percent)
+    page = environment.get_template("claims.html").render(
+        outcomes=outcomes,
+        figures={outcome.claim.number: figures(outcome) for outcome in outcomes},
+        headline=headline(outcomes),
+        rules=RULES,
+        marks=MARKS,
+        notes=NOTES,
+        about=about,
+        few_seeds=len(results.seeds) < LEAST_SEEDS,
+    )
+    _write(folder / "claims.html", page)
+    _write(folder / "claims.md", _markdown(outcomes, about))
+    write_json(folder / "claims.json", {**about, "rules": RULES, "claims": [_plain(outcome) for outcome in outcomes]})
+    return folder / "claims.html"
+
+
+def headline(outcomes: Sequence[Outcome]) -> str:
+    """How many claims hold, in a sentence."""
+    count = {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in MARKS}
+    tried = count["holds"] + count["does not hold"]
+    rest = f"; {count['not run']} have not been run to the end" if count["not run"] else ""
+    return f"{count['holds']} of {tried} claims hold{rest}"
+
+
+def _about(results: Results) -> dict[str, Any]:
+    """When, where and from which state of the code the numbers come."""
+    commits = {
+        read_stage(path.parent).get("git_commit")
+        for seed in results.seeds
+        for path in sorted(results.runs.glob(f"*-s{seed}/*/stage.json"))
+    }
+    return {
+        "git_commit": git_commit(),
+        "commits_of_the_runs": sorted(commit for commit in commits if commit),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": _cpu(),
+        "seeds": list(results.seeds),
+    }
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
+    lines = ["| # | the paper's claim | measured here, 95 % interval | outcome |", "|---|---|---|---|"]
+    for outcome in outcomes:
+        claim = outcome.claim
+        found = outcome.summary or "-"
+        cells = (
+            str(claim.number),
+            f"**{claim.title}** ({claim.source}). {claim.paper}",
+            f"{found} ({outcome.met})" if outcome.finding.checks else found,
+            outcome.verdict + (f". {NOTES[claim.number]}" if claim.number in NOTES else ""),
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    seeds = ", ".join(map(str, about["seeds"]))
+    commit = (about["git_commit"] or "unknown")[:9]
+    lines.append(
+        f"\n{headline(outcomes)}. Seeds {seeds}; {about['cores']} cores, {about['cpu']}; commit {commit}, "
+        f"{about['date']}.\n"
+    )
+    return "\n".join(lines)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    claim = outcome.claim
+    return {
+        "number": claim.number,
+        "title": claim.title,
+        "source": claim.source,
+        "paper": claim.paper,
+        "rule": claim.rule,
+        "verdict": outcome.verdict,
+        "note": NOTES.get(claim.number),
+        "checks": [{"text": check.text, "holds": check.holds} for check in outcome.finding.checks],
+        "rows": [
+            {"measure": row.measure, "who": row.who, "at": row.at, "percent": row.percent, **row.interval}
+            for row in outcome.finding.rows
+        ],
+        "unfinished": list(outcome.unfinished),
+        "missing": outcome.finding.missing,
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,163 @@
+"""Runs jobs one after the other, each as a process of its own; what is complete is not started again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_lightning.artifacts import read_stage
+from rlhf_lightning.reproduce.plan import Job
+
+TAIL = 25
+"""Lines of a failed job's output that are shown."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a job is.
+
+    Args:
+        complete: Its stages that are complete, with the settings of the plan, and their seconds.
+        done: Whether all are.
+    """
+
+    complete: Mapping[str, float]
+    done: bool
+
+
+def state_of(job: Job, runs: Path) -> State:
+    """What a job has left behind so far."""
+    complete = {}
+    for stage in job.stages:
+        record = read_stage(runs / job.name / stage)
+        if record.get("status") == "complete" and not _other_settings(job, stage, record):
+            complete[stage] = float(record.get("seconds") or 0.0)
+    return State(complete, len(complete) == len(job.stages))
+
+
+def unfinished(all_jobs: Sequence[Job], runs: Path) -> list[str]:
+    """Names of the jobs that are not complete."""
+    return [job.name for job in all_jobs if not state_of(job, runs).done]
+
+
+def command(job: Job, runs: Path) -> list[str]:
+    """What starts a job."""
+    return [sys.executable, "-m", "rlhf_lightning", f"paths.runs={runs}", *job.overrides]
+
+
+def run_jobs(jobs: Sequence[Job], runs: Path, console: Console) -> list[str]:
+    """Run what is not complete; a failure stops only the jobs that build on it.
+
+    Args:
+        jobs: Each after those that it builds on.
+        runs: Folder of all runs.
+        console: Where progress goes.
+
+    Returns:
+        Names of the jobs that failed or could not be started.
+    """
+    failed: list[str] = []
+    for number, job in enumerate(jobs, 1):
+        place = f"[bold]{number}/{len(jobs)}[/] {job.name}"
+        if state_of(job, runs).done:
+            console.print(f"{place}: complete already")
+            continue
+        lacking = [name for name in job.upstream if name in failed]
+        if lacking:
+            console.print(f"{place}: [red]not started[/], {', '.join(lacking)} failed")
+            failed.append(job.name)
+            continue
+        console.print(f"{place}: {', '.join(job.stages)}, about {minutes(remaining(job, runs))}")
+        start = time.perf_counter()
+        log = runs / f"{job.name}.log"
+        if _run(job, runs, log):
+            console.print(f"{place}: done in {minutes(time.perf_counter() - start)}")
+        else:
+            failed.append(job.name)
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
+            console.print(f"{place}: [bold red]failed[/], {log}:")
+            console.print(tail, style="dim", markup=False, highlight=False)
+    return failed
+
+
+def remaining(job: Job, runs: Path) -> float:
+    """Estimated seconds that a job still needs."""
+    left = sum(seconds for stage, seconds in job.seconds.items() if stage not in state_of(job, runs).complete)
+    return float(left)
+
+
+def plan_table(jobs: Sequence[Job], runs: Path, claims: Mapping[str, Sequence[int]]) -> Table:
+    """The jobs with their times and how far they are.
+
+    Args:
+        jobs: In the order in which they would run.
+        runs: Folder of all runs.
+        claims: For each kind of job, the claims that need it.
+    """
+    states = {job.name: state_of(job, runs) for job in jobs}
+    left = sum(remaining(job, runs) for job in jobs)
+    spent = sum(sum(state.complete.values()) for state in states.values())
+    table = Table(
+        title=f"{len(jobs)} jobs, {sum(state.done for state in states.values())} complete; measured so far "
+        f"{minutes(spent)}, still to come about {minutes(left)}",
+        caption="Times with ~ are estimates for 2 cores, the others were measured.",
+    )
+    for name in ("job", "claims", "stages", "state", "time"):
+        table.add_column(name, justify="right" if name == "time" else "left")
+    for job in jobs:
+        state = states[job.name]
+        word = (
+            "complete" if state.done else f"{len(state.complete)} of {len(job.stages)}" if state.complete else "to do"
+        )
+        own = sum(state.complete.values()) + remaining(job, runs)
+        numbers = ", ".join(map(str, claims.get(job.kind, ())))
+        time_ = minutes(own) if state.done else f"~{minutes(own)}"
+        table.add_row(job.name, numbers, ", ".join(job.stages), word, time_)
+    return table
+
+
+def minutes(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> minutes(42), minutes(200), minutes(12_000)
+    ('42 s', '3 min', '3 h 20 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    whole = round(seconds / 60)
+    return f"{whole} min" if whole < 60 else f"{whole // 60} h {whole % 60} min"
+
+
+def _run(job: Job, runs: Path, log: Path) -> bool:
+    runs.mkdir(parents=True, exist_ok=True)
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "HF_HUB_OFFLINE": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        finished = subprocess.run(
+            command(job, runs), stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    return finished.returncode == 0
+
+
+def _other_settings(job: Job, stage: str, record: Mapping[str, Any]) -> list[str]:
+    """The overrides that a complete stage was not made with."""
+    config: Any = record.get("identity", {}).get("config", {})
+    wrong = []
+    for override in job.overrides:
+        path, _, text = override.partition("=")
+        first, *rest = path.split(".")
+        # A whole group (evaluate=full) leaves no trace of its name.
+        if first == "seed" or (first in (stage, "model") and rest):
+            found = config
+            for key in (first, *rest):
+                found = found.get(key) if isinstance(found, Mapping) else None
+            if found != yaml.safe_load(text):
+                wrong.append(override)
+    return wrong

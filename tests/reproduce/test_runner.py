@@ -1,0 +1,177 @@
+"""The plan and the runner: what is needed is started once, in order, and failures are told."""
+
+import io
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_runs import write_job, write_runs
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from rlhf_lightning.cli import CONFIG_DIR
+from rlhf_lightning.reproduce.__main__ import main
+from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
+from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, SIZES, jobs, selected
+from rlhf_lightning.reproduce.runner import plan_table, run_jobs, state_of, unfinished
+
+SAMPLE = ("small", "large", "ptx-2.0", "klbase-2.0", "klptx-0.0", "pairs", "team-3", "epochs", "init-0.0", "batch-64")
+
+
+def names(numbers: list[int], seeds: tuple[int, ...] = (1, 2, 3)) -> list[str]:
+    return [job.name for job in selected(jobs(seeds), kinds_of(numbers))]
+
+
+def printed(table: Any) -> str:
+    output = io.StringIO()
+    Console(file=output, width=200).print(table)
+    return output.getvalue()
+
+
+class Calls:
+    """Stands in for ``subprocess.run``: notes the jobs, and makes those succeed that are not to fail."""
+
+    def __init__(self, runs: Path, failing: tuple[str, ...] = ()) -> None:
+        self.runs, self.failing = runs, failing
+        self.started: list[str] = []
+        self.environments: list[dict[str, str]] = []
+
+    def __call__(self, command: list[str], **options: Any) -> Any:
+        if command[0] == "git":
+            return SimpleNamespace(stdout="c0ffee\n")
+        name = next(text.removeprefix("run=") for text in command if text.startswith("run="))
+        self.started.append(name)
+        self.environments.append(options["env"])
+        if name in self.failing:
+            options["stdout"].write("all was well\nValueError: it broke\n")
+            return SimpleNamespace(returncode=1)
+        write_job(self.runs, next(job for job in jobs() if job.name == name))
+        return SimpleNamespace(returncode=0)
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    found = Calls(tmp_path)
+    monkeypatch.setattr(subprocess, "run", found)
+    return found
+
+
+def test_every_job_once_and_upstream_first() -> None:
+    everything = jobs()
+    assert len({job.name for job in everything}) == len(everything) == 87
+    seen: set[str] = set()
+    for job in everything:
+        assert set(job.upstream) <= seen
+        seen.add(job.name)
+
+
+def test_only_what_the_claims_need() -> None:
+    assert names([2], (1,)) == ["small-s1", "large-s1"]
+    assert names([9], (1, 2)) == ["small-s1", "small-s2", "pairs-s1", "pairs-s2"]
+    assert names([10], (1,)) == ["small-s1", *(f"team-{team}-s1" for team in range(5))]
+    assert set(names(list(range(1, 13)))) == {job.name for job in jobs()}
+    assert {job.kind for job in jobs()} == {kind for claim in CLAIMS for kind in claim.kinds}
+    assert len(names([1, 3, 6])) == 3 * len(SIZES)
+
+
+def test_the_configuration_knows_every_override() -> None:
+    sample = [job for job in jobs((1,)) if job.kind in SAMPLE]
+    assert len(sample) == len(SAMPLE)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        for job in sample:
+            config = compose("config", ["paths.runs=elsewhere", *job.overrides])
+            assert (config.run, config.seed, tuple(config.stages)) == (job.name, 1, job.stages)
+            assert config.model.size == (job.kind if job.kind in SIZES else "small")
+            assert (config.evaluate.probes is not None) == ("evaluate=full" in job.overrides)
+    assert all(EPISODES % size == 0 for size in BATCHES)
+
+
+def test_times_are_below_six_hours() -> None:
+    assert sum(sum(job.seconds.values()) for job in jobs()) < 6 * 3600
+
+
+def test_finished_jobs_are_not_started(tmp_path: Path, calls: Calls) -> None:
+    write_runs(tmp_path, kinds={"small"})
+    assert run_jobs(selected(jobs(), {"pairs"}), tmp_path, Console(file=io.StringIO())) == []
+    assert calls.started == ["pairs-s1", "pairs-s2", "pairs-s3"]
+    assert calls.environments[0]["HF_HUB_OFFLINE"] == "1"
+    assert calls.environments[0]["OMP_WAIT_POLICY"]
+    assert run_jobs(selected(jobs(), {"pairs"}), tmp_path, Console(file=io.StringIO())) == []
+    assert len(calls.started) == 3
+
+
+def test_a_job_with_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
+    job = next(job for job in jobs((1,)) if job.kind == "ptx-2.0")
+    write_job(tmp_path, job)
+    assert state_of(job, tmp_path).done
+    path = tmp_path / job.name / "ppo_ptx" / "stage.json"
+    path.write_text(path.read_text().replace('"ptx_coef": 2.0', '"ptx_coef": 5.0'))
+    assert unfinished([job], tmp_path) == [job.name]
+
+
+def test_a_failure_is_told_and_the_rest_goes_on(
+    tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("rlhf_lightning.reproduce.page.figures", lambda outcome: [])  # they have tests of their own
+    calls.failing = ("small-s2",)
+    status = main(["9", "2", "--runs", str(tmp_path), "--report", str(tmp_path / "report")])
+    output = capsys.readouterr().out
+    assert status == 1
+    assert "small-s2: failed" in output
+    assert "ValueError: it broke" in output
+    assert "pairs-s2: not started, small-s2 failed" in output
+    assert "2 jobs failed or could not be started: small-s2, pairs-s2" in output
+    assert calls.started == [
+        "small-s1",
+        "large-s1",
+        "small-s2",
+        "large-s2",
+        "small-s3",
+        "large-s3",
+        "pairs-s1",
+        "pairs-s3",
+    ]
+    assert (tmp_path / "report" / "claims.html").exists()
+
+
+def test_an_interruption_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    assert main(["9", "--runs", str(tmp_path)]) == 130
+    assert "run it again" in capsys.readouterr().out
+
+
+def test_the_plan_runs_nothing_and_shows_times(
+    tmp_path: Path, calls: Calls, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    write_runs(tmp_path, kinds={"small"}, seeds=(1,))
+    assert main(["--plan", "9", "--seeds", "1,2", "--runs", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert calls.started == []
+    assert "4 jobs, 1 complete" in output
+    row = next(line for line in output.splitlines() if "small-s1" in line)
+    assert "complete" in row
+    assert "60 s" in row
+    assert "~" in next(line for line in output.splitlines() if "pairs-s2" in line)
+
+
+def test_a_half_done_job_shows_what_it_has(tmp_path: Path) -> None:
+    job = jobs((1,))[0]
+    write_job(tmp_path, job)
+    (tmp_path / job.name / "evaluate" / "stage.json").unlink()
+    assert "5 of 6" in printed(plan_table([job], tmp_path, {"small": [1]}))
+
+
+@pytest.mark.parametrize("arguments", [["13"], ["x"], ["--seeds", "1,b"]])
+def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "is no" in capsys.readouterr().err
