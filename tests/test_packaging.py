@@ -47,7 +47,9 @@ def test_the_wheel_holds_everything(wheel):
     expected = {f"rlhf_lightning/{file.relative_to(package).as_posix()}" for file in files}
     assert expected <= held
     base = {name.removeprefix("rlhf_lightning/sandbox/base/") for name in held if "/base/" in name}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= base
+    files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert {f"{size}/{file}" for size in ("small", "medium", "large") for file in files} <= base
+    assert sum((package / "sandbox/base" / file).stat().st_size for file in base) < 10_000_000
     assert {"rlhf_lightning/py.typed", "rlhf_lightning/evaluation/report.html"} <= held
     tops = {name.split("/")[0] for name in held}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"rlhf_lightning"}

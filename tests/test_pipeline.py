@@ -64,7 +64,9 @@ def test_every_stage_leaves_its_artifact(finished: Path) -> None:
 
 def test_results_have_the_agreed_form(finished: Path) -> None:
     results = json.loads((finished / "demo" / "report" / "results.json").read_text())
-    assert list(results["policies"]) == ["base", "sft", "ppo", "ppo_ptx"]
+    assert list(results["policies"]) == ["base", "prompted", "sft", "ppo", "ppo_ptx"]
+    # Behind a few-shot prefix there is no distribution over responses to the bare prompt.
+    assert results["policies"].pop("prompted")["kl"] is None
     for own in results["policies"].values():
         assert own["win_rate"].keys() == {"value", "low", "high"}
         assert own["score"]["low"] <= own["score"]["value"] <= own["score"]["high"]

@@ -135,7 +135,7 @@ def candidates(count: int, seed: int, mode: Mode, noise: float) -> list[Labeler]
 
 
 def _candidate(index: int, seed: int, mode: Mode, noise: float) -> Labeler:
-    """One person: noise lognormal around the median, flags misread in one of seven cases, four of five demonstrations good."""
+    """One person: noise lognormal around its median, one flag in seven misread, four demonstrations of five good."""
     team = f"team-{index % TEAMS}"
     source, shared = random.Random(f"{seed}/labeler/{index}"), random.Random(f"{seed}/{team}")
     weights = {

@@ -119,17 +119,18 @@ def test_who_misreads_flags_or_writes_badly_does_not_pass():
 
 
 def test_agreement_by_hand():
-    class Fixed(Labeler):
+    class Fixed:
+        def __init__(self, ranks):
+            self.ranks = ranks
+
         def rank(self, prompt, responses):
-            return self.name
+            return self.ranks
 
     # Pairs of (1, 2, 3) and (1, 3, 3): 12 and 13 agree, 23 is a tie for the second. With (3, 2, 1): 0 of 3 and 0 of 2.
     answered = {"p": ["a", "b", "c"]}
-    assert agreement([Fixed([1, 2, 3], {}), Fixed([1, 3, 3], {})], answered) == 1.0
-    assert agreement([Fixed([1, 2, 3], {}), Fixed([3, 2, 1], {})], answered) == 0.0
-    assert agreement([Fixed([1, 2, 3], {}), Fixed([1, 3, 3], {}), Fixed([3, 2, 1], {})], answered) == pytest.approx(
-        2 / 7
-    )
+    assert agreement([Fixed([1, 2, 3]), Fixed([1, 3, 3])], answered) == 1.0
+    assert agreement([Fixed([1, 2, 3]), Fixed([3, 2, 1])], answered) == 0.0
+    assert agreement([Fixed([1, 2, 3]), Fixed([1, 3, 3]), Fixed([3, 2, 1])], answered) == pytest.approx(2 / 7)
 
 
 def test_less_noise_is_more_agreement_and_the_key_agrees_most():

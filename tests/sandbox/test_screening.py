@@ -138,6 +138,21 @@ def test_taste_is_half_the_teams_and_half_ones_own():
     assert 0.055 < statistics.mean((x - y) ** 2 / 2 for x, y in pairs) < 0.07
 
 
+def test_agreement_is_counted_over_pairs_that_neither_ties():
+    class Fixed:
+        def __init__(self, *ranks):
+            self.ranks = list(ranks)
+
+        def rank(self, prompt, responses):
+            return self.ranks
+
+    # (x, y): one and three disagree, two ties. (x, z): one and two agree, three does not. (y, z): one and two agree.
+    people = [Fixed(1, 2, 3), Fixed(1, 1, 2), Fixed(2, 1, 1)]
+    assert agreement(people, {"p": ["x", "y", "z"]}) == 2 / 5
+    assert agreement(people[:2], {"p": ["x", "y", "z"]}) == 1.0
+    assert agreement([Fixed(1, 1), Fixed(1, 2)], {"p": ["x", "y"]}) == 0.0
+
+
 def test_people_agree_as_much_as_they_did(hired):
     """Pins the noise, whose constants are set on samples of tuned models, where agreement is 72.6 % and 77.3 %.
 
