@@ -238,6 +238,7 @@ def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], ref
 
 
 def figure_of(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of so many inches, with one set of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
