@@ -198,7 +198,7 @@ def _job(
     factors: Mapping[str, float] | None = None,
 ) -> Job:
     overrides = (
-        "experiment=demo",
+        "experiment=sandbox",
         f"run={job_name(kind, seed)}",
         f"seed={seed}",
         f"model.size={size}",
