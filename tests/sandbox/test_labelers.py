@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import json
 import statistics
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -138,6 +140,15 @@ def test_less_noise_is_more_agreement_and_the_key_agrees_most():
     steady = [dataclasses.replace(labeler, noise=labeler.noise / 4) for labeler in people]
     assert agreement(steady, ANSWERED) > agreement(people, ANSWERED) + 0.05
     assert agreement([EXACT, EXACT], ANSWERED) == 1.0
+
+
+def test_people_agree_as_much_as_in_the_paper():
+    """InstructGPT, section 3.4, on recorded samples of the SFT model of scripts/demo (stage collect, validation)."""
+    path = Path(__file__).with_name("sft_samples.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    answered = {row["prompt"]: row["responses"] for row in rows}
+    assert agreement(screened_labelers(20), answered) == pytest.approx(0.726, abs=0.015)
+    assert agreement(held_out_labelers(20), answered) == pytest.approx(0.773, abs=0.013)
 
 
 def test_likert_and_metadata():
