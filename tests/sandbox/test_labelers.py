@@ -13,14 +13,11 @@ from hypothesis import strategies as st
 from rlhf_lightning.sandbox.labelers import (
     Labeler,
     LabelerPanel,
-    Screening,
     agreement,
     candidates,
     held_out_labelers,
     held_out_panel,
-    passes,
     screened_labelers,
-    screening,
     varied_responses,
 )
 from rlhf_lightning.sandbox.metadata import Metadata, flags_of, likert_of
@@ -80,59 +77,9 @@ def test_training_and_held_out_labelers_are_different_people():
     assert {labeler.team for labeler in HIRED} == {f"team-{number}" for number in range(5)}
 
 
-def test_a_team_shares_a_taste():
-    people = candidates(60, 3, "train", 0.25)
-
-    def spread(group):
-        return statistics.mean(
-            statistics.pstdev(labeler.weights[name] / WEIGHTS["train"][name] for labeler in group)
-            for name in ("completes", "polite", "concise")
-        )
-
-    teams = [[labeler for labeler in people if labeler.team == f"team-{number}"] for number in range(5)]
-    assert statistics.mean(map(spread, teams)) < 0.9 * spread(people)
-
-
 def test_an_unknown_prompt_is_refused():
     with pytest.raises(ValueError, match="no use case"):
         EXACT.rank("sing .", ["a", "b"])
-
-
-def test_screening_lets_some_pass_and_not_all():
-    people = candidates(30, 0, "train", 0.25)
-    found = {person.name: screening(person) for person in people}
-    passed = [name for name, result in found.items() if passes(result)]
-    assert 10 < len(passed) < 28
-    assert [labeler.name for labeler in HIRED][:10] == passed[:10]
-    for result in (found[name] for name in passed):
-        assert result.flags >= 0.75
-        assert result.comparisons >= 0.75
-        assert result.demonstrations >= 6.0
-    assert passes(screening(EXACT))
-    for name in ("flags", "comparisons"):
-        assert not passes(dataclasses.replace(Screening(1.0, 1.0, 7.0), **{name: 0.74}))
-    assert not passes(Screening(1.0, 1.0, 5.9))
-
-
-def test_who_misreads_flags_or_writes_badly_does_not_pass():
-    assert not passes(screening(dataclasses.replace(EXACT, flag_error=0.4)))
-    assert not passes(screening(dataclasses.replace(EXACT, skill=0.2)))
-    assert not passes(screening(dataclasses.replace(EXACT, noise=1.5)))
-
-
-def test_agreement_by_hand():
-    class Fixed:
-        def __init__(self, ranks):
-            self.ranks = ranks
-
-        def rank(self, prompt, responses):
-            return self.ranks
-
-    # Pairs of (1, 2, 3) and (1, 3, 3): 12 and 13 agree, 23 is a tie for the second. With (3, 2, 1): 0 of 3 and 0 of 2.
-    answered = {"p": ["a", "b", "c"]}
-    assert agreement([Fixed([1, 2, 3]), Fixed([1, 3, 3])], answered) == 1.0
-    assert agreement([Fixed([1, 2, 3]), Fixed([3, 2, 1])], answered) == 0.0
-    assert agreement([Fixed([1, 2, 3]), Fixed([1, 3, 3]), Fixed([3, 2, 1])], answered) == pytest.approx(2 / 7)
 
 
 def test_less_noise_is_more_agreement_and_the_key_agrees_most():

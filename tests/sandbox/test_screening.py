@@ -153,18 +153,6 @@ def test_agreement_is_counted_over_pairs_that_neither_ties():
     assert agreement([Fixed(1, 1), Fixed(1, 2)], {"p": ["x", "y"]}) == 0.0
 
 
-def test_people_agree_as_much_as_they_did(hired):
-    """Pins the noise, whose constants are set on samples of tuned models, where agreement is 72.6 % and 77.3 %.
-
-    Written responses differ less from each other, so on these the same people agree on less.
-    """
-    answered = varied_responses(200, "calibration", imperfect=0.4)
-    training, held_out = agreement(hired, answered), agreement(held_out_labelers(16), answered)
-    assert training == pytest.approx(0.69, abs=0.02)
-    assert held_out == pytest.approx(0.715, abs=0.02)
-    assert held_out > training
-
-
 @pytest.mark.parametrize(("prompt", "response", "flags"), FLAGGED)
 def test_flags_of_responses_written_by_hand(prompt, response, flags):
     asked = {name: flag for name, flag in zip(FLAGS, flags, strict=True) if flag is not None}
