@@ -32,9 +32,9 @@ PAIRS_PER_STEP = 284
 the responses that occur twice. The page shows how many there were."""
 
 STAGE_SECONDS: Mapping[str, Mapping[str, float]] = {
-    "small": {"sft": 20, "ppo_init": 15, "collect": 55, "reward": 45, "ppo": 60, "ppo_ptx": 85, "evaluate": 65},
-    "medium": {"sft": 40, "ppo_init": 30, "collect": 75, "reward": 95, "ppo": 95, "ppo_ptx": 130, "evaluate": 85},
-    "large": {"sft": 90, "ppo_init": 65, "collect": 150, "reward": 190, "ppo": 200, "ppo_ptx": 260, "evaluate": 160},
+    "small": {"sft": 13, "ppo_init": 10, "collect": 65, "reward": 60, "ppo": 85, "ppo_ptx": 110, "evaluate": 60},
+    "medium": {"sft": 22, "ppo_init": 16, "collect": 105, "reward": 100, "ppo": 150, "ppo_ptx": 185, "evaluate": 100},
+    "large": {"sft": 50, "ppo_init": 35, "collect": 230, "reward": 230, "ppo": 330, "ppo_ptx": 410, "evaluate": 220},
 }
 """Estimates for 2 cores, by size and stage; where a stage has run, its own time is shown instead."""
 FEWER_POLICIES = 0.4
