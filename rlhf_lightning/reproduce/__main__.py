@@ -1,6 +1,7 @@
 """``python -m rlhf_lightning.reproduce``: run what the claims need, measure them, write the page."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = []
     if not options.only_report:
         try:
-            failed = run_jobs(chosen, options.runs, console)
+            failed = run_jobs(chosen, options.runs, console, options.jobs)
         except KeyboardInterrupt:
             console.print("\ninterrupted; run it again to go on where it stopped")
             return 130
@@ -57,6 +58,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="default: 1,2,3")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report; default: report")
+    parser.add_argument(
+        "--jobs", type=_count, default=os.cpu_count() or 1, help="run so many side by side; default: one per core"
+    )
     return parser.parse_args(arguments)
 
 
@@ -64,6 +68,12 @@ def _claim(text: str) -> int:
     known = [claim.number for claim in CLAIMS]
     if not text.isdigit() or int(text) not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is no claim; there are {known[0]} to {known[-1]}.")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of jobs: it must be 1 or more.")
     return int(text)
 
 

@@ -1,10 +1,11 @@
-"""Runs jobs one after the other, each as a process of its own; what is complete is not started again."""
+"""Runs jobs, each as a process of its own, a few at once; what is complete is not started again."""
 
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,39 +54,58 @@ def command(job: Job, runs: Path) -> list[str]:
     return [sys.executable, "-m", "rlhf_lightning", f"paths.runs={runs}", *job.overrides]
 
 
-def run_jobs(jobs: Sequence[Job], runs: Path, console: Console) -> list[str]:
+def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1) -> list[str]:
     """Run what is not complete; a failure stops only the jobs that build on it.
 
     Args:
         jobs: Each after those that it builds on.
         runs: Folder of all runs.
         console: Where progress goes.
+        at_once: How many run side by side. Models this small leave a second thread little to do: two jobs of one
+            thread each finish earlier than one job of two threads after the other.
 
     Returns:
         Names of the jobs that failed or could not be started.
     """
-    failed: list[str] = []
-    for number, job in enumerate(jobs, 1):
-        place = f"[bold]{number}/{len(jobs)}[/] {job.name}"
+    places = {job.name: f"[bold]{number}/{len(jobs)}[/] {job.name}" for number, job in enumerate(jobs, 1)}
+    waiting: list[Job] = []
+    for job in jobs:
         if state_of(job, runs).done:
-            console.print(f"{place}: complete already")
-            continue
-        lacking = [name for name in job.upstream if name in failed]
-        if lacking:
-            console.print(f"{place}: [red]not started[/], {', '.join(lacking)} failed")
-            failed.append(job.name)
-            continue
-        console.print(f"{place}: {', '.join(job.stages)}, about {minutes(remaining(job, runs))}")
-        start = time.perf_counter()
-        log = runs / f"{job.name}.log"
-        if _run(job, runs, log):
-            console.print(f"{place}: done in {minutes(time.perf_counter() - start)}")
+            console.print(f"{places[job.name]}: complete already")
         else:
-            failed.append(job.name)
-            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
-            console.print(f"{place}: [bold red]failed[/], {log}:")
-            console.print(tail, style="dim", markup=False, highlight=False)
+            waiting.append(job)
+    failed: list[str] = []
+    running: dict[Future[bool], tuple[Job, float]] = {}
+    with ThreadPoolExecutor(at_once) as workers:
+        while waiting or running:
+            for job in _startable(waiting, failed, [own.name for own, _ in running.values()]):
+                lacking = [name for name in job.upstream if name in failed]
+                if lacking:
+                    console.print(f"{places[job.name]}: [red]not started[/], {', '.join(lacking)} failed")
+                    failed.append(job.name)
+                elif len(running) < at_once:
+                    console.print(f"{places[job.name]}: {', '.join(job.stages)}, about {minutes(remaining(job, runs))}")
+                    running[workers.submit(_run, job, runs, at_once)] = (job, time.perf_counter())
+                else:
+                    break
+                waiting.remove(job)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, start = running.pop(future)
+                if future.result():
+                    console.print(f"{places[job.name]}: done in {minutes(time.perf_counter() - start)}")
+                else:
+                    failed.append(job.name)
+                    log = _log(job, runs)
+                    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
+                    console.print(f"{places[job.name]}: [bold red]failed[/], {log}:")
+                    console.print(tail, style="dim", markup=False, highlight=False)
     return failed
+
+
+def _startable(waiting: Sequence[Job], failed: Sequence[str], running: Sequence[str]) -> list[Job]:
+    """Those that wait for nothing any more, or for nothing that could still come."""
+    unsettled = {job.name for job in waiting} | set(running)
+    return [job for job in waiting if not unsettled.intersection(job.upstream) or set(failed) & set(job.upstream)]
 
 
 def remaining(job: Job, runs: Path) -> float:
@@ -136,14 +156,20 @@ def minutes(seconds: float) -> str:
     return f"{whole} min" if whole < 60 else f"{whole // 60} h {whole % 60} min"
 
 
-def _run(job: Job, runs: Path, log: Path) -> bool:
+def _run(job: Job, runs: Path, at_once: int) -> bool:
     runs.mkdir(parents=True, exist_ok=True)
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "HF_HUB_OFFLINE": "1"}
-    with log.open("w", encoding="utf-8") as output:
+    if at_once > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    with _log(job, runs).open("w", encoding="utf-8") as output:
         finished = subprocess.run(
             command(job, runs), stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
         )
     return finished.returncode == 0
+
+
+def _log(job: Job, runs: Path) -> Path:
+    return runs / f"{job.name}.log"
 
 
 def _other_settings(job: Job, stage: str, record: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,9 @@
 """The plan and the runner: what is needed is started once, in order, and failures are told."""
 
 import io
+import os
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +104,30 @@ def test_finished_jobs_are_not_started(tmp_path: Path, calls: Calls) -> None:
     assert len(calls.started) == 3
 
 
+def test_jobs_side_by_side_wait_for_what_they_build_on(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=60)  # lets nobody pass before a second one is there
+    order: list[str] = []
+
+    def together(job_command: list[str], **options: Any) -> Any:
+        name = next(text.removeprefix("run=") for text in job_command if text.startswith("run="))
+        order.append(f"start {name}")
+        if name.startswith("small"):
+            both.wait()
+        found = calls(job_command, **options)
+        order.append(f"end {name}")
+        return found
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(subprocess, "run", together)
+    assert run_jobs(selected(jobs((1, 2)), {"pairs"}), tmp_path, Console(file=io.StringIO()), at_once=2) == []
+    assert set(order[:2]) == {"start small-s1", "start small-s2"}
+    for seed in (1, 2):
+        assert order.index(f"end small-s{seed}") < order.index(f"start pairs-s{seed}")
+    assert {own["OMP_NUM_THREADS"] for own in calls.environments} == {str(max(1, (os.cpu_count() or 1) // 2))}
+
+
 def test_a_job_with_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
     job = next(job for job in jobs((1,)) if job.kind == "ptx-2.0")
     write_job(tmp_path, job)
@@ -117,7 +143,7 @@ def test_a_failure_is_told_and_the_rest_goes_on(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("rlhf_lightning.reproduce.page.figures", lambda outcome: [])  # they have tests of their own
     calls.failing = ("small-s2",)
-    status = main(["9", "2", "--runs", str(tmp_path), "--report", str(tmp_path / "report")])
+    status = main(["9", "2", "--jobs", "1", "--runs", str(tmp_path), "--report", str(tmp_path / "report")])
     output = capsys.readouterr().out
     assert status == 1
     assert "small-s2: failed" in output
@@ -144,7 +170,7 @@ def test_an_interruption_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "run", interrupted)
-    assert main(["9", "--runs", str(tmp_path)]) == 130
+    assert main(["9", "--jobs", "2", "--runs", str(tmp_path)]) == 130
     assert "run it again" in capsys.readouterr().out
 
 
@@ -170,7 +196,7 @@ def test_a_half_done_job_shows_what_it_has(tmp_path: Path) -> None:
     assert "5 of 6" in printed(plan_table([job], tmp_path, {"small": [1]}))
 
 
-@pytest.mark.parametrize("arguments", [["13"], ["x"], ["--seeds", "1,b"]])
+@pytest.mark.parametrize("arguments", [["13"], ["x"], ["--seeds", "1,b"], ["--jobs", "0"]])
 def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
