@@ -24,17 +24,17 @@ class PipelineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Runs:
-    """Where the artifacts of a run are, and those of the run it builds on.
+    """Where the artifacts of a run are, and those of the runs it builds on.
 
     Args:
         root: Folder of all runs.
         run: Name of this run.
-        upstream: Name of the run that has what this one does not make, or None.
+        upstream: Names of the runs that have what this one does not make, looked through in order.
     """
 
     root: Path
     run: str
-    upstream: str | None = None
+    upstream: tuple[str, ...] = ()
 
     def folder(self, stage: str) -> Path:
         """Where this run puts a stage."""
@@ -42,8 +42,8 @@ class Runs:
 
     def find(self, stage: str) -> Path | None:
         """The finished stage, in this run or else upstream."""
-        for run in (self.run, self.upstream):
-            if run is not None and is_complete(self.root / run / stage):
+        for run in (self.run, *self.upstream):
+            if is_complete(self.root / run / stage):
                 return self.root / run / stage
         return None
 

@@ -131,11 +131,12 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:
-    run_name, upstream = config["run"], config["upstream"]
+    run_name, upstream = config["run"], config["upstream"] or []
+    upstream = (upstream,) if isinstance(upstream, str) else tuple(upstream)
     if hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN:
         # Jobs must not write into one another's folders, nor into the run that they build on.
         job = hydra_config.hydra.job
-        upstream = upstream or run_name
+        upstream = upstream or (run_name,)
         name = re.sub("[^A-Za-z0-9_.,=+-]", "_", job.override_dirname or str(job.num))
         run_name = f"{run_name}.{name if len(name) <= 120 else f'{name[:100]}-{fingerprint(name)[:8]}'}"
     return Runs(Path(config["paths"]["runs"]), run_name, upstream)

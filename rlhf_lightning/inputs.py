@@ -66,7 +66,7 @@ class Inputs:
         if folder is None:
             raise PipelineError(
                 f"the model of stage {stage} is needed, but {self.runs.folder(stage)} is not complete"
-                + (f", nor is it in run {self.runs.upstream}" if self.runs.upstream else "")
+                + (f", nor is it in run {' or '.join(self.runs.upstream)}" if self.runs.upstream else "")
                 + f". Add it: stages=[{stage},...], or name a run that has it: upstream=<run>."
             )
         if variant.startswith("epoch-"):

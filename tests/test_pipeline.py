@@ -113,6 +113,16 @@ def test_upstream_run_is_built_on_and_overwrite_makes_again(finished: Path) -> N
     assert read_stage(finished / "other" / "ppo")["identity"]["config"]["ppo"]["module"]["kl_coef"] == 0.6
 
 
+def test_several_upstream_runs_are_looked_through_in_order(finished: Path) -> None:
+    rlhf(finished, "stages=[sft]", "run=mine", "seed=2")
+    with pytest.raises(PipelineError, match=r"stage reward is needed.* nor is it in run mine"):
+        rlhf(finished, "stages=[ppo]", "run=both", "upstream=[mine]")
+    rlhf(finished, "stages=[ppo]", "run=both", "upstream=[mine,demo]")
+    parents = read_stage(finished / "both" / "ppo")["identity"]["parents"]
+    assert parents["init"] == read_stage(finished / "mine" / "sft")["fingerprint"]
+    assert parents["reward"] == read_stage(finished / "demo" / "reward")["fingerprint"]
+
+
 def test_models_of_every_epoch_are_kept_and_can_be_evaluated(tmp_path: Path) -> None:
     rlhf(
         tmp_path,
