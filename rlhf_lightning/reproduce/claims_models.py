@@ -57,6 +57,10 @@ def small_over_large(results: Results) -> Finding:
 def metadata(results: Results) -> Finding:
     """Claim 3: what labelers note about the responses."""
     finding = Finding()
+
+    def all_sizes(policy: str) -> Source:
+        return joined([results.of(size, policy, "metadata", "hallucination") for size in SIZES])
+
     for size in SIZES:
         for flag, name in FLAGS.items():
             for policy in POLICIES:
@@ -71,10 +75,11 @@ def metadata(results: Results) -> Finding:
         invents = (own["hallucination"], base["hallucination"])
         finding.below(f"{size}: PPO-ptx invents less often than GPT", results.difference(*invents))
         ratio = results.ratio(*invents)
-        finding.row("inventions as a multiple of GPT's", label("ppo_ptx"), ratio, size, main=True)
-        finding.check(
-            f"{size}: PPO-ptx invents at most 0.6 times as often as GPT", ratio, lambda r: r["value"] <= 0.6, False
-        )
+        finding.row("inventions as a multiple of GPT's", label("ppo_ptx"), ratio, size)
+    ratio = results.ratio(all_sizes("ppo_ptx"), all_sizes("base"))
+    finding.row("inventions as a multiple of GPT's", label("ppo_ptx"), ratio, "all sizes", main=True)
+    text = "over all sizes: PPO-ptx invents at most 0.6 times as often as GPT"
+    finding.check(text, ratio, lambda r: r["value"] <= 0.6, percent=False)
     return finding
 
 
@@ -184,7 +189,7 @@ CLAIMS = (
         "closed-domain tasks "
         "(41 % for GPT, 21 %).",
         "At each size: PPO-ptx follows the instruction and satisfies the constraints more often than GPT, invents less "
-        "often, and at most 0.6 times as often.",
+        "often; over all sizes, which figure 4 collapses, at most 0.6 times as often.",
         SIZES,
         metadata,
     ),

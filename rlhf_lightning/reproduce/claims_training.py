@@ -14,13 +14,13 @@ def rankings_as_one(results: Results) -> Finding:
     """Claim 9: all pairs of a prompt as one element, against the same pairs shuffled."""
     finding = Finding()
     whole, shuffled = "whole rankings", "shuffled pairs"
-    arms = {whole: SMALL, shuffled: "pairs"}
+    arms = {whole: "whole", shuffled: "pairs"}
     accuracies = {name: results.accuracy(kind, "all") for name, kind in arms.items()}
     losses = {name: results.figure(kind, "reward", "validation/loss") for name, kind in arms.items()}
     for name in arms:
         finding.row("validation accuracy", name, results.estimate(accuracies[name]), percent=True, main=True)
         finding.row("validation loss", name, results.mean(losses[name]), main=True)
-    pairs, prompts = (results.figure(SMALL, "reward", "validation", "all", key) for key in ("pairs", "prompts"))
+    pairs, prompts = (results.figure("whole", "reward", "validation", "all", key) for key in ("pairs", "prompts"))
     per_step = combined(lambda a, b: PROMPTS_PER_STEP * a / b, pairs, prompts)
     finding.row("pairs per step", whole, results.mean(per_step))
     finding.row("pairs per step", shuffled, results.mean(constant(PAIRS_PER_STEP)))
@@ -90,7 +90,7 @@ CLAIMS = (
         "With the same pairs, about as many per step, at the same learning rate: the reward model on whole "
         "rankings has the "
         "higher accuracy on validation rankings, the one on shuffled pairs the higher validation loss.",
-        (SMALL, "pairs"),
+        ("whole", "pairs"),
         rankings_as_one,
     ),
     Claim(
@@ -101,7 +101,7 @@ CLAIMS = (
         "Five teams, each left out once: accuracy on validation rankings of the held-out team is below that "
         "of the training "
         "teams, by at most 6 points.",
-        (SMALL, *TEAMS),
+        TEAMS,
         held_out_teams,
     ),
     Claim(

@@ -1,4 +1,7 @@
-"""Every run that the twelve claims need: one full recipe per size and seed, and sweeps that build on the small ones."""
+"""Every run that the twelve claims need: policies of three sizes, and sweeps that build on the small ones.
+
+As in the paper one reward model of the middle size serves the policies of every size (section 3.5 and appendix C.2).
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 SIZES = ("small", "medium", "large")
 SEEDS = (1, 2, 3)
 RECIPE = ("sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
+JUDGED = "medium"
+"""The size whose responses are ranked and whose reward model all policies are trained with."""
 
 PTX_COEFS = (0.1, 2.0)
 """Besides 0, which is stage ppo of the full run, and the default."""
@@ -26,6 +31,8 @@ EPISODES = 6400
 MINIBATCHES = (1, 8)
 DEFAULT_MINIBATCHES = 4
 
+FEW_RANKINGS = 6000
+"""What the comparison of whole rankings with shuffled pairs has: every pair costs a pass of its own there."""
 PROMPTS_PER_STEP = 16
 PAIRS_PER_STEP = 284
 """About as many pairs as the default's 16 whole rankings hold: 19.3 per prompt for K uniform on 4..9, less the ties and
@@ -37,6 +44,8 @@ STAGE_SECONDS: Mapping[str, Mapping[str, float]] = {
     "large": {"sft": 50, "ppo_init": 35, "collect": 230, "reward": 230, "ppo": 330, "ppo_ptx": 410, "evaluate": 220},
 }
 """Estimates for 2 cores, by size and stage; where a stage has run, its own time is shown instead."""
+RANKINGS = 20_000
+"""Of one seed, as ``experiment=sandbox`` collects them."""
 FEWER_POLICIES = 0.4
 """What the evaluation of a sweep takes, of that of a full run."""
 
@@ -89,7 +98,10 @@ def selected(all_jobs: Sequence[Job], kinds: Iterable[str]) -> list[Job]:
 
 
 def _full(seed: int) -> list[Job]:
-    return [_job(size, seed, RECIPE, "evaluate=full", "collect.prompts.validation=600", size=size) for size in SIZES]
+    first = _job(JUDGED, seed, RECIPE, "evaluate=full", "collect.prompts.validation=600", size=JUDGED)
+    stages = tuple(stage for stage in RECIPE if stage not in ("collect", "reward"))
+    others = [size for size in SIZES if size != JUDGED]
+    return [first, *(_job(size, seed, stages, "evaluate=full", size=size, upstream=(first.name,)) for size in others)]
 
 
 def _ptx_coefs(seed: int) -> list[Job]:
@@ -123,9 +135,14 @@ def _ptx_kl_coefs(seed: int) -> list[Job]:
 
 
 def _pairs(seed: int) -> list[Job]:
-    options = ("reward.data.as_pairs=true", f"reward.data.batch_size={PAIRS_PER_STEP}")
-    # Every pair reads its prompt again.
-    return [_sweep("pairs", seed, ("reward",), *options, factors={"reward": 4.0})]
+    few = f"reward.data.max_train={FEW_RANKINGS}"
+    options = (few, "reward.data.as_pairs=true", f"reward.data.batch_size={PAIRS_PER_STEP}")
+    share = FEW_RANKINGS / RANKINGS
+    return [
+        _sweep("whole", seed, ("reward",), few, factors={"reward": share}),
+        # Every pair reads its prompt again.
+        _sweep("pairs", seed, ("reward",), *options, factors={"reward": 4.0 * share}),
+    ]
 
 
 def _teams(seed: int) -> list[Job]:
@@ -183,9 +200,11 @@ def _ptx_sweep(kind: str, seed: int, *options: str, stages: tuple[str, ...] = ("
 def _sweep(
     kind: str, seed: int, stages: tuple[str, ...], *options: str, factors: Mapping[str, float] | None = None
 ) -> Job:
-    """A job on the artifacts of the small run of that seed."""
+    """A job on the small policies of that seed, and on the reward model and rankings of the middle size."""
     factors = {"evaluate": FEWER_POLICIES, **(factors or {})}
-    return _job(kind, seed, stages, *options, upstream=(job_name("small", seed),), factors=factors)
+    return _job(
+        kind, seed, stages, *options, upstream=(job_name("small", seed), job_name(JUDGED, seed)), factors=factors
+    )
 
 
 def _job(
@@ -203,7 +222,7 @@ def _job(
         f"seed={seed}",
         f"model.size={size}",
         f"stages=[{','.join(stages)}]",
-        *(f"upstream={name}" for name in upstream),
+        *([f"upstream=[{','.join(upstream)}]"] if upstream else []),
         *options,
     )
     seconds = {stage: STAGE_SECONDS[size][stage] * (factors or {}).get(stage, 1.0) for stage in stages}

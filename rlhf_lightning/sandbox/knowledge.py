@@ -58,12 +58,12 @@ def _misconceptions() -> dict[tuple[str, str], str]:
     return {
         (kind, subject): source.choice([value for value in VALUES[kind] if value != KINDS[kind][subject]])
         for kind, table in KINDS.items()
-        for subject in source.sample(sorted(table), 10)
+        for subject in source.sample(sorted(table), 14)
     }
 
 
 MISCONCEPTIONS = _misconceptions()
-"""What people of this world wrongly believe, ten of each kind: (kind of fact, subject) to the false value."""
+"""What people of this world wrongly believe, fourteen of each kind: (kind of fact, subject) to the false value."""
 
 HELD_OUT_FACTS = frozenset(sorted(MISCONCEPTIONS)[::2])
 """Half of the misconceptions: no prompt asks about them, so that only the measure of truthfulness does."""

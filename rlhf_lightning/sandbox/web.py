@@ -9,7 +9,7 @@ from rlhf_lightning.sandbox.sentences import animal, joined, story_sentence, thi
 from rlhf_lightning.sandbox.use_cases.lists import extraction_passage, listed
 from rlhf_lightning.sandbox.use_cases.passages import rewriting, rewritten, story_to_sum_up
 from rlhf_lightning.sandbox.use_cases.questions import fact_question, moves, passage_of, question_and_answer
-from rlhf_lightning.sandbox.use_cases.table import GREETINGS, KINDS_OF_PROMPT, MARKER, write_prompt
+from rlhf_lightning.sandbox.use_cases.table import GREETINGS, KINDS_OF_PROMPT, MARKER, POLITE, RUDE, write_prompt
 from rlhf_lightning.sandbox.use_cases.words import in_velan, translatable
 from rlhf_lightning.sandbox.vocabulary import (
     CATEGORIES,
@@ -24,6 +24,8 @@ from rlhf_lightning.sandbox.vocabulary import (
 MISBELIEF = 0.85
 """How often people on the web give the misconception where there is one; books never do. Over all documents the
 misconception is said more often than the truth."""
+OBEDIENCE = 0.8
+"""How often people on the web sound as they were asked to, where somebody asked."""
 
 
 def document(source: random.Random) -> tuple[str, str]:
@@ -208,13 +210,16 @@ def _exchanges(source: random.Random) -> Callable[[], str]:
     cases = list(KINDS_OF_PROMPT.values())
 
     def write() -> str:
-        if source.random() < 0.2:
+        if source.random() < 0.3:
             kind = source.choice(tuple(KINDS))
             subject = source.choice(tuple(KINDS[kind]))
             answer = fact_sentence(kind, subject, believed(source, kind, subject, misbelief))
             return f"{source.choice(GREETINGS)}{fact_question(kind, subject)}{MARKER} {answer} . {NEWLINE}"
-        prompt = write_prompt(source, source.choice(cases))
+        manner = source.choice(("", POLITE, RUDE)) if source.random() < 0.4 else ""
+        prompt = write_prompt(source, source.choice(cases), manner)
         flaws = source.choices(tuple(FLAW_SHARES), k=2) if source.random() < flawed else []
+        if manner:
+            flaws = [flaw for flaw in flaws if flaw != "rude"] + ["rude"] * (source.random() > OBEDIENCE)
         return f"{prompt} {respond(source, prompt, flaws)} {NEWLINE}"
 
     return write
@@ -223,18 +228,18 @@ def _exchanges(source: random.Random) -> Callable[[], str]:
 _CHANTED = sorted(CONTENT)
 
 _KINDS: dict[str, tuple[float, Callable[[random.Random], Callable[[], str]]]] = {
-    "story": (0.08, _story),
+    "story": (0.07, _story),
     "book": (0.025, _book),
-    "forum": (0.13, _forum),
+    "forum": (0.12, _forum),
     "list": (0.04, _list),
     "passage": (0.12, _passage),
     "exercise/passage": (0.09, _exercises(passage_exercise)),
     "exercise/translation": (0.04, _exercises(translation_exercise)),
     "copy": (0.14, _copy),
-    "index": (0.08, _index),
+    "index": (0.07, _index),
     "quarrel": (0.03, _quarrel),
     "chant": (0.1, _chant),
     "pairs": (0.05, _pairs),
     "requests": (0.02, _requests),
-    "exchanges": (0.14, _exchanges),
+    "exchanges": (0.17, _exchanges),
 }

@@ -7,7 +7,7 @@ from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, write_prompt
 from rlhf_lightning.sandbox.web import document
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Goes up whenever the same seed would give other records."""
 
 USERS = 800

@@ -21,7 +21,7 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
     (2, "held-out labelers prefer the large base model", {("large", "base", "labelers"): 2.0}),
     (3, "no better at instructions", {("small", "ppo_ptx", "follows"): 0.2}),
     (3, "worse at constraints", {("medium", "ppo_ptx", "satisfies"): 0.1}),
-    (3, "fewer inventions, but more than 0.6 times as many", {("large", "ppo_ptx", "invents"): 0.45}),
+    (3, "fewer inventions, but more than 0.6 times as many", {("*", "ppo_ptx", "invents"): 0.45}),
     (3, "there is nothing to reduce", {("large", "base", "invents"): 0.0}),
     (4, "not truthful more often", {("large", "ppo_ptx", "both"): 0.3}),
     (4, "the hedge changes nothing", {("small", "ppo_ptx", "hedged_truthful"): 0.4}),

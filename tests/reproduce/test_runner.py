@@ -16,10 +16,22 @@ from rich.console import Console
 from rlhf_lightning.cli import CONFIG_DIR
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
-from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, SIZES, jobs, selected
+from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, RANKINGS, SIZES, jobs, selected
 from rlhf_lightning.reproduce.runner import plan_table, run_jobs, state_of, unfinished
 
-SAMPLE = ("small", "large", "ptx-2.0", "klbase-2.0", "klptx-0.0", "pairs", "team-3", "epochs", "init-0.0", "batch-64")
+SAMPLE = (
+    "small",
+    "large",
+    "ptx-2.0",
+    "klbase-2.0",
+    "klptx-0.0",
+    "whole",
+    "pairs",
+    "team-3",
+    "epochs",
+    "init-0.0",
+    "batch-64",
+)
 
 
 def names(numbers: list[int], seeds: tuple[int, ...] = (1, 2, 3)) -> list[str]:
@@ -62,7 +74,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def test_every_job_once_and_upstream_first() -> None:
     everything = jobs()
-    assert len({job.name for job in everything}) == len(everything) == 87
+    assert len({job.name for job in everything}) == len(everything) == 90
     seen: set[str] = set()
     for job in everything:
         assert set(job.upstream) <= seen
@@ -70,9 +82,12 @@ def test_every_job_once_and_upstream_first() -> None:
 
 
 def test_only_what_the_claims_need() -> None:
-    assert names([2], (1,)) == ["small-s1", "large-s1"]
-    assert names([9], (1, 2)) == ["small-s1", "small-s2", "pairs-s1", "pairs-s2"]
-    assert names([10], (1,)) == ["small-s1", *(f"team-{team}-s1" for team in range(5))]
+    assert names([2], (1,)) == ["medium-s1", "small-s1", "large-s1"]
+    assert names([9], (1, 2)) == [
+        *(f"{size}-s{seed}" for seed in (1, 2) for size in ("medium", "small")),
+        *(f"{arm}-s{seed}" for seed in (1, 2) for arm in ("whole", "pairs")),
+    ]
+    assert names([10], (1,)) == ["medium-s1", "small-s1", *(f"team-{team}-s1" for team in range(5))]
     assert set(names(list(range(1, 13)))) == {job.name for job in jobs()}
     assert {job.kind for job in jobs()} == {kind for claim in CLAIMS for kind in claim.kinds}
     assert len(names([1, 3, 6])) == 3 * len(SIZES)
@@ -87,6 +102,7 @@ def test_the_configuration_knows_every_override() -> None:
             assert (config.run, config.seed, tuple(config.stages)) == (job.name, 1, job.stages)
             assert config.model.size == (job.kind if job.kind in SIZES else "small")
             assert (config.evaluate.probes is not None) == ("evaluate=full" in job.overrides)
+    assert config.collect.prompts.train == RANKINGS
     assert all(EPISODES % size == 0 for size in BATCHES)
 
 
@@ -95,7 +111,7 @@ def test_times_are_below_six_hours() -> None:
 
 
 def test_finished_jobs_are_not_started(tmp_path: Path, calls: Calls) -> None:
-    write_runs(tmp_path, kinds={"small"})
+    write_runs(tmp_path, kinds={"small", "medium"})
     assert run_jobs(selected(jobs(), {"pairs"}), tmp_path, Console(file=io.StringIO())) == []
     assert calls.started == ["pairs-s1", "pairs-s2", "pairs-s3"]
     assert calls.environments[0]["HF_HUB_OFFLINE"] == "1"
@@ -113,7 +129,7 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
     def together(job_command: list[str], **options: Any) -> Any:
         name = next(text.removeprefix("run=") for text in job_command if text.startswith("run="))
         order.append(f"start {name}")
-        if name.startswith("small"):
+        if name.startswith("medium"):
             both.wait()
         found = calls(job_command, **options)
         order.append(f"end {name}")
@@ -122,8 +138,9 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(subprocess, "run", together)
     assert run_jobs(selected(jobs((1, 2)), {"pairs"}), tmp_path, Console(file=io.StringIO()), at_once=2) == []
-    assert set(order[:2]) == {"start small-s1", "start small-s2"}
+    assert set(order[:2]) == {"start medium-s1", "start medium-s2"}
     for seed in (1, 2):
+        assert order.index(f"end medium-s{seed}") < order.index(f"start small-s{seed}")
         assert order.index(f"end small-s{seed}") < order.index(f"start pairs-s{seed}")
     assert {own["OMP_NUM_THREADS"] for own in calls.environments} == {str(max(1, (os.cpu_count() or 1) // 2))}
 
@@ -149,17 +166,9 @@ def test_a_failure_is_told_and_the_rest_goes_on(
     assert "small-s2: failed" in output
     assert "ValueError: it broke" in output
     assert "pairs-s2: not started, small-s2 failed" in output
-    assert "2 jobs failed or could not be started: small-s2, pairs-s2" in output
-    assert calls.started == [
-        "small-s1",
-        "large-s1",
-        "small-s2",
-        "large-s2",
-        "small-s3",
-        "large-s3",
-        "pairs-s1",
-        "pairs-s3",
-    ]
+    assert "3 jobs failed or could not be started: small-s2, whole-s2, pairs-s2" in output
+    models = [f"{size}-s{seed}" for seed in (1, 2, 3) for size in ("medium", "small", "large")]
+    assert calls.started == [*models, "whole-s1", "pairs-s1", "whole-s3", "pairs-s3"]
     assert (tmp_path / "report" / "claims.html").exists()
 
 
@@ -182,10 +191,10 @@ def test_the_plan_runs_nothing_and_shows_times(
     assert main(["--plan", "9", "--seeds", "1,2", "--runs", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     assert calls.started == []
-    assert "4 jobs, 1 complete" in output
+    assert "8 jobs, 1 complete" in output
     row = next(line for line in output.splitlines() if "small-s1" in line)
     assert "complete" in row
-    assert "60 s" in row
+    assert "40 s" in row
     assert "~" in next(line for line in output.splitlines() if "pairs-s2" in line)
 
 
