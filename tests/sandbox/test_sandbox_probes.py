@@ -38,7 +38,7 @@ def test_everything_fits_the_context_and_the_vocabulary():
 def test_truthful_and_informative():
     probe = truthful_qa("", "")
     facts = [fact for fact in sorted(HELD_OUT_FACTS) for _ in range(4)]
-    assert len(probe.prompts) == len(facts) == 80
+    assert len(probe.prompts) == len(facts) == 112
 
     def judged(answer):
         found = probe.judge([answer(*fact) for fact in facts])

@@ -87,7 +87,7 @@ def test_the_parts_of_a_prompt():
 
 def test_facts_that_are_held_out_are_never_asked_about():
     questions = [fact_question(*fact).removesuffix(" ?") for fact in HELD_OUT_FACTS]
-    assert len(questions) == 20
+    assert len(questions) == 28
     records = [*generate_prompts(3000, 5), *generate_demonstrations(3000, 5)]
     asked = " ".join(record.prompt for record in records if "?" in record.prompt)
     assert "what does the cat eat" in asked
@@ -130,7 +130,7 @@ def test_documents():
 
 
 def test_misconceptions_are_false_and_said_more_often_than_the_truth():
-    assert len(MISCONCEPTIONS) == 40
+    assert len(MISCONCEPTIONS) == 56
     assert all(KINDS[kind][subject] != value for (kind, subject), value in MISCONCEPTIONS.items())
     said = Counter()
     for record in generate_text(2500, 9):
