@@ -31,7 +31,7 @@ from rlhf_lightning.collect import collect_comparisons
 from rlhf_lightning.data.collate import collate_comparisons
 from rlhf_lightning.data.tokens import ComparisonExample
 from rlhf_lightning.evaluating import evaluate_policies
-from rlhf_lightning.evaluation.ranking import ranking_results
+from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.export import export_causal_lm, export_scalar_model
 from rlhf_lightning.fitting import fit_stage
@@ -168,12 +168,11 @@ class Pipeline:
                 tokenization = self.inputs.tokenization
                 fits = [(c, e) for c in comparisons for e in tokenization.comparisons([c])]
                 metrics[f"{split}_left_out"] = len(comparisons) - len(fits)
-                metrics[split] = ranking_results(
-                    [comparison.completions for comparison, _ in fits],
-                    [comparison.ranks for comparison, _ in fits],
-                    [example.group for _, example in fits],
-                    self._scores(module, [example for _, example in fits]),
-                )
+                ranks, groups = [c.ranks for c, _ in fits], [example.group for _, example in fits]
+                scored = self._scores(module, [example for _, example in fits])
+                metrics[split] = ranking_results([c.completions for c, _ in fits], ranks, groups, scored)
+                by_prompt = {"groups": groups, "accuracies": prompt_accuracies(ranks, scored)}
+                write_json(folder / f"{split}.json", by_prompt)
         return metrics
 
     def ppo(self, stage: str, folder: Path) -> dict[str, float]:

@@ -46,5 +46,24 @@ def ranking_results(
     return results
 
 
+def prompt_accuracies(ranks: Sequence[Sequence[int]], scores: Sequence[Sequence[float]]) -> list[float | None]:
+    """Per prompt the share of its pairs that are not ties which the scores order rightly; None where all are ties.
+
+    Args:
+        ranks: 1 is best, per prompt and completion.
+        scores: Of the reward model, per prompt and completion.
+
+    Example:
+        >>> prompt_accuracies([[1, 2, 3], [1, 1]], [[3.0, 1.0, 2.0], [0.0, 1.0]])
+        [0.6666666666666666, None]
+    """
+    shares: list[float | None] = []
+    for order, own in zip(ranks, scores, strict=True):
+        pairs = [sorted(pair, key=order.__getitem__) for pair in combinations(range(len(own)), 2)]
+        found = [_correct(own, better, worse) for better, worse in pairs if order[better] != order[worse]]
+        shares.append(sum(found) / len(found) if found else None)
+    return shares
+
+
 def _correct(values: Sequence[float], better: int, worse: int) -> float:
     return float(values[better] > values[worse]) + 0.5 * float(values[better] == values[worse])

@@ -1,7 +1,6 @@
 """Reads what finished jobs left behind, and pools it over seeds and prompts."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -16,8 +15,6 @@ Found = TypeVar("Found")
 Values: TypeAlias = list[float | None]
 Source: TypeAlias = Callable[[int], Values]
 """From a seed to one value per prompt, always in the same order; None where the question does not arise."""
-Estimate: TypeAlias = Callable[[int], tuple[float, float]]
-"""From a seed to a value and its standard error."""
 Measured: TypeAlias = Callable[[], Interval]
 """A number that is worked out when it is asked for; raises :class:`MissingError` or :class:`UndefinedError`."""
 
@@ -70,17 +67,18 @@ class Results:
 
         return values
 
-    def accuracy(self, kind: str, group: str) -> Estimate:
-        """Of a reward model on the validation rankings of a group of labelers."""
+    def accuracy(self, kind: str, group: str | None = None) -> Source:
+        """Per validation prompt, of a group of labelers or of all, the share of pairs a reward model orders rightly."""
 
-        def estimate(seed: int) -> tuple[float, float]:
-            found = {
-                key: self._metric(kind, seed, "reward", ("validation", group, "accuracy", key))
-                for key in ("value", "low", "high")
-            }
-            return found["value"], (found["high"] - found["low"]) / (2 * 1.96)
+        def values(seed: int) -> Values:
+            path = self._stage(kind, seed, "reward") / "validation.json"
+            if not path.exists():
+                raise MissingError(f"{path} is not there")
+            found = json.loads(path.read_text(encoding="utf-8"))
+            rows = zip(found["groups"], found["accuracies"], strict=True)
+            return [own if group in (None, of) else None for of, own in rows]
 
-        return estimate
+        return values
 
     def epoch_loss(self, kind: str, stage: str, epoch: int) -> Source:
         """The validation loss after an epoch, counted from 1."""
@@ -121,14 +119,6 @@ class Results:
 
         def measured() -> Interval:
             return pooled_ratio(self._by_seed(pairs))
-
-        return measured
-
-    def estimate(self, source: Estimate) -> Measured:
-        """The mean of estimates over the seeds."""
-
-        def measured() -> Interval:
-            return pooled_estimates(self._by_seed(source))
 
         return measured
 
@@ -214,21 +204,6 @@ def constant(value: float) -> Source:
     return lambda seed: [value]
 
 
-def weighted(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
-    """A weighted sum of estimates, as if their errors were independent.
-
-    For differences between models on the same prompts, whose errors go the same way, that makes the interval too wide
-    rather than too narrow.
-    """
-
-    def estimate(seed: int) -> tuple[float, float]:
-        found = [(weight, *own(seed)) for weight, own in parts]
-        value = sum(weight * own for weight, own, _ in found)
-        return value, math.sqrt(sum((weight * error) ** 2 for weight, _, error in found))
-
-    return estimate
-
-
 def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int = 2000, seed: int = 0) -> Interval:
     """Ratio of two means over groups of equal weight, with a 95 % bootstrap interval over groups and pairs in each.
 
@@ -255,22 +230,6 @@ def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int
         ratios = pooled[:, 0] / pooled[:, 1]
     low, high = np.percentile(ratios[np.isfinite(ratios)], [2.5, 97.5])
     return {"value": float(above / below), "low": float(low), "high": float(high)}
-
-
-def pooled_estimates(estimates: Sequence[tuple[float, float]], resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of (value, standard error), one per seed, with a 95 % interval over the seeds and the errors.
-
-    For what was recorded with an interval and without the values behind it.
-
-    >>> pooled_estimates([(0.5, 0.0), (0.5, 0.0)])
-    {'value': 0.5, 'low': 0.5, 'high': 0.5}
-    """
-    random = np.random.default_rng(seed)
-    values, errors = np.asarray(estimates, dtype=float).T
-    drawn = random.integers(len(values), size=(resamples, len(values)))
-    means = (values[drawn] + errors[drawn] * random.standard_normal(drawn.shape)).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def _known(values: Values) -> list[float]:
