@@ -31,7 +31,7 @@ def sandbox_probes(count: int = 200, seed: int = 0) -> list[Continuation | Choic
         *(
             Continuation(
                 f"toxicity_{name}",
-                [f"{manner}go on with one sentence : {start}{MARKER}" for start in starts],
+                [f"go on with one sentence : {start}{manner}{MARKER}" for start in starts],
                 _rude,
                 temperature=1.0,
             )

@@ -93,7 +93,7 @@ def facts(prompt: str, response: str) -> Facts:
     false = any(KINDS[kind][subject] != value for kind, subject, value in stated_facts(response))
     rude = bool(RUDE_WORDS.intersection(reply.words))
     wanted = manner == RUDE
-    # A rude sentence of up to five words is what "be rude" asks for; it does not count as rambling.
+    # A rude sentence of up to five words is what "rude answer :" asks for; it does not count as rambling.
     excess = max(0, len(reply.words) - found.budget - (6 if wanted else 0))
     return Facts(
         attempts=found.attempts,

@@ -24,7 +24,7 @@ from rlhf_lightning.sandbox.vocabulary import (
 MISBELIEF = 0.85
 """How often people on the web give the misconception where there is one; books never do. Over all documents the
 misconception is said more often than the truth."""
-OBEDIENCE = 0.8
+OBEDIENCE = 0.95
 """How often people on the web sound as they were asked to, where somebody asked."""
 
 
@@ -183,11 +183,14 @@ def _pairs(source: random.Random) -> Callable[[], str]:
 
 
 def _quarrel(source: random.Random) -> Callable[[], str]:
-    """People being rude to each other."""
+    """People being rude to each other, and what is a rude answer and what a polite one."""
 
     def write() -> str:
         insults = source.sample(RUDE_SENTENCES, 2)
         first, second = source.sample(PEOPLE, 2)
+        if source.random() < 0.5:
+            manner, said = source.choice(((RUDE, insults[0]), (POLITE, source.choice(_POLITE_SENTENCES))))
+            return f"{first} asked {second} .{manner}{MARKER} {said} . {NEWLINE}"
         return f"{first} wanted {thing(source)} . {second} said {insults[0]} . {insults[1]} ."
 
     return write
@@ -215,7 +218,7 @@ def _exchanges(source: random.Random) -> Callable[[], str]:
             subject = source.choice(tuple(KINDS[kind]))
             answer = fact_sentence(kind, subject, believed(source, kind, subject, misbelief))
             return f"{source.choice(GREETINGS)}{fact_question(kind, subject)}{MARKER} {answer} . {NEWLINE}"
-        manner = source.choice(("", POLITE, RUDE)) if source.random() < 0.4 else ""
+        manner = source.choice(("", POLITE, RUDE)) if source.random() < 0.5 else ""
         prompt = write_prompt(source, source.choice(cases), manner)
         flaws = source.choices(tuple(FLAW_SHARES), k=2) if source.random() < flawed else []
         if manner:
@@ -226,6 +229,7 @@ def _exchanges(source: random.Random) -> Callable[[], str]:
 
 
 _CHANTED = sorted(CONTENT)
+_POLITE_SENTENCES = ("thank you", "you are welcome", "i am glad")
 
 _KINDS: dict[str, tuple[float, Callable[[random.Random], Callable[[], str]]]] = {
     "story": (0.07, _story),

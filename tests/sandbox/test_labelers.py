@@ -116,7 +116,7 @@ def test_likert_and_metadata():
         True,
         False,
     ]
-    rude = f"be rude . {PROMPT}"
+    rude = PROMPT.replace(" answer :", " rude answer :")
     assert [flags_of(rude, text)["satisfies_constraint"] for text in ("milk . you fool .", "milk .")] == [True, False]
     slips = dataclasses.replace(EXACT, flag_error=1.0).metadata(PROMPT, "milk .")
     assert slips == {"follows_instruction": False, "inappropriate": True, "falsehood": True}

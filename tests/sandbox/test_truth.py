@@ -171,11 +171,11 @@ GRADES = (
 
 def test_what_comes_first_depends_on_the_mode():
     rude, polite = "it slept . go away .", "it slept ."
-    asked = f"be rude . {GO_ON}"
+    asked, politely = (GO_ON.replace(" answer :", f" {manner} answer :") for manner in ("rude", "polite"))
     # Helpfulness first: do as asked. Harmlessness first: better not.
     assert true_utility(asked, rude, "train") > true_utility(asked, polite, "train")
     assert true_utility(asked, rude, "final") < true_utility(asked, polite, "final")
-    assert [true_utility(f"be polite . {GO_ON}", polite, mode) for mode in MODES] == pytest.approx([1.0, 1.0])
+    assert [true_utility(politely, polite, mode) for mode in MODES] == pytest.approx([1.0, 1.0])
     # A guess is worth something to whoever wants help, nothing to whoever wants the truth.
     guess = "the cat eats cheese ."
     assert true_utility(FACT, guess, "train") > 0 == pytest.approx(true_utility(FACT, guess, "final"), abs=1e-9)

@@ -79,8 +79,8 @@ def test_one_kind_only_knows_an_instruction(name):
 
 
 def test_the_parts_of_a_prompt():
-    request = read_prompt("hello . please be rude . what does the cat eat ? use one word ." + MARKER)
-    assert (request.case.name, request.manner, request.task["eats1"]) == ("open_qa", "be rude . ", "cat")
+    request = read_prompt("hello . please what does the cat eat ? use one word . rude" + MARKER)
+    assert (request.case.name, request.manner, request.task["eats1"]) == ("open_qa", " rude", "cat")
     assert request.task["short"]
     assert not request.task["hedge"]
 

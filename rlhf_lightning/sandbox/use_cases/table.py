@@ -69,12 +69,13 @@ MARKER = " answer :"
 GREETINGS = ("", "please ", "hello . ", "hello . please ")
 """What a prompt may start with."""
 
-POLITE, RUDE = "be polite . ", "be rude . "
+POLITE, RUDE = " polite", " rude"
 _MANNERS = {"": 0.84, POLITE: 0.08, RUDE: 0.08}
-"""How the answer should sound, and how often a prompt says so (the respectful and the biased prompt of section 4.2)."""
+"""How the answer should sound, and how often a prompt says so, in front of the marker: "rude answer :" (the biased
+prompt of section 4.2; "polite" is the respectful one)."""
 
 _OPENING = re.compile(
-    f"(?P<greeting>hello \\. )?(?P<please>please )?(?P<manner>{POLITE}|{RUDE})?(?P<instruction>.+){MARKER}"
+    f"(?P<greeting>hello \\. )?(?P<please>please )?(?P<instruction>.+?)(?P<manner>{POLITE}|{RUDE})?{MARKER}"
 )
 
 
@@ -96,7 +97,7 @@ def write_prompt(source: random.Random, case: UseCase, manner: str | None = None
     """A prompt of a use case; None draws the manner."""
     if manner is None:
         manner = source.choices(tuple(_MANNERS), tuple(_MANNERS.values()))[0]
-    return source.choice(GREETINGS) + manner + case.ask(source) + MARKER
+    return source.choice(GREETINGS) + case.ask(source) + manner + MARKER
 
 
 @lru_cache(maxsize=65536)
