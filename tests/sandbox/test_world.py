@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from rlhf_lightning.data.records import Demonstration
 from rlhf_lightning.sandbox.data import SandboxData
-from rlhf_lightning.sandbox.knowledge import HELD_OUT_FACTS, KINDS, MISCONCEPTIONS, stated_facts
+from rlhf_lightning.sandbox.knowledge import DISPUTED_FACTS, HELD_OUT_FACTS, KINDS, MISCONCEPTIONS, stated_facts
 from rlhf_lightning.sandbox.respond import FLAW_SHARES, MAX_RESPONSE_WORDS, respond
 from rlhf_lightning.sandbox.tokenizer import build_tokenizer
 from rlhf_lightning.sandbox.truth import true_utility
@@ -90,7 +90,7 @@ def test_facts_that_are_held_out_are_never_asked_about():
     assert len(questions) == 28
     records = [*generate_prompts(3000, 5), *generate_demonstrations(3000, 5)]
     asked = " ".join(record.prompt for record in records if "?" in record.prompt)
-    assert "what does the cat eat" in asked
+    assert fact_question(*DISPUTED_FACTS[0]).removesuffix(" ?") in asked
     assert not any(question in asked for question in questions)
 
 
