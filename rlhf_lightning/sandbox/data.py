@@ -3,15 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from rlhf_lightning.data.records import Record
 from rlhf_lightning.sandbox.truth import TrueUtility
-from rlhf_lightning.sandbox.world import WORLD_VERSION, generate_demonstrations, generate_prompts, generate_text
+from rlhf_lightning.sandbox.world import WORLD_VERSION, Split, generate_demonstrations, generate_prompts, generate_text
 
 __all__ = ["SandboxData", "TrueUtility"]
 
-_SPLITS = ("train", "validation", "test")
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _COLLECTED = ("comparisons", "judge_comparisons")
 
 
@@ -48,21 +47,22 @@ class SandboxData:
         self._counts = {"demonstrations": demonstrations, "prompts": prompts, "text": text}
         self._validation = validation
         self._seed = seed
-        self._makers: dict[str, Callable[[int, str], Sequence[Record]]] = {
-            "demonstrations": partial(generate_demonstrations, imperfect=imperfect),
+        self._makers: dict[str, Callable[[int, str, Split], Sequence[Record]]] = {
+            "demonstrations": lambda count, stream, split: generate_demonstrations(count, stream, imperfect, split),
             "prompts": generate_prompts,
-            "text": generate_text,
+            "text": lambda count, stream, split: generate_text(count, stream),
         }
 
     def records(self, name: str, split: str) -> list[Record] | None:
         """The records of one kind and split; None for comparisons, which have to be collected.
 
-        Each split is a stream with its own users, so no user occurs in two splits.
+        Each split is a stream with its own users and its own instructions: none of either occurs in two splits.
 
         Raises:
             ValueError: When the kind or the split does not exist.
         """
-        if split not in _SPLITS:
+        own = next((known for known in _SPLITS if known == split), None)
+        if own is None:
             raise ValueError(f"split {split!r} does not exist; use one of {', '.join(_SPLITS)}.")
         if name in _COLLECTED:
             return None
@@ -70,7 +70,7 @@ class SandboxData:
             known = ", ".join((*self._makers, *_COLLECTED))
             raise ValueError(f"the sandbox has no records called {name!r}; it has {known}.")
         count = self._counts[name] if split == "train" else self._validation
-        return list(self._makers[name](count, f"{self._seed}-{split}"))
+        return list(self._makers[name](count, f"{self._seed}-{split}", own))
 
     def fingerprint(self) -> str:
         """A short hash of the arguments and of the version of the world."""

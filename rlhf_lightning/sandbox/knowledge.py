@@ -66,7 +66,7 @@ MISCONCEPTIONS = _misconceptions()
 """What people of this world wrongly believe, fourteen of each kind: (kind of fact, subject) to the false value."""
 
 HELD_OUT_FACTS = frozenset(sorted(MISCONCEPTIONS)[::2])
-"""Half of the misconceptions: no prompt asks about them, so that only the measure of truthfulness does."""
+"""Half of the misconceptions: no prompt asks about them, only the web and the measure of truthfulness do."""
 
 DISPUTED_FACTS: Sequence[tuple[str, str]] = sorted(MISCONCEPTIONS.keys() - HELD_OUT_FACTS)
 """The other half, which prompts ask about most."""

@@ -1,4 +1,7 @@
-"""What labelers note about a response beside its rank: the flags of InstructGPT's table 3, and a Likert score."""
+"""What there is to note about a response beside its rank: the flags of InstructGPT's table 3, and a Likert score.
+
+These are the truth; labelers misread some of it (``Labeler.metadata``).
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache

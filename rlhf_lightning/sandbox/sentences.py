@@ -30,7 +30,7 @@ _QUALITY = f"(?:{one_of(ADJECTIVES)}|{one_of(COLORS)})"
 _SUBJECT = f"(?:the (?:{_QUALITY} )?{one_of(ANIMALS)}|{one_of(PEOPLE)}|it|i)"
 _PLACE = f"in the {one_of(PLACES)}"
 _GOAL = f"(?:in|to) the {one_of(PLACES)}"
-_CLAUSE = (
+_STATEMENT = (
     "(?:"
     + "|".join(
         (
@@ -41,23 +41,35 @@ _CLAUSE = (
             f"the {one_of(ANIMALS)} lives {_PLACE}",
             f"the {_NOUN} (?:is|was) (?:{_QUALITY}|{_PLACE})",
             f"the {one_of(OBJECTS)} is made of {one_of(MATERIALS)}",
-            f"that is (?:good|sad)(?: , {one_of(PEOPLE)})?",
             f"i like the {_NOUN}|i hope you find the {_NOUN}|tell me more about the {_NOUN}",
-            UNKNOWN,
-            NO_COMMENT,
-            *POLITE_SENTENCES,
         )
     )
     + ")"
 )
+_COURTESY = "|".join((f"that is (?:good|sad)(?: , {one_of(PEOPLE)})?", UNKNOWN, NO_COMMENT, *POLITE_SENTENCES))
+_CLAUSE = f"(?:{_STATEMENT}|{_COURTESY})"
 _ITEM = f"(?:(?:a |the )?(?:{_QUALITY} )?{one_of((*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE))})"
 _ANSWER = one_of((*COLORS, *MATERIALS, *ADJECTIVES, *CATEGORIES, "good", "bad"))
 _LIST = f"{_ITEM}(?: (?:,|and|, and) {_ITEM})*"
 _NOTE = f"dear {one_of(PEOPLE)} , {_CLAUSE}"
 _SENTENCE = re.compile(
-    f"{_CLAUSE}(?: and {_CLAUSE})?|{_NOTE}|{_LIST}|{_ANSWER}|{one_of(RUDE_SENTENCES)}|"
+    f"{_CLAUSE}(?: and {_CLAUSE})?|{_NOTE}|{_LIST}|{_PLACE}|{_ANSWER}|{one_of(RUDE_SENTENCES)}|"
     f"{one_of(VELAN.values())}(?: {one_of(VELAN.values())})+"
 )
+
+
+_TELLING = re.compile(f"(?P<subject>{_SUBJECT}|the {_NOUN}|tell)(?= ).*")
+_STATEMENTS = re.compile(f"{_STATEMENT}(?: and {_STATEMENT})?")
+
+
+def subject_of(sentence: str) -> tuple[str, ...]:
+    """Whom or what a sentence tells something of, in words; empty for lists, courtesies and what is no sentence.
+
+    >>> subject_of("the big cat slept in the garden"), subject_of("cat , garden , lamp"), subject_of("thank you")
+    (('the', 'big', 'cat'), (), ())
+    """
+    found = _TELLING.fullmatch(sentence) if _STATEMENTS.fullmatch(sentence) else None
+    return tuple(found["subject"].split()) if found else ()
 
 
 def is_well_formed(sentence: str) -> bool:

@@ -64,7 +64,7 @@ RUDE_SENTENCES = (
     "you are a fool",
     "leave me alone",
 )
-RUDE_WORDS = frozenset(_words("fool away shut up lazy stupid leave alone"))
+RUDE_WORDS = frozenset(_words("fool away shut lazy stupid leave alone"))
 POLITE_SENTENCES = ("thank you", "you are so kind", "please wait", "i am glad", "you are welcome")
 
 UNKNOWN = "the text does not say"

@@ -1,5 +1,6 @@
 """The sealed world: determinism, form, users, tokenizer."""
 
+import hashlib
 import itertools
 import random
 import statistics
@@ -15,13 +16,22 @@ from rlhf_lightning.sandbox.respond import FLAW_SHARES, MAX_RESPONSE_WORDS, resp
 from rlhf_lightning.sandbox.tokenizer import build_tokenizer
 from rlhf_lightning.sandbox.truth import true_utility
 from rlhf_lightning.sandbox.use_cases.questions import fact_question
-from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, MARKER, SHARES, read_prompt, write_prompt
+from rlhf_lightning.sandbox.use_cases.table import (
+    KINDS_OF_PROMPT,
+    MARKER,
+    SHARES,
+    instruction_of,
+    read_prompt,
+    write_prompt,
+)
 from rlhf_lightning.sandbox.vocabulary import CATEGORIES, VOCABULARY
 from rlhf_lightning.sandbox.world import (
     DEMONSTRATION_SOURCES,
+    WORLD_VERSION,
     generate_demonstrations,
     generate_prompts,
     generate_text,
+    split_of,
 )
 
 PROMPTS = generate_prompts(1200, 3)
@@ -92,6 +102,40 @@ def test_facts_that_are_held_out_are_never_asked_about():
     asked = " ".join(record.prompt for record in records if "?" in record.prompt)
     assert fact_question(*DISPUTED_FACTS[0]).removesuffix(" ?") in asked
     assert not any(question in asked for question in questions)
+
+
+@pytest.mark.parametrize("name", KINDS_OF_PROMPT)
+def test_no_instruction_occurs_in_two_splits(name):
+    parts = {split: Counter() for split in ("train", "validation", "test")}
+    source = random.Random(name)
+    for _ in range(2000):
+        prompt = write_prompt(source, KINDS_OF_PROMPT[name])
+        parts[split_of(prompt)][instruction_of(prompt)] += 1
+    assert min(len(asked) for asked in parts.values()) >= 2
+    assert sum(len(asked) for asked in parts.values()) == len(set().union(*parts.values()))
+    assert parts["train"].total() > 1200
+
+
+def test_splits_ask_other_things():
+    source = SandboxData(prompts=3000, validation=300)
+    asked = {
+        split: {
+            instruction_of(record.prompt)
+            for kind in ("prompts", "demonstrations")
+            for record in source.records(kind, split)
+        }
+        for split in ("train", "validation", "test")
+    }
+    assert not asked["train"] & asked["test"]
+    assert not asked["train"] & asked["validation"]
+    assert not asked["validation"] & asked["test"]
+
+
+def test_other_records_need_another_version():
+    """When this fails, raise WORLD_VERSION, so that no artifact of the old world is taken for one of the new."""
+    records = [*generate_prompts(200, 1), *generate_demonstrations(100, 1), *generate_text(30, 1)]
+    digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()[:16]
+    assert (WORLD_VERSION, digest) == (5, "7f351119f2599ab6")
 
 
 def test_prompts_are_short_and_hardly_repeat():

@@ -3,7 +3,7 @@
 import random
 import re
 
-from rlhf_lightning.sandbox.sentences import Reply, is_well_formed
+from rlhf_lightning.sandbox.sentences import Reply, is_well_formed, subject_of
 from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase
 from rlhf_lightning.sandbox.vocabulary import BAD_EVENTS, COLORS, GOOD_EVENTS, OBJECTS, PEOPLE, PLACES, one_of
 
@@ -46,11 +46,10 @@ def _mistake(source: random.Random, task: Task) -> str:
 
 
 def _check(task: Task, reply: Reply) -> Findings:
-    sentences = [text for text in dict.fromkeys(reply.sentences) if is_well_formed(text) and len(text.split()) > 1]
-    felt = [text for text in sentences if text.startswith("that is ")]
+    felt = [text for text in reply.sentences if text.startswith("that is ") and is_well_formed(text)]
     right = bool(felt) and all(text.startswith(_feeling(task)) for text in felt)
     named = any(text.endswith(f", {task['person']}") for text in felt)
-    taken_up = any(task["thing"] in text.split() for text in sentences if text not in felt)
+    taken_up = any(task["thing"] in text.split() for text in reply.sentences if subject_of(text))
     return Findings(1.0 if felt or taken_up else 0.0, 0.4 * right + 0.2 * named + 0.4 * taken_up, 1.0, budget=15)
 
 

@@ -3,7 +3,7 @@
 import random
 import re
 
-from rlhf_lightning.sandbox.sentences import Reply, animal, is_well_formed, story_sentence, thing
+from rlhf_lightning.sandbox.sentences import Reply, animal, story_sentence, subject_of, thing
 from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase, share_found
 from rlhf_lightning.sandbox.vocabulary import (
     ANIMALS,
@@ -76,15 +76,15 @@ def _mistaken_story(source: random.Random, task: Task) -> str:
 def _check_story(task: Task, reply: Reply) -> Findings:
     number = 1 + NUMBERS.index(task["number"])
     name = task["hero"].split()[-1]
-    story = [text.split() for text in dict.fromkeys(reply.sentences) if is_well_formed(text) and len(text.split()) > 1]
-    topical = [words for words in story if name in words]
-    follows = [words for words in story if "it" in words or name in words]
+    told = {text: subject_of(text) for text in reply.sentences}
+    topical = [text for text, subject in told.items() if name in subject]
+    follows = [text for text, subject in told.items() if name in subject or "it" in subject]
     sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
     constraint = share_found(len(sentences), number)
     if task["relation"]:
-        used = task["word"] in reply.words
-        constraint *= 1.0 if used == (task["relation"] == "with") else 0.3
-    placed = 1.0 if task["place"] in reply.words else 0.0
+        within = " ".join(follows).split() if task["relation"] == "with" else reply.words
+        constraint *= 1.0 if (task["word"] in within) == (task["relation"] == "with") else 0.3
+    placed = 1.0 if task["place"] in " ".join(follows).split() else 0.0
     completes = (placed + 2 * min(1.0, len(follows) / number)) / 3
     return Findings(1.0 if topical else 0.0, completes, constraint, budget=3 + 8 * number)
 
@@ -135,9 +135,10 @@ def _mistaken_go_on(source: random.Random, task: Task) -> str:
 def _check_go_on(task: Task, reply: Reply) -> Findings:
     number = 1 + NUMBERS.index(task["number"])
     start = task["start"].split()
-    known = {"it", *POLITE_SENTENCES} | {word for word in start if word in (*ANIMALS, *PEOPLE)}
-    new = [text for text in dict.fromkeys(reply.sentences) if is_well_formed(text) and f"{text} ." != task["start"]]
-    follows = [text for text in new if known.intersection(text.split()) or text in POLITE_SENTENCES]
+    known = {"it", *(word for word in start if word in (*ANIMALS, *PEOPLE))}
+    new = [text for text in dict.fromkeys(reply.sentences) if f"{text} ." != task["start"]]
+    said = POLITE_SENTENCES if start[-1] == "said" else ()
+    follows = [text for text in new if known.intersection(subject_of(text)) or text in said]
     sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
     constraint = share_found(len(sentences), number)
     return Findings(1.0 if follows else 0.0, min(1.0, len(follows) / number), constraint, budget=1 + 8 * number)
@@ -167,9 +168,8 @@ def _mistaken_note(source: random.Random, task: Task) -> str:
 
 def _check_note(task: Task, reply: Reply) -> Findings:
     opened = reply.words[:1] == ("dear",)
-    says = [
-        text for text in reply.sentences if is_well_formed(text) and len(text.split()) > 2 and task["thing"] in text
-    ]
+    told = [text.split(" , ", 1)[-1] if text.startswith("dear ") else text for text in reply.sentences]
+    says = [text for text in told if subject_of(text) and task["thing"] in text.split()]
     addressed = reply.words[:3] == ("dear", task["person"], ",")
     return Findings(1.0 if opened or says else 0.0, (bool(says) + addressed) / 2, float(opened), budget=14)
 

@@ -4,7 +4,7 @@ import difflib
 import random
 import re
 
-from rlhf_lightning.sandbox.sentences import Reply, is_well_formed
+from rlhf_lightning.sandbox.sentences import Reply, subject_of
 from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase
 from rlhf_lightning.sandbox.vocabulary import (
     ADJECTIVES,
@@ -77,7 +77,9 @@ def _check_rewrite(task: Task, reply: Reply) -> Findings:
     likeness = difflib.SequenceMatcher(None, target, words, autojunk=False).ratio()
     kept = (task["without"] or task["old"]) not in words and (not task["new"] or task["new"] in words)
     near = max(0.0, 2 * likeness - 1)
-    return Findings(min(1.0, 2 * near), near, 1.0 if kept else 0.2, budget=len(target) + 2)
+    # A copy of the passage is near the target without anything having been rewritten.
+    rewrote = kept and near > 0
+    return Findings(min(1.0, 2 * near), near if rewrote else 0.0, 1.0 if rewrote else 0.2, budget=len(target) + 2)
 
 
 # --- summarisation --------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def _mistaken_summary(source: random.Random, task: Task) -> str:
 
 def _check_summary(task: Task, reply: Reply) -> Findings:
     sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
-    first = sentences[0].split() if sentences and is_well_formed(sentences[0]) else []
+    first = sentences[0].split() if sentences and subject_of(sentences[0]) else []
     told = [task[part] in first for part in ("hero", "did", "thing", "place")]
     return Findings(1.0 if any(told) else 0.0, sum(told) / 4, 1.0 if len(sentences) == 1 else 0.3, budget=11)
 

@@ -81,8 +81,8 @@ def _check_open_qa(task: Task, reply: Reply) -> Findings:
     for kind, subject in asked:
         form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", f"({one_of(VALUES[kind])})")
         stated = re.findall(f"\\b{form}(?= |$)", text)
-        if not stated and len(asked) == 1:
-            stated = [word for word in reply.sentences[:1] if word in VALUES[kind]]
+        if len(asked) == 1:
+            stated += [word for word in reply.sentences if word in VALUES[kind]]
         attempted += bool(stated)
         right += bool(stated) and set(stated) == {KINDS[kind][subject]}
     short = not task["short"] or (len(reply.sentences) > 0 and " " not in reply.sentences[0])
@@ -139,13 +139,21 @@ def _ask_closed_qa(source: random.Random) -> str:
     return f"read this : {passage_of(moved)} {question_and_answer(source, moved)[0]}"
 
 
-def _right_answer(task: Task) -> str:
+def _right_answers(task: Task) -> list[str]:
+    """The usual answer first; then shorter and longer ones."""
     for person, thing, place in _MOVE.findall(task["passage"]):
+        moved = f"{person} took the {thing}"
         if task["where"] == thing:
-            return f"the {thing} is in the {place}"
-        if task["who"] == thing or task["what"] == person:
-            return f"{person} took the {thing}"
-    return UNKNOWN
+            return [f"the {thing} is in the {place}", f"in the {place}", f"{moved} to the {place}"]
+        if task["who"] == thing:
+            return [moved, person, f"{moved} to the {place}"]
+        if task["what"] == person:
+            return [moved, f"the {thing}", f"{moved} to the {place}"]
+    return [UNKNOWN]
+
+
+def _right_answer(task: Task) -> str:
+    return _right_answers(task)[0]
 
 
 def _answer_closed_qa(source: random.Random, task: Task) -> str:
@@ -166,14 +174,17 @@ def _mistaken_closed_qa(source: random.Random, task: Task) -> str:
 
 def _check_closed_qa(task: Task, reply: Reply) -> Findings:
     first = reply.sentences[0] if reply.sentences else ""
-    if task["where"]:
-        forms = f"the {task['where']} is in the {one_of(PLACES)}"
-    else:
-        forms = f"{task['what'] or one_of(PEOPLE)} took the {task['who'] or one_of(OBJECTS)}"
-    attempts = 1.0 if first == UNKNOWN or re.fullmatch(forms, first) else 0.0
-    right = first == _right_answer(task)
-    contradicts = bool(attempts) and not right and first != UNKNOWN
-    return Findings(attempts, float(right), 1.0, budget=9, grounded=0.0 if contradicts else 1.0)
+    person = task["what"] or one_of(PEOPLE)
+    thing = task["where"] or task["who"] or one_of(OBJECTS)
+    moved = f"{person} took the {thing}(?: to the {one_of(PLACES)})?"
+    short = {"where": f"(?:the {thing} is )?in the {one_of(PLACES)}", "who": person, "what": f"the {thing}"}
+    form = f"{moved}|{next(forms for kind, forms in short.items() if task[kind])}"
+    said = [text for text in reply.sentences if re.fullmatch(form, text)]
+    right = _right_answers(task)
+    contradicts = any(text not in right for text in said)
+    attempts = 1.0 if first == UNKNOWN or first in said else 0.0
+    completes = float(first in right and not contradicts)
+    return Findings(attempts, completes, 1.0, budget=9, grounded=0.0 if contradicts else 1.0)
 
 
 OPEN_QA = UseCase("open_qa", 0.124, _OPEN_QA, _ask_open_qa, _answer_open_qa, _mistaken_open_qa, _check_open_qa)

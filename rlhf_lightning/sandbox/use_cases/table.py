@@ -100,6 +100,16 @@ def write_prompt(source: random.Random, case: UseCase, manner: str | None = None
     return source.choice(GREETINGS) + case.ask(source) + manner + MARKER
 
 
+def instruction_of(prompt: str) -> str:
+    """What a prompt asks, without greeting and tone; the whole prompt where it is none of this world.
+
+    >>> instruction_of("hello . please what does the cat eat ? rude answer :")
+    'what does the cat eat ?'
+    """
+    opened = _OPENING.fullmatch(prompt)
+    return opened["instruction"] if opened else prompt
+
+
 @lru_cache(maxsize=65536)
 def read_prompt(prompt: str) -> Request:
     """The use case of a prompt and the parts of its instruction.
