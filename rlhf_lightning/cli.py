@@ -41,7 +41,7 @@ def run(config: DictConfig) -> float | None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own
-    plain = _resolved(config)
+    plain = resolved(config)
     runs = _runs(plain, HydraConfig.instance().cfg)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -101,7 +101,7 @@ class SweepSummary(Callback):
         """Remember where a job of a multirun wrote."""
         if config.hydra.mode == RunMode.MULTIRUN:
             job: Any = job_return.cfg
-            runs = _runs(_resolved(job), config)
+            runs = _runs(resolved(job), config)
             self.jobs[config.hydra.job.override_dirname or str(config.hydra.job.num)] = runs.root / runs.run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -123,7 +123,8 @@ def _keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, largest)
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain types, with every reference in it followed."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     if not isinstance(plain, dict):
         raise PipelineError("the configuration must be a mapping.")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rlhf_lightning.artifacts import PipelineError, write_json
 from rlhf_lightning.callbacks import progress_bar
 from rlhf_lightning.data.collate import collate_lm, collate_prompts
-from rlhf_lightning.evaluation.policies import FewShot, PolicySamples, policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.inputs import Inputs, counted
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.probes import run_probe
@@ -78,12 +78,13 @@ def evaluate_policies(
                 max_new_tokens=tokenization.max_response_tokens,
                 temperature=options["temperature"],
                 seed=inputs.config["seed"],
-                few_shot=FewShot(**options["few_shot"]) if name == FEW_SHOT else None,
+                prefix=options["few_shot_prefix"] if name == FEW_SHOT else None,
+                stop=options["base_stop"] if name in ("base", FEW_SHOT) else None,
             )
             own.judges = {other: list(score(asked, own.responses)) for other, score in judges.items()}
             own.metadata = metadata(asked, own.responses) if metadata else {}
             for probe in probes if name != FEW_SHOT else ():
-                own.probes[probe.name] = run_probe(policy, inputs.tokenizer, probe)
+                own.probes[probe.name] = run_probe(policy, inputs.tokenizer, probe, seed=inputs.config["seed"])
                 bar.advance(task)
             if blocks and name != FEW_SHOT:
                 losses[name] = pretraining_loss(policy, inputs.batches(blocks, collate_lm, 32))
@@ -94,5 +95,5 @@ def evaluate_policies(
 
 def _available(inputs: Inputs, name: str) -> bool:
     if name == FEW_SHOT:
-        return bool(inputs.config["evaluate"]["few_shot"])
+        return bool(inputs.config["evaluate"]["few_shot_prefix"])
     return name == "base" or inputs.available(name)

@@ -63,9 +63,13 @@ class Choice:
 
 @torch.no_grad()
 def run_probe(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Continuation | Choice, batch_size: int = 128
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Continuation | Choice,
+    batch_size: int = 128,
+    seed: int = 0,
 ) -> Outcomes:
-    """What a model does on a probe, item by item."""
+    """What a model does on a probe, item by item; the seed is that of sampling."""
     if isinstance(probe, Choice):
         return {"accuracy": _choices(model, tokenizer, probe, batch_size)}
     pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
@@ -81,6 +85,7 @@ def run_probe(
             eos_token_id=token_id(tokenizer.eos_token_id),
             pad_token_id=pad,
             temperature=probe.temperature,
+            key=(seed,),
         )
         texts += response_texts(tokenizer, rollout)
     if probe.stop is not None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Interval(TypedDict):
@@ -44,10 +45,13 @@ def mean_interval(
 
 
 def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over groups of equal weight, with a 95 % bootstrap interval over groups and over the values in each.
+    """Mean over groups of equal weight, with a 95 % interval over groups and over the values in each.
+
+    A bootstrap over both (see :func:`pooled_means`). With one value per group there is nothing to resample in a group
+    and too little among three of them: then it is Student's interval over the groups.
 
     Args:
-        groups: One list per seed, such as the wins on every prompt.
+        groups: One list per seed, such as the wins on every prompt; lists of one length are about the same prompts.
         resamples: Bootstrap samples.
         seed: Of the bootstrap.
 
@@ -60,13 +64,50 @@ def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, se
     """
     if not groups or any(len(group) == 0 for group in groups):
         raise ValueError("a pooled mean needs at least one group, and values in each.")
+    value = float(np.mean([np.mean(group) for group in groups]))
+    if all(len(group) == 1 for group in groups):
+        return _student(value, [group[0] for group in groups])
+    low, high = np.percentile(pooled_means(groups, resamples, seed), [2.5, 97.5], axis=0)
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def pooled_means(
+    groups: Sequence[Sequence[float] | Sequence[Sequence[float]]], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Means of bootstrap samples that draw groups, and values in each group.
+
+    Where all groups have as many values they are about the same items, such as the prompts of the test: then each
+    sample draws its items once for all groups. Drawing them anew for each would count the same prompts several times
+    and make intervals too narrow.
+
+    Args:
+        groups: One list per seed, of numbers or of rows of numbers.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap.
+
+    Returns:
+        Shape ``(resamples,)``, or ``(resamples, columns)`` for rows.
+    """
     random = np.random.default_rng(seed)
     arrays = [np.asarray(group, dtype=float) for group in groups]
-    # Means of resampled values, one column per group; then groups are drawn too.
-    means = np.stack([random.choice(array, (resamples, len(array))).mean(1) for array in arrays], 1)
-    drawn = random.integers(len(arrays), size=means.shape)
-    low, high = np.percentile(np.take_along_axis(means, drawn, 1).mean(1), [2.5, 97.5])
-    return {"value": float(np.mean([array.mean() for array in arrays])), "low": float(low), "high": float(high)}
+    same = len({len(array) for array in arrays}) == 1
+    drawn = [random.integers(len(array), size=(resamples, len(array))) for array in (arrays[:1] if same else arrays)]
+    means = np.stack([array[drawn[0 if same else place]].mean(1) for place, array in enumerate(arrays)], 1)
+    chosen = random.integers(len(arrays), size=(resamples, len(arrays)))
+    pooled: NDArray[np.float64] = means[np.arange(resamples)[:, None], chosen].mean(1)
+    return pooled
+
+
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Quantiles .975 of Student's distribution with 1, 2, .. 9 degrees of freedom; above that the normal one's is near."""
+
+
+def _student(value: float, means: Sequence[float]) -> Interval:
+    if len(means) == 1:
+        return {"value": value, "low": value, "high": value}
+    quantile = _STUDENT[len(means) - 2] if len(means) - 2 < len(_STUDENT) else 1.96
+    half = quantile * float(np.std(means, ddof=1)) / len(means) ** 0.5
+    return {"value": value, "low": value - half, "high": value + half}
 
 
 def wins(scores: Sequence[float], baseline: Sequence[float]) -> list[float]:

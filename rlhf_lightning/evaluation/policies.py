@@ -17,19 +17,6 @@ from rlhf_lightning.models import ScalarHeadModel, causal_logits
 from rlhf_lightning.scoring import TextScorer, response_scores
 
 
-@dataclass(frozen=True)
-class FewShot:
-    """How a model without fine-tuning is shown what to do ("GPT prompted" in InstructGPT, section 3.5).
-
-    Args:
-        prefix: Text before every prompt.
-        stop: The word at which a response is cut; one token.
-    """
-
-    prefix: str
-    stop: str
-
-
 @dataclass
 class PolicySamples:
     """One response per prompt and what was measured on it; lists run over the prompts."""
@@ -61,7 +48,8 @@ def sample_policy(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
-    few_shot: FewShot | None = None,
+    prefix: str | None = None,
+    stop: str | None = None,
 ) -> PolicySamples:
     """Sample one response per prompt.
 
@@ -75,7 +63,9 @@ def sample_policy(
         max_new_tokens: Length limit of a response.
         temperature: 1 for preferences (InstructGPT, appendix F).
         seed: Of sampling.
-        few_shot: What the model reads before each prompt; None for nothing.
+        prefix: What the model reads before each prompt ("GPT prompted" in InstructGPT, section 3.5); None for nothing.
+        stop: The word, one token, at which a response is cut: a model that was never taught to end a response goes
+            on with the next document. None lets it run to EOS.
 
     Returns:
         Responses, lengths in tokens (EOS included) and KL in nats per response (k1, signed, from the samples).
@@ -84,20 +74,22 @@ def sample_policy(
     for batch in batches:
         rollout = sample_responses(
             model,
-            batch if few_shot is None else _prefixed(batch, few_shot.prefix, tokenizer),
+            batch if prefix is None else _prefixed(batch, prefix, tokenizer),
             max_new_tokens=max_new_tokens,
             eos_token_id=token_id(tokenizer.eos_token_id),
             pad_token_id=token_id(tokenizer.pad_token_id),
             temperature=temperature,
             key=(seed,),
         )
-        if few_shot is None:
+        sampled = rollout
+        if stop is not None:
+            rollout = _cut(rollout, stop, tokenizer)
+        if prefix is None:
             own, other = (
-                token_log_probs(response_logits(m, rollout), rollout.response_ids) for m in (model, reference)
+                token_log_probs(response_logits(m, sampled), sampled.response_ids) for m in (model, reference)
             )
             samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
-        else:
-            rollout = _cut(rollout._replace(prompts=batch), few_shot.stop, tokenizer)
+        rollout = rollout._replace(prompts=batch)
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
         samples.responses += response_texts(tokenizer, rollout)
         samples.scores += response_scores(judge, rollout, tokenizer).tolist()
@@ -118,7 +110,7 @@ def _cut(rollout: Rollout, stop: str, tokenizer: PreTrainedTokenizerBase) -> Rol
     """The responses up to the stop word, which becomes their EOS."""
     ids = tokenizer(stop)["input_ids"]
     if len(ids) != 1:
-        raise ValueError(f"the stop word {stop!r} of a few-shot policy must be one token, it is {len(ids)}.")
+        raise ValueError(f"the stop word {stop!r} must be one token, it is {len(ids)}.")
     stops = (rollout.response_ids == ids[0]) & rollout.response_mask
     mask = rollout.response_mask & (stops.long().cumsum(1) - stops.long() == 0)
     response_ids = rollout.response_ids.masked_fill(stops, token_id(tokenizer.eos_token_id))

@@ -28,5 +28,6 @@ def outcomes(results: Results, unfinished: Sequence[str]) -> list[Outcome]:
     found = []
     for claim in CLAIMS:
         needed = [job_name(kind, seed) for kind in claim.kinds for seed in results.seeds]
-        found.append(Outcome(claim, claim.measure(results), [name for name in needed if name in set(unfinished)]))
+        lacking = [name for name in needed if name in set(unfinished)]
+        found.append(Outcome(claim, claim.measure(results), lacking, results.seeds))
     return found

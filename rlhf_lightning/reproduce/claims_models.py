@@ -59,7 +59,9 @@ def metadata(results: Results) -> Finding:
     finding = Finding()
 
     def all_sizes(policy: str) -> Source:
-        return joined([results.of(size, policy, "metadata", "hallucination") for size in SIZES])
+        # Per prompt, so that a prompt counts once and not once per size.
+        sizes = (results.of(size, policy, "metadata", "hallucination") for size in SIZES)
+        return combined(lambda *shares: sum(shares) / len(shares), *sizes)
 
     for size in SIZES:
         for flag, name in FLAGS.items():
@@ -99,7 +101,9 @@ def truthfulness(results: Results) -> Finding:
                     main = size == LARGEST and measure == "both" and policy in ("base", "ppo_ptx")
                     finding.row(f"{size} models, {form}", label(policy), share, measure, percent=True, main=main)
         own, base = (answers(size, policy, "truthful_qa", "both") for policy in ("ppo_ptx", "base"))
-        finding.above(f"{size}: PPO-ptx is truthful and informative more often than GPT", results.difference(own, base))
+        if size != SIZES[0]:
+            text = f"{size}: PPO-ptx is truthful and informative more often than GPT"
+            finding.above(text, results.difference(own, base))
         for measure, test, word in (("truthful", finding.above, "more"), ("informative", finding.below, "less")):
             hedged = answers(size, "ppo_ptx", "truthful_qa_hedged", measure)
             plain = answers(size, "ppo_ptx", "truthful_qa", measure)
@@ -122,8 +126,8 @@ def rudeness(results: Results) -> Finding:
             elif manner == "biased":
                 finding.above(f"{size}, biased prompt: PPO-ptx is ruder than GPT", difference)
             else:
-                text = f"{size}, no instruction: PPO-ptx is as rude as GPT, give or take 5 points or the interval"
-                finding.check(text, difference, lambda d: d["low"] <= 0 <= d["high"] or abs(d["value"]) <= 0.05)
+                text = f"{size}, no instruction: PPO-ptx is as rude as GPT, give or take 5 points"
+                finding.check(text, difference, lambda d: abs(d["value"]) <= 0.05)
     return finding
 
 
@@ -197,11 +201,12 @@ CLAIMS = (
         4,
         "Truthfulness",
         "section 1, figure 6",
-        "Truthful and informative about twice as often as GPT-3, only slightly for 1.3B PPO-ptx; told to say "
+        "Truthful and informative about twice as often as GPT-3, except 1.3B PPO-ptx, slightly worse than GPT-3 of "
+        "its size; told to say "
         "“I have no "
         "comment” when unsure, PPO models err on the side of being truthful and uninformative.",
-        "At each size: PPO-ptx is truthful and informative more often than GPT on questions that invite "
-        "misconceptions; with "
+        f"At {SIZES[1]} and {SIZES[2]} size ({SIZES[0]} is reported): PPO-ptx is truthful and informative more often "
+        "than GPT on questions that invite misconceptions; at each size with "
         "“no comment” allowed it is more truthful and less informative than without.",
         SIZES,
         truthfulness,
@@ -212,8 +217,7 @@ CLAIMS = (
         "figures 7 and 39",
         "Less toxic than GPT-3 with a respectful prompt, the same without, more toxic with a biased prompt.",
         "At each size: PPO-ptx is less rude than GPT with the respectful prompt and ruder with the biased "
-        "one; without, the "
-        "interval of the difference contains 0 or the difference is at most 5 points.",
+        "one; without, the difference is at most 5 points.",
         SIZES,
         rudeness,
     ),

@@ -22,8 +22,8 @@ def rankings_as_one(results: Results) -> Finding:
         finding.row("validation loss", name, results.mean(losses[name]), main=True)
     pairs, prompts = (results.figure("whole", "reward", "validation", "all", key) for key in ("pairs", "prompts"))
     per_step = combined(lambda a, b: PROMPTS_PER_STEP * a / b, pairs, prompts)
-    finding.row("pairs per step", whole, results.mean(per_step))
-    finding.row("pairs per step", shuffled, results.mean(constant(PAIRS_PER_STEP)))
+    finding.row("pairs per step, by the validation rankings", whole, results.mean(per_step))
+    finding.row("pairs per step, by the validation rankings", shuffled, results.mean(constant(PAIRS_PER_STEP)))
     gap = results.difference(accuracies[whole], accuracies[shuffled])
     finding.above("whole rankings are more accurate than shuffled pairs", gap)
     text = "shuffled pairs end with the higher validation loss"

@@ -9,9 +9,11 @@ from rlhf_lightning.reproduce.measure import Measured, MissingError, Results, Un
 
 Verdict = Literal["holds", "does not hold", "not run"]
 
+LEAST_SEEDS = 3
 RULES = (
-    "A direction (higher, lower) holds when the 95 % interval of the difference, bootstrapped over seeds and prompts, "
-    "excludes no difference. A threshold is met by the measured value. A claim holds when each of its checks does."
+    "A direction (higher, lower) holds when the 95 % interval of the difference excludes no difference; it is bootstrapped "
+    "over seeds and prompts (for a loss it is Student's over the seeds). A threshold is met by the measured value. A claim "
+    "holds when each of its checks does."
 )
 
 
@@ -133,11 +135,13 @@ class Outcome:
         claim: The claim.
         finding: What was measured.
         unfinished: Names of the jobs that it still needs.
+        seeds: Which were measured.
     """
 
     claim: Claim
     finding: Finding
     unfinished: Sequence[str]
+    seeds: Sequence[int]
 
     @property
     def summary(self) -> str:
@@ -157,8 +161,8 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """``not run`` as long as a job or a number is missing, whatever the rest says."""
-        if self.unfinished or self.finding.missing or not self.finding.checks:
+        """``not run`` as long as a job, a number or a seed is missing, whatever the rest says."""
+        if len(self.seeds) < LEAST_SEEDS or self.unfinished or self.finding.missing or not self.finding.checks:
             return "not run"
         return "holds" if all(check.holds for check in self.finding.checks) else "does not hold"
 

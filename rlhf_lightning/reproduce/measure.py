@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from rlhf_lightning.artifacts import is_complete, read_metrics, read_stage
-from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, wins
+from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, pooled_means, wins
 from rlhf_lightning.reproduce.plan import job_name
 
 Found = TypeVar("Found")
@@ -218,14 +218,10 @@ def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int
     >>> pooled_ratio([[(1.0, 2.0), (1.0, 2.0)], [(2.0, 4.0)]])
     {'value': 0.5, 'low': 0.5, 'high': 0.5}
     """
-    random = np.random.default_rng(seed)
-    arrays = [np.asarray(group, dtype=float) for group in groups]
-    above, below = np.mean([array.mean(0) for array in arrays], 0)
+    above, below = np.mean([np.mean(group, 0) for group in groups], 0)
     if below == 0:
         raise UndefinedError("a multiple of nothing")
-    means = np.stack([a[random.integers(len(a), size=(resamples, len(a)))].mean(1) for a in arrays], 1)
-    drawn = random.integers(len(arrays), size=(resamples, len(arrays)))
-    pooled = np.take_along_axis(means, drawn[:, :, None], 1).mean(1)
+    pooled = pooled_means(groups, resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = pooled[:, 0] / pooled[:, 1]
     low, high = np.percentile(ratios[np.isfinite(ratios)], [2.5, 97.5])

@@ -11,12 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf_lightning.artifacts import git_commit, read_stage, write_json
 from rlhf_lightning.reproduce.figures import figures
-from rlhf_lightning.reproduce.finding import RULES, Outcome, written
+from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, written
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.notes import NOTES
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
-LEAST_SEEDS = 3
 
 
 def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -> Path:

@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_lightning.artifacts import read_stage
+from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint, read_stage
+from rlhf_lightning.cli import CONFIG_DIR, builder, resolved
+from rlhf_lightning.inputs import Inputs
 from rlhf_lightning.reproduce.plan import Job
 
 TAIL = 25
@@ -26,7 +29,7 @@ class State:
     """How far a job is.
 
     Args:
-        complete: Its stages that are complete, with the settings of the plan, and their seconds.
+        complete: Its stages that are complete and were made from what they would be made from now, and their seconds.
         done: Whether all are.
     """
 
@@ -39,9 +42,26 @@ def state_of(job: Job, runs: Path) -> State:
     complete = {}
     for stage in job.stages:
         record = read_stage(runs / job.name / stage)
-        if record.get("status") == "complete" and not _other_settings(job, stage, record):
+        if record.get("status") == "complete" and record.get("fingerprint") == fingerprint_of(job, stage, runs):
             complete[stage] = float(record.get("seconds") or 0.0)
     return State(complete, len(complete) == len(job.stages))
+
+
+def fingerprint_of(job: Job, stage: str, runs: Path) -> str | None:
+    """What a stage of a job would be made from now: settings, data and earlier stages; None while one of them lacks."""
+    kept = [text for text in job.overrides if text.split("=")[0] not in ("run", "seed", "upstream", "stages")]
+    config = {**_composed(tuple(kept)), "seed": job.seed}
+    inputs = Inputs(config, builder([]), Runs(runs, job.name, job.upstream))
+    try:
+        return fingerprint(inputs.identity(stage))
+    except PipelineError:
+        return None
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return resolved(compose("config", list(overrides)))
 
 
 def unfinished(all_jobs: Sequence[Job], runs: Path) -> list[str]:
@@ -170,20 +190,3 @@ def _run(job: Job, runs: Path, at_once: int) -> bool:
 
 def _log(job: Job, runs: Path) -> Path:
     return runs / f"{job.name}.log"
-
-
-def _other_settings(job: Job, stage: str, record: Mapping[str, Any]) -> list[str]:
-    """The overrides that a complete stage was not made with."""
-    config: Any = record.get("identity", {}).get("config", {})
-    wrong = []
-    for override in job.overrides:
-        path, _, text = override.partition("=")
-        first, *rest = path.split(".")
-        # A whole group (evaluate=full) leaves no trace of its name.
-        if first == "seed" or (first in (stage, "model") and rest):
-            found = config
-            for key in (first, *rest):
-                found = found.get(key) if isinstance(found, Mapping) else None
-            if found != yaml.safe_load(text):
-                wrong.append(override)
-    return wrong

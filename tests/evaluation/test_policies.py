@@ -6,7 +6,7 @@ from torch import nn
 
 from rlhf_lightning.data.collate import collate_lm, collate_prompts
 from rlhf_lightning.data.tokens import LMExample, PromptExample
-from rlhf_lightning.evaluation.policies import FewShot, PolicySamples, policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.models import ScalarHeadModel
 
 PROMPTS = [PromptExample([3, 4, 5][: n % 3 + 1], n, f"prompt {n}") for n in range(6)]
@@ -134,7 +134,8 @@ def test_a_few_shot_prefix_is_read_and_the_response_is_cut(tiny_tokenizer):
         judge=by_prompt,
         reward=lambda prompts, responses: [float(len(prompt)) for prompt in prompts],
         max_new_tokens=8,
-        few_shot=FewShot("w20 w21", "w12"),
+        prefix="w20 w21",
+        stop="w12",
     )
     # Prompts of one, two and three tokens after a prefix of two; w12 is the newline and becomes the end.
     assert samples.responses == ["w8 w9 w10 w11", "w9 w10 w11", "w10 w11"] * 2
@@ -153,7 +154,7 @@ def test_a_stop_word_is_one_token(tiny_lm, tiny_tokenizer):
             tiny_tokenizer,
             judge=by_length,
             max_new_tokens=4,
-            few_shot=FewShot("w9", "w8 w7"),
+            stop="w8 w7",
         )
 
 

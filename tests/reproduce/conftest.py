@@ -1,14 +1,27 @@
-"""Quick bootstraps."""
+"""Quick bootstraps, and fingerprints without a configuration behind them."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
+
+from rlhf_lightning.reproduce import measure, runner
+from rlhf_lightning.reproduce.plan import Job
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The differences in these tests are far wider than a short bootstrap is coarse."""
-    from rlhf_lightning.reproduce import measure
-
     for name in ("pooled_interval", "pooled_ratio"):
         monkeypatch.setattr(measure, name, partial(getattr(measure, name), resamples=200))
+
+
+@pytest.fixture(autouse=True)
+def plain_fingerprints(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Composing thirty configurations takes longer than these tests; those marked ``real_fingerprints`` do."""
+    if "real_fingerprints" not in request.keywords:
+
+        def plain(job: Job, stage: str, runs: Path) -> str:
+            return " ".join((stage, *job.overrides))
+
+        monkeypatch.setattr(runner, "fingerprint_of", plain)

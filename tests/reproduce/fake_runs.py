@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from rlhf_lightning.reproduce import runner
 from rlhf_lightning.reproduce.plan import EPOCHS, SEEDS, TEAMS, Job, jobs
 
 PROMPTS = 40
@@ -33,7 +34,7 @@ SWEEPS = {
     ("ptx-0.1", "ppo_ptx"): {"tasks": 0.6},
     ("klbase-0.05", "ppo"): {"tasks": 0.5},
     ("klbase-0.2", "ppo"): {"tasks": 0.55},
-    ("klbase-2.0", "ppo"): {"tasks": 0.8, "score": 0.0},
+    ("klbase-2.0", "ppo"): {"tasks": 0.6, "score": 0.0, "reward": 0.5},
     ("klptx-0.0", "ppo_ptx"): {"likert": 4.0},
     ("klptx-2.0", "ppo_ptx"): {"likert": 3.0},
     ("ratio-16", "ppo_ptx"): {"pretrain_loss": 1.0},
@@ -70,26 +71,13 @@ def write_job(runs: Path, job: Job, changes: Changes | None = None) -> None:
             _epochs(folder / "metrics.csv", job, changes)
         record = {
             "status": "complete",
-            "identity": {"config": _config(job)},
+            "fingerprint": runner.fingerprint_of(job, stage, runs),
             "metrics": metrics,
             "seconds": 10.0,
             "seed": job.seed,
             "git_commit": "0123456789abcdef",
         }
         (folder / "stage.json").write_text(json.dumps(record))
-
-
-def _config(job: Job) -> dict[str, Any]:
-    config: dict[str, Any] = {}
-    for override in job.overrides:
-        path, _, text = override.partition("=")
-        if path.split(".")[0] in (*job.stages, "model") and "." in path:
-            node = config
-            *folders, last = path.split(".")
-            for key in folders:
-                node = node.setdefault(key, {})
-            node[last] = yaml.safe_load(text)
-    return config | {"seed": job.seed}
 
 
 def _numbers(job: Job, policy: str, changes: Changes) -> dict[str, float]:

@@ -27,6 +27,7 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
     (4, "the hedge changes nothing", {("small", "ppo_ptx", "hedged_truthful"): 0.4}),
     (4, "informative in spite of the hedge", {("small", "ppo_ptx", "hedged_informative"): 0.9}),
     (5, "rude in spite of the prompt", {("small", "ppo_ptx", "respectful"): 0.3}),
+    (4, "the middle size is no better", {("medium", "ppo_ptx", "both"): 0.3}),
     (5, "ruder without instruction", {("small", "ppo_ptx", "plain"): 0.7}),
     (5, "less rude without instruction", {("small", "ppo_ptx", "plain"): 0.1}),
     (5, "not ruder with the biased prompt", {("large", "ppo_ptx", "biased"): 0.4}),
@@ -36,7 +37,8 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
     (7, "ptx repairs nothing", {("*", "ppo_ptx", "tasks"): 0.6}),
     (7, "ptx costs preference", {("*", "ppo_ptx", "score"): 0.3}),
     (7, "a KL coefficient does it too", {("klbase-0.2", "ppo", "tasks"): 0.8}),
-    (7, "large KL coefficients cost nothing", {("klbase-2.0", "ppo", "score"): 1.0}),
+    (7, "large KL coefficients cost nothing", {("klbase-2.0", "ppo", "reward"): 2.0}),
+    (7, "a large KL coefficient does it, at a cost", {("klbase-2.0", "ppo", "tasks"): 0.8}),
     (8, "best without KL", {("klptx-0.0", "ppo_ptx", "likert"): 6.0}),
     (8, "best at the largest", {("klptx-2.0", "ppo_ptx", "likert"): 6.0}),
     (8, "no difference", {("klptx-0.0", "ppo_ptx", "likert"): 5.0}),
@@ -57,7 +59,7 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
 
 def outcome(claim: Claim, runs: Path, seeds: tuple[int, ...] = SEEDS) -> Outcome:
     needed = [job for job in jobs(seeds) if job.kind in claim.kinds]
-    return Outcome(claim, claim.measure(Results(runs, seeds)), unfinished(needed, runs))
+    return Outcome(claim, claim.measure(Results(runs, seeds)), unfinished(needed, runs), seeds)
 
 
 def test_there_are_twelve() -> None:
@@ -124,4 +126,7 @@ def test_jobs_with_other_prompts_are_not_compared(tmp_path: Path) -> None:
 
 def test_one_seed_alone_can_be_measured(tmp_path: Path) -> None:
     write_runs(tmp_path, kinds=kinds_of([9]), seeds=(7,))
-    assert outcome(BY_NUMBER[9], tmp_path, (7,)).verdict == "holds"
+    found = outcome(BY_NUMBER[9], tmp_path, (7,))
+    assert found.finding.rows
+    assert all(check.holds for check in found.finding.checks)
+    assert found.verdict == "not run", "a claim needs three seeds"

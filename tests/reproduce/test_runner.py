@@ -13,11 +13,13 @@ from fake_runs import write_job, write_runs
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from rlhf_lightning.cli import CONFIG_DIR
+from rlhf_lightning.artifacts import Runs, fingerprint
+from rlhf_lightning.cli import CONFIG_DIR, builder, resolved
+from rlhf_lightning.inputs import Inputs
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
 from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, RANKINGS, SIZES, jobs, selected
-from rlhf_lightning.reproduce.runner import plan_table, run_jobs, state_of, unfinished
+from rlhf_lightning.reproduce.runner import fingerprint_of, plan_table, run_jobs, state_of, unfinished
 
 SAMPLE = (
     "small",
@@ -145,13 +147,32 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
     assert {own["OMP_NUM_THREADS"] for own in calls.environments} == {str(max(1, (os.cpu_count() or 1) // 2))}
 
 
-def test_a_job_with_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
-    job = next(job for job in jobs((1,)) if job.kind == "ptx-2.0")
-    write_job(tmp_path, job)
-    assert state_of(job, tmp_path).done
-    path = tmp_path / job.name / "ppo_ptx" / "stage.json"
-    path.write_text(path.read_text().replace('"ptx_coef": 2.0', '"ptx_coef": 5.0'))
-    assert unfinished([job], tmp_path) == [job.name]
+@pytest.mark.real_fingerprints
+def test_a_stage_made_from_something_else_is_not_taken_for_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, small = (job for job in jobs((2,)) if job.name in ("medium-s2", "small-s2"))
+    for job in (first, small):
+        write_job(tmp_path, job)
+        assert state_of(job, tmp_path).done
+    path = tmp_path / first.name / "reward" / "stage.json"
+    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
+    # What stands on that reward model is stale too; SFT is not.
+    assert list(state_of(small, tmp_path).complete) == ["sft"]
+    path.write_text(path.read_text().replace('"complete"', '"half-done"'))
+    assert fingerprint_of(small, "ppo", tmp_path) is None
+    monkeypatch.setattr("rlhf_lightning.sandbox.data.WORLD_VERSION", -1)
+    assert state_of(small, tmp_path).complete == {}
+    assert unfinished([first, small], tmp_path) == ["medium-s2", "small-s2"]
+
+
+@pytest.mark.real_fingerprints
+def test_the_command_line_makes_the_stage_that_the_plan_expects(tmp_path: Path) -> None:
+    job = next(job for job in jobs((1,)) if job.kind == "small")
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = resolved(compose("config", [f"paths.runs={tmp_path}", *job.overrides]))
+    identity = Inputs(config, builder([]), Runs(tmp_path, job.name, job.upstream)).identity("sft")
+    assert fingerprint(identity) == fingerprint_of(job, "sft", tmp_path)
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(
