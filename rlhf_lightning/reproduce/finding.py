@@ -11,9 +11,9 @@ Verdict = Literal["holds", "does not hold", "not run"]
 
 LEAST_SEEDS = 3
 RULES = (
-    "A direction (higher, lower) holds when the 95 % interval of the difference excludes no difference; it is bootstrapped "
-    "over seeds and prompts (for a loss it is Student's over the seeds). A threshold is met by the measured value. A claim "
-    "holds when each of its checks does."
+    "A direction (higher, lower) holds when the 95 % interval of the difference excludes no difference. It is "
+    "bootstrapped over seeds and prompts; for a loss it is Student's over the seeds. A threshold is met by the "
+    "measured value. A claim holds when each of its checks does."
 )
 
 
