@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,12 @@ def _keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, largest)
         libc.mallopt(top_pad, 64 * 2**20)
         libc.mallopt(mmap_threshold, largest)
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration that the command line with these overrides would have, as plain types."""
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return resolved(hydra.compose("config", list(overrides)))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

@@ -11,17 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
 from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint, read_stage
-from rlhf_lightning.cli import CONFIG_DIR, builder, resolved
+from rlhf_lightning.cli import builder, composed
 from rlhf_lightning.inputs import Inputs
 from rlhf_lightning.reproduce.plan import Job
 
 TAIL = 25
 """Lines of a failed job's output that are shown."""
+
+_composed = cache(composed)
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,6 @@ def fingerprint_of(job: Job, stage: str, runs: Path) -> str | None:
         return fingerprint(inputs.identity(stage))
     except PipelineError:
         return None
-
-
-@cache
-def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return resolved(compose("config", list(overrides)))
 
 
 def unfinished(all_jobs: Sequence[Job], runs: Path) -> list[str]:
