@@ -1,16 +1,17 @@
 """Sampling responses. Left padding, positions, EOS and random numbers are handled here and nowhere else."""
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import PromptBatch, Rollout
+from rlhf_lightning.decoding import decoder
 from rlhf_lightning.functional import position_ids, token_log_probs
-from rlhf_lightning.models import causal_logits
+from rlhf_lightning.logits import causal_log_probs
+from rlhf_lightning.sampling import inverse_cdf_sample, keyed_uniforms
 
 
 @torch.no_grad()
@@ -53,34 +54,42 @@ def sample_responses(
     uniforms = keyed_uniforms(key, index + occurrence * 2**40, max_new_tokens)
     tokens = torch.full((rows, max_new_tokens), pad_token_id, device=device)
     log_probs = torch.zeros(rows, max_new_tokens, device=device)
-    active = torch.arange(rows, device=device)
-    decoder = _Decoder(model, prompts)
-    logits = decoder.first()
+    steps = decoder(model, prompts, max_new_tokens)
+    logits = steps.first()
     length = 0
-    while length < max_new_tokens and active.numel() > 0:
+    while True:
         if temperature > 0:
-            logits = logits / temperature
-            chosen = inverse_cdf_sample(logits, uniforms[active, length])
+            chosen, log_prob = inverse_cdf_sample(logits, uniforms[steps.rows, length], temperature)
         else:
             chosen = logits.argmax(-1)
-        tokens[active, length] = chosen
-        log_probs[active, length] = token_log_probs(logits, chosen).to(log_probs.dtype)
+            log_prob = token_log_probs(logits, chosen)
+        tokens[steps.rows, length] = chosen
+        log_probs[steps.rows, length] = log_prob.to(log_probs.dtype)
         length += 1
         going = chosen != eos_token_id
-        active = active[going]
-        if active.numel() > 0 and length < max_new_tokens:
-            logits = decoder.next(chosen, going)
+        if length == max_new_tokens or not bool(going.any()):
+            break
+        logits = steps.next(chosen, going)
     tokens = tokens[:, :length]
     ends = tokens == eos_token_id
     mask = (ends.long().cumsum(1) - ends.long()) == 0
     return Rollout(prompts, tokens, mask, log_probs[:, :length], ends.any(1))
 
 
-def response_logits(model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows response_time vocab"]:
-    """Logits that predict each response token, from one pass over prompt and response."""
+def response_log_probs(
+    model: nn.Module, rollout: Rollout, temperature: float = 1.0
+) -> Float[Tensor, "rows response_time"]:
+    """Log-probability of each response token, 0 on padding, from one pass over prompt and response.
+
+    Args:
+        model: A transformers model, or any module that maps ids and mask to logits.
+        rollout: Prompts and responses.
+        temperature: Of sampling; divides the logits.
+    """
     input_ids, mask = joined(rollout)
-    width = rollout.response_ids.shape[1]
-    return causal_logits(model, input_ids, mask, position_ids(mask), last=width + 1)[:, :-1]
+    counts = torch.cat([torch.zeros_like(rollout.prompts.prompt_mask), rollout.response_mask], 1)
+    log_probs = causal_log_probs(model, input_ids, mask, position_ids(mask), counts, temperature)
+    return log_probs[:, -rollout.response_ids.shape[1] :]
 
 
 def joined(rollout: Rollout) -> tuple[Int[Tensor, "rows time"], Bool[Tensor, "rows time"]]:
@@ -126,101 +135,3 @@ def token_id(value: int | list[int] | None) -> int:
     if not isinstance(value, int):
         raise ValueError(f"the tokenizer's EOS and pad tokens must be one token each, got {value!r}.")
     return value
-
-
-def inverse_cdf_sample(logits: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """The token at which the cumulative distribution passes the uniform number.
-
-    One uniform number per row; ``torch.multinomial`` draws one exponential per vocabulary entry.
-
-    Args:
-        logits: Unnormalised log-probabilities.
-        uniforms: In [0, 1), in 64 bits.
-    """
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    threshold = (uniforms * cumulative[:, -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-
-
-def keyed_uniforms(key: Sequence[int], index: Int[Tensor, " rows"], count: int) -> Float[Tensor, "rows count"]:
-    """Uniform numbers in [0, 1) that depend on nothing but the key, the row's index and the column.
-
-    A counter-based generator: the finaliser of SplitMix64 (Steele et al. 2014) over the mixed key.
-
-    Args:
-        key: Whole numbers, such as (seed, iteration).
-        index: One whole number per row.
-        count: Columns.
-    """
-    state = torch.zeros((), dtype=torch.int64, device=index.device)
-    for number in key:
-        state = _mix(state + number)
-    rows = _mix(state + index.long())
-    bits = _mix(rows.unsqueeze(1) + torch.arange(count, device=index.device))
-    return ((bits >> 20) & (2**44 - 1)).double() / 2**44
-
-
-def _mix(state: Tensor) -> Tensor:
-    """SplitMix64 on signed 64-bit integers, which wrap around as unsigned ones do."""
-    state = state + _signed(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)
-    return state ^ ((state >> 31) & (2**33 - 1))
-
-
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number
-
-
-class _Decoder:
-    """Logits of the next token, step by step, over the rows that still go on.
-
-    Rows that have ended are dropped from the cache once they are half of it: copying the cache costs more than a few
-    idle rows.
-    """
-
-    def __init__(self, model: nn.Module, prompts: PromptBatch) -> None:
-        self.model = model
-        self.cache = DynamicCache() if isinstance(model, PreTrainedModel) else None
-        self.input_ids, self.mask = prompts.prompt_ids, prompts.prompt_mask
-        self.running = torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device)
-
-    def first(self) -> Float[Tensor, "rows vocab"]:
-        """Logits after the prompts."""
-        return self._forward(self.input_ids, position_ids(self.mask))
-
-    def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
-        """Append the chosen tokens of the active rows; logits of those that go on."""
-        step = self.input_ids.new_zeros(len(self.running))
-        step[self.running] = chosen
-        self.running[self.running.clone()] = going
-        if int(self.running.sum()) * 2 <= len(self.running):
-            self._drop_ended(step)
-            step = step[self.running]
-            self.running = self.running[self.running]
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-        if self.cache is None:
-            self.input_ids = torch.cat([self.input_ids, step.unsqueeze(1)], 1)
-            logits = self._forward(self.input_ids, position_ids(self.mask))
-        else:
-            logits = self._forward(step.unsqueeze(1), position_ids(self.mask)[:, -1:])
-        return logits[self.running]
-
-    def _drop_ended(self, step: Tensor) -> None:
-        keep = self.running.nonzero().squeeze(1)
-        self.mask, self.input_ids = self.mask[keep], self.input_ids[keep]
-        if self.cache is not None:
-            self.cache.batch_select_indices(keep)
-
-    def _forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        if self.cache is None:
-            return causal_logits(self.model, input_ids, self.mask, positions, last=1)[:, -1]
-        output: Any = self.model(
-            input_ids=input_ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return cast(Tensor, output.logits[:, -1])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf_lightning.functional import masked_mean, token_log_probs
+from rlhf_lightning.functional import masked_mean
 
 
 class LMStatistics(NamedTuple):
@@ -51,10 +51,7 @@ class ValueStatistics(NamedTuple):
 
 
 def lm_loss(
-    logits: Float[Tensor, "*batch vocab"],
-    targets: Int[Tensor, "*batch"],
-    mask: Bool[Tensor, "*batch"],
-    num_tokens: Int[Tensor, ""] | int | None = None,
+    log_probs: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"], num_tokens: Int[Tensor, ""] | int | None = None
 ) -> tuple[Float[Tensor, ""], LMStatistics]:
     """Cross-entropy of the target tokens that count, in nats per token.
 
@@ -63,18 +60,17 @@ def lm_loss(
     Source: InstructGPT, section 3.5 (SFT) and equation 2, third term (pretraining mix).
 
     Args:
-        logits: Predictions for the targets: the logits at position t - 1 predict the token at t.
-        targets: The tokens to predict.
+        log_probs: Of the targets, from :func:`rlhf_lightning.functional.token_log_probs` or
+            :func:`rlhf_lightning.logits.causal_log_probs`.
         mask: Targets that count: response tokens with their EOS for SFT, every token for pretraining.
         num_tokens: Divisor when this is a part of a larger batch; default: the targets that count here.
 
     Example:
-        >>> loss, _ = lm_loss(torch.zeros(1, 2, 4), torch.tensor([[1, 3]]), torch.tensor([[True, True]]))
-        >>> loss  # four equally likely tokens: log 4
-        tensor(1.3863)
+        >>> loss, _ = lm_loss(torch.tensor([[0.5, 0.25]]).log(), torch.tensor([[True, True]]))
+        >>> loss  # (log 2 + log 4) / 2
+        tensor(1.0397)
     """
-    loss = masked_mean(-token_log_probs(logits, targets), mask, num_tokens)
-    return loss, LMStatistics(mask.sum())
+    return masked_mean(-log_probs, mask, num_tokens), LMStatistics(mask.sum())
 
 
 def ranking_loss(

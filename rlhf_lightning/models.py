@@ -3,12 +3,11 @@
 import copy
 import json
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -135,32 +134,6 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
             config.bos_token_id = tokenizer.bos_token_id
     return model
-
-
-def causal_logits(
-    model: nn.Module,
-    input_ids: Int[Tensor, "rows time"],
-    mask: Bool[Tensor, "rows time"],
-    positions: Int[Tensor, "rows time"],
-    last: int | None = None,
-) -> Float[Tensor, "rows kept vocab"]:
-    """Logits of any causal language model, of the last positions only where that is asked for.
-
-    Args:
-        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
-        input_ids: Tokens.
-        mask: Real tokens.
-        positions: Position of each token (:func:`rlhf_lightning.functional.position_ids`).
-        last: Keep that many positions from the end; None keeps all.
-    """
-    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
-    if isinstance(model, PreTrainedModel):
-        options["use_cache"] = False
-    if last is not None and "logits_to_keep" in signature(model.forward).parameters:
-        options["logits_to_keep"] = last
-    output = model(input_ids=input_ids, **options)
-    logits = cast(Tensor, getattr(output, "logits", output))
-    return logits if last is None else logits[:, -last:]
 
 
 class ScalarHeadModel(nn.Module):

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.batch import LMBatch, PromptBatch
 from rlhf_lightning.data.collate import collate_lm, padded
 from rlhf_lightning.data.tokens import LMExample
-from rlhf_lightning.functional import position_ids, token_log_probs
+from rlhf_lightning.functional import position_ids
 from rlhf_lightning.generation import response_texts, sample_responses, token_id
-from rlhf_lightning.models import causal_logits
+from rlhf_lightning.logits import causal_log_probs
 
 Outcomes: TypeAlias = dict[str, list[float]]
 """What was found, by measure; one number per item."""
@@ -103,10 +103,8 @@ def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice
     means: list[float] = []
     for start in range(0, len(rows), batch_size):
         batch = LMBatch(*(field.to(device) for field in collate_lm(rows[start : start + batch_size], pad)))
-        logits = causal_logits(model, batch.input_ids, batch.mask, position_ids(batch.mask))
-        targets = batch.loss_mask[:, 1:]
-        log_probs = torch.where(targets, token_log_probs(logits[:, :-1], batch.input_ids[:, 1:]), 0.0)
-        means += (log_probs.sum(1) / targets.sum(1)).tolist()
+        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, position_ids(batch.mask), batch.loss_mask)
+        means += (log_probs.sum(1) / batch.loss_mask[:, 1:].sum(1)).tolist()
     found, first = [], 0
     for endings, right in zip(probe.endings, probe.right, strict=True):
         own = means[first : first + len(endings)]

@@ -5,16 +5,8 @@ import torch
 from torch import nn
 
 from rlhf_lightning.batch import PromptBatch, Rollout
-from rlhf_lightning.functional import token_log_probs
-from rlhf_lightning.generation import (
-    inverse_cdf_sample,
-    keyed_uniforms,
-    response_logits,
-    response_texts,
-    sample_responses,
-    select_rows,
-    token_id,
-)
+from rlhf_lightning.generation import response_log_probs, response_texts, sample_responses, select_rows, token_id
+from rlhf_lightning.sampling import inverse_cdf_sample, keyed_uniforms
 
 PAD, EOS = 0, 1
 
@@ -161,7 +153,7 @@ def test_sampling_frequencies_are_the_softmax():
     probabilities = torch.tensor([0.4, 0.25, 0.2, 0.1, 0.04, 0.01])
     n = 20000
     uniforms = keyed_uniforms((0,), torch.arange(n), 1)[:, 0]
-    tokens = inverse_cdf_sample(probabilities.log().expand(n, -1) + 3.0, uniforms)
+    tokens, _ = inverse_cdf_sample(probabilities.log().expand(n, -1) + 3.0, uniforms)
     counts = torch.bincount(tokens, minlength=6)
     expected = probabilities * n
     # chi-square with 5 degrees of freedom passes 20.5 once in a thousand
@@ -172,14 +164,14 @@ def test_the_token_is_where_the_cumulative_distribution_passes_the_number():
     # Cumulative: 0.5, 0.75, 1.
     logits = torch.tensor([0.5, 0.25, 0.25]).log().expand(6, -1)
     uniforms = torch.tensor([0.0, 0.499, 0.501, 0.749, 0.751, 1 - 2**-44], dtype=torch.float64)
-    assert inverse_cdf_sample(logits, uniforms).tolist() == [0, 0, 1, 1, 2, 2]
+    assert inverse_cdf_sample(logits, uniforms)[0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_token_of_probability_zero_is_never_chosen():
     logits = torch.tensor([-math.inf, 0.0, -math.inf, -math.inf, 1.0, -math.inf])
     edges = torch.tensor([0.0, 2**-44, 1 / (1 + math.e), 1 - 2**-44], dtype=torch.float64)
     uniforms = torch.cat([edges, keyed_uniforms((3,), torch.arange(5000), 1)[:, 0]])
-    tokens = inverse_cdf_sample(logits.expand(len(uniforms), -1), uniforms)
+    tokens, _ = inverse_cdf_sample(logits.expand(len(uniforms), -1), uniforms)
     assert set(tokens.tolist()) == {1, 4}
 
 
@@ -259,22 +251,23 @@ def test_sampled_log_probs_equal_recomputed_ones(tiny_lm):
     rollout = sample(likely_eos(tiny_lm), prompt_batch(ragged_prompts(12)), max_new_tokens=16)
     assert len(set(rollout.response_mask.sum(1).tolist())) > 3
     with torch.no_grad():
-        again = token_log_probs(response_logits(tiny_lm, rollout), rollout.response_ids)
+        again = response_log_probs(tiny_lm, rollout)
     mask = rollout.response_mask
     torch.testing.assert_close(again[mask], rollout.log_probs[mask], atol=1e-4, rtol=0)
     assert float(rollout.log_probs[mask].std()) > 0.1
     assert (rollout.log_probs[~mask] == 0).all()
 
 
-def test_response_logits_are_those_of_each_sequence_alone(tiny_lm):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_response_log_probs_are_those_of_each_sequence_alone(tiny_lm, temperature):
     prompts = ragged_prompts(6)
     rollout = sample(likely_eos(tiny_lm), prompt_batch(prompts, extra_padding=2))
-    with torch.no_grad():
-        logits = response_logits(tiny_lm, rollout)
-        for row, (prompt, response) in enumerate(zip(prompts, responses(rollout), strict=True)):
-            alone = tiny_lm(input_ids=torch.tensor([prompt + response])).logits[0]
-            expected = alone[len(prompt) - 1 : -1]
-            torch.testing.assert_close(logits[row, : len(response)], expected, atol=1e-4, rtol=1e-4)
+    log_probs = response_log_probs(tiny_lm, rollout, temperature)
+    assert (log_probs[~rollout.response_mask] == 0).all()
+    for row, (prompt, response) in enumerate(zip(prompts, responses(rollout), strict=True)):
+        alone = tiny_lm(input_ids=torch.tensor([prompt + response])).logits[0] / temperature
+        expected = alone.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(response).unsqueeze(1))
+        torch.testing.assert_close(log_probs[row, : len(response)], expected.squeeze(1), atol=1e-4, rtol=1e-4)
 
 
 def test_responses_do_not_depend_on_how_prompts_are_batched(tiny_lm):
@@ -320,7 +313,7 @@ def test_a_plain_module_without_cache_gives_the_same_responses(tiny_lm):
     assert torch.equal(plain.response_mask, cached.response_mask)
     torch.testing.assert_close(plain.log_probs, cached.log_probs, atol=1e-4, rtol=0)
     with torch.no_grad():
-        torch.testing.assert_close(response_logits(Plain(tiny_lm), plain), response_logits(tiny_lm, cached))
+        torch.testing.assert_close(response_log_probs(Plain(tiny_lm), plain), response_log_probs(tiny_lm, cached))
 
 
 def test_ended_rows_leave_the_batch():
@@ -369,10 +362,10 @@ def test_select_rows_keeps_the_rows_and_drops_empty_columns(tiny_lm):
     assert part.prompts.prompt_index.tolist() == [20 + row for row in short]
     assert part.prompts.texts == [rollout.prompts.texts[row] for row in short]
     assert part.ended.tolist() == [bool(rollout.ended[row]) for row in short]
-    whole_logits, logits = response_logits(tiny_lm, rollout), response_logits(tiny_lm, part)
+    whole, log_probs = response_log_probs(tiny_lm, rollout), response_log_probs(tiny_lm, part)
     for row, number in enumerate(short):
         length = len(responses(part)[row])
-        torch.testing.assert_close(logits[row, :length], whole_logits[number, :length], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(log_probs[row, :length], whole[number, :length], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(part.log_probs[row, :length], rollout.log_probs[number, :length])
 
 

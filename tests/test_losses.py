@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.functional import gae, kl_k1, kl_k3, kl_penalized_rewards, whiten
+from rlhf_lightning.functional import gae, kl_k1, kl_k3, kl_penalized_rewards, token_log_probs, whiten
 from rlhf_lightning.losses import lm_loss, policy_loss, ranking_loss, value_loss
 
 SHARED_GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "ppo_and_ranking.json"
@@ -40,7 +40,7 @@ def test_lm_loss_and_gradient_by_hand(lengths, seed):
     (logits,) = random_matrices(seed, (*mask.shape, vocabulary), 1)
     logits.requires_grad_()
     targets = torch.randint(vocabulary, mask.shape, generator=torch.Generator().manual_seed(seed))
-    loss, stats = lm_loss(logits, targets, mask)
+    loss, stats = lm_loss(token_log_probs(logits, targets), mask)
     loss.backward()
     total = 0.0
     for i, length in enumerate(lengths):
@@ -323,8 +323,8 @@ def test_rounding_is_not_counted_as_clipping():
 
 
 def lm_of(x, a, b, mask, num_tokens):
-    logits = torch.stack([x, a, b], -1)
-    return lm_loss(logits, torch.zeros(mask.shape, dtype=torch.long), mask, num_tokens)[0]
+    log_probs = token_log_probs(torch.stack([x, a, b], -1), torch.zeros(mask.shape, dtype=torch.long))
+    return lm_loss(log_probs, mask, num_tokens)[0]
 
 
 def policy_of(x, a, b, mask, num_tokens):

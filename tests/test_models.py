@@ -11,7 +11,6 @@ from rlhf_lightning.export import complete_folder, export_causal_lm, export_scal
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.models import (
     ScalarHeadModel,
-    causal_logits,
     fit_to_tokenizer,
     freeze,
     load_causal_lm,
@@ -209,19 +208,6 @@ def test_freeze(tiny_gpt2):
     frozen = freeze(tiny_gpt2.train())
     assert not frozen.training
     assert not any(p.requires_grad for p in frozen.parameters())
-
-
-@pytest.mark.parametrize("last", [None, 1, 3])
-def test_logits_of_the_last_positions(tiny_lm, last):
-    mask = torch.ones_like(IDS, dtype=torch.bool)
-    expected = tiny_lm(IDS).logits[:, -(last or 5) :]
-    torch.testing.assert_close(causal_logits(tiny_lm, IDS, mask, position_ids(mask), last), expected)
-
-    class Plain(torch.nn.Module):
-        def forward(self, input_ids, attention_mask, position_ids):
-            return tiny_lm(input_ids, attention_mask=attention_mask, position_ids=position_ids).logits
-
-    torch.testing.assert_close(causal_logits(Plain(), IDS, mask, position_ids(mask), last), expected)
 
 
 # Export

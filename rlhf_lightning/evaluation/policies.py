@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import LMBatch, PromptBatch, Rollout
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
-from rlhf_lightning.functional import position_ids, token_log_probs
-from rlhf_lightning.generation import response_logits, response_texts, sample_responses, token_id
+from rlhf_lightning.functional import position_ids
+from rlhf_lightning.generation import response_log_probs, response_texts, sample_responses, token_id
+from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import lm_loss
-from rlhf_lightning.models import ScalarHeadModel, causal_logits
+from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.scoring import TextScorer, response_scores
 
 
@@ -85,9 +86,7 @@ def sample_policy(
         if stop is not None:
             rollout = _cut(rollout, stop, tokenizer)
         if prefix is None:
-            own, other = (
-                token_log_probs(response_logits(m, sampled), sampled.response_ids) for m in (model, reference)
-            )
+            own, other = (response_log_probs(m, sampled) for m in (model, reference))
             samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
         rollout = rollout._replace(prompts=batch)
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
@@ -124,8 +123,8 @@ def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
     device = next(model.parameters()).device
     for on_cpu in batches:
         batch = LMBatch(*(field.to(device) for field in on_cpu))
-        logits = causal_logits(model, batch.input_ids, batch.mask, position_ids(batch.mask))
-        loss, statistics = lm_loss(logits[:, :-1], batch.input_ids[:, 1:], batch.loss_mask[:, 1:])
+        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, position_ids(batch.mask), batch.loss_mask)
+        loss, statistics = lm_loss(log_probs, batch.loss_mask[:, 1:])
         total += float(loss) * int(statistics.num_tokens)
         count += int(statistics.num_tokens)
     return total / max(count, 1)

@@ -4,21 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_lightning.batch import Experience, Rollout
-from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean, position_ids, token_log_probs
-from rlhf_lightning.generation import joined, keyed_uniforms, response_logits
+from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean, position_ids
+from rlhf_lightning.generation import joined
 from rlhf_lightning.models import ScalarHeadModel
-
-
-def response_log_probs(
-    model: nn.Module, rollout: Rollout, temperature: float = 1.0
-) -> Float[Tensor, "rows response_time"]:
-    """Log-probability of each response token at the sampling temperature, 0 on padding."""
-    logits = response_logits(model, rollout)
-    log_probs = token_log_probs(logits / temperature, rollout.response_ids)
-    return torch.where(rollout.response_mask, log_probs, 0.0)
+from rlhf_lightning.sampling import keyed_uniforms
 
 
 def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from rlhf_lightning.batch import LMBatch
 from rlhf_lightning.functional import position_ids
+from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import LMStatistics, lm_loss
-from rlhf_lightning.models import causal_logits
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 
 
@@ -32,8 +32,8 @@ class LanguageModelModule(StageModule):
 
     def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
         """Mean negative log-likelihood in nats per token that counts."""
-        logits = causal_logits(self.model, batch.input_ids, batch.mask, position_ids(batch.mask))
-        return lm_loss(logits[:, :-1], batch.input_ids[:, 1:], batch.loss_mask[:, 1:])
+        log_probs = causal_log_probs(self.model, batch.input_ids, batch.mask, position_ids(batch.mask), batch.loss_mask)
+        return lm_loss(log_probs, batch.loss_mask[:, 1:])
 
     def on_train_start(self) -> None:
         """Turn dropout on: Lightning leaves a model in eval mode as it was handed over."""

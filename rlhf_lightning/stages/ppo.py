@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout
 from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, position_ids, whiten
-from rlhf_lightning.generation import sample_responses, select_rows, token_id
+from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
+from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
-from rlhf_lightning.models import ScalarHeadModel, causal_logits, freeze
+from rlhf_lightning.models import ScalarHeadModel, freeze
 from rlhf_lightning.scoring import TextScorer, response_scores
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 from rlhf_lightning.stages.experience import (
@@ -25,7 +26,6 @@ from rlhf_lightning.stages.experience import (
     check_sampler,
     draw_minibatches,
     response_kl,
-    response_log_probs,
     response_values,
     rollout_figures,
 )
@@ -302,8 +302,8 @@ class PPOModule(StageModule):
         total = torch.zeros((), device=self.device)
         for start in range(0, len(batch.mask), size):
             ids, mask, loss_mask = (field[start : start + size] for field in batch)
-            logits = causal_logits(self.policy, ids, mask, position_ids(mask))
-            loss, _ = lm_loss(logits[:, :-1], ids[:, 1:], loss_mask[:, 1:], num_tokens)
+            log_probs = causal_log_probs(self.policy, ids, mask, position_ids(mask), loss_mask)
+            loss, _ = lm_loss(log_probs, loss_mask[:, 1:], num_tokens)
             self.manual_backward(self.ptx_coef * loss)
             total += loss.detach()
         self._note("update/ptx_loss", total)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch
 from rlhf_lightning.data.collate import collate_lm, collate_prompts
 from rlhf_lightning.data.tokens import LMExample, PromptExample
+from rlhf_lightning.generation import response_log_probs
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.schedules import warmup_schedule
 from rlhf_lightning.scoring import response_scores
 from rlhf_lightning.stages import ppo as ppo_stage
-from rlhf_lightning.stages.experience import response_log_probs
 from rlhf_lightning.stages.ppo import PPOModule
 
 EOS, PAD = 1, 0

@@ -1,0 +1,240 @@
+"""The next token, step by step: which rows still go on, and the key-value cache that they share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rlhf_lightning.batch import PromptBatch
+from rlhf_lightning.functional import position_ids
+from rlhf_lightning.logits import causal_logits
+
+PREFILL_TOKENS = 2048
+"""Prompts are read in groups of similar length of about so many tokens: more would be padding, or memory."""
+
+
+def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Decoder":
+    """The fastest decoder that the model allows: with the cache below, with transformers' own, or with none.
+
+    Args:
+        model: A transformers model, or any module that maps ids and mask to logits.
+        prompts: Padded on the left.
+        max_new_tokens: Length limit of a response.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return Decoder(model, prompts)
+    layers = DynamicCache(config=model.config).layers
+    if any(type(layer) is not DynamicLayer for layer in layers) or not layers:
+        return CachedDecoder(model, prompts)  # sliding windows, states of recurrent layers
+    return InPlaceDecoder(model, prompts, max_new_tokens)
+
+
+class Decoder:
+    """Logits of the next token of every row that goes on, for modules without a cache: each step reads all again.
+
+    Args:
+        model: Maps ids, mask and positions to logits.
+        prompts: Padded on the left.
+
+    Attributes:
+        rows: Number in the batch of each row that goes on, in the order of the logits.
+    """
+
+    def __init__(self, model: nn.Module, prompts: PromptBatch) -> None:
+        self.model, self.device = model, prompts.prompt_ids.device
+        self.input_ids, self.mask = prompts.prompt_ids, prompts.prompt_mask
+        self.rows: Int[Tensor, " active"] = torch.arange(len(self.mask), device=self.device)
+
+    def first(self) -> Float[Tensor, "active vocab"]:
+        """Logits after the prompts."""
+        return causal_logits(self.model, self.input_ids, self.mask, position_ids(self.mask), last=1)[:, -1]
+
+    def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
+        """Append the chosen tokens; logits of the rows that go on."""
+        keep = going.nonzero().squeeze(1)
+        self.rows, self.mask = self.rows[keep], _with_one(self.mask[keep])
+        self.input_ids = torch.cat([self.input_ids[keep], chosen[keep].unsqueeze(1)], 1)
+        return self.first()
+
+
+class CachedDecoder(Decoder):
+    """Over the cache that transformers makes for the model, whatever its layers keep."""
+
+    def __init__(self, model: PreTrainedModel, prompts: PromptBatch) -> None:
+        super().__init__(model, prompts)
+        self.cache = DynamicCache(config=model.config)
+
+    def first(self) -> Float[Tensor, "active vocab"]:
+        """Logits after the prompts."""
+        return self._forward(self.input_ids, self.mask, position_ids(self.mask))
+
+    def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
+        """Append the chosen tokens; logits of the rows that go on."""
+        keep = going.nonzero().squeeze(1)
+        if len(keep) < len(going):
+            self.cache.batch_select_indices(keep)
+        self.rows, self.mask = self.rows[keep], _with_one(self.mask[keep])
+        return self._forward(chosen[keep].unsqueeze(1), self.mask, position_ids(self.mask)[:, -1:])
+
+    def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        output: Any = self.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return cast(Tensor, output.logits[:, -1])
+
+
+class InPlaceDecoder(CachedDecoder):
+    """Over buffers that are filled in place: no step copies the cache, and an ended row costs nothing from then on.
+
+    A row that has ended is overwritten by the last row that goes on, so the rows in use stay in front.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
+        super().__init__(model, prompts)
+        rows, width = self.mask.shape
+        self.layers = [_BufferedLayer(rows, width + max_new_tokens) for _ in self.cache.layers]
+        self.cache.layers = list(self.layers)
+        self.lengths = self.mask.sum(1)
+        self.padded = not bool(self.mask.all())
+        # The kernel for one query per row is slow in 16 bits on a CPU; two matrix products are three times faster.
+        slow = self.device.type == "cpu" and model.dtype in (torch.bfloat16, torch.float16)
+        self.attention = "eager" if slow and model.config._attn_implementation == "sdpa" else None
+
+    def first(self) -> Float[Tensor, "active vocab"]:
+        """Logits after the prompts, which are read in groups of similar length."""
+        width = self.mask.shape[1]
+        logits: list[Tensor] = []
+        groups = list(_groups(self.lengths))
+        for group in groups:
+            own = int(self.lengths[group].max())
+            ids, mask = self.input_ids[group, width - own :], self.mask[group, width - own :]
+            for layer in self.layers:
+                layer.expect_prompts(group, width - own)
+            logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
+        for layer in self.layers:
+            layer.start_decoding(width)
+        order = torch.cat(groups)
+        return torch.cat(logits)[order.argsort()]
+
+    def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
+        """Append the chosen tokens; logits of the rows that go on."""
+        count = int(going.sum())
+        if count < len(going):
+            holes = (~going[:count]).nonzero().squeeze(1)
+            movers = going[count:].nonzero().squeeze(1) + count
+            for layer in self.layers:
+                layer.move(movers, holes, count)
+            for name in ("rows", "mask", "lengths"):
+                setattr(self, name, _moved(getattr(self, name), movers, holes, count))
+            chosen = _moved(chosen, movers, holes, count)
+        self.mask = _with_one(self.mask)
+        positions = self.lengths.unsqueeze(1)
+        self.lengths = self.lengths + 1
+        with _attention(cast(PreTrainedModel, self.model), self.attention):
+            return self._forward(chosen.unsqueeze(1), self._visible(), positions)
+
+    def _visible(self) -> Tensor | None:
+        """What the new token sees. Everything, where no prompt is padded: then attention needs no mask."""
+        if not self.padded:
+            return None
+        implementation = self.attention or cast(PreTrainedModel, self.model).config._attn_implementation
+        if implementation != "sdpa":
+            return self.mask
+        return self.mask[:, None, None, :]
+
+
+class _BufferedLayer(DynamicLayer):
+    """Keys and values of one layer in a buffer with room for the whole response.
+
+    Args:
+        rows: Of the batch.
+        capacity: Tokens per row.
+    """
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows, self.capacity, self.length = rows, capacity, 0
+        self.prompts: tuple[Tensor, int] | None = None
+        self.buffers: tuple[Tensor, Tensor] | None = None
+
+    def expect_prompts(self, group: Tensor, start: int) -> None:
+        """The next keys are those of the prompts of some rows, from column ``start`` on."""
+        self.prompts = group, start
+
+    def start_decoding(self, length: int) -> None:
+        """All prompts are in; columns are used up to ``length``."""
+        self.prompts, self.length, self.is_initialized = None, length, True
+
+    def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
+        """Put some rows into the places of others and keep the first ``count``."""
+        assert self.buffers is not None
+        for buffer in self.buffers:
+            buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
+        self.rows = count
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write new keys and values; all that the queries may look at."""
+        if self.buffers is None:
+            shape = (self.rows, key_states.shape[1], self.capacity)
+            self.buffers = (
+                key_states.new_zeros(*shape, key_states.shape[3]),
+                value_states.new_zeros(*shape, value_states.shape[3]),
+            )
+        if self.prompts is not None:
+            group, start = self.prompts
+            stop = start + key_states.shape[2]
+            for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+                buffer[group, :, start:stop] = states
+            return key_states, value_states
+        stop = self.length + key_states.shape[2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[: self.rows, :, self.length : stop] = states
+        self.length = stop
+        keys, values = (buffer[: self.rows, :, :stop] for buffer in self.buffers)
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Tokens that the next queries find in front of them."""
+        return self.length
+
+
+def _groups(lengths: Int[Tensor, " rows"]) -> Iterator[Int[Tensor, " group"]]:
+    """Rows in groups of similar length."""
+    order = lengths.argsort(stable=True)
+    start = 0
+    ordered: list[int] = lengths[order].tolist()
+    for stop in range(1, len(ordered) + 1):
+        if stop == len(ordered) or (stop + 1 - start) * ordered[stop] > PREFILL_TOKENS:
+            yield order[start:stop]
+            start = stop
+
+
+def _moved(values: Tensor, movers: Tensor, holes: Tensor, count: int) -> Tensor:
+    kept = values[:count].clone()
+    kept[holes] = values[movers]
+    return kept
+
+
+def _with_one(mask: Tensor) -> Tensor:
+    return torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+
+
+@contextmanager
+def _attention(model: PreTrainedModel, implementation: str | None) -> Iterator[None]:
+    """Another attention implementation for the time being; None keeps the model's own."""
+    own = model.config._attn_implementation
+    model.config._attn_implementation = implementation or own
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = own

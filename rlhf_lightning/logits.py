@@ -1,0 +1,193 @@
+"""What a causal language model says: logits where they are asked for, log-probabilities without keeping the logits."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_lightning.functional import token_log_probs
+
+CHUNK = 2**22
+"""Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
+KEPT = 2**25
+"""Logits up to this many are kept for the backward pass (128 MiB in 32 bits), more are computed again."""
+
+
+def causal_logits(
+    model: nn.Module,
+    input_ids: Int[Tensor, "rows time"],
+    mask: Bool[Tensor, "rows time"],
+    positions: Int[Tensor, "rows time"],
+    last: int | None = None,
+) -> Float[Tensor, "rows kept vocab"]:
+    """Logits of any causal language model, of the last positions only where that is asked for.
+
+    Args:
+        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
+        input_ids: Tokens.
+        mask: Real tokens.
+        positions: Position of each token (:func:`rlhf_lightning.functional.position_ids`).
+        last: Keep that many positions from the end; None keeps all.
+    """
+    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
+    if isinstance(model, PreTrainedModel):
+        options["use_cache"] = False
+    if last is not None and "logits_to_keep" in signature(model.forward).parameters:
+        options["logits_to_keep"] = last
+    output = model(input_ids=input_ids, **options)
+    logits = cast(Tensor, getattr(output, "logits", output))
+    return logits if last is None else logits[:, -last:]
+
+
+def causal_log_probs(
+    model: nn.Module,
+    input_ids: Int[Tensor, "rows time"],
+    mask: Bool[Tensor, "rows time"],
+    positions: Int[Tensor, "rows time"],
+    counts: Bool[Tensor, "rows time"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "rows time-1"]:
+    """Log-probability of each token that counts, given those before it.
+
+    The head of the model runs at the positions before those tokens only, and in chunks: at no time are there logits of
+    all tokens, which for a large vocabulary would be most of the memory.
+
+    Args:
+        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
+        input_ids: Tokens.
+        mask: Real tokens.
+        positions: Position of each token.
+        counts: Tokens that are wanted. The first of a row has none before it and is left out.
+        temperature: Divides the logits.
+
+    Returns:
+        For every token but the first; 0 where it does not count.
+    """
+    counts, targets = counts[:, 1:], input_ids[:, 1:]
+    rows, times = counts.nonzero(as_tuple=True)
+    if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
+        output = model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        weight = cast(Tensor, model.get_output_embeddings().weight)
+        found = linear_log_probs(output.last_hidden_state[rows, times], weight, targets[rows, times], temperature)
+    else:
+        logits = causal_logits(model, input_ids, mask, positions)[rows, times]
+        found = token_log_probs(logits / temperature, targets[rows, times])
+    return torch.zeros(counts.shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
+
+
+def linear_log_probs(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocab width"],
+    targets: Int[Tensor, " tokens"],
+    temperature: float = 1.0,
+) -> Float[Tensor, " tokens"]:
+    """``token_log_probs(hidden @ weight.T / temperature, targets)`` in chunks, in 32 bits at least.
+
+    Args:
+        hidden: What the head reads at each position.
+        weight: Of the head, which has no bias.
+        targets: The token that came.
+        temperature: Divides the logits.
+
+    Example:
+        >>> linear_log_probs(torch.ones(1, 1), torch.zeros(4, 1), torch.tensor([2])).exp()
+        tensor([0.2500])
+    """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    apply = cast(Callable[..., Tensor], _LinearLogProbs.apply)
+    return apply(hidden, weight.to(hidden.dtype), targets, temperature)
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """Keeps the probabilities of what fits into ``KEPT`` and computes the rest again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Chunk by chunk; the chunks are the same with and without gradient, and so is the result."""
+        ctx.temperature = temperature
+        needed = any(ctx.needs_input_grad)
+        keep = needed and len(targets) * len(weight) <= KEPT
+        found, totals, kept = [], [], []
+        for part, wanted in zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True):
+            logits = _logits(part, weight, temperature)
+            total = logits.logsumexp(1)
+            found.append(logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - total)
+            totals.append(total)
+            if keep:
+                kept.append(logits.sub_(total.unsqueeze(1)).exp_())
+        if not found:
+            return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        if needed:
+            ctx.save_for_backward(hidden, weight, targets, torch.cat(totals))
+            ctx.kept = kept
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if not ctx.saved_tensors:
+            return None, None, None, None
+        hidden, weight, targets, totals = ctx.saved_tensors
+        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weight_gradient = torch.zeros_like(weight, dtype=totals.dtype) if ctx.needs_input_grad[1] else None
+        start = 0
+        for number, part in enumerate(_chunks(hidden, weight)):
+            chunk = slice(start, start + len(part))
+            start += len(part)
+            slope = ctx.kept[number] if ctx.kept else None
+            if slope is not None:
+                ctx.kept[number] = None  # it is overwritten below
+            else:
+                slope = _logits(part, weight, ctx.temperature).sub_(totals[chunk].unsqueeze(1)).exp_()
+            # d log p(target) / d logits = [v is the target] - p(v)
+            gradient = gradients[0][chunk].unsqueeze(1) / ctx.temperature
+            slope.mul_(-gradient).scatter_add_(1, targets[chunk].unsqueeze(1), gradient.to(slope.dtype))
+            slope = slope.to(hidden.dtype)
+            if hidden_gradient is not None:
+                torch.mm(slope, weight, out=hidden_gradient[chunk])
+            if weight_gradient is not None:
+                weight_gradient += slope.t() @ part
+        return hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype), None, None
+
+
+def _chunks(values: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return values.split(max(1, CHUNK // len(weight))) if len(values) else ()
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = hidden @ weight.t()
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits if temperature == 1 else logits.div_(temperature)
+
+
+_PLAIN_HEAD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
+    """Whether the logits are the body's last hidden state times the head's weight, and nothing else.
+
+    Some architectures scale or cap their logits. It is tried once per model, on a few tokens.
+    """
+    if model not in _PLAIN_HEAD:
+        head = model.get_output_embeddings()
+        plain = isinstance(head, nn.Linear) and head.bias is None and model.base_model is not model
+        if plain:
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+            ids = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+            logits = model(input_ids=ids, use_cache=False).logits.float()
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            for module, mode in modes:
+                module.training = mode
+            own = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
+            plain = own.shape == logits.shape and bool((own - logits).abs().max() <= 1e-3 * logits.abs().max())
+        _PLAIN_HEAD[model] = plain
+    return _PLAIN_HEAD[model]
