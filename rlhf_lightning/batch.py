@@ -74,3 +74,27 @@ class Experience(NamedTuple):
     returns: Float[Tensor, "rows response_time"]
     minibatches: list[Int[Tensor, " minibatch"]]
     """Row numbers of the minibatches of the first epoch, drawn before the old log-probs were computed on them."""
+
+
+def length_groups(lengths: Int[Tensor, " rows"], tokens: int) -> list[Int[Tensor, " group"]]:
+    """Rows in groups of similar length, so that little is padding when each group is padded to its own longest row.
+
+    Args:
+        lengths: Tokens of each row.
+        tokens: A group holds at most so many, padding included, or one row.
+
+    Returns:
+        Row numbers, the shortest rows first.
+
+    Example:
+        >>> length_groups(torch.tensor([3, 9, 1, 5]), 10)
+        [tensor([2, 0]), tensor([3]), tensor([1])]
+    """
+    order = lengths.argsort(stable=True)
+    ordered: list[int] = lengths[order].tolist()
+    groups, start = [], 0
+    for stop in range(1, len(ordered) + 1):
+        if stop == len(ordered) or (stop + 1 - start) * ordered[stop] > tokens:
+            groups.append(order[start:stop])
+            start = stop
+    return groups

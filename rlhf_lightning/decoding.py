@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.batch import PromptBatch
+from rlhf_lightning.batch import PromptBatch, length_groups
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.logits import causal_logits
 
@@ -114,7 +114,7 @@ class InPlaceDecoder(CachedDecoder):
         """Logits after the prompts, which are read in groups of similar length."""
         width = self.mask.shape[1]
         logits: list[Tensor] = []
-        groups = list(_groups(self.lengths))
+        groups = length_groups(self.lengths, PREFILL_TOKENS)
         for group in groups:
             own = int(self.lengths[group].max())
             ids, mask = self.input_ids[group, width - own :], self.mask[group, width - own :]
@@ -206,17 +206,6 @@ class _BufferedLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         """Tokens that the next queries find in front of them."""
         return self.length
-
-
-def _groups(lengths: Int[Tensor, " rows"]) -> Iterator[Int[Tensor, " group"]]:
-    """Rows in groups of similar length."""
-    order = lengths.argsort(stable=True)
-    start = 0
-    ordered: list[int] = lengths[order].tolist()
-    for stop in range(1, len(ordered) + 1):
-        if stop == len(ordered) or (stop + 1 - start) * ordered[stop] > PREFILL_TOKENS:
-            yield order[start:stop]
-            start = stop
 
 
 def _moved(values: Tensor, movers: Tensor, holes: Tensor, count: int) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    Cache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -163,7 +164,11 @@ class ScalarHeadModel(nn.Module):
         return cls(copy.deepcopy(model.base_model), model.config.get_text_config().hidden_size)
 
     def forward(
-        self, input_ids: Int[Tensor, "rows time"], attention_mask: Tensor, position_ids: Int[Tensor, "rows time"]
+        self,
+        input_ids: Int[Tensor, "rows time"],
+        attention_mask: Tensor,
+        position_ids: Int[Tensor, "rows time"],
+        cache: Cache | None = None,
     ) -> Float[Tensor, "rows time"]:
         """One number per token, in the units of the score.
 
@@ -172,6 +177,7 @@ class ScalarHeadModel(nn.Module):
             attention_mask: ``rows x time``, True on real tokens, or ``rows x 1 x time x time``, True where a query
                 (third axis) sees a key (fourth axis).
             position_ids: Position of each token.
+            cache: Keys and values of the tokens before these; the own ones are added to it.
         """
         if attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
             # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
@@ -179,9 +185,8 @@ class ScalarHeadModel(nn.Module):
             attention_mask = torch.zeros_like(attention_mask, dtype=self.head.weight.dtype).masked_fill(
                 ~attention_mask, lowest
             )
-        output = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
+        options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options)
         hidden = output.last_hidden_state.to(self.head.weight.dtype)
         return cast(Tensor, self.head(hidden).squeeze(-1) + self.bias)
 

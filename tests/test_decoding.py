@@ -62,13 +62,6 @@ def test_prompts_of_one_length_need_no_mask(tiny_lm):
     assert_same(own, steps_of(Decoder(tiny_lm, prompts), [4, 2, 4, 3, 1]), 1e-4)
 
 
-def test_groups_are_as_large_as_the_tokens_allow(monkeypatch):
-    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 20)
-    lengths = torch.tensor([3, 9, 1, 5, 9, 2, 30, 7])
-    groups = [lengths[group].tolist() for group in decoding._groups(lengths)]
-    assert groups == [[1, 2, 3, 5], [7, 9], [9], [30]]
-
-
 @torch.no_grad()
 def test_sixteen_bits_on_a_cpu_go_another_way_to_the_same_logits(tiny_lm):
     model = tiny_lm.bfloat16()

@@ -7,20 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import MistralConfig, MistralForCausalLM
 
+from rlhf_lightning import prefix
 from rlhf_lightning.batch import ComparisonBatch
 from rlhf_lightning.losses import ranking_loss
 from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.stages.reward import (
-    PairwiseAccuracy,
-    RewardModule,
-    separate_scores,
-    shared_prefix_scores,
-    tree_mask,
-)
+from rlhf_lightning.prefix import cached_scores, separate_scores, tree_mask, tree_scores
+from rlhf_lightning.stages.reward import PairwiseAccuracy, RewardModule
 
 PAD = 0
-WAYS = pytest.mark.parametrize("scores_of", [shared_prefix_scores, separate_scores])
+WAYS = pytest.mark.parametrize("scores_of", [cached_scores, tree_scores, separate_scores])
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
@@ -203,7 +200,7 @@ def test_the_score_is_taken_at_the_last_token():
     batch = comparison_batch([[3, 4, 5], [6]], [[[7, 8], [9], [10, 11, 12]], [[13], [14, 15]]], [[1, 2, 3], [1, 2]])
     # last token + 100 * its position, the prompts being 3 and 1 tokens long
     expected = [[408.0, 309.0, 512.0], [113.0, 215.0, 0.0]]
-    assert shared_prefix_scores(model, batch).tolist() == expected
+    assert tree_scores(model, batch).tolist() == expected
     assert separate_scores(model, batch).tolist() == expected
 
 
@@ -212,9 +209,35 @@ def test_the_shared_row_holds_each_token_once(tiny_gpt2):
     prompts, responses, ranks = ragged_case((9, 4))
     shapes = []
     model.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
-    shared_prefix_scores(model, comparison_batch(prompts, responses, ranks))
+    tree_scores(model, comparison_batch(prompts, responses, ranks))
     longest = max(len(p) + sum(map(len, row)) for p, row in zip(prompts, responses, strict=True))
     assert shapes == [(2, longest)]
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 2048])
+def test_the_cached_pass_reads_prompts_once_and_responses_in_groups(monkeypatch, tiny_gpt2, tokens):
+    monkeypatch.setattr(prefix, "GROUP_TOKENS", tokens)
+    model = scalar_model(tiny_gpt2)
+    prompts, responses, ranks = ragged_case((9, 4))
+    shapes = []
+    model.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    with torch.no_grad():
+        scores = cached_scores(model, comparison_batch(prompts, responses, ranks))
+    assert shapes[0] == (2, max(map(len, prompts)))
+    assert sum(rows for rows, _ in shapes[1:]) == 13
+    assert all(rows == 1 or rows * width <= tokens for rows, width in shapes[1:])
+    for row, expected in zip(scores, brute_force(model, prompts, responses), strict=True):
+        torch.testing.assert_close(row[: len(expected)], torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_a_sliding_window_takes_the_tree(make_tiny_lm):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(vocab_size=40, sliding_window=64, initializer_range=0.2, **sizes, **heads)
+    module = RewardModule(scalar_model(MistralForCausalLM(config).eval()), SGD)
+    module.scores(comparison_batch(*ragged_case()))
+    assert module.prefix_pass is tree_scores
 
 
 def test_tree_mask_by_hand():
@@ -243,7 +266,7 @@ def test_a_transformer_shares_the_prefix_without_a_word(tiny_lm):
     with torch.no_grad():
         scores = module.scores(comparison_batch(prompts, responses, ranks))
         expected = brute_force(module.model, prompts, responses)
-    assert module.shared_prefix
+    assert module.prefix_pass is cached_scores
     torch.testing.assert_close(scores[0], torch.stack(expected[0]), atol=1e-5, rtol=0)
 
 
@@ -280,9 +303,9 @@ def test_a_body_without_tree_masks_falls_back_with_a_warning(refuses):
     prompts, responses, ranks = ragged_case()
     batch = comparison_batch(prompts, responses, ranks)
     reason = "the mask has four dimensions" if refuses else "scores differ by"
-    with pytest.warns(UserWarning, match=f"RunningMean does not support the shared-prefix pass.*{reason}"):
+    with pytest.warns(UserWarning, match=f"RunningMean does not support a shared prefix.*{reason}"):
         scores = module.scores(batch)
-    assert not module.shared_prefix
+    assert module.prefix_pass is separate_scores
     expected = brute_force(module.model, prompts, responses)
     for i, row in enumerate(expected):
         torch.testing.assert_close(scores[i, : len(row)], torch.stack(row), atol=1e-5, rtol=0)
@@ -310,21 +333,21 @@ def test_an_ignored_tree_mask_is_noticed_in_16_bits(make_tiny_lm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module.scores(comparison_batch(*ragged_case((4, 4))))
-    assert not module.shared_prefix
+    assert module.prefix_pass is separate_scores
 
 
 def test_autocast_on_the_cpu_keeps_the_shared_prefix(tiny_gpt2):
     module = RewardModule(scalar_model(tiny_gpt2), SGD)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         module.scores(comparison_batch(*ragged_case()))
-    assert module.shared_prefix
+    assert module.prefix_pass is cached_scores
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_eager_attention_shares_the_prefix(make_tiny_lm, kind):
     module = RewardModule(scalar_model(make_tiny_lm(kind, attn_implementation="eager")), SGD)
     module.scores(comparison_batch(*ragged_case()))
-    assert module.shared_prefix
+    assert module.prefix_pass is cached_scores
 
 
 def test_dropout_stays_off(make_tiny_lm):
