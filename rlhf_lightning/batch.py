@@ -10,6 +10,10 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+SIMILAR = 0.7
+SMALL = 512
+"""Tokens of a group that is too small to be worth a pass of its own."""
+
 
 class LMBatch(NamedTuple):
     """Sequences for a language model loss."""
@@ -79,22 +83,27 @@ class Experience(NamedTuple):
 def length_groups(lengths: Int[Tensor, " rows"], tokens: int) -> list[Int[Tensor, " group"]]:
     """Rows in groups of similar length, so that little is padding when each group is padded to its own longest row.
 
+    A group ends where the next row would have less than ``SIMILAR`` of its longest, unless the group is small.
+
     Args:
         lengths: Tokens of each row.
         tokens: A group holds at most so many, padding included, or one row.
 
     Returns:
-        Row numbers, the shortest rows first.
+        Row numbers, the longest rows first.
 
     Example:
-        >>> length_groups(torch.tensor([3, 9, 1, 5]), 10)
-        [tensor([2, 0]), tensor([3]), tensor([1])]
+        >>> import torch
+        >>> length_groups(torch.tensor([3, 9, 1, 5]), 18)
+        [tensor([1, 3]), tensor([0, 2])]
     """
-    order = lengths.argsort(stable=True)
+    order = lengths.argsort(descending=True, stable=True)
     ordered: list[int] = lengths[order].tolist()
     groups, start = [], 0
-    for stop in range(1, len(ordered) + 1):
-        if stop == len(ordered) or (stop + 1 - start) * ordered[stop] > tokens:
+    for stop, length in enumerate([*ordered[1:], 0], 1):
+        longest, rows = ordered[start] if ordered else 0, stop - start
+        different = length < SIMILAR * longest and rows * longest >= SMALL
+        if stop == len(ordered) or (rows + 1) * longest > tokens or different:
             groups.append(order[start:stop])
             start = stop
-    return groups
+    return groups if ordered else []

@@ -5,7 +5,8 @@ behind it. :func:`tree_scores` reads one row ``[prompt | y1 | .. | yK]`` under a
 padding. :func:`separate_scores` reads one row ``[prompt | y]`` per response: the plain form that both must equal.
 """
 
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,8 +18,13 @@ from rlhf_lightning.batch import ComparisonBatch, length_groups
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.models import ScalarHeadModel
 
-GROUP_TOKENS = 2048
-"""Responses are read in groups of similar length of about so many tokens."""
+GROUP_TOKENS = 8192
+"""Responses are read in groups of similar length of up to so many tokens."""
+TREE_TOKENS = 320
+"""Where no prompt has more tokens than this with its responses, one short row is faster than two passes."""
+
+Scores: TypeAlias = Callable[[ScalarHeadModel, ComparisonBatch], Tensor]
+"""From a model and a batch to ``prompts x K`` scores; 0 where a prompt has fewer than K responses."""
 
 
 def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
@@ -85,6 +91,44 @@ def separate_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Ten
     values = model(input_ids, mask, position_ids(mask))
     last = values.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
     return torch.zeros(batch.mask.shape, dtype=last.dtype, device=last.device).index_put((prompt, response), last)
+
+
+def fastest_pass(sound: Sequence[Scores], batch: ComparisonBatch) -> Scores:
+    """The pass to take for a batch of such shapes, of those that are sound for the model."""
+    tokens = int((batch.prompt_mask.sum(1) + batch.response_mask.sum((1, 2))).max())
+    order = (tree_scores, cached_scores) if tokens <= TREE_TOKENS else (cached_scores, tree_scores)
+    return next((scores for scores in order if scores in sound), separate_scores)
+
+
+@torch.no_grad()
+def sound_passes(model: ScalarHeadModel, batch: ComparisonBatch) -> tuple[tuple[Scores, ...], str]:
+    """The shared passes that give the scores of separate rows on two prompts of the batch.
+
+    Returns:
+        Those passes, and what is wrong with the others.
+    """
+    prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
+    two = ComparisonBatch(prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2])
+    faults = {scores: _fault(scores, model, two) for scores in (cached_scores, tree_scores)}
+    reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
+    return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
+
+
+def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> str:
+    # What one response says must not touch the scores of its neighbours, in any precision.
+    other = batch.response_ids.clone()
+    other[:, 0] = batch.prompt_ids[:, -1:]
+    try:
+        own = scores(model, batch)
+        leak = (scores(model, batch._replace(response_ids=other)) - own)[:, 1:].abs().max()
+        difference = (own - separate_scores(model, batch)).abs().max()
+    except (AttributeError, ValueError, RuntimeError, TypeError) as error:
+        return str(error)
+    weight = model.head.weight
+    exact = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
+    if bool(leak < 1e-6) and bool(difference < (1e-3 if exact else 0.1)):
+        return ""
+    return f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
 
 
 def compacting_order(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows kept"]:

@@ -2,12 +2,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_lightning import batch
 from rlhf_lightning.batch import length_groups
 
 
-def test_groups_are_as_large_as_the_tokens_allow():
-    lengths = torch.tensor([3, 9, 1, 5, 9, 2, 30, 7])
-    assert [lengths[group].tolist() for group in length_groups(lengths, 20)] == [[1, 2, 3, 5], [7, 9], [9], [30]]
+def test_groups_end_where_rows_get_shorter_or_the_tokens_are_used_up(monkeypatch):
+    monkeypatch.setattr(batch, "SMALL", 10)
+    lengths = torch.tensor([3, 9, 1, 5, 8, 2, 30, 7, 2])
+    # 30 alone fills its group; 5 is less than .7 of 9; 3 is too, but with 5 alone the group would be small.
+    groups = [lengths[group].tolist() for group in length_groups(lengths, 40)]
+    assert groups == [[30], [9, 8, 7], [5, 3], [2, 2, 1]]
+    assert [len(group) for group in length_groups(lengths, 20)] == [1, 2, 2, 4]
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))

@@ -1,8 +1,5 @@
 """The reward model: all K responses of a prompt in one pass, the ranking loss over all their pairs."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,11 +9,8 @@ from torchmetrics import Metric
 from rlhf_lightning.batch import ComparisonBatch
 from rlhf_lightning.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.prefix import cached_scores, separate_scores, tree_scores
+from rlhf_lightning.prefix import Scores, fastest_pass, sound_passes
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
-
-Scores: TypeAlias = Callable[[ScalarHeadModel, ComparisonBatch], Tensor]
-"""From a model and a batch to ``prompts x K`` scores."""
 
 
 class RewardModule(StageModule):
@@ -43,13 +37,18 @@ class RewardModule(StageModule):
         super().__init__(optimizer, scheduler)
         self.model = model.eval()
         self.accuracy: dict[str, PairwiseAccuracy] = {}
-        self.prefix_pass: Scores | None = None if shared_prefix else separate_scores
+        self.passes: tuple[Scores, ...] | None = None if shared_prefix else ()
 
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
-        if self.prefix_pass is None and batch.ranks.shape[1] > 1:
-            self.prefix_pass = self._fastest(batch)
-        return (self.prefix_pass or separate_scores)(self.model, batch)
+        if self.passes is None and batch.ranks.shape[1] > 1:
+            self.passes, reason = sound_passes(self.model, batch)
+            if not self.passes:
+                rank_zero_warn(
+                    f"{type(self.model.backbone).__name__} does not support a shared prefix ({reason}); each "
+                    "response is scored in a row of its own, which is slower and gives the same result."
+                )
+        return fastest_pass(self.passes or (), batch)(self.model, batch)
 
     def loss(self, batch: ComparisonBatch) -> tuple[Float[Tensor, ""], RankingStatistics]:
         """Ranking loss over all pairs of each prompt that are not ties."""
@@ -80,41 +79,6 @@ class RewardModule(StageModule):
         """Log the accuracies."""
         for group, metric in self.accuracy.items():
             self.log(f"validation/accuracy{'/' if group else ''}{group}", metric.compute(), prog_bar=not group)
-
-    @torch.no_grad()
-    def _fastest(self, batch: ComparisonBatch) -> Scores:
-        """The first shared pass that gives the scores of separate rows on two prompts of the batch."""
-        prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
-        two = ComparisonBatch(
-            prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2]
-        )
-        reasons = []
-        for scores in (cached_scores, tree_scores):
-            fault = self._fault(scores, two)
-            if fault is None:
-                return scores
-            reasons.append(fault)
-        rank_zero_warn(
-            f"{type(self.model.backbone).__name__} does not support a shared prefix ({'; '.join(reasons)}); each "
-            "response is scored in a row of its own, which is slower and gives the same result."
-        )
-        return separate_scores
-
-    def _fault(self, scores: Scores, batch: ComparisonBatch) -> str | None:
-        # What one response says must not touch the scores of its neighbours, in any precision.
-        other = batch.response_ids.clone()
-        other[:, 0] = batch.prompt_ids[:, -1:]
-        try:
-            own = scores(self.model, batch)
-            leak = (scores(self.model, batch._replace(response_ids=other)) - own)[:, 1:].abs().max()
-            difference = (own - separate_scores(self.model, batch)).abs().max()
-        except (AttributeError, ValueError, RuntimeError, TypeError) as error:
-            return f"{scores.__name__}: {error}"
-        weight = self.model.head.weight
-        exact = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
-        if bool(leak < 1e-6) and bool(difference < (1e-3 if exact else 0.1)):
-            return None
-        return f"{scores.__name__}: scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
 
 
 class PairwiseAccuracy(Metric):

@@ -230,6 +230,18 @@ def test_the_cached_pass_reads_prompts_once_and_responses_in_groups(monkeypatch,
         torch.testing.assert_close(row[: len(expected)], torch.stack(expected), atol=1e-5, rtol=0)
 
 
+def test_short_rows_take_the_tree_and_long_ones_the_cache():
+    prompts, responses, ranks = [[3] * 20, [3] * 120], [[[4] * 100, [5] * 100], [[6] * 100, [7] * 100]], [[1, 2]] * 2
+    both = (cached_scores, tree_scores)
+    assert prefix.fastest_pass(both, comparison_batch(prompts[:1], responses[:1], ranks[:1])) is tree_scores
+    long = comparison_batch(prompts, responses, ranks)
+    assert prefix.fastest_pass(both, long) is tree_scores  # 320 tokens
+    longer = comparison_batch([[3] * 20, [3] * 121], responses, ranks)
+    assert prefix.fastest_pass(both, longer) is cached_scores
+    assert prefix.fastest_pass((tree_scores,), longer) is tree_scores
+    assert prefix.fastest_pass((), longer) is separate_scores
+
+
 def test_a_sliding_window_takes_the_tree(make_tiny_lm):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -237,7 +249,7 @@ def test_a_sliding_window_takes_the_tree(make_tiny_lm):
     config = MistralConfig(vocab_size=40, sliding_window=64, initializer_range=0.2, **sizes, **heads)
     module = RewardModule(scalar_model(MistralForCausalLM(config).eval()), SGD)
     module.scores(comparison_batch(*ragged_case()))
-    assert module.prefix_pass is tree_scores
+    assert module.passes == (tree_scores,)
 
 
 def test_tree_mask_by_hand():
@@ -266,7 +278,7 @@ def test_a_transformer_shares_the_prefix_without_a_word(tiny_lm):
     with torch.no_grad():
         scores = module.scores(comparison_batch(prompts, responses, ranks))
         expected = brute_force(module.model, prompts, responses)
-    assert module.prefix_pass is cached_scores
+    assert module.passes == (cached_scores, tree_scores)
     torch.testing.assert_close(scores[0], torch.stack(expected[0]), atol=1e-5, rtol=0)
 
 
@@ -305,7 +317,7 @@ def test_a_body_without_tree_masks_falls_back_with_a_warning(refuses):
     reason = "the mask has four dimensions" if refuses else "scores differ by"
     with pytest.warns(UserWarning, match=f"RunningMean does not support a shared prefix.*{reason}"):
         scores = module.scores(batch)
-    assert module.prefix_pass is separate_scores
+    assert module.passes == ()
     expected = brute_force(module.model, prompts, responses)
     for i, row in enumerate(expected):
         torch.testing.assert_close(scores[i, : len(row)], torch.stack(row), atol=1e-5, rtol=0)
@@ -333,21 +345,21 @@ def test_an_ignored_tree_mask_is_noticed_in_16_bits(make_tiny_lm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module.scores(comparison_batch(*ragged_case((4, 4))))
-    assert module.prefix_pass is separate_scores
+    assert module.passes == ()
 
 
 def test_autocast_on_the_cpu_keeps_the_shared_prefix(tiny_gpt2):
     module = RewardModule(scalar_model(tiny_gpt2), SGD)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         module.scores(comparison_batch(*ragged_case()))
-    assert module.prefix_pass is cached_scores
+    assert module.passes == (cached_scores, tree_scores)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_eager_attention_shares_the_prefix(make_tiny_lm, kind):
     module = RewardModule(scalar_model(make_tiny_lm(kind, attn_implementation="eager")), SGD)
     module.scores(comparison_batch(*ragged_case()))
-    assert module.prefix_pass is cached_scores
+    assert module.passes == (cached_scores, tree_scores)
 
 
 def test_dropout_stays_off(make_tiny_lm):
