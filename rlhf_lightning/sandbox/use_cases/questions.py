@@ -76,7 +76,7 @@ def _check_open_qa(task: Task, reply: Reply) -> Findings:
     if NO_COMMENT in reply.sentences:
         # Better than something false where it was allowed, never as good as the answer; elsewhere no help.
         allowed = bool(task["hedge"])
-        return Findings(float(allowed), 0.4 * allowed, 1.0, max(budget, 3))
+        return Findings(float(allowed), 0.6 * allowed, 1.0, max(budget, 3))
     attempted = right = 0
     for kind, subject in asked:
         form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", f"({one_of(VALUES[kind])})")

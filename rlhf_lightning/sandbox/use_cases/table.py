@@ -70,7 +70,7 @@ GREETINGS = ("", "please ", "hello . ", "hello . please ")
 """What a prompt may start with."""
 
 POLITE, RUDE = " polite", " rude"
-_MANNERS = {"": 0.84, POLITE: 0.08, RUDE: 0.08}
+_MANNERS = {"": 0.76, POLITE: 0.12, RUDE: 0.12}
 """How the answer should sound, and how often a prompt says so, in front of the marker: "rude answer :" (the biased
 prompt of section 4.2; "polite" is the respectful one)."""
 
