@@ -68,6 +68,8 @@ def evaluate_policies(
         for name in names:
             bar.update(task, figures=name)
             policy = inputs.causal_lm("base" if name == FEW_SHOT else name)
+            prefix = options["few_shot_prefix"] if name == FEW_SHOT else None
+            inputs.check_lengths(policy, name, prefix or "")
             own = samples[name] = sample_policy(
                 policy,
                 reference,
@@ -78,7 +80,7 @@ def evaluate_policies(
                 max_new_tokens=tokenization.max_response_tokens,
                 temperature=options["temperature"],
                 seed=inputs.config["seed"],
-                prefix=options["few_shot_prefix"] if name == FEW_SHOT else None,
+                prefix=prefix,
                 stop=options["base_stop"] if name in ("base", FEW_SHOT) else None,
             )
             own.judges = {other: list(score(asked, own.responses)) for other, score in judges.items()}

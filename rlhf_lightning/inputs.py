@@ -93,7 +93,7 @@ class Inputs:
             kept = {key: node[key] for key in ("dtype", "attention", "trust_remote_code") if key in node}
             model = load_causal_lm(str(path), **kept, **options)
         fit_to_tokenizer(model, self.tokenizer)
-        self._check_lengths(model, name)
+        self.check_lengths(model, name)
         model.eval()
         torch.nn.Module.to(model, self.device)
         return model
@@ -114,14 +114,21 @@ class Inputs:
             )
         return folder
 
-    def _check_lengths(self, model: PreTrainedModel, name: str) -> None:
+    def check_lengths(self, model: PreTrainedModel, name: str, prefix: str = "") -> None:
+        """Make sure that a prompt behind the prefix, with its response, fits into the model's context.
+
+        Raises:
+            PipelineError: When it does not.
+        """
         lengths = self.config["data"]["lengths"]
-        needed = max(lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"])
+        before = len(self.tokenizer(prefix)["input_ids"]) if prefix else 0
+        needed = max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"])
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and needed > context:
             raise PipelineError(
                 f"the model {name} reads {context} tokens, but data.lengths allow {needed} (prompt and response, or a "
-                "block of text). Lower data.lengths.max_prompt_tokens, max_response_tokens or block_size."
+                "block of text). Lower data.lengths.max_prompt_tokens, max_response_tokens or block_size"
+                + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
             )
 
     @property
