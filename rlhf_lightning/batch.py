@@ -7,6 +7,7 @@ padded on the right.
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -64,6 +65,11 @@ class Rollout(NamedTuple):
     ended: Bool[Tensor, " rows"]
     """Whether the response ends in EOS rather than at the length limit."""
 
+    @property
+    def lengths(self) -> Int[Tensor, " rows"]:
+        """Tokens of prompt and response together."""
+        return self.prompts.prompt_mask.sum(1) + self.response_mask.sum(1)
+
 
 class Experience(NamedTuple):
     """A scored rollout: all that the PPO update needs. Token tensors are ``rows x response_time``."""
@@ -80,7 +86,33 @@ class Experience(NamedTuple):
     """Row numbers of the minibatches of the first epoch, drawn before the old log-probs were computed on them."""
 
 
-def length_groups(lengths: Int[Tensor, " rows"], tokens: int) -> list[Int[Tensor, " group"]]:
+def compacting_order(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows kept"]:
+    """Columns in an order that moves real tokens to the left, cut to the longest row."""
+    return (~mask).int().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+
+
+def left_aligned(
+    input_ids: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]
+) -> tuple[Int[Tensor, "rows kept"], Bool[Tensor, "rows kept"]]:
+    """Rows with their padding on the right, where no real token sees it: attention needs no mask but the causal one.
+
+    In place of padding stands the row's first token; transformers warns about pad tokens that come without a mask.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[False, True, True], [True, True, True]])
+        >>> left_aligned(torch.tensor([[0, 5, 6], [7, 8, 9]]), mask)[0]
+        tensor([[5, 6, 5],
+                [7, 8, 9]])
+    """
+    order = compacting_order(mask)
+    input_ids, mask = input_ids.gather(1, order), mask.gather(1, order)
+    return torch.where(mask, input_ids, input_ids[:, :1]), mask
+
+
+def length_groups(
+    lengths: Int[Tensor, " rows"], tokens: int, max_rows: int | None = None
+) -> list[Int[Tensor, " group"]]:
     """Rows in groups of similar length, so that little is padding when each group is padded to its own longest row.
 
     A group ends where the next row would have less than ``SIMILAR`` of its longest, unless the group is small.
@@ -88,6 +120,7 @@ def length_groups(lengths: Int[Tensor, " rows"], tokens: int) -> list[Int[Tensor
     Args:
         lengths: Tokens of each row.
         tokens: A group holds at most so many, padding included, or one row.
+        max_rows: And at most so many rows.
 
     Returns:
         Row numbers, the longest rows first.
@@ -103,7 +136,8 @@ def length_groups(lengths: Int[Tensor, " rows"], tokens: int) -> list[Int[Tensor
     for stop, length in enumerate([*ordered[1:], 0], 1):
         longest, rows = ordered[start] if ordered else 0, stop - start
         different = length < SIMILAR * longest and rows * longest >= SMALL
-        if stop == len(ordered) or (rows + 1) * longest > tokens or different:
+        full = (rows + 1) * longest > tokens or rows == max_rows
+        if stop == len(ordered) or full or different:
             groups.append(order[start:stop])
             start = stop
     return groups if ordered else []

@@ -1,15 +1,16 @@
 """Sampling responses. Left padding, positions, EOS and random numbers are handled here and nowhere else."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.batch import PromptBatch, Rollout
+from rlhf_lightning.batch import PromptBatch, Rollout, left_aligned
 from rlhf_lightning.decoding import decoder
-from rlhf_lightning.functional import position_ids, token_log_probs
+from rlhf_lightning.functional import token_log_probs
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.sampling import inverse_cdf_sample, keyed_uniforms
 
@@ -86,16 +87,32 @@ def response_log_probs(
         rollout: Prompts and responses.
         temperature: Of sampling; divides the logits.
     """
-    input_ids, mask = joined(rollout)
-    counts = torch.cat([torch.zeros_like(rollout.prompts.prompt_mask), rollout.response_mask], 1)
-    log_probs = causal_log_probs(model, input_ids, mask, position_ids(mask), counts, temperature)
-    return log_probs[:, -rollout.response_ids.shape[1] :]
+    input_ids, mask, columns = joined(rollout)
+    prompt_lengths = rollout.prompts.prompt_mask.sum(1, keepdim=True)
+    counts = mask & (torch.arange(mask.shape[1], device=mask.device) >= prompt_lengths)
+    log_probs = causal_log_probs(model, input_ids, mask, counts, temperature)
+    return torch.where(rollout.response_mask, log_probs.gather(1, columns - 1), 0.0)
 
 
-def joined(rollout: Rollout) -> tuple[Int[Tensor, "rows time"], Bool[Tensor, "rows time"]]:
-    """Prompt and response in one row, and the mask of real tokens."""
+class Joined(NamedTuple):
+    """Prompt and response in one row, padded on the right."""
+
+    input_ids: Int[Tensor, "rows time"]
+    mask: Bool[Tensor, "rows time"]
+    columns: Int[Tensor, "rows response_time"]
+    """Where in the row each response token is."""
+
+
+def joined(rollout: Rollout) -> Joined:
+    """Prompt and response in one row: no token sees padding, so attention needs no mask besides the causal one."""
     input_ids = torch.cat([rollout.prompts.prompt_ids, rollout.response_ids], 1)
-    return input_ids, torch.cat([rollout.prompts.prompt_mask, rollout.response_mask], 1)
+    mask = torch.cat([rollout.prompts.prompt_mask, rollout.response_mask], 1)
+    input_ids, mask = left_aligned(input_ids, mask)
+    lengths = rollout.prompts.prompt_mask.sum(1, keepdim=True)
+    time = torch.arange(rollout.response_ids.shape[1], device=mask.device)
+    # Padding of a short response would be to the right of the row.
+    columns = (lengths + time).clamp(max=mask.shape[1] - 1)
+    return Joined(input_ids, mask, columns)
 
 
 def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:

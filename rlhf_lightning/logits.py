@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf_lightning.functional import token_log_probs
+from rlhf_lightning.functional import position_ids, token_log_probs
 
 CHUNK = 2**22
 """Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
@@ -48,20 +48,19 @@ def causal_log_probs(
     model: nn.Module,
     input_ids: Int[Tensor, "rows time"],
     mask: Bool[Tensor, "rows time"],
-    positions: Int[Tensor, "rows time"],
     counts: Bool[Tensor, "rows time"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "rows time-1"]:
     """Log-probability of each token that counts, given those before it.
 
     The head of the model runs at the positions before those tokens only, and in chunks: at no time are there logits of
-    all tokens, which for a large vocabulary would be most of the memory.
+    all tokens, which for a large vocabulary would be most of the memory. Padding on the right is not masked, because no
+    real token sees it, and attention is faster without a mask.
 
     Args:
         model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
         input_ids: Tokens.
         mask: Real tokens.
-        positions: Position of each token.
         counts: Tokens that are wanted. The first of a row has none before it and is left out.
         temperature: Divides the logits.
 
@@ -71,11 +70,16 @@ def causal_log_probs(
     counts, targets = counts[:, 1:], input_ids[:, 1:]
     rows, times = counts.nonzero(as_tuple=True)
     if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
-        output = model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            # transformers would warn about pad tokens without a mask.
+            output = model.base_model(input_ids=torch.where(mask, input_ids, input_ids[:, :1]), use_cache=False)
+        else:
+            positions = position_ids(mask)
+            output = model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
         weight = cast(Tensor, model.get_output_embeddings().weight)
         found = linear_log_probs(output.last_hidden_state[rows, times], weight, targets[rows, times], temperature)
     else:
-        logits = causal_logits(model, input_ids, mask, positions)[rows, times]
+        logits = causal_logits(model, input_ids, mask, position_ids(mask))[rows, times]
         found = token_log_probs(logits / temperature, targets[rows, times])
     return torch.zeros(counts.shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
 

@@ -166,8 +166,8 @@ class ScalarHeadModel(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "rows time"],
-        attention_mask: Tensor,
-        position_ids: Int[Tensor, "rows time"],
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "rows time"] | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "rows time"]:
         """One number per token, in the units of the score.
@@ -175,16 +175,20 @@ class ScalarHeadModel(nn.Module):
         Args:
             input_ids: Tokens.
             attention_mask: ``rows x time``, True on real tokens, or ``rows x 1 x time x time``, True where a query
-                (third axis) sees a key (fourth axis).
-            position_ids: Position of each token.
+                (third axis) sees a key (fourth axis). None where padding, if any, is on the right: no real token
+                sees it, and attention is faster without a mask.
+            position_ids: Position of each token; None counts from the left.
             cache: Keys and values of the tokens before these; the own ones are added to it.
         """
-        if attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
+        if attention_mask is not None and attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
             # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
             lowest = torch.finfo(self.head.weight.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=self.head.weight.dtype).masked_fill(
                 ~attention_mask, lowest
             )
+        if attention_mask is None and not isinstance(self.backbone, PreTrainedModel):
+            attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options)
         hidden = output.last_hidden_state.to(self.head.weight.dtype)

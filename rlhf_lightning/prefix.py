@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.batch import ComparisonBatch, length_groups
+from rlhf_lightning.batch import ComparisonBatch, compacting_order, left_aligned, length_groups
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.models import ScalarHeadModel
 
@@ -38,9 +38,8 @@ def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tenso
     cache = DynamicCache(config=cast(Any, model.backbone.config))
     if any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise ValueError("its cache does not keep all keys and values")
-    longest = int(batch.prompt_mask.sum(1).max())
-    prompt_ids, prompt_mask = batch.prompt_ids[:, -longest:], batch.prompt_mask[:, -longest:]
-    model(prompt_ids, prompt_mask, position_ids(prompt_mask), cache)
+    prompt_ids, prompt_mask = left_aligned(batch.prompt_ids, batch.prompt_mask)
+    model(prompt_ids, cache=cache)
     prompt, number = batch.mask.nonzero(as_tuple=True)
     lengths = batch.response_mask[prompt, number].sum(1)
     scores = batch.response_mask.new_zeros(batch.mask.shape, dtype=model.head.weight.dtype)
@@ -86,9 +85,8 @@ def separate_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Ten
     prompt, response = batch.mask.nonzero(as_tuple=True)
     input_ids = torch.cat([batch.prompt_ids[prompt], batch.response_ids[prompt, response]], 1)
     mask = torch.cat([batch.prompt_mask[prompt], batch.response_mask[prompt, response]], 1)
-    order = compacting_order(mask)
-    input_ids, mask = input_ids.gather(1, order), mask.gather(1, order)
-    values = model(input_ids, mask, position_ids(mask))
+    input_ids, mask = left_aligned(input_ids, mask)
+    values = model(input_ids)
     last = values.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
     return torch.zeros(batch.mask.shape, dtype=last.dtype, device=last.device).index_put((prompt, response), last)
 
@@ -129,11 +127,6 @@ def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> st
     if bool(leak < 1e-6) and bool(difference < (1e-3 if exact else 0.1)):
         return ""
     return f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
-
-
-def compacting_order(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows kept"]:
-    """Columns in an order that moves real tokens to the left, cut to the longest row."""
-    return (~mask).int().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
 
 
 def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows 1 time time"]:

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.batch import LMBatch, PromptBatch
 from rlhf_lightning.data.collate import collate_lm, padded
 from rlhf_lightning.data.tokens import LMExample
-from rlhf_lightning.functional import position_ids
 from rlhf_lightning.generation import response_texts, sample_responses, token_id
 from rlhf_lightning.logits import causal_log_probs
 
@@ -103,7 +102,7 @@ def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice
     means: list[float] = []
     for start in range(0, len(rows), batch_size):
         batch = LMBatch(*(field.to(device) for field in collate_lm(rows[start : start + batch_size], pad)))
-        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, position_ids(batch.mask), batch.loss_mask)
+        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
         means += (log_probs.sum(1) / batch.loss_mask[:, 1:].sum(1)).tolist()
     found, first = [], 0
     for endings, right in zip(probe.endings, probe.right, strict=True):

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import Rollout
-from rlhf_lightning.functional import position_ids
 from rlhf_lightning.generation import joined, response_texts
 from rlhf_lightning.models import ScalarHeadModel, freeze
 
@@ -26,10 +25,9 @@ def response_scores(
     """
     if not isinstance(reward, ScalarHeadModel):
         return torch.tensor(list(reward(rollout.prompts.texts, response_texts(tokenizer, rollout))), dtype=torch.float)
-    input_ids, mask = joined(rollout)
-    scores: Tensor = reward(input_ids, mask, position_ids(mask))
-    last = rollout.prompts.prompt_ids.shape[1] + rollout.response_mask.sum(1, keepdim=True) - 1
-    return scores.gather(1, last).squeeze(1)
+    input_ids, mask, _ = joined(rollout)
+    scores: Tensor = reward(input_ids)
+    return scores.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
 
 
 class TextReward:

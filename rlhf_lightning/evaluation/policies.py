@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import LMBatch, PromptBatch, Rollout
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
-from rlhf_lightning.functional import position_ids
 from rlhf_lightning.generation import response_log_probs, response_texts, sample_responses, token_id
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import lm_loss
@@ -123,7 +122,7 @@ def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
     device = next(model.parameters()).device
     for on_cpu in batches:
         batch = LMBatch(*(field.to(device) for field in on_cpu))
-        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, position_ids(batch.mask), batch.loss_mask)
+        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
         loss, statistics = lm_loss(log_probs, batch.loss_mask[:, 1:])
         total += float(loss) * int(statistics.num_tokens)
         count += int(statistics.num_tokens)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf_lightning.batch import Experience, Rollout
-from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean, position_ids
+from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean
 from rlhf_lightning.generation import joined
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.sampling import keyed_uniforms
@@ -15,9 +15,9 @@ from rlhf_lightning.sampling import keyed_uniforms
 
 def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
     """Value estimate before each response token, 0 on padding."""
-    input_ids, mask = joined(rollout)
-    values: Tensor = model(input_ids, mask, position_ids(mask))
-    return torch.where(rollout.response_mask, values[:, -rollout.response_ids.shape[1] - 1 : -1], 0.0)
+    input_ids, _, columns = joined(rollout)
+    values: Tensor = model(input_ids)
+    return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
 
 
 def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:

@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.batch import LMBatch
-from rlhf_lightning.functional import position_ids
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import LMStatistics, lm_loss
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
@@ -32,7 +31,7 @@ class LanguageModelModule(StageModule):
 
     def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
         """Mean negative log-likelihood in nats per token that counts."""
-        log_probs = causal_log_probs(self.model, batch.input_ids, batch.mask, position_ids(batch.mask), batch.loss_mask)
+        log_probs = causal_log_probs(self.model, batch.input_ids, batch.mask, batch.loss_mask)
         return lm_loss(log_probs, batch.loss_mask[:, 1:])
 
     def on_train_start(self) -> None:

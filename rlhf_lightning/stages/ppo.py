@@ -1,6 +1,7 @@
 """PPO and PPO-ptx: roll out, score, update."""
 
 import copy
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout
-from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, position_ids, whiten
+from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups
+from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
@@ -29,6 +30,9 @@ from rlhf_lightning.stages.experience import (
     response_values,
     rollout_figures,
 )
+
+FORWARD_TOKENS = 2**14
+"""Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
 
 
 class PPOModule(StageModule):
@@ -192,10 +196,13 @@ class PPOModule(StageModule):
         old_log_probs = torch.zeros(mask.shape, device=mask.device)
         reference_log_probs, values = torch.zeros_like(old_log_probs), torch.zeros_like(old_log_probs)
         scores = torch.zeros(len(mask), device=mask.device)
-        for rows in (micro for minibatch in minibatches for micro in self._micro_batches(minibatch)):
+        for rows in (micro for minibatch in minibatches for micro in self._micro_batches(rollout, minibatch)):
             part = select_rows(rollout, rows)
             width = part.response_ids.shape[1]
             old_log_probs[rows, :width] = response_log_probs(self.policy, part, self.temperature).float()
+        for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
+            part = select_rows(rollout, rows)
+            width = part.response_ids.shape[1]
             reference_log_probs[rows, :width] = response_log_probs(self.reference, part, self.temperature).float()
             values[rows, :width] = response_values(self.value, part).float()
             scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
@@ -251,7 +258,7 @@ class PPOModule(StageModule):
     def _backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
         num_tokens = experience.rollout.response_mask[rows].sum()
         parts = []
-        for micro in self._micro_batches(rows):
+        for micro in self._micro_batches(experience.rollout, rows):
             part = select_rows(experience.rollout, micro)
             width = part.response_ids.shape[1]
             loss, statistics = policy_loss(
@@ -278,7 +285,7 @@ class PPOModule(StageModule):
     def _backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
         num_tokens = experience.rollout.response_mask[rows].sum()
         total = torch.zeros((), device=self.device)
-        for micro in self._micro_batches(rows):
+        for micro in self._micro_batches(experience.rollout, rows):
             part = select_rows(experience.rollout, micro)
             width = part.response_ids.shape[1]
             loss, _ = value_loss(
@@ -302,7 +309,7 @@ class PPOModule(StageModule):
         total = torch.zeros((), device=self.device)
         for start in range(0, len(batch.mask), size):
             ids, mask, loss_mask = (field[start : start + size] for field in batch)
-            log_probs = causal_log_probs(self.policy, ids, mask, position_ids(mask), loss_mask)
+            log_probs = causal_log_probs(self.policy, ids, mask, loss_mask)
             loss, _ = lm_loss(log_probs, loss_mask[:, 1:], num_tokens)
             self.manual_backward(self.ptx_coef * loss)
             total += loss.detach()
@@ -352,8 +359,10 @@ class PPOModule(StageModule):
         drawn = draw_minibatches(rows, self.num_minibatches, (self.seed, int(self.iteration), epoch, 1))
         return [minibatch.to(self.device) for minibatch in drawn]
 
-    def _micro_batches(self, rows: Int[Tensor, " minibatch"]) -> Iterator[Int[Tensor, " micro"]]:
-        yield from torch.split(rows, self.micro_batch_size or len(rows))
+    def _micro_batches(self, rollout: Rollout, rows: Int[Tensor, " minibatch"]) -> Iterator[Int[Tensor, " micro"]]:
+        """Episodes of similar length go through the models together; the gradients add up to the minibatch's."""
+        for group in length_groups(rollout.lengths[rows], sys.maxsize, self.micro_batch_size):
+            yield rows[group]
 
     @property
     def _exact(self) -> bool:

@@ -97,7 +97,8 @@ def test_reference_starts_at_kl_zero_and_padding_is_zero(experience: tuple[PPOMo
     module, _ = experience
     module.max_new_tokens = 24
     own = module.score(module.rollout(prompts(64)))
-    assert torch.equal(own.old_log_probs, own.reference_log_probs)
+    # Both are the same model; only the grouping of the rows differs.
+    torch.testing.assert_close(own.old_log_probs, own.reference_log_probs, atol=1e-5, rtol=0)
     padding = ~own.rollout.response_mask
     assert padding.any(), "the case must have responses of different lengths"
     for field in (own.old_log_probs, own.old_values, own.advantages, own.returns):
