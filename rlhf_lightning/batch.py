@@ -5,6 +5,7 @@ are True on real tokens. Prompts are padded on the left, so that responses start
 padded on the right.
 """
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -141,3 +142,14 @@ def length_groups(
             groups.append(order[start:stop])
             start = stop
     return groups if ordered else []
+
+
+def padded_size(lengths: Int[Tensor, " rows"], tokens: int = sys.maxsize) -> int:
+    """Positions, padding included, of rows that are read in their :func:`length_groups`.
+
+    Example:
+        >>> import torch
+        >>> padded_size(torch.tensor([3, 9, 1, 5]), 18)
+        24
+    """
+    return sum(len(group) * int(lengths[group].max()) for group in length_groups(lengths, tokens))

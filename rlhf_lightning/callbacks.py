@@ -18,6 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.artifacts import read_metrics
 from rlhf_lightning.generation import response_texts
 
+_WIDE = 160
+"""Columns of a terminal that has room for the time of every phase."""
+_SPEEDS = {"step_tokens_per_second": "tokens/s", "rollout_tokens_per_second": "tokens/s"}
+
 
 def progress_bar(console: Console | None = None) -> Progress:
     """The progress bar of every stage: name, bar, count, time, latest figures."""
@@ -53,7 +57,7 @@ class StageProgress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Move the bar."""
         if self.progress is not None:
-            figures = _figures(trainer.progress_bar_metrics)
+            figures = _figures(trainer.progress_bar_metrics, self.progress.console.width)
             self.progress.update(self.task, completed=_batches_done(trainer), figures=figures)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -227,11 +231,14 @@ def _batches_done(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    shown = {name: name.removeprefix("train/").removeprefix("rollout/") for name in metrics}
-    shown |= {
-        "time/tokens_per_second": "tokens/s",
-        "validation/loss": "val. loss",
-        "validation/accuracy": "val. accuracy",
-    }
-    return "  ".join(f"{shown[name].removeprefix('update/')} {value:.3g}" for name, value in metrics.items())
+def _figures(metrics: Mapping[str, float], width: int) -> str:
+    """What stands beside the bar: speed and time of the main phase always, of all phases where there is room."""
+    shown = {}
+    for name, value in metrics.items():
+        kind, _, figure = name.partition("/")
+        if kind == "time":
+            figure = _SPEEDS.get(figure, figure.replace("_tokens_per_second", " tokens/s").replace("_seconds", " s"))
+            if width < _WIDE and figure not in _SPEEDS.values():
+                continue
+        shown[f"val. {figure}" if kind == "validation" else figure] = value
+    return "  ".join(f"{name} {value:.3g}" for name, value in shown.items())

@@ -1,7 +1,5 @@
 """The next token, step by step: which rows still go on, and the key-value cache that they share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from rlhf_lightning.attention import fast_attention
 from rlhf_lightning.batch import PromptBatch, length_groups
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.logits import causal_logits
@@ -106,9 +105,6 @@ class InPlaceDecoder(CachedDecoder):
         self.cache.layers = list(self.layers)
         self.lengths = self.mask.sum(1)
         self.padded = not bool(self.mask.all())
-        # The kernel for one query per row is slow in 16 bits on a CPU; two matrix products are three times faster.
-        slow = self.device.type == "cpu" and model.dtype in (torch.bfloat16, torch.float16)
-        self.attention = "eager" if slow and model.config._attn_implementation == "sdpa" else None
 
     def first(self) -> Float[Tensor, "active vocab"]:
         """Logits after the prompts, which are read in groups of similar length."""
@@ -120,7 +116,8 @@ class InPlaceDecoder(CachedDecoder):
             ids, mask = self.input_ids[group, width - own :], self.mask[group, width - own :]
             for layer in self.layers:
                 layer.expect_prompts(group, width - own)
-            logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
+            with fast_attention(self.model, self.device, own):
+                logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
         for layer in self.layers:
             layer.start_decoding(width)
         order = torch.cat(groups)
@@ -140,15 +137,14 @@ class InPlaceDecoder(CachedDecoder):
         self.mask = _with_one(self.mask)
         positions = self.lengths.unsqueeze(1)
         self.lengths = self.lengths + 1
-        with _attention(cast(PreTrainedModel, self.model), self.attention):
+        with fast_attention(self.model, self.device, 1):
             return self._forward(chosen.unsqueeze(1), self._visible(), positions)
 
     def _visible(self) -> Tensor | None:
         """What the new token sees. Everything, where no prompt is padded: then attention needs no mask."""
         if not self.padded:
             return None
-        implementation = self.attention or cast(PreTrainedModel, self.model).config._attn_implementation
-        if implementation != "sdpa":
+        if cast(PreTrainedModel, self.model).config._attn_implementation != "sdpa":
             return self.mask
         return self.mask[:, None, None, :]
 
@@ -216,14 +212,3 @@ def _moved(values: Tensor, movers: Tensor, holes: Tensor, count: int) -> Tensor:
 
 def _with_one(mask: Tensor) -> Tensor:
     return torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-
-
-@contextmanager
-def _attention(model: PreTrainedModel, implementation: str | None) -> Iterator[None]:
-    """Another attention implementation for the time being; None keeps the model's own."""
-    own = model.config._attn_implementation
-    model.config._attn_implementation = implementation or own
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = own

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_lightning.attention import fast_attention
 from rlhf_lightning.functional import position_ids, token_log_probs
 
 CHUNK = 2**22
@@ -72,10 +73,11 @@ def causal_log_probs(
     if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
         if bool((mask[:, 1:] <= mask[:, :-1]).all()):
             # transformers would warn about pad tokens without a mask.
-            output = model.base_model(input_ids=torch.where(mask, input_ids, input_ids[:, :1]), use_cache=False)
+            inputs = {"input_ids": torch.where(mask, input_ids, input_ids[:, :1])}
         else:
-            positions = position_ids(mask)
-            output = model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids(mask)}
+        with fast_attention(model, input_ids.device, input_ids.shape[1]):
+            output = model.base_model(**inputs, use_cache=False)
         weight = cast(Tensor, model.get_output_embeddings().weight)
         found = linear_log_probs(output.last_hidden_state[rows, times], weight, targets[rows, times], temperature)
     else:
@@ -119,18 +121,19 @@ class _LinearLogProbs(torch.autograd.Function):
         ctx.temperature = temperature
         needed = any(ctx.needs_input_grad)
         keep = needed and len(targets) * len(weight) <= KEPT
-        found, totals, kept = [], [], []
+        found, kept = [], []
         for part, wanted in zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True):
             logits = _logits(part, weight, temperature)
-            total = logits.logsumexp(1)
+            # One pass of exponentials: the largest probability is exp(largest logit - total).
+            probabilities = logits.softmax(1)
+            total = logits.amax(1) - probabilities.amax(1).log()
             found.append(logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - total)
-            totals.append(total)
             if keep:
-                kept.append(logits.sub_(total.unsqueeze(1)).exp_())
+                kept.append(probabilities)
         if not found:
             return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         if needed:
-            ctx.save_for_backward(hidden, weight, targets, torch.cat(totals))
+            ctx.save_for_backward(hidden, weight, targets)
             ctx.kept = kept
         return torch.cat(found)
 
@@ -138,9 +141,10 @@ class _LinearLogProbs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         if not ctx.saved_tensors:
             return None, None, None, None
-        hidden, weight, targets, totals = ctx.saved_tensors
+        hidden, weight, targets = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        weight_gradient = torch.zeros_like(weight, dtype=totals.dtype) if ctx.needs_input_grad[1] else None
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        weight_gradient = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
         start = 0
         for number, part in enumerate(_chunks(hidden, weight)):
             chunk = slice(start, start + len(part))
@@ -149,7 +153,7 @@ class _LinearLogProbs(torch.autograd.Function):
             if slope is not None:
                 ctx.kept[number] = None  # it is overwritten below
             else:
-                slope = _logits(part, weight, ctx.temperature).sub_(totals[chunk].unsqueeze(1)).exp_()
+                slope = _logits(part, weight, ctx.temperature).softmax(1)
             # d log p(target) / d logits = [v is the target] - p(v)
             gradient = gradients[0][chunk].unsqueeze(1) / ctx.temperature
             slope.mul_(-gradient).scatter_add_(1, targets[chunk].unsqueeze(1), gradient.to(slope.dtype))

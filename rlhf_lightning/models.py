@@ -19,7 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
+
+from rlhf_lightning.attention import fast_attention
 
 Module = TypeVar("Module", bound=nn.Module)
 _SHIPPED = Path(__file__).parent / "sandbox" / "base"
@@ -84,8 +87,23 @@ def load_causal_lm(
         "trust_remote_code": trust_remote_code,
     }
     if path is None:
-        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(**options))
-    return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options))
+        model = AutoModelForCausalLM.from_config(**options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options)
+    return fuse_activations(cast(PreTrainedModel, model))
+
+
+def fuse_activations(model: Module) -> Module:
+    """Put torch's kernel for tanh-GELU where transformers writes the formula out (``gelu_new``: GPT-2 and others).
+
+    The values are the same up to rounding, a training step takes about a fifth less time, and the activations that
+    are kept for the backward pass shrink.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+    return model
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -180,17 +198,17 @@ class ScalarHeadModel(nn.Module):
             position_ids: Position of each token; None counts from the left.
             cache: Keys and values of the tokens before these; the own ones are added to it.
         """
-        if attention_mask is not None and attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
-            # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
-            lowest = torch.finfo(self.head.weight.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=self.head.weight.dtype).masked_fill(
-                ~attention_mask, lowest
-            )
         if attention_mask is None and not isinstance(self.backbone, PreTrainedModel):
             attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
-        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options)
+        with fast_attention(self.backbone, input_ids.device, input_ids.shape[1]):
+            if attention_mask is not None and attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
+                # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
+                attention_mask = _additive(attention_mask, self.head.weight.dtype)
+            output = self.backbone(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options
+            )
         hidden = output.last_hidden_state.to(self.head.weight.dtype)
         return cast(Tensor, self.head(hidden).squeeze(-1) + self.bias)
 
@@ -210,7 +228,7 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
             f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
             "Other sequence classifiers can be used through rlhf_lightning.scoring.TextReward."
         )
-    scalar = ScalarHeadModel(model.base_model, score.in_features)
+    scalar = ScalarHeadModel(fuse_activations(model.base_model), score.in_features)
     scalar.head.weight.data.copy_(score.weight.data)
     scalar.bias.fill_(float(getattr(model.config, "reward_bias", 0.0)))
     return scalar.to(score.weight.dtype)
@@ -219,6 +237,13 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
 def freeze(module: Module) -> Module:
     """Turn off gradients and dropout, for good."""
     return module.requires_grad_(False).eval()
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where the mask is True, the lowest number elsewhere."""
+    kind = mask.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _attention(backbone: nn.Module) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.batch import ComparisonBatch, compacting_order, left_aligned, length_groups
+from rlhf_lightning.batch import ComparisonBatch, compacting_order, left_aligned, length_groups, padded_size
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.models import ScalarHeadModel
 
@@ -96,6 +96,20 @@ def fastest_pass(sound: Sequence[Scores], batch: ComparisonBatch) -> Scores:
     tokens = int((batch.prompt_mask.sum(1) + batch.response_mask.sum((1, 2))).max())
     order = (tree_scores, cached_scores) if tokens <= TREE_TOKENS else (cached_scores, tree_scores)
     return next((scores for scores in order if scores in sound), separate_scores)
+
+
+def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
+    """Tokens that a pass reads of a batch, and positions: those and the padding."""
+    prompt, response = batch.prompt_mask.sum(1), batch.response_mask.sum(2)
+    own = response[batch.mask]
+    if scores is tree_scores:
+        lengths = prompt + response.sum(1)
+        return int(lengths.sum()), len(lengths) * int(lengths.max())
+    if scores is cached_scores:
+        read = len(prompt) * int(prompt.max()) + padded_size(own, GROUP_TOKENS)
+        return int(prompt.sum() + own.sum()), read
+    lengths = own + prompt[batch.mask.nonzero(as_tuple=True)[0]]
+    return int(lengths.sum()), len(lengths) * int(lengths.max())
 
 
 @torch.no_grad()

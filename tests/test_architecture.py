@@ -18,17 +18,30 @@ MAY_IMPORT = {
     "functional": set(),
     "losses": {"functional"},
     "batch": set(),
-    "models": set(),
+    "attention": set(),
+    "throughput": set(),
+    "models": {"attention"},
     "sampling": set(),
     "prefix": {"batch", "functional", "models"},
-    "logits": {"functional"},
-    "decoding": {"batch", "functional", "logits"},
+    "logits": {"attention", "functional"},
+    "decoding": {"attention", "batch", "functional", "logits"},
     "schedules": set(),
     "artifacts": set(),
     "generation": {"batch", "decoding", "functional", "logits", "sampling"},
     "scoring": {"batch", "functional", "generation", "models"},
     "data": {"batch"},
-    "stages": {"batch", "functional", "generation", "logits", "losses", "models", "prefix", "sampling", "scoring"},
+    "stages": {
+        "throughput",
+        "batch",
+        "functional",
+        "generation",
+        "logits",
+        "losses",
+        "models",
+        "prefix",
+        "sampling",
+        "scoring",
+    },
     "callbacks": {"artifacts", "generation"},
     "export": {"models"},
     "probes": {"batch", "data", "functional", "generation", "logits"},
@@ -37,7 +50,7 @@ MAY_IMPORT = {
     "collect": {"batch", "data", "generation"},
 }
 BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs", "fitting", "evaluating", "reproduce"}
-LONG = {"stages.ppo": 380}
+LONG = {"stages.ppo": 370}
 """Over 300 lines: these may shrink, not grow."""
 
 

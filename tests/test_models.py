@@ -13,6 +13,7 @@ from rlhf_lightning.models import (
     ScalarHeadModel,
     fit_to_tokenizer,
     freeze,
+    fuse_activations,
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
@@ -210,13 +211,29 @@ def test_freeze(tiny_gpt2):
     assert not any(p.requires_grad for p in frozen.parameters())
 
 
+def test_a_fused_activation_is_the_same_function(make_tiny_lm):
+    plain, fused = (
+        make_tiny_lm("gpt2", dtype=torch.float64),
+        fuse_activations(make_tiny_lm("gpt2", dtype=torch.float64)),
+    )
+    assert [type(module.act) for module in fused.modules() if hasattr(module, "act")] == [torch.nn.GELU] * 2
+    logits = [model(IDS).logits for model in (plain, fused)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(own.log_softmax(-1)[..., 5].sum(), model.parameters())
+        for own, model in zip(logits, (plain, fused), strict=True)
+    ]
+    for own, expected in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-9, atol=1e-12)
+
+
 # Export
 
 
 def test_an_exported_causal_lm_is_the_same(tmp_path, tiny_lm, tiny_tokenizer):
     export_causal_lm(tiny_lm, tiny_tokenizer, tmp_path / "model")
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "model")(IDS).logits, tiny_lm(IDS).logits)
-    assert torch.equal(load_causal_lm(str(tmp_path / "model"))(IDS).logits, tiny_lm(IDS).logits)
+    assert torch.equal(load_causal_lm(str(tmp_path / "model"))(IDS).logits, fuse_activations(tiny_lm)(IDS).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("w3 w4")["input_ids"] == [3, 4]
     assert (tmp_path / "model" / "model.safetensors").exists()
 
@@ -254,6 +271,7 @@ def test_a_classifier_gives_the_score_without_bias(exported, tiny_lm):
 
 def test_a_reward_model_survives_the_round_trip(exported):
     model, folder = exported
+    fuse_activations(model)
     again = load_scalar_model(str(folder)).eval()
     assert float(again.bias) == 1.5
     assert torch.equal(token_scores(again, IDS), token_scores(model, IDS))

@@ -110,7 +110,7 @@ PPO_CURVES = (
     Curve(
         "Time per iteration",
         "seconds",
-        {"update": "time/update_seconds", "rollout": "time/rollout_seconds", "score": "time/score_seconds"},
+        {name: f"time/{name}_seconds" for name in ("update", "rollout", "score", "ptx")},
     ),
 )
 CURVES = {

@@ -7,10 +7,13 @@ from typing import Any, TypeAlias
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from rlhf_lightning.throughput import Throughput
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """From parameters to an optimizer, for instance ``functools.partial(torch.optim.AdamW, lr=1e-5)``."""
@@ -19,7 +22,7 @@ SchedulerFactory: TypeAlias = Callable[[Optimizer, int], LRScheduler]
 
 
 class StageModule(L.LightningModule):
-    """A LightningModule that resumes exactly.
+    """A LightningModule that resumes exactly and says how fast it is.
 
     Checkpoints carry every random state, which is put back right before the first batch, and leave out the modules
     named in ``frozen``: they are loaded from their own folders anyway.
@@ -35,6 +38,7 @@ class StageModule(L.LightningModule):
         super().__init__()
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.strict_loading = not self.frozen
+        self.throughput = Throughput()
         self._random_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -44,6 +48,25 @@ class StageModule(L.LightningModule):
             return optimizer
         scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says; in bf16-mixed also with a fused optimizer.
+
+        Lightning refuses it under mixed precision, because fused kernels divide by the scale of the loss themselves;
+        without a gradient scaler there is none.
+        """
+        plugin = self.trainer.precision_plugin
+        if type(plugin) is not MixedPrecision or plugin.scaler is not None or not gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            plugin.clip_grad_by_value(optimizer, gradient_clip_val)
+        else:
+            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop frozen weights, add random states."""
@@ -61,6 +84,18 @@ class StageModule(L.LightningModule):
         if self._random_state is not None:
             _restore_random_state(self._random_state)
             self._random_state = None
+        self.throughput = Throughput()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start the watch; where the optimizer is stepped by hand, the phases are the module's own."""
+        if self.automatic_optimization:
+            self.throughput.start("step")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log seconds, tokens per second and padding."""
+        if self.automatic_optimization:
+            self.throughput.stop()
+        self.log_dict(self.throughput.figures(), prog_bar=True)
 
 
 def _random_state() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.batch import LMBatch
+from rlhf_lightning.batch import LMBatch, padded_size
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import LMStatistics, lm_loss
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
@@ -42,6 +42,8 @@ class LanguageModelModule(StageModule):
     def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step."""
         loss, statistics = self.loss(batch)
+        lengths = batch.mask.sum(1)
+        self.throughput.count(self.model, lengths.sum(), padded_size(lengths), backward=True)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum)
         return loss

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -14,11 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups
+from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups, padded_size
 from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
-from rlhf_lightning.logits import causal_log_probs
-from rlhf_lightning.losses import PolicyStatistics, lm_loss, policy_loss, value_loss
+from rlhf_lightning.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.models import ScalarHeadModel, freeze
 from rlhf_lightning.scoring import TextScorer, response_scores
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
@@ -30,6 +28,7 @@ from rlhf_lightning.stages.experience import (
     response_values,
     rollout_figures,
 )
+from rlhf_lightning.stages.ptx import backward_pretrain, measured_gradient, text_share
 
 FORWARD_TOKENS = 2**14
 """Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
@@ -139,12 +138,12 @@ class PPOModule(StageModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """One iteration."""
-        start = time.perf_counter()
-        rollout = self.rollout(batch["prompts"])
-        rolled_out = time.perf_counter()
-        experience = self.score(rollout)
-        scored = time.perf_counter()
-        self.update(experience, batch.get("pretrain"))
+        with self.throughput.phase("rollout"):
+            rollout = self.rollout(batch["prompts"])
+        with self.throughput.phase("score"):
+            experience = self.score(rollout)
+        with self.throughput.phase("update"):
+            self.update(experience, batch.get("pretrain"))
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
@@ -154,15 +153,10 @@ class PPOModule(StageModule):
         self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)})
         self._adapt_kl_coef(experience)
         self.iteration += 1
-        end = time.perf_counter()
-        seconds = {"rollout": rolled_out - start, "score": scored - rolled_out, "update": end - scored}
-        self.log_dict({f"time/{name}_seconds": value for name, value in seconds.items()})
-        tokens = int(rollout.response_mask.sum())
-        self.log("time/tokens_per_second", tokens / (end - start), prog_bar=True)
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
-        return sample_responses(
+        rollout = sample_responses(
             self.policy,
             prompts,
             max_new_tokens=self.max_new_tokens,
@@ -171,6 +165,8 @@ class PPOModule(StageModule):
             temperature=self.temperature,
             key=(self.seed, int(self.iteration)),
         )
+        self.throughput.count(self.policy, rollout.response_mask.sum(), rollout.response_mask.sum())
+        return rollout
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
@@ -197,11 +193,11 @@ class PPOModule(StageModule):
         reference_log_probs, values = torch.zeros_like(old_log_probs), torch.zeros_like(old_log_probs)
         scores = torch.zeros(len(mask), device=mask.device)
         for rows in (micro for minibatch in minibatches for micro in self._micro_batches(rollout, minibatch)):
-            part = select_rows(rollout, rows)
+            part = self._read(rollout, rows, self.policy)
             width = part.response_ids.shape[1]
             old_log_probs[rows, :width] = response_log_probs(self.policy, part, self.temperature).float()
         for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
-            part = select_rows(rollout, rows)
+            part = self._read(rollout, rows, self.reference, self.value, self.reward)
             width = part.response_ids.shape[1]
             reference_log_probs[rows, :width] = response_log_probs(self.reference, part, self.temperature).float()
             values[rows, :width] = response_values(self.value, part).float()
@@ -222,16 +218,6 @@ class PPOModule(StageModule):
             pretrain: Rows for the pretraining gradient, shared out evenly over the minibatches; needed when
                 ``ptx_coef`` is not 0.
         """
-        if self.ptx_coef and pretrain is None:
-            raise ValueError(
-                f"ptx_coef is {self.ptx_coef}, but the batch has no 'pretrain'. Give the data module 'text' and a "
-                "text_batch_size."
-            )
-        if self.ptx_coef and pretrain is not None and len(pretrain.mask) < self.num_minibatches:
-            raise ValueError(
-                f"{len(pretrain.mask)} rows of text cannot be shared out over num_minibatches={self.num_minibatches}; "
-                "raise text_batch_size."
-            )
         policy_optimizer, value_optimizer = cast(list[LightningOptimizer], self.optimizers())
         for epoch in range(self.num_ppo_epochs):
             minibatches = (
@@ -244,9 +230,8 @@ class PPOModule(StageModule):
                 if first:
                     self.log("update/first_ratio_deviation", statistics.ratio_deviation)
                     check_first_ratio(statistics.ratio_deviation, 0.0 if self._exact else 0.1)
-                if self.ptx_coef and pretrain is not None:
-                    share = LMBatch(*(field[number :: len(minibatches)] for field in pretrain))
-                    self._backward_pretrain(share, measure=first)
+                if self.ptx_coef:
+                    self._backward_pretrain(text_share(pretrain, number, len(minibatches)), measure=first)
                 self._step(policy_optimizer, self.policy, "policy")
                 self._update_ema()
                 value_optimizer.zero_grad()
@@ -259,7 +244,7 @@ class PPOModule(StageModule):
         num_tokens = experience.rollout.response_mask[rows].sum()
         parts = []
         for micro in self._micro_batches(experience.rollout, rows):
-            part = select_rows(experience.rollout, micro)
+            part = self._read(experience.rollout, micro, self.policy, backward=True)
             width = part.response_ids.shape[1]
             loss, statistics = policy_loss(
                 response_log_probs(self.policy, part, self.temperature),
@@ -286,7 +271,7 @@ class PPOModule(StageModule):
         num_tokens = experience.rollout.response_mask[rows].sum()
         total = torch.zeros((), device=self.device)
         for micro in self._micro_batches(experience.rollout, rows):
-            part = select_rows(experience.rollout, micro)
+            part = self._read(experience.rollout, micro, self.value, backward=True)
             width = part.response_ids.shape[1]
             loss, _ = value_loss(
                 response_values(self.value, part),
@@ -301,30 +286,19 @@ class PPOModule(StageModule):
         self._note("update/value_loss", total)
 
     def _backward_pretrain(self, batch: LMBatch, measure: bool) -> None:
-        """Add ``ptx_coef`` times the gradient of the pretraining loss to the policy's gradient."""
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        before = [_gradient(p).clone() for p in parameters] if measure else []
-        num_tokens = batch.loss_mask[:, 1:].sum()
-        size = self.micro_batch_size or len(batch.mask)
-        total = torch.zeros((), device=self.device)
-        for start in range(0, len(batch.mask), size):
-            ids, mask, loss_mask = (field[start : start + size] for field in batch)
-            log_probs = causal_log_probs(self.policy, ids, mask, loss_mask)
-            loss, _ = lm_loss(log_probs, loss_mask[:, 1:], num_tokens)
-            self.manual_backward(self.ptx_coef * loss)
-            total += loss.detach()
-        self._note("update/ptx_loss", total)
-        if measure:
-            added = torch.cat([(_gradient(p) - old).flatten() for p, old in zip(parameters, before, strict=True)])
-            own = torch.cat([old.flatten() for old in before])
-            self.log("update/ppo_grad_norm", own.norm())
-            self.log("update/ptx_grad_norm", added.norm())
-            self.log("update/grad_cosine", torch.cosine_similarity(own, added, dim=0))
+        lengths = batch.mask.sum(1)
+        with self.throughput.phase("ptx"), measured_gradient(self.policy, measure) as figures:
+            self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), backward=True)
+            loss = backward_pretrain(self.policy, batch, self.ptx_coef, self.micro_batch_size, self.manual_backward)
+        self._note("update/ptx_loss", loss)
+        self.log_dict(figures)
 
     def _step(self, optimizer: LightningOptimizer | Optimizer, module: nn.Module, name: str) -> None:
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         self._note(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
         optimizer.step()
+        # Lightning keeps one autocast around the whole iteration, and autocast keeps 16-bit copies of the weights.
+        torch.clear_autocast_cache()
 
     def _note(self, name: str, value: Tensor) -> None:
         """Keep a figure of one minibatch; the mean over an iteration's is logged."""
@@ -364,6 +338,15 @@ class PPOModule(StageModule):
         for group in length_groups(rollout.lengths[rows], sys.maxsize, self.micro_batch_size):
             yield rows[group]
 
+    def _read(self, rollout: Rollout, rows: Tensor, *models: Any, backward: bool = False) -> Rollout:
+        """Those rows, noted as read by the models among ``models``."""
+        part = select_rows(rollout, rows)
+        for model in models:
+            if isinstance(model, nn.Module):
+                positions = len(rows) * part.lengths.max()
+                self.throughput.count(model, part.lengths.sum(), positions, backward=backward)
+        return part
+
     @property
     def _exact(self) -> bool:
         parameter = next(self.policy.parameters())
@@ -377,10 +360,6 @@ class PPOModule(StageModule):
             return
         error = (response_kl(experience) / self.kl_target - 1).clamp(-0.2, 0.2)
         self.kl_coef *= 1 + error * len(experience.scores) / self.kl_horizon
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _check_positive(**values: int | float) -> None:

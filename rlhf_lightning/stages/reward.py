@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from rlhf_lightning.batch import ComparisonBatch
 from rlhf_lightning.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.prefix import Scores, fastest_pass, sound_passes
+from rlhf_lightning.prefix import Scores, fastest_pass, sound_passes, tokens_read
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 
 
@@ -57,6 +57,8 @@ class RewardModule(StageModule):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step."""
         loss, statistics = self.loss(batch)
+        tokens, positions = tokens_read(fastest_pass(self.passes or (), batch), batch)
+        self.throughput.count(self.model, tokens, positions, backward=True)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ranks))
         self.log("train/accuracy", statistics.accuracy, prog_bar=True, batch_size=len(batch.ranks))
         return loss

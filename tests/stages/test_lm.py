@@ -55,6 +55,21 @@ def test_only_the_response_counts():
     assert int(statistics.num_tokens) == 3
 
 
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_can_clip(make_tiny_lm, precision, algorithm):
+    """A step of size 1 along a gradient that was cut to 0.001."""
+    model = make_tiny_lm("gpt2")
+    before = [p.detach().clone() for p in model.parameters()]
+    module = LanguageModelModule(model, partial(torch.optim.SGD, lr=1.0, fused=True))
+    batch = collate_lm([LMExample([3, 4, 5, 6, 1], 1)], 0)
+    options = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm, "precision": precision}
+    trainer_of(max_steps=1, **options).fit(module, loader_of(batch))
+    moved = torch.cat([(p.detach() - old).flatten() for p, old in zip(model.parameters(), before, strict=True)])
+    size = moved.norm() if algorithm == "norm" else moved.abs().max()
+    assert float(size) == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_padding_changes_nothing(tiny_lm):
     example = LMExample([3, 4, 5, 6, 1], 2)
     long = LMExample(list(range(3, 20)), 17)  # a row without targets: nothing but width

@@ -202,6 +202,18 @@ def test_update_moves_towards_the_advantage(tiny_gpt2: Any, tiny_tokenizer: Any)
     assert gain > 1e-4
 
 
+def test_every_step_of_an_iteration_under_autocast_uses_the_new_weights(make_tiny_lm: Any, tiny_tokenizer: Any) -> None:
+    """Autocast keeps 16-bit copies of the weights as long as it is on, and Lightning keeps it on for an iteration."""
+    weights = []
+    for keeps_copies in (True, False):
+        torch.manual_seed(0)
+        module = attached(make_module(make_tiny_lm("gpt2"), tiny_tokenizer, num_ppo_epochs=2))
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_copies):
+            module.update(module.score(module.rollout(prompts())))
+        weights.append([*module.policy.parameters(), *module.value.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
 def test_frozen_models_stay_and_get_no_gradient(experience: tuple[PPOModule, Experience]) -> None:
     module, own = experience
     assert isinstance(module.reward, nn.Module)

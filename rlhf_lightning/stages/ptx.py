@@ -1,0 +1,88 @@
+"""PPO-ptx: the gradient of the pretraining loss, added to that of PPO (InstructGPT, section 3.5, equation 2)."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.batch import LMBatch, length_groups
+from rlhf_lightning.logits import causal_log_probs
+from rlhf_lightning.losses import lm_loss
+
+
+def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
+    """Every ``count``-th row from ``number`` on: the text of one minibatch.
+
+    Raises:
+        ValueError: When there is no text, or less than a row per minibatch.
+    """
+    if batch is None:
+        raise ValueError(
+            "ptx_coef is not 0, but the batch has no 'pretrain'. Give the data module 'text' and a text_batch_size."
+        )
+    if len(batch.mask) < count:
+        raise ValueError(
+            f"{len(batch.mask)} rows of text cannot be shared out over num_minibatches={count}; raise text_batch_size."
+        )
+    return LMBatch(*(field[number::count] for field in batch))
+
+
+def backward_pretrain(
+    policy: nn.Module,
+    batch: LMBatch,
+    coef: float,
+    micro_batch_size: int | None,
+    backward: Callable[[Tensor], None],
+) -> Float[Tensor, ""]:
+    """Add ``coef`` times the gradient of the pretraining loss to the policy's gradient.
+
+    Args:
+        policy: A causal language model.
+        batch: Text.
+        coef: gamma of equation 2.
+        micro_batch_size: Rows per backward pass; None takes all of similar length at once.
+        backward: ``loss.backward()``, or Lightning's ``manual_backward``.
+
+    Returns:
+        The loss, in nats per token, without ``coef``.
+    """
+    num_tokens = batch.loss_mask[:, 1:].sum()
+    total = torch.zeros((), device=batch.mask.device)
+    for rows in length_groups(batch.mask.sum(1), sys.maxsize, micro_batch_size):
+        ids, mask, loss_mask = (field[rows] for field in batch)
+        width = int(mask.sum(1).max())
+        log_probs = causal_log_probs(policy, ids[:, :width], mask[:, :width], loss_mask[:, :width])
+        loss, _ = lm_loss(log_probs, loss_mask[:, 1:width], num_tokens)
+        backward(coef * loss)
+        total += loss.detach()
+    return total
+
+
+@contextmanager
+def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]:
+    """Norms of the gradient before the block and of what the block adds, and the cosine between the two.
+
+    Args:
+        policy: What has the gradient.
+        wanted: Whether to measure at all; it takes two copies of the gradient.
+
+    Yields:
+        A dictionary that has the figures after the block.
+    """
+    figures: dict[str, Tensor] = {}
+    if not wanted:
+        yield figures
+        return
+    before = _flat_gradient(policy)
+    yield figures
+    added = _flat_gradient(policy) - before
+    figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = before.norm(), added.norm()
+    figures["update/grad_cosine"] = torch.cosine_similarity(before, added, dim=0)
+
+
+def _flat_gradient(module: nn.Module) -> Tensor:
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters() if p.requires_grad]
+    return torch.cat([part.flatten() for part in parts])

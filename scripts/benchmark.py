@@ -1,0 +1,211 @@
+"""Speed and memory, side by side: every contender in a process of its own, steps in turn, medians of ratios.
+
+    python scripts/benchmark.py                    all rows that need no peers
+    python scripts/benchmark.py --peers            and those against TRL, in virtual environments made for it
+    python scripts/benchmark.py reward --repeats 3 rows whose name contains "reward"
+    python scripts/benchmark.py --device cuda      the rows for a GPU
+
+Rows are added to docs/benchmark.json, and the table and the picture are drawn from it. Machines differ and are shared:
+only ratios of one run mean anything.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.rows import Row, rows
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = {"peers": "trl==1.16.0", "peers_ppo": "trl==1.12.0"}
+# Freed memory stays with the process, and large blocks use large pages: up to twice as fast on a CPU, for everyone.
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
+
+
+class Contender:
+    """A worker process that takes one step whenever it is told to."""
+
+    def __init__(self, module, function, shape, python, allocator):
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+        if allocator:
+            environment["GLIBC_TUNABLES"] = ALLOCATOR
+        worker = ROOT / "scripts" / "benchmarks" / "worker.py"
+        self.log = Path(os.environ.get("TMPDIR", "/tmp")) / f"benchmark-{os.getpid()}-{module}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [python, worker, module, function, json.dumps(shape)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+            )
+
+    def step(self):
+        """Units per second of one step, and the peak memory so far in bytes."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"it stopped; see {self.log}:\n" + "".join(self.log.read_text()[-1500:]))
+        report = json.loads(line)
+        return report["units"] / report["seconds"], report["peak"]
+
+    def close(self):
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def measure(row: Row, repeats: int, pythons: dict[str, str], device: str) -> dict:
+    """One row: both contenders warm up, then take turns."""
+    contenders = []
+    try:
+        for module, function, shape in (row.ours, row.other):
+            shape = shape | {"device": device}
+            contenders.append(Contender(module, function, shape, pythons.get(module, sys.executable), not row.memory))
+        for contender in contenders:
+            for _ in range(1 if row.memory else 2):
+                contender.step()
+        steps = [[contender.step() for contender in contenders] for _ in range(2 if row.memory else repeats)]
+    finally:
+        for contender in contenders:
+            contender.close()
+    if row.memory:
+        ours, other = (max(step[side][1] for step in steps) / 2**20 for side in (0, 1))
+        return {"ours": ours, "other": other, "ratio": ours / other, "range": None, "unit": "MiB"}
+    ratios = [own[0] / rival[0] for own, rival in steps]
+    ours, other = (statistics.median(step[side][0] for step in steps) for side in (0, 1))
+    found = {"ours": ours, "other": other, "ratio": statistics.median(ratios), "unit": row.unit}
+    return found | {"range": [min(ratios), max(ratios)]}
+
+
+def machine(device: str) -> dict:
+    """What the numbers belong to."""
+    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) or [platform.processor()]
+    where = f"{len(os.sched_getaffinity(0))} cores of {names[0]}"
+    if device == "cuda":
+        import torch
+
+        where = torch.cuda.get_device_name()
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(
+        [*git[:3], "status", "--porcelain", "-uno", "rlhf_lightning"], capture_output=True, check=False
+    )
+    versions = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lightning"))
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": where,
+        "commit": commit + ("+" if changed.stdout else ""),
+        "versions": versions,
+    }
+
+
+def make_peers() -> dict[str, str]:
+    """Virtual environments for the peers, below .peers/; made once."""
+    pythons = {}
+    for module, requirement in PEERS.items():
+        folder = ROOT / ".peers" / requirement.replace("==", "-")
+        pythons[module] = str(folder / "bin" / "python")
+        if not (folder / ".installed").exists():
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            install = [
+                folder / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "-c",
+                ROOT / "scripts" / "constraints.txt",
+            ]
+            subprocess.run([*install, requirement], check=True)
+            (folder / ".installed").touch()
+    return pythons
+
+
+def table(found: dict) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| work | ours | other | against | ratio | aim |",
+        "|---|--:|--:|---|--:|--:|",
+    ]
+    for name, row in found.items():
+        spread = "" if row["range"] is None else " ({:.2f} to {:.2f})".format(*row["range"])
+        aim = "" if row["aim"] is None else f"{'at most' if row['unit'] == 'MiB' else 'at least'} {row['aim']:g}"
+        ours, other = (f"{row[side]:.3g} {row['unit']}" for side in ("ours", "other"))
+        lines.append(f"| {name} | {ours} | {other} | {row['against']} | {row['ratio']:.2f}{spread} | {aim} |")
+    stamps = {(row["date"], row["machine"], row["commit"], row["versions"]) for row in found.values()}
+    notes = [f"{date}, {where}, commit {commit}, {versions}." for date, where, commit, versions in sorted(stamps)]
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def picture(found: dict, path: Path) -> None:
+    """How many times as fast, row by row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    speeds = {name: row for name, row in found.items() if row["unit"] != "MiB"}
+    figure, axes = pyplot.subplots(figsize=(8, 0.28 * len(speeds) + 1), layout="constrained")
+    places = range(len(speeds))[::-1]
+    axes.barh(places, [row["ratio"] for row in speeds.values()], color="#4477aa", label="measured")
+    aims = [(place, row["aim"]) for place, row in zip(places, speeds.values(), strict=True) if row["aim"]]
+    axes.plot([aim for _, aim in aims], [place for place, _ in aims], "|", color="black", markersize=9, label="aim")
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_yticks(places, [f"{name}, against {row['against']}" for name, row in speeds.items()], fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("times as fast")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure what was asked for and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="parts of the names of rows; default: all")
+    parser.add_argument("--peers", action="store_true", help="also the rows against TRL")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmark.json")
+    arguments = parser.parse_args()
+    console = Console()
+    pythons = make_peers() if arguments.peers else {}
+    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    chosen = [
+        row for row in rows(arguments.device) if not arguments.names or any(n in row.name for n in arguments.names)
+    ]
+    for row in chosen:
+        if row.other[0] in PEERS and not arguments.peers:
+            console.print(f"{row.name}, against {row.against}: skipped, needs --peers")
+            continue
+        try:
+            result = measure(row, arguments.repeats, pythons, arguments.device)
+        except RuntimeError as error:
+            console.print(f"[red]{row.name}, against {row.against}[/]: {error}", markup=True)
+            continue
+        result |= {"against": row.against, "aim": row.aim} | machine(arguments.device)
+        found[row.key] = result
+        line = (
+            f"{row.key}: {result['ours']:.4g} and {result['other']:.4g} {result['unit']}, ratio {result['ratio']:.2f}"
+        )
+        console.print(line + (f", aim {row.aim:g}" if row.aim else ""))
+        arguments.out.with_suffix(".unfinished").write_text(json.dumps(found, indent=1) + "\n")
+        arguments.out.with_suffix(".unfinished").rename(arguments.out)
+    ordered = {row.key: found[row.key] for row in [*rows("cpu"), *rows("cuda")] if row.key in found}
+    if ordered:
+        arguments.out.with_suffix(".md").write_text(table(ordered))
+        picture(ordered, arguments.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

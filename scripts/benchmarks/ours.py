@@ -1,0 +1,161 @@
+"""The contenders of this package, under Lightning's Trainer where they train."""
+
+from contextlib import ExitStack
+from functools import partial
+from unittest.mock import patch
+
+import lightning as L
+import torch
+from gate import EOS, PAD, make_tokenizer, response_lengths, tokens
+from gate import make_lm as make_plain_lm
+
+from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, generation
+from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
+from rlhf_lightning.generation import sample_responses
+from rlhf_lightning.models import ScalarHeadModel, fuse_activations
+from rlhf_lightning.sampling import inverse_cdf_sample
+
+
+def make_lm(shape):
+    """The same model as this package loads it."""
+    return fuse_activations(make_plain_lm(shape))
+
+
+class Steps(L.Callback):
+    """Opens the gate for every batch."""
+
+    def __init__(self, gate, units):
+        self.gate, self.units = gate, units
+
+    def on_train_batch_start(self, *_):
+        """Wait for the parent."""
+        self.gate.wait()
+
+    def on_train_batch_end(self, *_):
+        """Report."""
+        self.gate.report(self.units)
+
+
+def fit(gate, shape, module, batch, units):
+    """Train on the same batch for as long as the parent asks."""
+
+    class Same(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            while True:
+                yield batch
+
+    trainer = L.Trainer(
+        accelerator="gpu" if shape.get("device") == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if shape.get("precision") == "bf16" else "32-true",
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[Steps(gate, units)],
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(Same(), batch_size=None))
+
+
+def adam(shape):
+    """The optimizer of every row."""
+    return partial(torch.optim.Adam, lr=1e-5, betas=(0.9, 0.95), fused=shape.get("fused", True))
+
+
+def reward(gate, shape):
+    """K-wise reward training."""
+    prompts, count = shape["prompts"], shape["K"]
+    module = RewardModule(
+        ScalarHeadModel.from_causal_lm(make_lm(shape)), adam(shape), shared_prefix=shape.get("shared_prefix", True)
+    )
+    prompt, response = tokens(shape, prompts, shape["prompt"]), tokens(shape, prompts, count, shape["response"])
+    ranks = torch.stack([torch.randperm(count) + 1 for _ in range(prompts)])
+    masks = [torch.ones_like(ids, dtype=torch.bool) for ids in (prompt, response)]
+    batch = ComparisonBatch(prompt, masks[0], response, masks[1], ranks, [""] * prompts)
+    fit(gate, shape, module, batch, prompts)
+
+
+def sft(gate, shape):
+    """Supervised fine-tuning; the last ``counted`` share of each row are response tokens."""
+    ids = tokens(shape, shape["rows"], shape["length"])
+    loss_mask = torch.arange(shape["length"]) >= round(shape["length"] * (1 - shape.get("counted", 1.0)))
+    loss_mask = loss_mask.expand_as(ids).clone()
+    loss_mask[:, 0] = False
+    batch = LMBatch(ids, torch.ones_like(ids, dtype=torch.bool), loss_mask)
+    fit(gate, shape, LanguageModelModule(make_lm(shape), adam(shape)), batch, ids.numel())
+
+
+def prompts_of(shape):
+    """Prompts of equal length."""
+    ids = tokens(shape, shape["rows"], shape["prompt"])
+    index = torch.arange(shape["rows"], device=ids.device)
+    return PromptBatch(ids, torch.ones_like(ids, dtype=torch.bool), index, [""] * shape["rows"])
+
+
+def forced_ends(shape):
+    """Responses end where the row says, and nowhere else: EOS takes the place of the sampled token."""
+    lengths, state = response_lengths(shape, shape["rows"]), {}
+    make_decoder, sample = generation.decoder, inverse_cdf_sample
+
+    def decoder(*arguments):
+        state.update(decoder=make_decoder(*arguments), step=0)
+        return state["decoder"]
+
+    def forced(logits, uniforms, temperature):
+        state["step"] += 1
+        chosen, log_probs = sample(logits, uniforms, temperature)
+        ends = (lengths[state["decoder"].rows.cpu()] == state["step"]).to(chosen.device) & bool(shape.get("uniform"))
+        other = torch.where(ends, EOS, torch.where(chosen == EOS, EOS + 1, chosen))
+        replaced = (other != chosen).nonzero().squeeze(1)
+        if len(replaced):
+            # The update compares the sampler's log-probs with its own.
+            own = logits[replaced].float().log_softmax(-1).gather(1, other[replaced].unsqueeze(1)).squeeze(1)
+            log_probs[replaced] = own.to(log_probs.dtype)
+        return other, log_probs
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(generation, "decoder", decoder))
+    stack.enter_context(patch.object(generation, "inverse_cdf_sample", forced))
+    return stack
+
+
+def rollout(gate, shape):
+    """Sampling one response per prompt."""
+    model, prompts = make_lm(shape), prompts_of(shape)
+    with forced_ends(shape):
+        while True:
+            gate.wait()
+            out = sample_responses(model, prompts, max_new_tokens=shape["response"], eos_token_id=EOS, pad_token_id=PAD)
+            gate.report(int(out.response_mask.sum()))
+
+
+def sampling(gate, shape):
+    """One token per row from logits."""
+    logits = torch.randn(shape["rows"], shape["vocabulary"])
+    while True:
+        gate.wait()
+        for _ in range(20):
+            inverse_cdf_sample(logits, torch.rand(shape["rows"]), 1.0)
+        gate.report(20 * shape["rows"])
+
+
+def ppo(gate, shape):
+    """One iteration: rollout, scores, update."""
+    policy = make_lm(shape)
+    reward = ScalarHeadModel.from_causal_lm(make_lm(shape))
+    module = PPOModule(
+        policy,
+        make_lm(shape),
+        reward,
+        ScalarHeadModel.from_causal_lm(make_lm(shape)),
+        make_tokenizer(shape),
+        adam(shape),
+        adam(shape),
+        max_new_tokens=shape["response"],
+        num_minibatches=shape["minibatches"],
+        num_ppo_epochs=shape["epochs"],
+        ema_decay=None,
+    )
+    with forced_ends(shape):
+        fit(gate, shape, module, {"prompts": prompts_of(shape)}, shape["rows"])

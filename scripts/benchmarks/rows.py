@@ -1,0 +1,137 @@
+"""What is measured against what, and what was aimed at before measuring."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Work = tuple[str, str, dict[str, Any]]
+"""Module, function and shape of a contender."""
+
+
+@dataclass
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: The work.
+        against: Who the other one is.
+        unit: Of the speed.
+        ours: This package.
+        other: The alternative.
+        aim: Ratio that was aimed at: at least, or at most for memory.
+        memory: Whether peak memory is compared, not speed.
+    """
+
+    name: str
+    against: str
+    unit: str
+    ours: Work
+    other: Work
+    aim: float | None = None
+    memory: bool = False
+
+    @property
+    def key(self) -> str:
+        """Name of the row in the records."""
+        return f"{self.name}, against {self.against}"
+
+
+def rows(device: str) -> list[Row]:
+    """The comparisons for a device."""
+    return _cuda() if device == "cuda" else [*_reward(), *_sft(), *_rollout(), *_sampling(), *_ppo()]
+
+
+def _reward() -> list[Row]:
+    found = []
+    aims = {(9, "S", "fp32"): 25, (9, "M", "fp32"): 23, (9, "S", "bf16"): 13, (9, "M", "bf16"): 13}
+    aims |= {(4, "S", "fp32"): 6.5, (4, "S", "bf16"): 5}
+    for (count, size, precision), aim in aims.items():
+        shape = {"size": size, "precision": precision, "K": count, "prompt": 128, "response": 64}
+        own = ("ours", "reward", shape | {"prompts": 4 if size == "S" else 2})
+        name = f"reward K={count} {size} {precision}"
+        trl = "TRL 1.16 RewardTrainer on pairs"
+        found.append(Row(name, trl, "prompts/s", own, ("peers", "reward", shape), aim))
+        if (count, precision) == (9, "fp32"):
+            found.append(Row(name, trl + ", peak memory", "MiB", own, ("peers", "reward", shape), 0.6, memory=True))
+        if count == 9:
+            separate = ("ours", "reward", own[2] | {"shared_prefix": False})
+            aim = 2.0 if (size, precision) == ("M", "fp32") else 1.7
+            found.append(Row(name, "one forward per response", "prompts/s", own, separate, aim))
+    return found
+
+
+def _sft() -> list[Row]:
+    found = []
+    for precision, aim in (("fp32", 1.6), ("bf16", 2.3)):
+        shape = {"size": "S", "precision": precision, "rows": 8, "length": 256}
+        own = ("ours", "sft", shape)
+        name = f"SFT S {precision}"
+        found.append(Row(name, "TRL 1.16 SFTTrainer", "tokens/s", own, ("peers", "sft", shape), aim))
+        plain = ("ours", "sft", shape | {"fused": False})
+        found.append(Row(name, "bare loop, same optimizer", "tokens/s", plain, ("plain", "sft", shape), 0.97))
+        short = ("ours", "sft", shape | {"counted": 0.5})
+        responses = f"{name}, half of the tokens count"
+        found.append(Row(responses, "bare loop", "tokens/s", short, ("plain", "sft", shape), 1.3))
+    bf16 = {"size": "S", "precision": "bf16", "rows": 8, "length": 256}
+    defaults = ("peers", "sft", bf16 | {"defaults": True})
+    found.append(Row("SFT S bf16", "TRL 1.16 SFTTrainer, its defaults", "tokens/s", ("ours", "sft", bf16), defaults, 4))
+    return found
+
+
+def _rollout() -> list[Row]:
+    found = []
+    aims = {("S", "fp32"): (2.0, 3), ("S", "bf16"): (2.5, 4), ("M", "fp32"): (1.7, 2.2), ("M", "bf16"): (1.5, 1.9)}
+    for (size, weights), (equal, uniform) in aims.items():
+        shape = {"size": size, "weights": weights, "rows": 64, "prompt": 64, "response": 64}
+        for lengths, aim in (("equal", equal), ("uniform", uniform)):
+            own = shape | {"uniform": lengths == "uniform"}
+            name = f"rollout {size} {weights}, {lengths} lengths"
+            found.append(
+                Row(name, "model.generate", "tokens/s", ("ours", "rollout", own), ("plain", "rollout", own), aim)
+            )
+    shape = {"size": "M", "weights": "fp32", "rows": 64, "prompt": 64, "response": 64}
+    bound = ("plain", "matmuls", shape)
+    found.append(
+        Row("rollout M fp32, equal lengths", "its matmuls alone", "tokens/s", ("ours", "rollout", shape), bound, 0.55)
+    )
+    return found
+
+
+def _sampling() -> list[Row]:
+    shape = {"rows": 64, "vocabulary": 50_257}
+    work = ("ours", "sampling", shape), ("plain", "sampling", shape)
+    return [Row("sampling 64 x 50,257", "softmax + multinomial", "tokens/s", *work, 15)]
+
+
+def _ppo() -> list[Row]:
+    found = []
+    trl = "TRL 1.12 PPOTrainer"
+    for name, aim, special in (
+        ("PPO S fp32, equal lengths", 1.3, {}),
+        ("PPO S bf16, equal lengths", 1.9, {"precision": "bf16"}),
+        ("PPO S fp32, vocabulary 50,257", 1.9, {"vocabulary": 50_257}),
+        ("PPO S fp32, uniform lengths", 2, {"uniform": True}),
+        ("PPO S bf16, uniform lengths", 3, {"uniform": True, "precision": "bf16"}),
+    ):
+        shape = {"size": "S", "rows": 32, "prompt": 64, "response": 64, "minibatches": 4, "epochs": 4} | special
+        work = ("ours", "ppo", shape), ("peers_ppo", "ppo", shape)
+        found.append(Row(name, trl, "episodes/s", *work, aim))
+        if "uniform" not in special and "precision" not in special:
+            least = 0.65 if special else 0.8
+            found.append(Row(name, trl + ", peak memory", "MiB", *work, least, memory=True))
+    return found
+
+
+def _cuda() -> list[Row]:
+    reward = {"size": "XL", "precision": "bf16", "K": 9, "prompt": 512, "response": 128, "vocabulary": 50_257}
+    sampled = {"size": "XL", "weights": "bf16", "rows": 256, "prompt": 512, "response": 128, "vocabulary": 50_257}
+    own = ("ours", "reward", reward | {"prompts": 4})
+    separate = ("ours", "reward", reward | {"prompts": 4, "shared_prefix": False})
+    sft = {"size": "XL", "precision": "bf16", "rows": 16, "length": 1024, "vocabulary": 50_257}
+    return [
+        Row("reward K=9 XL bf16", "one forward per response", "prompts/s", own, separate),
+        Row("reward K=9 XL bf16", "TRL 1.16 RewardTrainer on pairs", "prompts/s", own, ("peers", "reward", reward)),
+        Row("SFT XL bf16", "TRL 1.16 SFTTrainer", "tokens/s", ("ours", "sft", sft), ("peers", "sft", sft)),
+        Row(
+            "rollout XL bf16", "model.generate", "tokens/s", ("ours", "rollout", sampled), ("plain", "rollout", sampled)
+        ),
+    ]
