@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SIMILAR = 0.7
-SMALL = 512
+SMALL = {"cpu": 512, "cuda": 2**14}
 """Tokens of a group that is too small to be worth a pass of its own."""
 
 
@@ -133,10 +133,10 @@ def length_groups(
     """
     order = lengths.argsort(descending=True, stable=True)
     ordered: list[int] = lengths[order].tolist()
-    groups, start = [], 0
+    groups, start, small = [], 0, SMALL.get(lengths.device.type, SMALL["cuda"])
     for stop, length in enumerate([*ordered[1:], 0], 1):
         longest, rows = ordered[start] if ordered else 0, stop - start
-        different = length < SIMILAR * longest and rows * longest >= SMALL
+        different = length < SIMILAR * longest and rows * longest >= small
         full = (rows + 1) * longest > tokens or rows == max_rows
         if stop == len(ordered) or full or different:
             groups.append(order[start:stop])

@@ -1,5 +1,6 @@
 """What a causal language model says: logits where they are asked for, log-probabilities without keeping the logits."""
 
+import sys
 from collections.abc import Callable
 from inspect import signature
 from typing import Any, cast
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.attention import fast_attention
+from rlhf_lightning.batch import length_groups
 from rlhf_lightning.functional import position_ids, token_log_probs
 
 CHUNK = 2**22
@@ -55,8 +57,8 @@ def causal_log_probs(
     """Log-probability of each token that counts, given those before it.
 
     The head of the model runs at the positions before those tokens only, and in chunks: at no time are there logits of
-    all tokens, which for a large vocabulary would be most of the memory. Padding on the right is not masked, because no
-    real token sees it, and attention is faster without a mask.
+    all tokens, which for a large vocabulary would be most of the memory. Rows that are padded on the right are read in
+    groups of similar length, and their padding is not masked: no real token sees it, and attention is faster without.
 
     Args:
         model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
@@ -68,22 +70,39 @@ def causal_log_probs(
     Returns:
         For every token but the first; 0 where it does not count.
     """
-    counts, targets = counts[:, 1:], input_ids[:, 1:]
-    rows, times = counts.nonzero(as_tuple=True)
+    rows, times = counts[:, 1:].nonzero(as_tuple=True)
+    targets = input_ids[rows, times + 1]
     if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
         if bool((mask[:, 1:] <= mask[:, :-1]).all()):
-            # transformers would warn about pad tokens without a mask.
-            inputs = {"input_ids": torch.where(mask, input_ids, input_ids[:, :1])}
+            hidden, places = _hidden_by_length(model, input_ids, mask)
+            hidden = hidden[places[rows], times]
         else:
-            inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids(mask)}
-        with fast_attention(model, input_ids.device, input_ids.shape[1]):
-            output = model.base_model(**inputs, use_cache=False)
+            hidden = _hidden(model, input_ids, attention_mask=mask, position_ids=position_ids(mask))[rows, times]
         weight = cast(Tensor, model.get_output_embeddings().weight)
-        found = linear_log_probs(output.last_hidden_state[rows, times], weight, targets[rows, times], temperature)
+        found = linear_log_probs(hidden, weight, targets, temperature)
     else:
         logits = causal_logits(model, input_ids, mask, position_ids(mask))[rows, times]
-        found = token_log_probs(logits / temperature, targets[rows, times])
-    return torch.zeros(counts.shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
+        found = token_log_probs(logits / temperature, targets)
+    return torch.zeros(counts[:, 1:].shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
+
+
+def _hidden(model: PreTrainedModel, input_ids: Tensor, **options: Tensor) -> Tensor:
+    with fast_attention(model, input_ids.device, input_ids.shape[1]):
+        return cast(Tensor, model.base_model(input_ids=input_ids, use_cache=False, **options).last_hidden_state)
+
+
+def _hidden_by_length(model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states of rows that are padded on the right, the longest first, and the place of each row."""
+    lengths = mask.sum(1)
+    # transformers would warn about pad tokens without a mask.
+    input_ids = torch.where(mask, input_ids, input_ids[:, :1])
+    groups = length_groups(lengths, sys.maxsize)
+    parts = [_hidden(model, input_ids[group, : int(lengths[group[0]])]) for group in groups]
+    width = parts[0].shape[1]
+    wide = [
+        part if part.shape[1] == width else nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts
+    ]
+    return torch.cat(wide) if len(wide) > 1 else wide[0], torch.cat(groups).argsort()
 
 
 def linear_log_probs(

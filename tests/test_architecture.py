@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "models": {"attention"},
     "sampling": set(),
     "prefix": {"batch", "functional", "models"},
-    "logits": {"attention", "functional"},
+    "logits": {"attention", "batch", "functional"},
     "decoding": {"attention", "batch", "functional", "logits"},
     "schedules": set(),
     "artifacts": set(),

@@ -7,7 +7,7 @@ from rlhf_lightning.batch import length_groups
 
 
 def test_groups_end_where_rows_get_shorter_or_the_tokens_are_used_up(monkeypatch):
-    monkeypatch.setattr(batch, "SMALL", 10)
+    monkeypatch.setitem(batch.SMALL, "cpu", 10)
     lengths = torch.tensor([3, 9, 1, 5, 8, 2, 30, 7, 2])
     # 30 alone fills its group; 5 is less than .7 of 9; 3 is too, but with 5 alone the group would be small.
     groups = [lengths[group].tolist() for group in length_groups(lengths, 40)]

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_lightning import batch
 from rlhf_lightning import logits as module
 from rlhf_lightning.functional import position_ids, token_log_probs
 from rlhf_lightning.logits import causal_log_probs, causal_logits, linear_log_probs
@@ -173,3 +174,27 @@ def test_a_head_that_caps_its_logits_is_not_bypassed(make_tiny_lm):
     own = causal_log_probs(model, ids, mask, counts)
     torch.testing.assert_close(own, plain_form(model, ids, mask, counts))
     assert own.abs().max() < math.log(40) + 1.0  # the cap keeps all tokens about equally likely
+
+
+# Groups of similar length
+
+
+@pytest.mark.parametrize("small", [1, 10**6], ids=["groups", "one group"])
+def test_rows_of_any_length_in_any_order(tiny_lm, monkeypatch, small):
+    """Against one pass per row; the gradients too."""
+    monkeypatch.setitem(batch.SMALL, "cpu", small)
+    lengths = [3, 9, 2, 9, 5, 8]
+    ids = torch.arange(len(lengths) * 9).view(len(lengths), 9) % 30 + 3
+    mask = torch.arange(9) < torch.tensor(lengths).unsqueeze(1)
+    counts = mask & (torch.arange(9) >= 1) & (ids % 4 > 0)
+    found = causal_log_probs(tiny_lm, ids, mask, counts)
+    own = torch.autograd.grad(found.pow(2).sum(), list(tiny_lm.parameters()))
+    expected = torch.zeros_like(found)
+    for row, length in enumerate(lengths):
+        alone = tiny_lm(ids[row : row + 1, :length]).logits[0, :-1].log_softmax(-1)
+        picked = alone.gather(1, ids[row, 1:length].unsqueeze(1)).squeeze(1)
+        expected[row, : length - 1] = torch.where(counts[row, 1:length], picked, 0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    theirs = torch.autograd.grad(expected.pow(2).sum(), list(tiny_lm.parameters()))
+    for a, b in zip(own, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
