@@ -113,15 +113,17 @@ def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def sound_passes(model: ScalarHeadModel, batch: ComparisonBatch) -> tuple[tuple[Scores, ...], str]:
-    """The shared passes that give the scores of separate rows on two prompts of the batch.
+def sound_passes(
+    model: ScalarHeadModel, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
+) -> tuple[tuple[Scores, ...], str]:
+    """The candidates that give the scores of separate rows on two prompts of the batch.
 
     Returns:
         Those passes, and what is wrong with the others.
     """
     prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
     two = ComparisonBatch(prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2])
-    faults = {scores: _fault(scores, model, two) for scores in (cached_scores, tree_scores)}
+    faults = {scores: _fault(scores, model, two) for scores in candidates}
     reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
     return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
 

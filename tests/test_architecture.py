@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "losses": {"functional"},
     "batch": set(),
     "attention": set(),
+    "checkpointing": set(),
     "throughput": set(),
     "models": {"attention"},
     "sampling": set(),
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "scoring": {"batch", "functional", "generation", "models"},
     "data": {"batch"},
     "stages": {
+        "checkpointing",
         "throughput",
         "batch",
         "functional",

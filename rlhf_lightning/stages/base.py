@@ -98,6 +98,17 @@ class StageModule(L.LightningModule):
         self.log_dict(self.throughput.figures(), prog_bar=True)
 
 
+def check_positive(**values: int | float) -> None:
+    """Refuse arguments that are not above 0, by their names.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+
+
 def _random_state() -> dict[str, Any]:
     """Plain types and tensors only, so that checkpoints load with ``weights_only``."""
     numpy_state: Any = np.random.get_state(legacy=False)

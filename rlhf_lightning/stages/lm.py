@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.batch import LMBatch, padded_size
+from rlhf_lightning.checkpointing import checkpoint_activations
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import LMStatistics, lm_loss
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
@@ -21,13 +22,21 @@ class LanguageModelModule(StageModule):
             on in training.
         optimizer: Factory of the optimizer.
         scheduler: Factory of its schedule, or None.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None = None
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        *,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.model = model
+        if activation_checkpointing:
+            checkpoint_activations(model)
 
     def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
         """Mean negative log-likelihood in nats per token that counts."""

@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups, padded_size
+from rlhf_lightning.checkpointing import checkpoint_activations
 from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.models import ScalarHeadModel, freeze
 from rlhf_lightning.scoring import TextScorer, response_scores
-from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
+from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule, check_positive
 from rlhf_lightning.stages.experience import (
     check_first_ratio,
     check_sampler,
@@ -65,6 +66,8 @@ class PPOModule(StageModule):
         value_clip_range: Trust region of the values (ours), None for none.
         missing_eos_penalty: Subtracted from the score of a response that was cut at the limit.
         max_grad_norm: Norm that the policy's and the critic's gradients are cut to, None for none.
+        activation_checkpointing: Compute activations of policy and critic again in the backward pass instead of
+            keeping them.
         ema_decay: Decay per optimizer step of the policy's moving average, None for none.
         seed: Of sampling and minibatches.
 
@@ -103,10 +106,11 @@ class PPOModule(StageModule):
         missing_eos_penalty: float | None = None,
         max_grad_norm: float | None = None,
         ema_decay: float | None = 0.992,
+        activation_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
-        _check_positive(
+        check_positive(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             num_minibatches=num_minibatches,
@@ -133,6 +137,9 @@ class PPOModule(StageModule):
         self.ema = (
             None if ema_decay is None else freeze(copy.deepcopy(policy).float())
         )  # 16 bits would swallow the small steps
+        if activation_checkpointing:
+            checkpoint_activations(policy)
+            checkpoint_activations(value)
 
     # --- the three steps of an iteration ------------------------------------------------------------------------------
 
@@ -225,7 +232,6 @@ class PPOModule(StageModule):
             )
             for number, rows in enumerate(minibatches):
                 first = epoch == 0 and number == 0
-                policy_optimizer.zero_grad()
                 statistics = self._backward_policy(experience, rows)
                 if first:
                     self.log("update/first_ratio_deviation", statistics.ratio_deviation)
@@ -234,7 +240,6 @@ class PPOModule(StageModule):
                     self._backward_pretrain(text_share(pretrain, number, len(minibatches)), measure=first)
                 self._step(policy_optimizer, self.policy, "policy")
                 self._update_ema()
-                value_optimizer.zero_grad()
                 self._backward_value(experience, rows)
                 self._step(value_optimizer, self.value, "value")
 
@@ -297,6 +302,7 @@ class PPOModule(StageModule):
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         self._note(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
         optimizer.step()
+        optimizer.zero_grad()
         # Lightning keeps one autocast around the whole iteration, and autocast keeps 16-bit copies of the weights.
         torch.clear_autocast_cache()
 
@@ -360,9 +366,3 @@ class PPOModule(StageModule):
             return
         error = (response_kl(experience) / self.kl_target - 1).clamp(-0.2, 0.2)
         self.kl_coef *= 1 + error * len(experience.scores) / self.kl_horizon
-
-
-def _check_positive(**values: int | float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")

@@ -7,9 +7,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from rlhf_lightning.batch import ComparisonBatch
+from rlhf_lightning.checkpointing import checkpoint_activations
 from rlhf_lightning.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.prefix import Scores, fastest_pass, sound_passes, tokens_read
+from rlhf_lightning.prefix import Scores, cached_scores, fastest_pass, sound_passes, tokens_read, tree_scores
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 
 
@@ -24,6 +25,8 @@ class RewardModule(StageModule):
         scheduler: Factory of its schedule, or None.
         shared_prefix: Read each prompt once for all its responses (:mod:`rlhf_lightning.prefix`). Checked against
             separate rows on the first batch; a model that does not support it falls back to them with a warning.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them. The prompt is
+            then shared by the tree mask only, because keys and values of a cache cannot be computed again.
     """
 
     def __init__(
@@ -33,16 +36,21 @@ class RewardModule(StageModule):
         scheduler: SchedulerFactory | None = None,
         *,
         shared_prefix: bool = True,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.model = model.eval()
         self.accuracy: dict[str, PairwiseAccuracy] = {}
         self.passes: tuple[Scores, ...] | None = None if shared_prefix else ()
+        self.candidates: tuple[Scores, ...] = (cached_scores, tree_scores)
+        if activation_checkpointing:
+            checkpoint_activations(model)
+            self.candidates = (tree_scores,)
 
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
         if self.passes is None and batch.ranks.shape[1] > 1:
-            self.passes, reason = sound_passes(self.model, batch)
+            self.passes, reason = sound_passes(self.model, batch, self.candidates)
             if not self.passes:
                 rank_zero_warn(
                     f"{type(self.model.backbone).__name__} does not support a shared prefix ({reason}); each "
