@@ -45,7 +45,11 @@ def run(config: DictConfig) -> float | None:
     runs = _runs(plain, HydraConfig.instance().cfg)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    metrics = Pipeline(plain, builder(plain["allowed_targets"]), runs, console).run()
+    pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)
+    if plain["plan"]:
+        pipeline.plan()
+        return None
+    metrics = pipeline.run()
     if "evaluate" in metrics:
         samples = runs.folder("evaluate") / "samples.json"
         console.print(sample_table(json.loads(samples.read_text(encoding="utf-8"))))

@@ -77,7 +77,7 @@ def causal_log_probs(
             hidden, places = _hidden_by_length(model, input_ids, mask)
             hidden = hidden[places[rows], times]
         else:
-            hidden = _hidden(model, input_ids, attention_mask=mask, position_ids=position_ids(mask))[rows, times]
+            hidden = last_hidden(model, input_ids, attention_mask=mask, position_ids=position_ids(mask))[rows, times]
         weight = cast(Tensor, model.get_output_embeddings().weight)
         found = linear_log_probs(hidden, weight, targets, temperature)
     else:
@@ -86,7 +86,10 @@ def causal_log_probs(
     return torch.zeros(counts[:, 1:].shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
 
 
-def _hidden(model: PreTrainedModel, input_ids: Tensor, **options: Tensor) -> Tensor:
+def last_hidden(
+    model: PreTrainedModel, input_ids: Int[Tensor, "rows time"], **options: Tensor
+) -> Float[Tensor, "rows time width"]:
+    """What the head of a transformers model reads."""
     with fast_attention(model, input_ids.device, input_ids.shape[1]):
         return cast(Tensor, model.base_model(input_ids=input_ids, use_cache=False, **options).last_hidden_state)
 
@@ -97,7 +100,7 @@ def _hidden_by_length(model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -
     # transformers would warn about pad tokens without a mask.
     input_ids = torch.where(mask, input_ids, input_ids[:, :1])
     groups = length_groups(lengths, sys.maxsize)
-    parts = [_hidden(model, input_ids[group, : int(lengths[group[0]])]) for group in groups]
+    parts = [last_hidden(model, input_ids[group, : int(lengths[group[0]])]) for group in groups]
     width = parts[0].shape[1]
     wide = [
         part if part.shape[1] == width else nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     Cache,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -69,19 +70,10 @@ def load_causal_lm(
     Raises:
         ValueError: When not exactly one of ``path`` and ``config`` is given, or the dropout does not exist.
     """
-    if (path is None) == (config is None):
-        raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
-    if path is None:
-        fields = dict(config or {})
-        model_config = AutoConfig.for_model(
-            fields.pop("model_type"), **{"bos_token_id": None, "eos_token_id": None} | fields
-        )
-    else:
-        path = model_folder(path)
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    _set_dropout(model_config, residual_dropout)
+    architecture = model_config(path, config, trust_remote_code=trust_remote_code)
+    _set_dropout(architecture, residual_dropout)
     options: dict[str, Any] = {
-        "config": model_config,
+        "config": architecture,
         "dtype": getattr(torch, dtype),
         "attn_implementation": attention,
         "trust_remote_code": trust_remote_code,
@@ -89,8 +81,27 @@ def load_causal_lm(
     if path is None:
         model = AutoModelForCausalLM.from_config(**options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options)
+        model = AutoModelForCausalLM.from_pretrained(model_folder(path), use_safetensors=True, **options)
     return fuse_activations(cast(PreTrainedModel, model))
+
+
+def model_config(
+    path: str | None = None, config: Mapping[str, Any] | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """The architecture of a model, without its weights; arguments as those of :func:`load_causal_lm`.
+
+    Raises:
+        ValueError: When not exactly one of ``path`` and ``config`` is given.
+    """
+    if (path is None) == (config is None):
+        raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
+    if path is not None:
+        found = AutoConfig.from_pretrained(model_folder(path), trust_remote_code=trust_remote_code)
+    else:
+        fields = dict(config or {})
+        tokens = {"bos_token_id": None, "eos_token_id": None}
+        found = AutoConfig.for_model(fields.pop("model_type"), **tokens | fields)
+    return cast(PreTrainedConfig, found)
 
 
 def fuse_activations(model: Module) -> Module:

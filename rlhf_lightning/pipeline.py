@@ -37,6 +37,7 @@ from rlhf_lightning.export import export_causal_lm, export_scalar_model
 from rlhf_lightning.fitting import fit_stage
 from rlhf_lightning.inputs import Inputs
 from rlhf_lightning.models import ScalarHeadModel, fit_to_tokenizer
+from rlhf_lightning.planning import available_memory, plan_stages, plan_view, with_remedies
 from rlhf_lightning.stages.reward import RewardModule
 
 
@@ -76,6 +77,14 @@ class Pipeline:
                 continue
             metrics[stage] = self._run_stage(stage)
         return metrics
+
+    def plan(self) -> None:
+        """Print the memory that each named stage which trains needs; nothing is built."""
+        available = available_memory(self.inputs.device)
+        for plan in plan_stages(self.inputs, self.stages):
+            if available is not None and plan.peak.total > available:
+                plan = with_remedies(self.inputs, plan, available)
+            self.console.print(plan_view(plan, available))
 
     def _run_stage(self, stage: str) -> Any:
         run = {

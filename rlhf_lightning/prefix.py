@@ -49,7 +49,7 @@ def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tenso
         ids, mask = batch.response_ids[rows, columns, :width], batch.response_mask[rows, columns, :width]
         both = torch.cat([prompt_mask[rows], mask], 1)
         positions = position_ids(both)[:, -width:]
-        values = model(ids, _continuation_mask(prompt_mask[rows], mask), positions, _selected(cache, rows))
+        values = model(ids, continuation_mask(prompt_mask[rows], mask), positions, selected(cache, rows))
         last = values.gather(1, (lengths[group] - 1).unsqueeze(1)).squeeze(1)
         scores = scores.to(last.dtype).index_put((rows, columns), last)
     return scores
@@ -157,7 +157,7 @@ def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"
     return (visible | (time.unsqueeze(1) == time)).unsqueeze(1)
 
 
-def _continuation_mask(
+def continuation_mask(
     prompt_mask: Bool[Tensor, "rows prompt_time"], mask: Bool[Tensor, "rows time"]
 ) -> Bool[Tensor, "rows 1 time prompt_time+time"]:
     """Each token of a response sees the prompt and what came before in the response; padding sees itself too."""
@@ -167,7 +167,7 @@ def _continuation_mask(
     return torch.cat([prompt_mask.unsqueeze(1).expand(-1, width, -1), own], 2).unsqueeze(1)
 
 
-def _selected(cache: DynamicCache, rows: Int[Tensor, " chosen"]) -> DynamicCache:
+def selected(cache: DynamicCache, rows: Int[Tensor, " chosen"]) -> DynamicCache:
     """The cache of those rows; the original stays as it is."""
     chosen = DynamicCache()
     for number, layer in enumerate(cache.layers):

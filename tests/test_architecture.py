@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "prefix": {"batch", "functional", "models"},
     "logits": {"attention", "batch", "functional"},
     "decoding": {"attention", "batch", "functional", "logits"},
+    "memory": {"checkpointing", "logits", "models", "prefix", "sampling"},
     "schedules": set(),
     "artifacts": set(),
     "generation": {"batch", "decoding", "functional", "logits", "sampling"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "sandbox": {"data", "probes"},
     "collect": {"batch", "data", "generation"},
 }
-BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs", "fitting", "evaluating", "reproduce"}
+BRING_TOGETHER = {"__init__", "__main__", "cli", "pipeline", "inputs", "fitting", "planning", "evaluating", "reproduce"}
 LONG = {"stages.ppo": 370}
 """Over 300 lines: these may shrink, not grow."""
 
@@ -103,7 +104,7 @@ def test_allowed_arrows_make_no_circle():
 def test_nothing_imports_what_brings_together():
     apart = BRING_TOGETHER - {"__init__"}
     users = {name for name, file in NAMES.items() if parts_of_the_package(file) & apart - {name.split(".")[0]}}
-    assert users == {"__main__", "cli", "pipeline", "evaluating", "reproduce.runner"}
+    assert users == {"__main__", "cli", "pipeline", "planning", "evaluating", "reproduce.runner"}
 
 
 def test_the_maths_needs_torch_alone():

@@ -67,7 +67,7 @@ def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Ten
 
     Args:
         policy: What has the gradient.
-        wanted: Whether to measure at all; it takes two copies of the gradient.
+        wanted: Whether to measure at all; it takes a copy of the gradient.
 
     Yields:
         A dictionary that has the figures after the block.
@@ -76,13 +76,13 @@ def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Ten
     if not wanted:
         yield figures
         return
-    before = _flat_gradient(policy)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
     yield figures
-    added = _flat_gradient(policy) - before
-    figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = before.norm(), added.norm()
-    figures["update/grad_cosine"] = torch.cosine_similarity(before, added, dim=0)
-
-
-def _flat_gradient(module: nn.Module) -> Tensor:
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters() if p.requires_grad]
-    return torch.cat([part.flatten() for part in parts])
+    squares = torch.zeros(3, dtype=torch.float64, device=before[0].device)
+    for parameter, old in zip(parameters, before, strict=True):
+        added = torch.zeros_like(old) if parameter.grad is None else parameter.grad - old
+        squares += torch.stack([(x * y).sum().double() for x, y in ((old, old), (added, added), (old, added))])
+    old_norm, added_norm = squares[0].sqrt(), squares[1].sqrt()
+    figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = old_norm.float(), added_norm.float()
+    figures["update/grad_cosine"] = (squares[2] / (old_norm * added_norm).clamp(min=1e-30)).float()
