@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_lightning.adapters import has_adapters, merged
 from rlhf_lightning.models import ScalarHeadModel
 
 
@@ -22,11 +23,13 @@ def export_causal_lm(
     """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears when complete.
 
     Args:
-        model: What to write.
+        model: What to write, with adapters, if it has them, added to the weights.
         tokenizer: Written beside it.
         folder: Where; an older folder there is replaced.
         dtype: Of the weights on disk, by torch's name; None leaves them as they are.
     """
+    if has_adapters(model):
+        model = merged(model)
     if dtype is not None:
         model = copy.deepcopy(model).to(getattr(torch, dtype))
     with complete_folder(folder) as unfinished:

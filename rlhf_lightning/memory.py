@@ -5,7 +5,7 @@ counted. What stays from step to step is counted from parameters.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.checkpointing import checkpoint_activations
 from rlhf_lightning.logits import last_hidden, linear_log_probs
-from rlhf_lightning.models import ScalarHeadModel, freeze, fuse_activations
+from rlhf_lightning.models import ScalarHeadModel, fuse_activations
 from rlhf_lightning.prefix import TREE_TOKENS, continuation_mask, selected
 from rlhf_lightning.sampling import inverse_cdf_sample
 
@@ -33,15 +34,16 @@ class LiveBytes(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and count what it made."""
+        """Run the operation and count what it made; views of what was there before are not made."""
+        for storage in _storages((args, kwargs)):
+            self._count(storage, 0)
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
+        for storage in _storages(out):
+            self._count(storage, storage.nbytes())
         return out
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+    def _count(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
         if key in self._seen:
             return
         self._seen.add(key)
@@ -52,6 +54,10 @@ class LiveBytes(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 @dataclass
@@ -94,6 +100,7 @@ class MemoryPlanner:
         activation_checkpointing: As the stage has it.
         optimizer_bytes: Optimizer state per byte of parameters; 2 for Adam.
         reward_config: Architecture of the reward model and the critic of PPO where it is another one.
+        lora: Options of :func:`rlhf_lightning.adapters.add_adapters` for PPO; None trains every weight.
     """
 
     def __init__(
@@ -104,9 +111,10 @@ class MemoryPlanner:
         activation_checkpointing: bool = False,
         optimizer_bytes: float = 2.0,
         reward_config: PreTrainedConfig | None = None,
+        lora: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.precision = config, precision
-        self.reward_config = reward_config or config
+        self.reward_config, self.lora = reward_config or config, lora
         self.checkpointing, self.optimizer_bytes = activation_checkpointing, optimizer_bytes
 
     def language_model(self, rows: int, tokens: int, counted: int | None = None) -> list[Phase]:
@@ -117,20 +125,20 @@ class MemoryPlanner:
             tokens: Of a row.
             counted: Of them, in the loss; None for all but the first.
         """
-        with self._fake():
-            model = self._causal_lm()
-            size = parameter_bytes(model)
+        model = self._causal_lm(self.config)
+        size = parameter_bytes(model)
+        with self._fake(model):
             passes = self._passes(model, lambda: self._log_probs(model, rows, tokens, counted or tokens - 1))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
     def reward_model(self, prompts: int, prompt_tokens: int, responses: int, response_tokens: int) -> list[Phase]:
         """Reward training on prompts with so many responses each."""
-        with self._fake():
-            model = self._scalar_model(self.config)
-            size = parameter_bytes(model)
-            shape = prompts, prompt_tokens, responses, response_tokens
-            tree = self.checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
-            read = _read_tree if tree else _read_cached
+        model = self._scalar_model(self.config)
+        size = parameter_bytes(model)
+        shape = prompts, prompt_tokens, responses, response_tokens
+        tree = self.checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
+        read = _read_tree if tree else _read_cached
+        with self._fake(model):
             passes = self._passes(model, lambda: read(model, *shape))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
@@ -163,13 +171,18 @@ class MemoryPlanner:
         tokens, width = prompt_tokens + response_tokens, response_tokens
         micro_rows = min(micro_rows, minibatch_rows)
         repeated = minibatch_rows > micro_rows
-        with self._fake():
-            policy, value = self._causal_lm(), self._scalar_model(self.reward_config)
-            frozen, reward = freeze(self._causal_lm()), freeze(self._scalar_model(self.reward_config))
-            models = {"policy": policy, "reference": frozen, "reward": reward, "value": value}
-            resident = {name: parameter_bytes(model) for name, model in models.items()}
-            resident |= {"average": sum(p.numel() * 4 for p in policy.parameters())} if ema else {}
-            resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
+        policy, reward = self._causal_lm(self.config), self._scalar_model(self.reward_config)
+        resident = {"policy": parameter_bytes(policy), "reward": parameter_bytes(reward)}
+        if self.lora:
+            add_adapters(policy, **self.lora)
+            value = adapted_critic(reward, **self.lora)
+            resident["adapters"] = learning_bytes(policy) + learning_bytes(value)
+        else:
+            value = self._scalar_model(self.reward_config)
+            resident |= {"reference": resident["policy"], "value": resident["reward"]}
+        resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
+        resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
+        with self._fake(policy, value, reward):
             cache = 2 * rows * tokens * key_value_width(self.config) * self.precision.activations.itemsize
             prefill = self._peak(lambda: last_hidden(policy, _ids(rows, prompt_tokens)))
             vocabulary = self.config.get_text_config().vocab_size
@@ -177,7 +190,7 @@ class MemoryPlanner:
             together = min(rows, max(1, forward_tokens // tokens))
             read = max(
                 self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
-                self._peak(lambda: self._log_probs(frozen, together, tokens, width)),
+                self._peak(lambda: self._log_probs(policy, together, tokens, width)),
                 self._peak(lambda: reward(_ids(together, tokens))),
             )
             steps = 1 + repeated
@@ -198,13 +211,15 @@ class MemoryPlanner:
     # --- pieces ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _fake(self) -> Iterator[None]:
+    def _fake(self, *models: nn.Module) -> Iterator[None]:
         dtype = self.precision.autocast or torch.bfloat16
         with FakeTensorMode(), torch.autocast("cpu", dtype, enabled=self.precision.autocast is not None):
+            _without_values(models)
             yield
 
-    def _causal_lm(self, config: PreTrainedConfig | None = None) -> PreTrainedModel:
-        model = AutoModelForCausalLM.from_config(config or self.config, dtype=self.precision.weights)
+    def _causal_lm(self, config: PreTrainedConfig) -> PreTrainedModel:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=self.precision.weights)
         fuse_activations(cast(PreTrainedModel, model)).eval()
         if self.checkpointing:
             checkpoint_activations(model)
@@ -212,12 +227,13 @@ class MemoryPlanner:
 
     def _scalar_model(self, config: PreTrainedConfig) -> ScalarHeadModel:
         width = config.get_text_config().hidden_size
-        model = ScalarHeadModel(self._causal_lm(config).base_model, width)
-        model.head = nn.Linear(width, 1, bias=False, dtype=self.precision.weights)
+        with torch.device("meta"):
+            model = ScalarHeadModel(self._causal_lm(config).base_model, width)
+            model.head = nn.Linear(width, 1, bias=False, dtype=self.precision.weights)
         return model
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
-        return {"optimizer": int(self.optimizer_bytes * parameter_bytes(model))}
+        return {"optimizer": int(self.optimizer_bytes * learning_bytes(model))}
 
     def _log_probs(self, model: PreTrainedModel, rows: int, tokens: int, counted: int) -> Tensor:
         hidden = last_hidden(model, _ids(rows, tokens))[:, :counted].flatten(0, 1)
@@ -226,7 +242,7 @@ class MemoryPlanner:
 
     def _passes(self, model: nn.Module, forward: Callable[[], Tensor], steps: int = 1) -> dict[str, int]:
         """Gradients, and what the fullest moment of forward and backward passes has besides them."""
-        size = parameter_bytes(model)
+        size = learning_bytes(model)
         torch.clear_autocast_cache()
         with LiveBytes() as live:
             for _ in range(steps):
@@ -242,9 +258,27 @@ class MemoryPlanner:
         return live.peak
 
 
+def _without_values(models: Iterable[nn.Module]) -> None:
+    """Put fake tensors of the CPU where the models have tensors of no device; what they share, they share still."""
+    fakes: dict[Tensor, Tensor] = {}
+    for module in (module for model in models for module in model.modules()):
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is not None and old.device.type == "meta":
+                    if old not in fakes:
+                        fake = torch.empty(old.shape, dtype=old.dtype, device="cpu")
+                        fakes[old] = nn.Parameter(fake, old.requires_grad) if isinstance(old, nn.Parameter) else fake
+                    cast(Any, tensors)[name] = fakes[old]
+
+
 def parameter_bytes(model: nn.Module) -> int:
     """Bytes of all parameters, shared ones once."""
     return sum(int(p.numel()) * p.element_size() for p in model.parameters())
+
+
+def learning_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters that have a gradient."""
+    return sum(int(p.numel()) * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def key_value_width(config: PreTrainedConfig) -> int:

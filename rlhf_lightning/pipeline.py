@@ -16,6 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.artifacts import (
     STAGES,
     PipelineError,
@@ -187,25 +188,32 @@ class Pipeline:
     def ppo(self, stage: str, folder: Path) -> dict[str, float]:
         """Train the policy against the reward model."""
         options, inputs = self.config[stage], self.inputs
-        policy = inputs.causal_lm(options["init"])
-        reference = copy.deepcopy(policy) if options["reference"] == "init" else inputs.causal_lm(options["reference"])
-        reward = inputs.scalar_model("reward")
         module = self.build(
             options["module"],
-            policy=policy,
-            reference=reference,
-            reward=reward,
-            value=copy.deepcopy(reward),
+            **self._actors(options),
             tokenizer=inputs.tokenizer,
             max_new_tokens=inputs.tokenization.max_response_tokens,
             seed=self.seed,
         )
         samples = SampleTable(folder / "samples.jsonl", inputs.tokenizer)
         metrics: dict[str, float] = self._fit(stage, folder, module, "ppo", "prompts", samples)
-        export_causal_lm(policy, inputs.tokenizer, folder / "model")
+        export_causal_lm(module.policy, inputs.tokenizer, folder / "model")
         if module.ema is not None:
-            export_causal_lm(module.ema, inputs.tokenizer, folder / "model_ema")
+            with module.ema.applied(module.policy):
+                export_causal_lm(module.policy, inputs.tokenizer, folder / "model_ema")
         return metrics
+
+    def _actors(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The four models of PPO: of their own, or two with adapters."""
+        policy, reward = self.inputs.causal_lm(options["init"]), self.inputs.scalar_model("reward")
+        at_start = options["reference"] == "init"
+        reference = None if at_start else self.inputs.causal_lm(options["reference"])
+        if options["lora"]["rank"]:
+            add_adapters(policy, **options["lora"])
+            value = adapted_critic(reward, **options["lora"])
+            return {"policy": policy, "reference": reference or policy, "reward": reward, "value": value}
+        reference = reference or copy.deepcopy(policy)
+        return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
 
     def evaluate(self, stage: str, folder: Path) -> dict[str, Any]:
         """Compare the policies on held-out prompts."""

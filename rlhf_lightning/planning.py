@@ -121,6 +121,7 @@ def _plan(inputs: Inputs, config: Mapping[str, Any], stage: str) -> StagePlan:
         activation_checkpointing=options["module"].get("activation_checkpointing", False),
         optimizer_bytes=_optimizer_bytes(inputs.build(options["module"]["optimizer"])),
         reward_config=_architecture(inputs, "reward"),
+        lora=options["lora"] if options.get("lora", {}).get("rank") else None,
     )
     if stage == "pretrain":
         return StagePlan(
@@ -155,20 +156,20 @@ class _Lever:
     """An override of a stage that needs less memory."""
 
     stage: str
-    group: str
-    name: str
+    path: str
     value: Any
 
     @property
     def text(self) -> str:
         """For the command line."""
         value = "null" if self.value is None else str(self.value).lower()
-        return f"{self.stage}.{self.group}.{self.name}={value}"
+        return f"{self.stage}.{self.path}={value}"
 
     def applied(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the configuration with it."""
         changed = copy.deepcopy(dict(config))
-        changed[self.stage][self.group][self.name] = self.value
+        group, name = self.path.split(".")
+        changed[self.stage][group][name] = self.value
         return changed
 
 
@@ -178,13 +179,15 @@ def _levers(config: Mapping[str, Any], stage: str) -> list[_Lever]:
     levers = []
     if stage in ("ppo", "ppo_ptx"):
         micro = module["micro_batch_size"] or math.ceil(data["batch_size"] / module["num_minibatches"])
-        levers += [_Lever(stage, "module", "micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+        levers += [_Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
     if not module.get("activation_checkpointing", False):
-        levers.append(_Lever(stage, "module", "activation_checkpointing", True))
+        levers.append(_Lever(stage, "module.activation_checkpointing", True))
+    if stage in ("ppo", "ppo_ptx") and not config[stage]["lora"]["rank"]:
+        levers.append(_Lever(stage, "lora.rank", 16))
     if stage in ("ppo", "ppo_ptx") and module["ema_decay"] is not None:
-        levers.append(_Lever(stage, "module", "ema_decay", None))
+        levers.append(_Lever(stage, "module.ema_decay", None))
     sizes = (data["batch_size"] // 2, data["batch_size"] // 8)
-    return levers + [_Lever(stage, "data", "batch_size", size) for size in sizes if size >= 1]
+    return levers + [_Lever(stage, "data.batch_size", size) for size in sizes if size >= 1]
 
 
 def _architecture(inputs: Inputs, name: str) -> PreTrainedConfig:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, ScalarHeadModel
+from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.fitting import QUIET
 from rlhf_lightning.memory import LiveBytes, MemoryPlanner, Precision, key_value_width
@@ -83,8 +84,8 @@ def peak(phases):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", CONFIGS)
 class TestWithinFifteenPercent:
-    def planner(self, kind, precision, checkpointing):
-        return MemoryPlanner(CONFIGS[kind], PRECISIONS[precision], activation_checkpointing=checkpointing)
+    def planner(self, kind, precision, checkpointing, **options):
+        return MemoryPlanner(CONFIGS[kind], PRECISIONS[precision], activation_checkpointing=checkpointing, **options)
 
     def test_language_model(self, kind, precision, checkpointing):
         def work():
@@ -107,18 +108,20 @@ class TestWithinFifteenPercent:
         plan = self.planner(kind, precision, checkpointing).reward_model(prompts, width, count, length)
         assert peak(plan) == pytest.approx(allocated(work), rel=WITHIN)
 
-    @pytest.mark.parametrize(("minibatches", "micro", "text"), [(2, 4, 0), (1, None, 24)])
-    def test_ppo(self, kind, precision, checkpointing, minibatches, micro, text, tiny_tokenizer):
+    @pytest.mark.parametrize(("minibatches", "micro", "text", "rank"), [(2, 4, 0, 0), (1, None, 24, 0), (2, 4, 8, 8)])
+    def test_ppo(self, kind, precision, checkpointing, minibatches, micro, text, rank, tiny_tokenizer):
         rows, width, length = 16, 40, 30
 
         def work():
             policy = causal_lm(kind)
-            value = ScalarHeadModel.from_causal_lm(policy)
+            reward = ScalarHeadModel.from_causal_lm(policy)
+            if rank:
+                add_adapters(policy, rank)
             module = PPOModule(
                 policy,
-                copy.deepcopy(policy),
-                copy.deepcopy(value),
-                value,
+                policy if rank else copy.deepcopy(policy),
+                reward,
+                adapted_critic(reward, rank=rank) if rank else copy.deepcopy(reward),
                 tiny_tokenizer,
                 adam,
                 adam,
@@ -134,7 +137,7 @@ class TestWithinFifteenPercent:
             batch = {"prompts": prompts} | ({"pretrain": LMBatch(tokens, mask, mask)} if text else {})
             trained(module, [batch] * 2, precision)
 
-        plan = self.planner(kind, precision, checkpointing).ppo(
+        plan = self.planner(kind, precision, checkpointing, lora={"rank": rank} if rank else None).ppo(
             rows,
             width,
             length,
@@ -150,7 +153,10 @@ class TestWithinFifteenPercent:
 
 def test_live_bytes_counts_storages_once_and_forgets_the_dead():
     live = LiveBytes()
+    before = torch.zeros(7000)
     with live:
+        assert before.view(70, 100).t().sum() == 0
+        assert live.now == 0
         first = torch.zeros(1000)
         view = first[:10]
         assert live.now == 4000

@@ -195,6 +195,18 @@ def test_interrupted_ppo_goes_on_and_ends_the_same(
         assert all(torch.equal(own[key], other[key]) for key in own)
 
 
+def test_ppo_with_adapters_leaves_plain_models(finished: Path) -> None:
+    options = ["ppo.lora.rank=2", "ppo.module.optimizer.lr=1e-2", "ppo.module.activation_checkpointing=true"]
+    rlhf(finished, "stages=[ppo]", "upstream=demo", "run=lora", *options)
+    start = load_file(finished / "demo" / "sft" / "model" / "model.safetensors")
+    for name in ("model", "model_ema"):
+        weights = load_file(finished / "lora" / "ppo" / name / "model.safetensors")
+        assert weights.keys() == start.keys()
+        changed = [key for key in start if not torch.equal(start[key], weights[key])]
+        assert changed
+        assert all("attn" in key or "mlp" in key for key in changed)
+
+
 def test_multirun_writes_folders_of_its_own_and_one_table(finished: Path) -> None:
     command = [sys.executable, "-m", "rlhf_lightning", "-m", f"paths.runs={finished}", *TINY]
     command += ["stages=[ppo]", "upstream=demo", "run=sweep", "ppo.module.kl_coef=0.01,0.1"]

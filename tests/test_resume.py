@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 
+from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.artifacts import read_metrics
 from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable
 from rlhf_lightning.data.datamodule import RLHFDataModule
@@ -87,6 +88,15 @@ def ppo(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
     return module, data
 
 
+def ppo_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    plain, data = ppo(model, tokenizer)
+    torch.manual_seed(1)
+    add_adapters(model, rank=2)
+    value = adapted_critic(plain.reward, rank=2)
+    options = {"max_new_tokens": 6, "num_minibatches": 2, "ptx_coef": 0.5, "seed": 5}
+    return PPOModule(model, model, plain.reward, value, tokenizer, ADAM, ADAM, **options), data
+
+
 def fit(made: tuple[L.LightningModule, RLHFDataModule], folder: Path, epochs: int, kill_at: int | None = None) -> Any:
     module, data = made
     checkpoint = BatchCheckpoint(folder, every_n_batches=1)
@@ -109,7 +119,8 @@ def fit(made: tuple[L.LightningModule, RLHFDataModule], folder: Path, epochs: in
 
 
 @pytest.mark.parametrize(
-    ("make", "epochs", "moments"), [(sft, 2, (1, 3, 4, 6)), (reward, 2, (2, 4, 7)), (ppo, 1, (1, 4, 7))]
+    ("make", "epochs", "moments"),
+    [(sft, 2, (1, 3, 4, 6)), (reward, 2, (2, 4, 7)), (ppo, 1, (1, 4, 7)), (ppo_with_adapters, 1, (2, 5))],
 )
 def test_resume_equals_uninterrupted(
     make: Callable[..., Any],

@@ -1,7 +1,7 @@
 """What every stage shares: optimizers by factory, exact random state, frozen models outside checkpoints."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import lightning as L
@@ -25,7 +25,7 @@ class StageModule(L.LightningModule):
     """A LightningModule that resumes exactly and says how fast it is.
 
     Checkpoints carry every random state, which is put back right before the first batch, and leave out the modules
-    named in ``frozen``: they are loaded from their own folders anyway.
+    named in ``frozen`` and all weights that do not learn: they are loaded from their own folders anyway.
 
     Args:
         optimizer: Factory of the optimizer.
@@ -37,7 +37,7 @@ class StageModule(L.LightningModule):
     def __init__(self, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
         super().__init__()
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
-        self.strict_loading = not self.frozen
+        self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
         self._random_state: dict[str, Any] | None = None
 
@@ -69,15 +69,28 @@ class StageModule(L.LightningModule):
             plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop frozen weights, add random states."""
-        prefixes = tuple(f"{name}." for name in self.frozen)
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(prefixes)}
+        """Drop what does not learn, add random states."""
+        checkpoint["state_dict"] = self._kept(checkpoint["state_dict"])
         checkpoint["random_state"] = _random_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random states until training starts."""
+        """Keep the random states until training starts.
+
+        Raises:
+            RuntimeError: When the checkpoint is not of this model.
+        """
+        saved, own = checkpoint["state_dict"].keys(), self._kept(self.state_dict()).keys()
+        if saved != own:
+            raise RuntimeError(
+                f"the checkpoint is of another model: it lacks {sorted(own - saved)[:4] or 'nothing'} and has "
+                f"{sorted(saved - own)[:4] or 'nothing'} besides. Start anew, or build the model that it was made with."
+            )
         self._random_state = checkpoint.get("random_state")
+
+    def _kept(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        prefixes = tuple(f"{name}." for name in self.frozen)
+        still = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {name: value for name, value in state.items() if name not in still and not name.startswith(prefixes)}
 
     def on_train_start(self) -> None:
         """Put the random states back after everything that may have drawn from them."""

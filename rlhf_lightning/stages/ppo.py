@@ -1,6 +1,5 @@
 """PPO and PPO-ptx: roll out, score, update."""
 
-import copy
 import sys
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.adapters import frozen_beside, without_adapters
+from rlhf_lightning.averaging import MovingAverage
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups, padded_size
 from rlhf_lightning.checkpointing import checkpoint_activations
 from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, policy_loss, value_loss
-from rlhf_lightning.models import ScalarHeadModel, freeze
+from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.scoring import TextScorer, response_scores
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule, check_positive
 from rlhf_lightning.stages.experience import (
@@ -43,10 +44,11 @@ class PPOModule(StageModule):
 
     Args:
         policy: The model that learns.
-        reference: Where the KL penalty pulls to; frozen. Usually the policy before training.
+        reference: Where the KL penalty pulls to; frozen. Usually the policy before training; with adapters
+            (:mod:`rlhf_lightning.adapters`) the policy itself, which is read without them.
         reward: Gives a response its score: a :class:`ScalarHeadModel` over the policy's tokens, or a function of
             prompt texts and response texts.
-        value: The critic; starts as the reward model in the paper.
+        value: The critic; starts as the reward model in the paper. With adapters it can share the reward model's body.
         tokenizer: Of the policy; tells EOS and padding and turns responses into text.
         optimizer: Factory of the policy's optimizer.
         value_optimizer: Factory of the critic's optimizer.
@@ -119,8 +121,7 @@ class PPOModule(StageModule):
         )
         self.automatic_optimization = False
         self.policy, self.value = policy.eval(), value.eval()
-        self.reference = freeze(reference)
-        self.reward = freeze(reward) if isinstance(reward, nn.Module) else reward
+        self.reference, self.reward = frozen_beside(policy, reference), frozen_beside(value, reward)
         self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.num_minibatches, self.num_ppo_epochs = num_minibatches, num_ppo_epochs
@@ -129,14 +130,11 @@ class PPOModule(StageModule):
         self.discount, self.gae_lambda = discount, gae_lambda
         self.clip_range, self.value_clip_range = clip_range, value_clip_range
         self.missing_eos_penalty, self.max_grad_norm = missing_eos_penalty, max_grad_norm
-        self.ema_decay = ema_decay
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
         self._noted: dict[str, list[Tensor]] = {}
-        self.ema = (
-            None if ema_decay is None else freeze(copy.deepcopy(policy).float())
-        )  # 16 bits would swallow the small steps
+        self.ema = None if ema_decay is None else MovingAverage(policy, ema_decay)
         if activation_checkpointing:
             checkpoint_activations(policy)
             checkpoint_activations(value)
@@ -206,9 +204,10 @@ class PPOModule(StageModule):
         for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
             part = self._read(rollout, rows, self.reference, self.value, self.reward)
             width = part.response_ids.shape[1]
-            reference_log_probs[rows, :width] = response_log_probs(self.reference, part, self.temperature).float()
             values[rows, :width] = response_values(self.value, part).float()
-            scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
+            with without_adapters(self.reference, self.reward):
+                reference_log_probs[rows, :width] = response_log_probs(self.reference, part, self.temperature).float()
+                scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
         if self.missing_eos_penalty is not None:
             scores = scores - self.missing_eos_penalty * (~rollout.ended).float()
         self.log("rollout/sampler_gap", check_sampler(rollout, old_log_probs, 0.01 if self._exact else 0.1))
@@ -239,7 +238,8 @@ class PPOModule(StageModule):
                 if self.ptx_coef:
                     self._backward_pretrain(text_share(pretrain, number, len(minibatches)), measure=first)
                 self._step(policy_optimizer, self.policy, "policy")
-                self._update_ema()
+                if self.ema is not None:
+                    self.ema.update(self.policy)
                 self._backward_value(experience, rows)
                 self._step(value_optimizer, self.value, "value")
 
@@ -314,13 +314,6 @@ class PPOModule(StageModule):
         for name, values in self._noted.items():
             self.log(name, torch.stack(values).mean(), prog_bar=name == "update/ptx_loss")
         self._noted = {}
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        if self.ema is None or self.ema_decay is None:
-            return
-        for average, parameter in zip(self.ema.parameters(), self.policy.parameters(), strict=True):
-            average.lerp_(parameter.to(average), 1 - self.ema_decay)
 
     # --- bookkeeping -------------------------------------------------------------------------------------------------
 

@@ -244,7 +244,7 @@ def test_frozen_models_stay_and_get_no_gradient(experience: tuple[PPOModule, Exp
 def test_ema_follows_its_recursion(experience: tuple[PPOModule, Experience], monkeypatch: pytest.MonkeyPatch) -> None:
     module, own = experience
     assert module.ema is not None
-    module.ema_decay = 0.9
+    module.ema.decay = 0.9
     expected = [p.detach().clone() for p in module.policy.parameters()]
     for rows in own.minibatches:
         single = own._replace(minibatches=[rows])
@@ -253,7 +253,7 @@ def test_ema_follows_its_recursion(experience: tuple[PPOModule, Experience], mon
         expected = [
             0.9 * old + 0.1 * new.detach() for old, new in zip(expected, module.policy.parameters(), strict=True)
         ]
-    for average, value in zip(module.ema.parameters(), expected, strict=True):
+    for average, value in zip(module.ema.buffers(), expected, strict=True):
         torch.testing.assert_close(average, value, atol=1e-6, rtol=1e-5)
 
 
