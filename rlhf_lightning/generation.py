@@ -12,7 +12,7 @@ from rlhf_lightning.batch import PromptBatch, Rollout, left_aligned
 from rlhf_lightning.decoding import decoder
 from rlhf_lightning.functional import token_log_probs
 from rlhf_lightning.logits import causal_log_probs
-from rlhf_lightning.sampling import inverse_cdf_sample, keyed_uniforms
+from rlhf_lightning.sampling import distinct_index, inverse_cdf_sample, keyed_uniforms
 
 
 @torch.no_grad()
@@ -49,10 +49,7 @@ def sample_responses(
             f"pad_token_id and eos_token_id are both {pad_token_id}; the end could not be told from padding."
         )
     rows, device = prompts.prompt_ids.shape[0], prompts.prompt_ids.device
-    # A prompt that stands in the batch twice is asked twice, not copied.
-    index = prompts.prompt_index
-    occurrence = (index.unsqueeze(0) == index.unsqueeze(1)).tril(-1).sum(1)
-    uniforms = keyed_uniforms(key, index + occurrence * 2**40, max_new_tokens)
+    uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), max_new_tokens)
     tokens = torch.full((rows, max_new_tokens), pad_token_id, device=device)
     log_probs = torch.zeros(rows, max_new_tokens, device=device)
     steps = decoder(model, prompts, max_new_tokens)

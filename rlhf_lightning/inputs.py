@@ -218,6 +218,8 @@ class Inputs:
         """What the artifact of a stage depends on: parents, data, resolved configuration."""
         config = {name: self.config[name] for name in ("model", "seed", stage)}
         config["data"] = self.config["data"]["lengths"]
+        if stage in ("ppo", "ppo_ptx"):
+            config["generation"] = self.config["generation"]
         placement = ("accelerator", "devices", "num_nodes", "strategy")
         config["trainer"] = {name: value for name, value in self.config["trainer"].items() if name not in placement}
         return {

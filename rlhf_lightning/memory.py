@@ -4,8 +4,7 @@ The models are built and run on fake tensors, which have shapes and no values, w
 counted. What stays from step to step is counted from parameters.
 """
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,51 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.checkpointing import checkpoint_activations
+from rlhf_lightning.live_bytes import LiveBytes, learning_bytes, parameter_bytes, without_values
 from rlhf_lightning.logits import last_hidden, linear_log_probs
 from rlhf_lightning.models import ScalarHeadModel, fuse_activations
 from rlhf_lightning.prefix import TREE_TOKENS, continuation_mask, selected
 from rlhf_lightning.sampling import inverse_cdf_sample
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made while it is on, and the most that were alive at once."""
-
-    def __init__(self) -> None:
-        cast(Any, super()).__init__()
-        self.now, self.peak = 0, 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and count what it made; views of what was there before are not made."""
-        for storage in _storages((args, kwargs)):
-            self._count(storage, 0)
-        out = func(*args, **(kwargs or {}))
-        for storage in _storages(out):
-            self._count(storage, storage.nbytes())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage, size: int) -> None:
-        key = storage._cdata
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._release, key, size)
-
-    def _release(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
-
-
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 @dataclass
@@ -214,7 +177,7 @@ class MemoryPlanner:
     def _fake(self, *models: nn.Module) -> Iterator[None]:
         dtype = self.precision.autocast or torch.bfloat16
         with FakeTensorMode(), torch.autocast("cpu", dtype, enabled=self.precision.autocast is not None):
-            _without_values(models)
+            without_values(models)
             yield
 
     def _causal_lm(self, config: PreTrainedConfig) -> PreTrainedModel:
@@ -256,29 +219,6 @@ class MemoryPlanner:
         with torch.no_grad(), live:
             forward()
         return live.peak
-
-
-def _without_values(models: Iterable[nn.Module]) -> None:
-    """Put fake tensors of the CPU where the models have tensors of no device; what they share, they share still."""
-    fakes: dict[Tensor, Tensor] = {}
-    for module in (module for model in models for module in model.modules()):
-        for tensors in (module._parameters, module._buffers):
-            for name, old in tensors.items():
-                if old is not None and old.device.type == "meta":
-                    if old not in fakes:
-                        fake = torch.empty(old.shape, dtype=old.dtype, device="cpu")
-                        fakes[old] = nn.Parameter(fake, old.requires_grad) if isinstance(old, nn.Parameter) else fake
-                    cast(Any, tensors)[name] = fakes[old]
-
-
-def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters, shared ones once."""
-    return sum(int(p.numel()) * p.element_size() for p in model.parameters())
-
-
-def learning_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters that have a gradient."""
-    return sum(int(p.numel()) * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def key_value_width(config: PreTrainedConfig) -> int:

@@ -31,6 +31,7 @@ from rlhf_lightning.callbacks import KeepEpochs, SampleTable, StageProgress, pro
 from rlhf_lightning.collect import collect_comparisons
 from rlhf_lightning.data.collate import collate_comparisons
 from rlhf_lightning.data.tokens import ComparisonExample
+from rlhf_lightning.engines import make_sampler
 from rlhf_lightning.evaluating import evaluate_policies
 from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.evaluation.report import write_report
@@ -192,6 +193,7 @@ class Pipeline:
             options["module"],
             **self._actors(options),
             tokenizer=inputs.tokenizer,
+            sampler=make_sampler(self.config["generation"]["engine"], **self.config["generation"]["options"]),
             max_new_tokens=inputs.tokenization.max_response_tokens,
             seed=self.seed,
         )

@@ -52,6 +52,12 @@ def inverse_cdf_sample(
     return tokens.squeeze(1), log_probs.squeeze(1).to(dtype)
 
 
+def distinct_index(index: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The index of each row, made another one where it stands there again: a prompt asked twice is not copied."""
+    occurrence = (index.unsqueeze(0) == index.unsqueeze(1)).tril(-1).sum(1)
+    return index + occurrence * 2**40
+
+
 def keyed_uniforms(key: Sequence[int], index: Int[Tensor, " rows"], count: int) -> Float[Tensor, "rows count"]:
     """Uniform numbers in [0, 1) that depend on nothing but the key, the row's index and the column.
 

@@ -15,7 +15,8 @@ from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, ScalarH
 from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.fitting import QUIET
-from rlhf_lightning.memory import LiveBytes, MemoryPlanner, Precision, key_value_width
+from rlhf_lightning.live_bytes import LiveBytes
+from rlhf_lightning.memory import MemoryPlanner, Precision, key_value_width
 from rlhf_lightning.models import fuse_activations
 
 SHARED = {"vocab_size": 3000, "bos_token_id": None, "eos_token_id": None}

@@ -42,7 +42,8 @@ def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], t
     if gap > tolerance:
         raise RuntimeError(
             f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
-            "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout."
+            "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout, or an "
+            "engine whose weights are not the policy's (try generation.engine=loop)."
         )
     return gap
 

@@ -16,6 +16,7 @@ from rlhf_lightning.adapters import frozen_beside, without_adapters
 from rlhf_lightning.averaging import MovingAverage
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups, padded_size
 from rlhf_lightning.checkpointing import checkpoint_activations
+from rlhf_lightning.engines import Sampler
 from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, policy_loss, value_loss
@@ -53,6 +54,7 @@ class PPOModule(StageModule):
         optimizer: Factory of the policy's optimizer.
         value_optimizer: Factory of the critic's optimizer.
         scheduler: Factory of both schedules, stepped once per iteration; None keeps the learning rates.
+        sampler: Who samples the responses (:mod:`rlhf_lightning.engines`).
         max_new_tokens: Length limit of a response, its EOS included.
         temperature: Of sampling; the paper uses 1.
         num_minibatches: Optimizer steps per pass over a rollout.
@@ -92,6 +94,7 @@ class PPOModule(StageModule):
         value_optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None = None,
         *,
+        sampler: Sampler = sample_responses,
         max_new_tokens: int = 1024,
         temperature: float = 1.0,
         num_minibatches: int = 8,
@@ -123,6 +126,7 @@ class PPOModule(StageModule):
         self.policy, self.value = policy.eval(), value.eval()
         self.reference, self.reward = frozen_beside(policy, reference), frozen_beside(value, reward)
         self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
+        self.sampler = sampler
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.num_minibatches, self.num_ppo_epochs = num_minibatches, num_ppo_epochs
         self.micro_batch_size = micro_batch_size
@@ -161,7 +165,7 @@ class PPOModule(StageModule):
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
-        rollout = sample_responses(
+        rollout = self.sampler(
             self.policy,
             prompts,
             max_new_tokens=self.max_new_tokens,
