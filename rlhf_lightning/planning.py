@@ -148,6 +148,14 @@ def _plan(inputs: Inputs, config: Mapping[str, Any], stage: str) -> StagePlan:
         text_rows=min(options["module"]["micro_batch_size"] or text, text),
         text_tokens=lengths["block_size"],
     )
+    if options["module"].get("offload_frozen") and inputs.device.type != "cpu":
+        waiting = ("reference", "reward")
+        phases = [
+            phase
+            if phase.name == "score"
+            else Phase(phase.name, {k: v for k, v in phase.parts.items() if k not in waiting})
+            for phase in phases
+        ]
     return StagePlan(stage, f"{rows} episodes of {prompt} + {response} tokens, {micro} at a time", phases)
 
 
@@ -180,6 +188,8 @@ def _levers(config: Mapping[str, Any], stage: str) -> list[_Lever]:
     if stage in ("ppo", "ppo_ptx"):
         micro = module["micro_batch_size"] or math.ceil(data["batch_size"] / module["num_minibatches"])
         levers += [_Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+    if stage in ("ppo", "ppo_ptx") and not module["offload_frozen"] and torch.cuda.is_available():
+        levers.append(_Lever(stage, "module.offload_frozen", True))
     if not module.get("activation_checkpointing", False):
         levers.append(_Lever(stage, "module.activation_checkpointing", True))
     if stage in ("ppo", "ppo_ptx") and not config[stage]["lora"]["rank"]:

@@ -22,6 +22,7 @@ from rlhf_lightning.data.collate import collate_prompts
 from rlhf_lightning.data.tokens import PromptExample
 from rlhf_lightning.export import export_causal_lm
 from rlhf_lightning.models import ScalarHeadModel, load_causal_lm
+from rlhf_lightning.scoring import response_scores
 from rlhf_lightning.stages.ppo import PPOModule
 
 IDS = torch.arange(24).view(2, 12) % 30 + 3
@@ -146,6 +147,20 @@ def test_ppo_on_shared_bodies_is_ppo_on_copies_bit_for_bit(tiny_lm: Any, tiny_to
     moved = {name for name, value in shared.policy.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert all("lora" in name for name in moved)
+
+
+def test_validation_scores_without_the_critics_adapters(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    reward = ScalarHeadModel.from_causal_lm(tiny_gpt2)
+    alone = copy.deepcopy(reward)
+    add_adapters(tiny_gpt2, rank=2)
+    value = adapted_critic(reward, rank=2)
+    disturb(value)
+    logged: dict[str, Any] = {}
+    module = ppo(tiny_gpt2, tiny_gpt2, reward, value, tiny_tokenizer)
+    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign,assignment]
+    module.validation_step(prompts(), 0)
+    expected = response_scores(alone, module.rollout(prompts()), tiny_tokenizer).mean()
+    assert torch.equal(logged["validation/score"], expected)
 
 
 def test_checkpoints_hold_what_learns(tiny_lm: Any, tiny_tokenizer: Any) -> None:

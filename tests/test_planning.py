@@ -47,6 +47,13 @@ def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
     assert parts("trainer.devices=4")["activations"] < plain["activations"] / 2
 
 
+def test_offloaded_models_count_where_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = inputs_of(tmp_path, "ppo.module.offload_frozen=true")
+    monkeypatch.setattr(inputs, "device", torch.device("cuda"))
+    with_both = [phase.name for phase in plan_stages(inputs, ["ppo"])[0].phases if "reference" in phase.parts]
+    assert with_both == ["score"]
+
+
 def test_a_reward_model_of_another_architecture_is_planned_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

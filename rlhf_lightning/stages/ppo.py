@@ -31,6 +31,7 @@ from rlhf_lightning.stages.experience import (
     response_values,
     rollout_figures,
 )
+from rlhf_lightning.stages.offload import at_hand, offload
 from rlhf_lightning.stages.ptx import backward_pretrain, measured_gradient, text_share
 
 FORWARD_TOKENS = 2**14
@@ -72,6 +73,7 @@ class PPOModule(StageModule):
         max_grad_norm: Norm that the policy's and the critic's gradients are cut to, None for none.
         activation_checkpointing: Compute activations of policy and critic again in the backward pass instead of
             keeping them.
+        offload_frozen: Keep reference and reward model in the CPU's memory except while they score.
         ema_decay: Decay per optimizer step of the policy's moving average, None for none.
         seed: Of sampling and minibatches.
 
@@ -112,6 +114,7 @@ class PPOModule(StageModule):
         max_grad_norm: float | None = None,
         ema_decay: float | None = 0.992,
         activation_checkpointing: bool = False,
+        offload_frozen: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
@@ -125,6 +128,7 @@ class PPOModule(StageModule):
         self.automatic_optimization = False
         self.policy, self.value = policy.eval(), value.eval()
         self.reference, self.reward = frozen_beside(policy, reference), frozen_beside(value, reward)
+        self._offloaded = (self.reference, self.reward) if offload_frozen else ()
         self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
         self.sampler = sampler
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
@@ -149,7 +153,7 @@ class PPOModule(StageModule):
         """One iteration."""
         with self.throughput.phase("rollout"):
             rollout = self.rollout(batch["prompts"])
-        with self.throughput.phase("score"):
+        with self.throughput.phase("score"), at_hand(self.device, *self._offloaded):
             experience = self.score(rollout)
         with self.throughput.phase("update"):
             self.update(experience, batch.get("pretrain"))
@@ -179,9 +183,9 @@ class PPOModule(StageModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
-        self.log(
-            "validation/score", response_scores(self.reward, self.rollout(batch), self.tokenizer).mean(), prog_bar=True
-        )
+        rollout = self.rollout(batch)
+        with at_hand(self.device, *self._offloaded), without_adapters(self.reward):
+            self.log("validation/score", response_scores(self.reward, rollout, self.tokenizer).mean(), prog_bar=True)
 
     def on_fit_start(self) -> None:
         """Refuse what would be silently wrong."""
@@ -192,6 +196,7 @@ class PPOModule(StageModule):
                 f"PPOModule synchronises nothing between processes yet, and there are {self.trainer.world_size}. "
                 "Set devices=1."
             )
+        offload(*self._offloaded)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:

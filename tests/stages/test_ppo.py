@@ -241,6 +241,22 @@ def test_frozen_models_stay_and_get_no_gradient(experience: tuple[PPOModule, Exp
     assert not all(torch.equal(a, b) for a, b in zip(policy_before, module.policy.parameters(), strict=True))
 
 
+def test_frozen_models_come_to_score_and_go(
+    tiny_gpt2: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = attached(make_module(tiny_gpt2, tiny_tokenizer, offload_frozen=True))
+    moves: list[tuple[str, str]] = []
+    for name in ("reference", "reward"):
+        monkeypatch.setattr(getattr(module, name), "to", lambda device, name=name: moves.append((name, str(device))))
+    monkeypatch.setattr(PPOModule, "device", torch.device("cuda:7"))
+    monkeypatch.setattr(module, "score", lambda rollout: moves.append(("score", "")) or 1 / 0)
+    monkeypatch.setattr(module, "rollout", lambda prompts: None)
+    with pytest.raises(ZeroDivisionError):
+        module.training_step({"prompts": None}, 0)
+    there, back = ([(name, device) for name in ("reference", "reward")] for device in ("cuda:7", "cpu"))
+    assert moves == [*there, ("score", ""), *back]
+
+
 def test_ema_follows_its_recursion(experience: tuple[PPOModule, Experience], monkeypatch: pytest.MonkeyPatch) -> None:
     module, own = experience
     assert module.ema is not None
