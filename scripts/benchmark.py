@@ -3,10 +3,11 @@
     python scripts/benchmark.py                    all rows that need no peers
     python scripts/benchmark.py --peers            and those against TRL, in virtual environments made for it
     python scripts/benchmark.py reward --repeats 3 rows whose name contains "reward"
+    python scripts/benchmark.py growth             how a reward step grows with K, lengths and batch
     python scripts/benchmark.py --device cuda      the rows for a GPU
 
-Rows are added to docs/benchmark.json, and the table and the picture are drawn from it. Machines differ and are shared:
-only ratios of one run mean anything.
+Rows are added to docs/benchmark.json, and the tables and the pictures are drawn from it. Machines differ and
+are shared: only ratios of one run mean anything.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.rows import Row, rows
+from benchmarks.rows import Row, growth, rows
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,9 +144,13 @@ def table(found: dict) -> str:
         aim = "" if row["aim"] is None else f"{'at most' if row['unit'] == 'MiB' else 'at least'} {row['aim']:g}"
         ours, other = (f"{row[side]:.3g} {row['unit']}" for side in ("ours", "other"))
         lines.append(f"| {name} | {ours} | {other} | {row['against']} | {row['ratio']:.2f}{spread} | {aim} |")
-    stamps = {(row["date"], row["machine"], row["commit"], row["versions"]) for row in found.values()}
-    notes = [f"{date}, {where}, commit {commit}, {versions}." for date, where, commit, versions in sorted(stamps)]
-    return "\n".join([*lines, "", *notes, ""])
+    return "\n".join([*lines, "", *stamps(found), ""])
+
+
+def stamps(found: dict) -> list[str]:
+    """When and where the rows were measured."""
+    seen = {(row["date"], row["machine"], row["commit"], row["versions"]) for row in found.values()}
+    return [f"{date}, {where}, commit {commit}, {versions}." for date, where, commit, versions in sorted(seen)]
 
 
 def picture(found: dict, path: Path) -> None:
@@ -169,6 +174,43 @@ def picture(found: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def growth_table(found: dict) -> str:
+    """Seconds per step and peak memory of the rows that grow, as Markdown."""
+    lines = ["| what grows | s/step | separate | ratio | MiB | separate | ratio |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for name, value, speed, memory in growth():
+        if speed.key in found and memory.key in found:
+            fast, lean, prompts = found[speed.key], found[memory.key], speed.ours[2]["prompts"]
+            own, other = prompts / fast["ours"], prompts / fast["other"]
+            words = f"| {name} = {value} | {own:.3f} | {other:.3f} | {own / other:.2f} "
+            lines.append(words + f"| {lean['ours']:.0f} | {lean['other']:.0f} | {lean['ratio']:.2f} |")
+    return "\n".join([*lines, "", *stamps(found), ""])
+
+
+def growth_picture(found: dict, path: Path) -> None:
+    """The same as curves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(name for name, *_ in growth()))
+    figure, axes = pyplot.subplots(2, len(names), figsize=(3 * len(names), 5), layout="constrained", sharex="col")
+    for column, name in enumerate(names):
+        points = [point for point in growth() if point[0] == name and {row.key for row in point[2:]} <= found.keys()]
+        for side, label in (("ours", "prompt read once"), ("other", "one forward per response")):
+            speeds = [point[2].ours[2]["prompts"] / found[point[2].key][side] for point in points]
+            peaks = [found[point[3].key][side] for point in points]
+            for row, values in enumerate((speeds, peaks)):
+                axes[row][column].plot([point[1] for point in points], values, "o-", label=label)
+        axes[0][column].set_title(name)
+        for row in (0, 1):
+            axes[row][column].set_ylim(bottom=0)
+    axes[0][0].set_ylabel("seconds per step")
+    axes[1][0].set_ylabel("peak memory, MiB")
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Measure what was asked for and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,6 +220,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmark.json")
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     pythons = make_peers() if arguments.peers else {}
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
@@ -202,9 +245,15 @@ def main() -> None:
         arguments.out.with_suffix(".unfinished").write_text(json.dumps(found, indent=1) + "\n")
         arguments.out.with_suffix(".unfinished").rename(arguments.out)
     ordered = {row.key: found[row.key] for row in [*rows("cpu"), *rows("cuda")] if row.key in found}
-    if ordered:
-        arguments.out.with_suffix(".md").write_text(table(ordered))
-        picture(ordered, arguments.out.with_suffix(".png"))
+    grown = {key: row for key, row in ordered.items() if key.startswith("growth")}
+    compared = {key: row for key, row in ordered.items() if key not in grown}
+    for records, stem, write, draw in (
+        (compared, arguments.out.stem, table, picture),
+        (grown, "growth", growth_table, growth_picture),
+    ):
+        if records:
+            arguments.out.with_name(f"{stem}.md").write_text(write(records))
+            draw(records, arguments.out.with_name(f"{stem}.png"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from gate import EOS, PAD, make_tokenizer, response_lengths, tokens
 from gate import make_lm as make_plain_lm
 
 from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, generation
+from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.generation import sample_responses
 from rlhf_lightning.models import ScalarHeadModel, fuse_activations
@@ -144,11 +145,16 @@ def ppo(gate, shape):
     """One iteration: rollout, scores, update."""
     policy = make_lm(shape)
     reward = ScalarHeadModel.from_causal_lm(make_lm(shape))
+    if shape.get("lora"):
+        add_adapters(policy, shape["lora"])
+        reference, value = policy, adapted_critic(reward, rank=shape["lora"])
+    else:
+        reference, value = make_lm(shape), ScalarHeadModel.from_causal_lm(make_lm(shape))
     module = PPOModule(
         policy,
-        make_lm(shape),
+        reference,
         reward,
-        ScalarHeadModel.from_causal_lm(make_lm(shape)),
+        value,
         make_tokenizer(shape),
         adam(shape),
         adam(shape),

@@ -37,7 +37,29 @@ class Row:
 
 def rows(device: str) -> list[Row]:
     """The comparisons for a device."""
-    return _cuda() if device == "cuda" else [*_reward(), *_sft(), *_rollout(), *_sampling(), *_ppo()]
+    if device == "cuda":
+        return _cuda()
+    return [*_reward(), *_sft(), *_rollout(), *_sampling(), *_ppo(), *(row for _, _, *both in growth() for row in both)]
+
+
+def growth() -> list[tuple[str, int, Row, Row]]:
+    """How time and memory of a reward step grow: what grows, its value, and the rows of speed and peak memory."""
+    usual = {"size": "S", "precision": "fp32", "K": 4, "prompt": 128, "response": 64, "prompts": 4}
+    values = {
+        "K": range(2, 10),
+        "prompt": (32, 64, 128, 256, 512),
+        "response": (16, 32, 64, 128, 256),
+        "prompts": (1, 2, 4, 8, 16),
+    }
+    found = []
+    for name, points in values.items():
+        for value in points:
+            shape = usual | {name: value}
+            own, separate = ("ours", "reward", shape), ("ours", "reward", shape | {"shared_prefix": False})
+            title, rival = f"growth of a reward step S fp32, {name}={value}", "one forward per response"
+            speed = Row(title, rival, "prompts/s", own, separate)
+            found.append((name, value, speed, Row(title, rival + ", peak memory", "MiB", own, separate, memory=True)))
+    return found
 
 
 def _reward() -> list[Row]:
@@ -118,6 +140,9 @@ def _ppo() -> list[Row]:
         if "uniform" not in special and "precision" not in special:
             least = 0.65 if special else 0.8
             found.append(Row(name, trl + ", peak memory", "MiB", *work, least, memory=True))
+    full = {"size": "M", "rows": 8, "prompt": 32, "response": 32, "minibatches": 4, "epochs": 1}
+    adapted = ("ours", "ppo", full | {"lora": 16}), ("ours", "ppo", full)
+    found.append(Row("PPO M fp32 with LoRA, rank 16", "every weight, peak memory", "MiB", *adapted, 0.5, memory=True))
     return found
 
 
