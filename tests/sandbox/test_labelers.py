@@ -90,7 +90,7 @@ def test_less_noise_is_more_agreement_and_the_key_agrees_most():
 
 
 def test_people_agree_as_much_as_in_the_paper():
-    """InstructGPT, section 3.4, on recorded samples of the SFT model of scripts/demo (stage collect)."""
+    """InstructGPT, section 3.4, on recorded samples of an SFT model (experiment=sandbox, stage collect)."""
     path = Path(__file__).with_name("sft_samples.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     answered = {row["prompt"]: row["responses"] for row in rows}
