@@ -1,5 +1,6 @@
 """InstructGPT (Ouyang et al. 2022) as PyTorch Lightning modules."""
 
+from rlhf_lightning.checks import Subject, check
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.losses import lm_loss, policy_loss, ranking_loss, value_loss
@@ -17,7 +18,9 @@ __all__ = [
     "RLHFDataModule",
     "RewardModule",
     "ScalarHeadModel",
+    "Subject",
     "Text",
+    "check",
     "lm_loss",
     "load_causal_lm",
     "load_scalar_model",

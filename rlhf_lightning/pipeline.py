@@ -28,6 +28,7 @@ from rlhf_lightning.artifacts import (
     write_lines,
 )
 from rlhf_lightning.callbacks import KeepEpochs, SampleTable, StageProgress, progress_bar
+from rlhf_lightning.checking import check_run
 from rlhf_lightning.collect import collect_comparisons
 from rlhf_lightning.data.collate import collate_comparisons
 from rlhf_lightning.data.tokens import ComparisonExample
@@ -61,9 +62,9 @@ class Pipeline:
     ) -> None:
         named = config["stages"]
         self.stages: list[str] = [named] if isinstance(named, str) else named
-        unknown = [stage for stage in self.stages if stage not in STAGES]
+        unknown = [stage for stage in self.stages if stage not in (*STAGES, "check")]
         if unknown:
-            raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(STAGES)}.")
+            raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(STAGES)}, and check.")
         self.config, self.build, self.runs = config, build, runs
         self.console = console or Console()
         self.seed: int = config["seed"]
@@ -73,6 +74,8 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every stage that the configuration names."""
         metrics: dict[str, Any] = {}
+        if "check" in self.stages:
+            metrics["check"] = check_run(self.inputs, self.runs.folder("check"), self.build, self.console)
         for stage in (stage for stage in STAGES if stage in self.stages):
             if stage == "collect" and self.inputs.brings("comparisons"):
                 self._say(stage, "skipped: the data option brings rankings of its own")

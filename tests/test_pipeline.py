@@ -152,6 +152,19 @@ def test_a_reward_model_leaves_sources_out(finished: Path) -> None:
         rlhf(finished, "run=alone", "upstream=demo", "stages=[reward]", f"reward.data.leave_out=[{','.join(teams)}]")
 
 
+def test_the_check_runs_on_what_ppo_would_start_from(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("stages=[check]", "run=checked", "upstream=demo")
+    rlhf(finished, *options)
+    results = json.loads((finished / "checked" / "check" / "check.json").read_text())
+    assert {result["outcome"] for result in results} == {"pass"}
+    monkeypatch.setattr("rlhf_lightning.stages.ppo.whiten", lambda values, mask: values)
+    with pytest.raises(PipelineError, match=r"1 of 19 checks failed: whitening\. See .*check.json"):
+        rlhf(finished, *options)
+    assert "To do: whiten must" in capsys.readouterr().out
+
+
 def test_missing_parent_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"model of stage sft is needed.*upstream=<run>"):
         rlhf(tmp_path, "stages=[collect]")

@@ -129,8 +129,7 @@ class PPOModule(StageModule):
         self.policy, self.value = policy.eval(), value.eval()
         self.reference, self.reward = frozen_beside(policy, reference), frozen_beside(value, reward)
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
-        self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
-        self.sampler = sampler
+        self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.num_minibatches, self.num_ppo_epochs = num_minibatches, num_ppo_epochs
         self.micro_batch_size = micro_batch_size
@@ -235,26 +234,25 @@ class PPOModule(StageModule):
         """
         policy_optimizer, value_optimizer = cast(list[LightningOptimizer], self.optimizers())
         for epoch in range(self.num_ppo_epochs):
-            minibatches = (
-                experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
-            )
-            for number, rows in enumerate(minibatches):
+            drawn = experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
+            for number, rows in enumerate(drawn):
                 first = epoch == 0 and number == 0
-                statistics = self._backward_policy(experience, rows)
+                statistics = self.backward_policy(experience, rows)
                 if first:
                     self.log("update/first_ratio_deviation", statistics.ratio_deviation)
                     check_first_ratio(statistics.ratio_deviation, 0.0 if self._exact else 0.1)
                 if self.ptx_coef:
-                    self._backward_pretrain(text_share(pretrain, number, len(minibatches)), measure=first)
+                    self.backward_text(text_share(pretrain, number, len(drawn)), measure=first)
                 self._step(policy_optimizer, self.policy, "policy")
                 if self.ema is not None:
                     self.ema.update(self.policy)
-                self._backward_value(experience, rows)
+                self.backward_value(experience, rows)
                 self._step(value_optimizer, self.value, "value")
 
     # --- backward passes ---------------------------------------------------------------------------------------------
 
-    def _backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
+    def backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
+        """Add the gradient of the policy loss on a minibatch to the policy's."""
         num_tokens = experience.rollout.response_mask[rows].sum()
         parts = []
         for micro in self._micro_batches(experience.rollout, rows):
@@ -281,7 +279,8 @@ class PPOModule(StageModule):
         self._note("update/approx_kl", merged.approx_kl)
         return merged
 
-    def _backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
+    def backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
+        """Add the gradient of the value loss on a minibatch to the critic's."""
         num_tokens = experience.rollout.response_mask[rows].sum()
         total = torch.zeros((), device=self.device)
         for micro in self._micro_batches(experience.rollout, rows):
@@ -299,7 +298,8 @@ class PPOModule(StageModule):
             total += loss.detach()
         self._note("update/value_loss", total)
 
-    def _backward_pretrain(self, batch: LMBatch, measure: bool) -> None:
+    def backward_text(self, batch: LMBatch, measure: bool) -> None:
+        """Add the pretraining gradient to the policy's."""
         lengths = batch.mask.sum(1)
         with self.throughput.phase("ptx"), measured_gradient(self.policy, measure) as figures:
             self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), backward=True)

@@ -77,7 +77,7 @@ def experience(tiny_lm: Any, tiny_tokenizer: Any) -> tuple[PPOModule, Experience
 
 def test_ratio_is_exactly_one_before_the_first_update(experience: tuple[PPOModule, Experience]) -> None:
     module, own = experience
-    statistics = module._backward_policy(own, own.minibatches[0])
+    statistics = module.backward_policy(own, own.minibatches[0])
     assert statistics.ratio_deviation == 0
     assert statistics.approx_kl == 0
     assert statistics.clip_fraction == 0
@@ -146,9 +146,9 @@ def test_micro_batches_add_up(tiny_lm: Any, tiny_tokenizer: Any, micro_batch_siz
     for size in (None, micro_batch_size):
         module.micro_batch_size = size
         module.zero_grad()
-        module._backward_policy(own, own.minibatches[0])
-        module._backward_pretrain(texts(), measure=False)
-        module._backward_value(own, own.minibatches[0])
+        module.backward_policy(own, own.minibatches[0])
+        module.backward_text(texts(), measure=False)
+        module.backward_value(own, own.minibatches[0])
         seen.append(gradients(module))
     assert seen[0].keys() == seen[1].keys()
     for name, value in seen[0].items():
@@ -159,9 +159,9 @@ def test_ptx_gradient_is_the_sum_of_the_two(tiny_gpt2: Any, tiny_tokenizer: Any)
     """Against autograd of the pretraining loss written out token by token."""
     module = attached(make_module(tiny_gpt2, tiny_tokenizer, ptx_coef=0.7))
     own, batch = module.score(module.rollout(prompts())), texts()
-    module._backward_policy(own, own.minibatches[0])
+    module.backward_policy(own, own.minibatches[0])
     policy_only = gradients(module.policy)
-    module._backward_pretrain(batch, measure=True)
+    module.backward_text(batch, measure=True)
     both = gradients(module.policy)
 
     total, count = torch.zeros(()), 0

@@ -1,0 +1,88 @@
+"""Checks of language models: padding, positions, dropout, sampling."""
+
+import torch
+from torch import nn
+
+from rlhf_lightning import functional
+from rlhf_lightning.checks.result import close, demand
+from rlhf_lightning.checks.subject import Subject, plain_log_probs
+from rlhf_lightning.generation import response_log_probs
+from rlhf_lightning.logits import causal_log_probs
+
+
+def _tolerance(subject: Subject) -> float:
+    return 1e-3 if subject.exact else 0.3
+
+
+@torch.no_grad()
+def padding(subject: Subject) -> str:
+    """A row says the same with padding on either side as alone."""
+    batch = subject.prompt_batch
+    found, expected = [], []
+    for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True):
+        row = ids[mask]
+        if len(row) < 2:
+            continue
+        alone = plain_log_probs(subject.policy, row[:1], row[1:])
+        for left, right in ((3, 0), (0, 3), (2, 4)):
+            wide = torch.cat([row.new_full((left,), subject.pad), row, row.new_full((right,), subject.pad)])
+            real = torch.zeros_like(wide, dtype=torch.bool)
+            real[left : left + len(row)] = True
+            counts = real.clone()
+            counts[left] = False
+            own = causal_log_probs(subject.policy, wide[None], real[None], counts[None])
+            found.append(own[0, left : left + len(row) - 1])
+            expected.append(alone)
+    return close(torch.cat(found), torch.cat(expected), _tolerance(subject), "log-probs with and without padding")
+
+
+@torch.no_grad()
+def positions(subject: Subject) -> str:
+    """Tokens are counted from the first real one of their row."""
+    mask = torch.tensor([[False, False, True, True, True], [True, True, True, False, False]], device=subject.device)
+    expected = torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]], device=subject.device)
+    numbers = functional.position_ids(mask)
+    demand(bool((numbers == expected)[mask].all()), f"positions of a padded row are {numbers.tolist()}")
+    row = subject.prompt_batch.prompt_ids[0][subject.prompt_batch.prompt_mask[0]][:8]
+    wide = torch.cat([row.new_full((4,), subject.pad), row])[None]
+    real = torch.arange(wide.shape[1], device=subject.device)[None] >= 4
+    model = subject.policy
+    padded = model(input_ids=wide, attention_mask=real.long(), position_ids=functional.position_ids(real)).logits[0, 4:]
+    alone = model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits[0]
+    return close(padded.log_softmax(-1), alone.log_softmax(-1), _tolerance(subject), "log-probs with given positions")
+
+
+@torch.no_grad()
+def dropout(subject: Subject) -> str:
+    """The models of PPO say the same twice."""
+    module, _ = subject.episode
+    for name in ("policy", "value", "reference", "reward"):
+        model = getattr(module, name)
+        for path, layer in model.named_modules():
+            on = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
+            demand(not on, f"dropout {layer.p if on else 0} is on in {name}.{path}")
+        ids = subject.prompt_batch.prompt_ids[:1]
+        first, second = (model(ids) for _ in range(2))
+        first, second = (getattr(out, "logits", out) for out in (first, second))
+        demand(bool((first == second).all()), f"two passes of the {name} differ")
+    return "two passes agree bit for bit"
+
+
+@torch.no_grad()
+def sampler(subject: Subject) -> str:
+    """Sampled log-probs are those of a plain pass over the same tokens, one row at a time."""
+    module, episode = subject.episode
+    rollout, model = episode.rollout, module.policy
+    ids, real, mask = rollout.prompts.prompt_ids, rollout.prompts.prompt_mask, rollout.response_mask
+    expected = torch.zeros_like(rollout.log_probs)
+    for row in range(len(ids)):
+        own = plain_log_probs(model, ids[row][real[row]], rollout.response_ids[row][mask[row]], module.temperature)
+        expected[row, : len(own)] = own
+    batched = response_log_probs(model, rollout, module.temperature).float()
+    outside = ((rollout.log_probs - expected).exp()[mask] - 1).abs() > 0.1
+    demand(
+        float(outside.float().mean()) <= 0.05, f"{float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"
+    )
+    words = close(rollout.log_probs, expected, _tolerance(subject), "sampled and recomputed log-probs")
+    close(batched, expected, _tolerance(subject), "log-probs in a batch and row by row")
+    return f"{words}; {float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"

@@ -1,0 +1,64 @@
+"""How a check ends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from rlhf_lightning.checks.subject import Subject
+
+Outcome = Literal["pass", "fail", "skipped"]
+CheckFunction: TypeAlias = Callable[[Subject], str]
+"""Returns what was measured; raises :class:`CheckFailedError` or :class:`CheckSkippedError`."""
+
+
+class CheckFailedError(Exception):
+    """Something is wrong; the message says what was measured."""
+
+
+class CheckSkippedError(Exception):
+    """There is nothing to check; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One row of the table.
+
+    Args:
+        name: Of the check.
+        outcome: How it ended.
+        measured: What was found, in words.
+        meaning: What a pass means.
+        remedy: What to do after a failure.
+        seconds: How long it took.
+    """
+
+    name: str
+    outcome: Outcome
+    measured: str
+    meaning: str
+    remedy: str
+    seconds: float
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> str:
+    """Compare two ways to the same numbers.
+
+    Raises:
+        CheckFailedError: When the largest difference is above the tolerance or not a number.
+    """
+    gap = float((found.detach().float() - expected.detach().float()).abs().max()) if found.numel() else 0.0
+    if not gap <= tolerance:
+        raise CheckFailedError(f"{what} differ by up to {gap:.3g}, more than {tolerance:.1g}")
+    return f"{what} differ by at most {gap:.1g}"
+
+
+def demand(condition: bool, otherwise: str) -> None:
+    """Fail with a sentence unless the condition holds.
+
+    Raises:
+        CheckFailedError: When it does not.
+    """
+    if not condition:
+        raise CheckFailedError(otherwise)
