@@ -1,8 +1,7 @@
-"""Callbacks and the logger of the pipeline: progress, metrics.csv, checkpoints by batch, sample tables."""
+"""Callbacks and the logger of the pipeline: progress, metrics.csv, sample tables."""
 
 import csv
 import json
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,14 +50,14 @@ class StageProgress(L.Callback):
         """Show the bar, at the place where a resumed run goes on."""
         self.progress = progress_bar(self.console)
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        self.task = self.progress.add_task(self.name, total=total, completed=_batches_done(trainer), figures="")
+        self.task = self.progress.add_task(self.name, total=total, completed=batches_done(trainer), figures="")
         self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Move the bar."""
         if self.progress is not None:
             figures = _figures(trainer.progress_bar_metrics, self.progress.console.width)
-            self.progress.update(self.task, completed=_batches_done(trainer), figures=figures)
+            self.progress.update(self.task, completed=batches_done(trainer), figures=figures)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar as it stands."""
@@ -69,38 +68,6 @@ class StageProgress(L.Callback):
         """Give the terminal back."""
         if self.progress is not None:
             self.progress.stop()
-
-
-class BatchCheckpoint(L.Callback):
-    """Writes ``last.ckpt`` every so many batches and after every epoch, to a temporary name first.
-
-    Lightning's ``global_step`` counts every step of every optimizer, so the cadence comes from the batches.
-
-    Args:
-        folder: Where.
-        every_n_batches: Batches (PPO iterations) between two checkpoints.
-    """
-
-    def __init__(self, folder: Path, every_n_batches: int) -> None:
-        if every_n_batches < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 batch, got {every_n_batches}.")
-        self.path, self.every_n_batches = folder / "last.ckpt", every_n_batches
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save where it is time to; at the end of an epoch its validation comes first."""
-        if _batches_done(trainer) % self.every_n_batches == 0 and not trainer.is_last_batch:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after the last batch of an epoch and its validation."""
-        self._save(trainer)
-
-    def _save(self, trainer: L.Trainer) -> None:
-        unfinished = self.path.with_suffix(".unfinished")
-        trainer.save_checkpoint(unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.rename(self.path)
 
 
 class SampleTable(L.Callback):
@@ -123,13 +90,13 @@ class SampleTable(L.Callback):
         """Drop what an interrupted run wrote after its last checkpoint."""
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            done = _batches_done(trainer)
+            done = batches_done(trainer)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
             self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
-        iteration = _batches_done(trainer) - 1
+        iteration = batches_done(trainer) - 1
         experience = getattr(pl_module, "latest", None)
         if experience is None or iteration % self.every_n_iterations:
             return
@@ -227,7 +194,8 @@ def last_figures(path: Path) -> dict[str, float]:
     return figures
 
 
-def _batches_done(trainer: L.Trainer) -> int:
+def batches_done(trainer: L.Trainer) -> int:
+    """Batches of all epochs so far; Lightning's ``global_step`` counts every step of every optimizer instead."""
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import lightning as L
 
-from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, last_figures
+from rlhf_lightning.callbacks import MetricsFile, last_figures
+from rlhf_lightning.checkpoints import BatchCheckpoint, newest_whole
 from rlhf_lightning.data.datamodule import RLHFDataModule
 
 QUIET = (
@@ -24,6 +25,7 @@ def fit_stage(
     folder: Path,
     make_trainer: Callable[..., L.Trainer],
     callbacks: Sequence[L.Callback],
+    say: Callable[[str], None],
     *,
     epochs: int,
     checkpoint_every: int,
@@ -34,9 +36,10 @@ def fit_stage(
     Args:
         module: Of the stage.
         data: Of the stage.
-        folder: Gets ``metrics.csv`` and ``checkpoints/last.ckpt``.
+        folder: Gets ``metrics.csv`` and ``checkpoints/``.
         make_trainer: Builds the trainer from further keyword arguments.
         callbacks: Besides the checkpoint.
+        say: Told of checkpoints that cannot be used.
         epochs: Passes over the data, or over its ``num_batches``.
         checkpoint_every: Batches (PPO iterations) between two checkpoints.
         log_every: Batches between two rows of metrics.csv.
@@ -57,7 +60,7 @@ def fit_stage(
         default_root_dir=folder,
         **({} if data.validation else {"limit_val_batches": 0}),
     )
-    resume = str(checkpoint.path) if checkpoint.path.exists() else None
+    resume = newest_whole(folder / "checkpoints", module, say)
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message)

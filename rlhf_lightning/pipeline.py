@@ -254,7 +254,10 @@ class Pipeline:
         data = self.inputs.datamodule(stage, task, records)
         make_trainer = partial(self.build, self.config["trainer"])
         progress = StageProgress(stage, self.console)
-        metrics = fit_stage(module, data, folder, make_trainer, [progress, *callbacks], **self.config[stage]["fit"])
+        say = partial(self._say, stage)
+        metrics = fit_stage(
+            module, data, folder, make_trainer, [progress, *callbacks], say, **self.config[stage]["fit"]
+        )
         self._say_dropped(stage, folder, data.dropped)
         return metrics
 

@@ -50,6 +50,7 @@ MAY_IMPORT = {
         "scoring",
     },
     "checks": {"batch", "data", "export", "functional", "generation", "logits", "models", "stages"},
+    "checkpoints": {"callbacks"},
     "callbacks": {"artifacts", "generation"},
     "adapters": {"models"},
     "averaging": set(),

@@ -12,7 +12,8 @@ import torch
 
 from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.artifacts import read_metrics
-from rlhf_lightning.callbacks import BatchCheckpoint, MetricsFile, SampleTable
+from rlhf_lightning.callbacks import MetricsFile, SampleTable
+from rlhf_lightning.checkpoints import BatchCheckpoint
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.models import ScalarHeadModel
