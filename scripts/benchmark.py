@@ -139,7 +139,8 @@ def table(found: dict) -> str:
         "| work | ours | other | against | ratio | aim |",
         "|---|--:|--:|---|--:|--:|",
     ]
-    for name, row in found.items():
+    for key, row in found.items():
+        name = key.removesuffix(f", against {row['against']}")
         spread = "" if row["range"] is None else " ({:.2f} to {:.2f})".format(*row["range"])
         aim = "" if row["aim"] is None else f"{'at most' if row['unit'] == 'MiB' else 'at least'} {row['aim']:g}"
         ours, other = (f"{row[side]:.3g} {row['unit']}" for side in ("ours", "other"))
