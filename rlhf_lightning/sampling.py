@@ -42,12 +42,13 @@ def inverse_cdf_sample(
     blocks = weights.view(rows, size, size)
     sums = blocks.sum(2).double().cumsum(1)
     threshold = (uniforms * sums[:, -1]).unsqueeze(1)
-    block = torch.searchsorted(sums, threshold, right=True)
+    # Only where logits are no numbers is nothing found; their log-probability is none either, and the caller sees it.
+    block = torch.searchsorted(sums, threshold, right=True).clamp(max=size - 1)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = blocks[torch.arange(rows, device=logits.device), block.squeeze(1)].double().cumsum(1)
     # The sum of a block rounds differently from its running sum; its last token of any weight takes what is left.
     rest = torch.minimum(threshold - before, inside[:, -1:].nextafter(torch.zeros_like(threshold)))
-    tokens = block * size + torch.searchsorted(inside, rest, right=True)
+    tokens = (block * size + torch.searchsorted(inside, rest, right=True)).clamp(max=vocabulary - 1)
     log_probs = (weights.gather(1, tokens).double() / sums[:, -1:]).log()
     return tokens.squeeze(1), log_probs.squeeze(1).to(dtype)
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rlhf_lightning.stages.faults import numerical_fault
 from rlhf_lightning.throughput import Throughput
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -40,6 +41,7 @@ class StageModule(L.LightningModule):
         self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
         self._random_state: dict[str, Any] | None = None
+        self._batch: Any = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule over the parameters that learn."""
@@ -99,8 +101,28 @@ class StageModule(L.LightningModule):
             self._random_state = None
         self.throughput = Throughput()
 
+    def check_finite(self, **values: Tensor) -> None:
+        """Stop at a number that is none, with the batch saved; a run that went on would train on nothing.
+
+        Args:
+            values: What to look at, by name.
+
+        Raises:
+            NumericalFaultError: Naming the first that is not finite, and the likely cause.
+        """
+        for name, value in values.items():
+            if not bool(value.isfinite().all()):
+                raise numerical_fault(name, value, self._batch, self._trainer)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Look at the gradient before it can spoil the weights."""
+        if self.automatic_optimization:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self.check_finite(gradient=nn.utils.get_total_norm(gradients))
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the watch; where the optimizer is stepped by hand, the phases are the module's own."""
+        self._batch = batch
         if self.automatic_optimization:
             self.throughput.start("step")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from rlhf_lightning.batch import Experience, Rollout
 from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean
 from rlhf_lightning.generation import joined
+from rlhf_lightning.losses import PolicyStatistics
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.sampling import keyed_uniforms
 
@@ -59,6 +60,25 @@ def check_first_ratio(deviation: Float[Tensor, ""], tolerance: float) -> None:
             f"before the first update the ratio is off 1 by {float(deviation):.3g}. Likely causes: dropout is on, the "
             "model changes state in its forward pass, or its kernels are not deterministic."
         )
+
+
+def merge_statistics(parts: Sequence[tuple[Tensor, PolicyStatistics]]) -> PolicyStatistics:
+    """Statistics of a minibatch from those of its micro-batches, each with its share of the tokens."""
+    return PolicyStatistics(
+        torch.stack([share * part.clip_fraction for share, part in parts]).sum(),
+        torch.stack([share * part.approx_kl for share, part in parts]).sum(),
+        torch.stack([part.ratio_deviation for _, part in parts]).max(),
+    )
+
+
+def adapted_kl_coef(
+    kl_coef: Float[Tensor, ""], experience: Experience, target: float | None, horizon: int
+) -> Float[Tensor, ""]:
+    """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2); without a target it stays."""
+    if target is None:
+        return kl_coef
+    error = (response_kl(experience) / target - 1).clamp(-0.2, 0.2)
+    return kl_coef * (1 + error * len(experience.scores) / horizon)
 
 
 def rollout_figures(experience: Experience) -> dict[str, Tensor]:

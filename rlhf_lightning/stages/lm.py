@@ -53,6 +53,7 @@ class LanguageModelModule(StageModule):
         loss, statistics = self.loss(batch)
         lengths = batch.mask.sum(1)
         self.throughput.count(self.model, lengths.sum(), padded_size(lengths), backward=True)
+        self.check_finite(loss=loss.detach())
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum)
         return loss

@@ -24,9 +24,11 @@ from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.scoring import TextScorer, response_scores
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule, check_positive
 from rlhf_lightning.stages.experience import (
+    adapted_kl_coef,
     check_first_ratio,
     check_sampler,
     draw_minibatches,
+    merge_statistics,
     response_kl,
     response_values,
     rollout_figures,
@@ -69,6 +71,8 @@ class PPOModule(StageModule):
         gae_lambda: Of the advantage estimate.
         clip_range: Trust region of the policy's ratio.
         value_clip_range: Trust region of the values (ours), None for none.
+        stop_kl: When the KL of a minibatch to the policy that sampled is above so many nats per token, it and the later
+            ones of the iteration are left out (ours); None for never.
         missing_eos_penalty: Subtracted from the score of a response that was cut at the limit.
         max_grad_norm: Norm that the policy's and the critic's gradients are cut to, None for none.
         activation_checkpointing: Compute activations of policy and critic again in the backward pass instead of
@@ -110,6 +114,7 @@ class PPOModule(StageModule):
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,
         value_clip_range: float | None = 0.2,
+        stop_kl: float | None = None,
         missing_eos_penalty: float | None = None,
         max_grad_norm: float | None = None,
         ema_decay: float | None = 0.992,
@@ -136,7 +141,7 @@ class PPOModule(StageModule):
         self.kl_target, self.kl_horizon, self.ptx_coef = kl_target, kl_horizon, ptx_coef
         self.discount, self.gae_lambda = discount, gae_lambda
         self.clip_range, self.value_clip_range = clip_range, value_clip_range
-        self.missing_eos_penalty, self.max_grad_norm = missing_eos_penalty, max_grad_norm
+        self.missing_eos_penalty, self.max_grad_norm, self.stop_kl = missing_eos_penalty, max_grad_norm, stop_kl
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
@@ -163,7 +168,7 @@ class PPOModule(StageModule):
         self.log("rollout/score", experience.scores.mean(), prog_bar=True)
         self.log("rollout/kl", response_kl(experience), prog_bar=True)
         self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)})
-        self._adapt_kl_coef(experience)
+        self.kl_coef = adapted_kl_coef(self.kl_coef, experience, self.kl_target, self.kl_horizon)
         self.iteration += 1
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
@@ -218,6 +223,7 @@ class PPOModule(StageModule):
                 scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
         if self.missing_eos_penalty is not None:
             scores = scores - self.missing_eos_penalty * (~rollout.ended).float()
+        self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
         self.log("rollout/sampler_gap", check_sampler(rollout, old_log_probs, 0.01 if self._exact else 0.1))
         rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.discount, self.gae_lambda)
@@ -241,6 +247,10 @@ class PPOModule(StageModule):
                 if first:
                     self.log("update/first_ratio_deviation", statistics.ratio_deviation)
                     check_first_ratio(statistics.ratio_deviation, 0.0 if self._exact else 0.1)
+                if self.stop_kl is not None and statistics.approx_kl > self.stop_kl:
+                    self._note("update/left_out", torch.tensor(float(len(drawn) - number)))
+                    policy_optimizer.zero_grad()
+                    return
                 if self.ptx_coef:
                     self.backward_text(text_share(pretrain, number, len(drawn)), measure=first)
                 self._step(policy_optimizer, self.policy, "policy")
@@ -269,11 +279,7 @@ class PPOModule(StageModule):
             self.manual_backward(loss)
             weight = part.response_mask.sum() / num_tokens
             parts.append((loss.detach(), weight, statistics))
-        merged = PolicyStatistics(
-            torch.stack([weight * part.clip_fraction for _, weight, part in parts]).sum(),
-            torch.stack([weight * part.approx_kl for _, weight, part in parts]).sum(),
-            torch.stack([part.ratio_deviation for *_, part in parts]).max(),
-        )
+        merged = merge_statistics([(weight, part) for _, weight, part in parts])
         self._note("update/policy_loss", torch.stack([loss for loss, *_ in parts]).sum())
         self._note("update/clip_fraction", merged.clip_fraction)
         self._note("update/approx_kl", merged.approx_kl)
@@ -309,7 +315,9 @@ class PPOModule(StageModule):
 
     def _step(self, optimizer: LightningOptimizer | Optimizer, module: nn.Module, name: str) -> None:
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        self._note(f"update/{name}_grad_norm", nn.utils.clip_grad_norm_(module.parameters(), limit))
+        norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+        self.check_finite(**{f"gradient of the {name}": norm})
+        self._note(f"update/{name}_grad_norm", norm)
         optimizer.step()
         optimizer.zero_grad()
         # Lightning keeps one autocast around the whole iteration, and autocast keeps 16-bit copies of the weights.
@@ -357,14 +365,5 @@ class PPOModule(StageModule):
 
     @property
     def _exact(self) -> bool:
-        parameter = next(self.policy.parameters())
-        return parameter.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(
-            parameter.device.type
-        )
-
-    def _adapt_kl_coef(self, experience: Experience) -> None:
-        """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2)."""
-        if self.kl_target is None:
-            return
-        error = (response_kl(experience) / self.kl_target - 1).clamp(-0.2, 0.2)
-        self.kl_coef *= 1 + error * len(experience.scores) / self.kl_horizon
+        one = next(self.policy.parameters())
+        return one.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(one.device.type)

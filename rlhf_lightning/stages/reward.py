@@ -67,6 +67,7 @@ class RewardModule(StageModule):
         loss, statistics = self.loss(batch)
         tokens, positions = tokens_read(fastest_pass(self.passes or (), batch), batch)
         self.throughput.count(self.model, tokens, positions, backward=True)
+        self.check_finite(loss=loss.detach())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ranks))
         self.log("train/accuracy", statistics.accuracy, prog_bar=True, batch_size=len(batch.ranks))
         return loss

@@ -17,6 +17,7 @@ from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.schedules import warmup_schedule
 from rlhf_lightning.scoring import response_scores
 from rlhf_lightning.stages import ppo as ppo_stage
+from rlhf_lightning.stages.experience import adapted_kl_coef
 from rlhf_lightning.stages.ppo import PPOModule
 from rlhf_lightning.stages.ptx import measured_gradient
 
@@ -297,14 +298,14 @@ def test_minibatches_cover_the_rollout_once(experience: tuple[PPOModule, Experie
 
 
 def test_kl_coef_adapts_in_the_right_direction(experience: tuple[PPOModule, Experience]) -> None:
-    module, own = experience
-    module.kl_target, module.kl_horizon = 1.0, 100
+    _, own = experience
     far = own._replace(old_log_probs=own.old_log_probs + own.rollout.response_mask * 1.0)
-    start = float(module.kl_coef)
-    module._adapt_kl_coef(far)  # more than 1 nat per response: the error is cut at +0.2
-    assert float(module.kl_coef) == pytest.approx(start * (1 + 0.2 * 8 / 100))
-    module._adapt_kl_coef(own)  # 0 nats: cut at -0.2
-    assert float(module.kl_coef) == pytest.approx(start * (1 + 0.2 * 8 / 100) * (1 - 0.2 * 8 / 100))
+    start = torch.tensor(0.1)
+    up = adapted_kl_coef(start, far, target=1.0, horizon=100)  # more than 1 nat per response: the error is cut at +0.2
+    assert float(up) == pytest.approx(0.1 * (1 + 0.2 * 8 / 100))
+    down = adapted_kl_coef(up, own, target=1.0, horizon=100)  # 0 nats: cut at -0.2
+    assert float(down) == pytest.approx(float(up) * (1 - 0.2 * 8 / 100))
+    assert adapted_kl_coef(start, far, target=None, horizon=100) is start
 
 
 def test_a_function_can_be_the_reward(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
