@@ -41,7 +41,7 @@ def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -
         headline=headline(outcomes),
         rules=RULES,
         marks=MARKS,
-        notes=NOTES,
+        notes={outcome.claim.number: _note(outcome) for outcome in outcomes},
         about=about,
         few_seeds=len(results.seeds) < LEAST_SEEDS,
     )
@@ -92,7 +92,7 @@ def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
             str(claim.number),
             f"**{claim.title}** ({claim.source}). {claim.paper}",
             f"{found} ({outcome.met})" if outcome.finding.checks else found,
-            outcome.verdict + (f". {NOTES[claim.number]}" if claim.number in NOTES else ""),
+            ". ".join(filter(None, (outcome.verdict, _note(outcome)))),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     seeds = ", ".join(map(str, about["seeds"]))
@@ -104,6 +104,11 @@ def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _note(outcome: Outcome) -> str | None:
+    """Our explanation of a claim that does not hold."""
+    return NOTES.get(outcome.claim.number) if outcome.verdict == "does not hold" else None
+
+
 def _plain(outcome: Outcome) -> dict[str, Any]:
     claim = outcome.claim
     return {
@@ -113,7 +118,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
         "paper": claim.paper,
         "rule": claim.rule,
         "verdict": outcome.verdict,
-        "note": NOTES.get(claim.number),
+        "note": _note(outcome),
         "checks": [{"text": check.text, "holds": check.holds} for check in outcome.finding.checks],
         "rows": [
             {"measure": row.measure, "who": row.who, "at": row.at, "percent": row.percent, **row.interval}

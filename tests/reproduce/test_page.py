@@ -107,12 +107,22 @@ def test_no_runs(tmp_path: Path) -> None:
     assert numbers["commits_of_the_runs"] == []
 
 
-def test_rules_and_notes_are_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NOTES, 4, "The world is <small>.")
-    page, table, _ = report(tmp_path, "--seeds", "4")
+def test_rules_are_on_the_page(tmp_path: Path) -> None:
+    page, _, _ = report(tmp_path, "--seeds", "4")
     for claim in CLAIMS:
         assert " ".join(claim.rule.split()) in page.text
         assert claim.paper in page.text
-    assert "The world is <small>." in page.text
-    assert "small" not in page.tags[: page.tags.index("table")]
-    assert "The world is <small>." in table
+
+
+def test_a_note_is_shown_only_where_its_claim_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NOTES, 9, "The world is <small>.")
+    for missed in (False, True):
+        runs = tmp_path / str(missed)
+        write_runs(runs, {("pairs", "all", "loss"): 0.4} if missed else {}, kinds_of([8, 9]))
+        page, table, numbers = report(runs)
+        assert ("The world is <small>." in page.text) == missed
+        assert ("does not hold. The world is <small>." in table) == missed
+        assert "small" not in page.tags[: page.tags.index("table")]
+        notes = {claim["number"]: claim["note"] for claim in numbers["claims"]}
+        assert (notes[9] == "The world is <small>.") == missed
+        assert notes[8] is None
