@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-STAGES = ("pretrain", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
+from rlhf_lightning.distributed import rank
+
+STAGES = ("pretrain", "curate", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
 """In order; ``judge`` trains a second reward model, on other rankings, for the evaluation alone."""
+
+REDACTED = "(redacted)"
+_SECRET_NAME = (
+    r"\w*(?:(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token"
+    r"|secret|password|passwd|credentials?|(?:api|access|private|secret)_?key)"
+)
+"""How names of secrets end; a tokenizer's special tokens are none."""
+_WELL_KNOWN = r"\b(?:(?:hf_|ghp_|github_pat_)\w{20,}|sk-(?:\w+-)*\w{20,})"
+"""Keys that services hand out, by their form."""
+_SHORTEST_SECRET = 8
+"""Environment variables with fewer characters could stand anywhere by chance."""
 
 Progress = Literal["fresh", "half-done", "complete"]
 
@@ -30,11 +45,24 @@ class Runs:
         root: Folder of all runs.
         run: Name of this run.
         upstream: Names of the runs that have what this one does not make, looked through in order.
+
+    Raises:
+        PipelineError: When a name leads out of the folder of all runs.
     """
 
     root: Path
     run: str
     upstream: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Stay below the folder of all runs."""
+        for name in (self.run, *self.upstream):
+            parts = Path(name).parts
+            if not parts or ".." in parts or Path(name).is_absolute():
+                raise PipelineError(
+                    f"run and upstream must be names of folders below paths.runs ({self.root}), got {name!r}. Set "
+                    "paths.runs to write elsewhere."
+                )
 
     def folder(self, stage: str) -> Path:
         """Where this run puts a stage."""
@@ -64,15 +92,15 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
 
     Args:
         folder: Of the stage.
-        identity: Stage, parents, data and resolved config, as plain types.
+        identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
         overwrite: Whether a stage made from something else is thrown away.
 
     Raises:
         PipelineError: When the folder holds a stage made from something else, with the difference.
     """
-    old = read_stage(folder)
+    old, identity = read_stage(folder), redacted(_plain(identity))
     if old:
-        differences = list(_differences(old["identity"], _plain(identity)))
+        differences = list(_differences(old["identity"], identity))
         if not differences:
             return "complete" if old["status"] == "complete" else "half-done"
         if not overwrite:
@@ -85,7 +113,7 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    _write_stage(folder, {"status": "half-done", "identity": _plain(identity), "fingerprint": fingerprint(identity)})
+    _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
     return "fresh"
 
 
@@ -110,6 +138,38 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
     )
 
 
+def redacted(value: Any) -> Any:
+    """Plain data as it may be written down: with ``(redacted)`` in place of secrets.
+
+    Secret is what a name such as ``token``, ``password`` or ``api_key`` holds, also as ``name=value`` in a text; the
+    value of an environment variable with such a name, wherever it stands; and what has the form of a service's key.
+
+    Example:
+        >>> redacted({"judge": {"api_key": "abc"}, "eos_token": "</s>", "command": "run seed=1,hub_token=abc"})
+        {'judge': {'api_key': '(redacted)'}, 'eos_token': '</s>', 'command': 'run seed=1,hub_token=(redacted)'}
+    """
+    own = [text for name, text in os.environ.items() if len(text) >= _SHORTEST_SECRET and _is_secret(name)]
+    return _redacted(value, "|".join([_WELL_KNOWN, *map(re.escape, own)]))
+
+
+def _redacted(value: Any, secrets: str) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: REDACTED if _is_secret(str(name)) and item is not None else _redacted(item, secrets)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_redacted(item, secrets) for item in value]
+    if isinstance(value, str):
+        named = re.sub(rf"(?i)\b({_SECRET_NAME})=[^\s,'\"\]}}]+", rf"\1={REDACTED}", value)
+        return re.sub(secrets, REDACTED, named)
+    return value
+
+
+def _is_secret(name: str) -> bool:
+    return re.fullmatch(_SECRET_NAME, name, re.IGNORECASE) is not None
+
+
 def fingerprint(value: Any) -> str:
     """Short hash of plain data."""
     return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
@@ -131,16 +191,25 @@ def model_fingerprint(path: str) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that appears when complete."""
+    """Write JSON that appears when complete; where there are several processes, the first one writes."""
+    if rank() != 0:
+        return
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     unfinished.replace(path)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line to a file that appears when complete."""
+    """Write one JSON object per line to a file that appears when complete; what JSON does not know, as a string.
+
+    Where there are several processes, the first one writes.
+    """
+    if rank() != 0:
+        return
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
+    unfinished.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     unfinished.replace(path)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class MovingAverage(nn.Module):
@@ -20,6 +21,12 @@ class MovingAverage(nn.Module):
         self.decay = decay
         for name, parameter in _learning(model):
             self.register_buffer(name.replace(".", "/"), parameter.detach().to(torch.float32, copy=True))
+
+    def share_out_like(self, model: nn.Module) -> None:
+        """Keep the part of the average in each process that it keeps of the model's weights."""
+        for (name, average), (_, parameter) in zip(list(self.named_buffers()), _learning(model), strict=True):
+            if isinstance(parameter, DTensor) and not isinstance(average, DTensor):
+                self._buffers[name] = distribute_tensor(average, parameter.device_mesh, parameter.placements)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

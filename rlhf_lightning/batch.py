@@ -6,6 +6,8 @@ padded on the right.
 """
 
 import sys
+from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -85,6 +87,17 @@ class Experience(NamedTuple):
     returns: Float[Tensor, "rows response_time"]
     minibatches: list[Int[Tensor, " minibatch"]]
     """Row numbers of the minibatches of the first epoch, drawn before the old log-probs were computed on them."""
+
+
+def decided_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Every pair of ranked responses that is no tie, as the places of the better and of the worse one.
+
+    Example:
+        >>> decided_pairs([2, 1, 2])
+        [(1, 0), (1, 2)]
+    """
+    pairs = combinations(range(len(ranks)), 2)
+    return [(i, j) if ranks[i] < ranks[j] else (j, i) for i, j in pairs if ranks[i] != ranks[j]]
 
 
 def compacting_order(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows kept"]:

@@ -88,7 +88,7 @@ class SampleTable(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop what an interrupted run wrote after its last checkpoint."""
-        if self.path.exists():
+        if self.path.exists() and trainer.is_global_zero:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             done = batches_done(trainer)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
@@ -98,7 +98,7 @@ class SampleTable(L.Callback):
         """Write where it is time to."""
         iteration = batches_done(trainer) - 1
         experience = getattr(pl_module, "latest", None)
-        if experience is None or iteration % self.every_n_iterations:
+        if experience is None or iteration % self.every_n_iterations or not trainer.is_global_zero:
             return
         texts = response_texts(self.tokenizer, experience.rollout)
         with self.path.open("a", encoding="utf-8") as file:

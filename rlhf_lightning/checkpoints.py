@@ -47,6 +47,8 @@ class BatchCheckpoint(L.Callback):
         unfinished = self.path.with_suffix(".unfinished")
         try:
             trainer.save_checkpoint(unfinished)
+            if not trainer.is_global_zero:
+                return
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
@@ -83,6 +85,23 @@ def newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], N
         else:
             return path
     return None
+
+
+def check_shareable(path: Path) -> None:
+    """Refuse what ``ModelParallelStrategy`` would put into the wrong weights.
+
+    Its own checkpoints name the weights of every optimizer. Others number them, and it takes the numbers for places in
+    the whole module, which is right for a single optimizer only.
+
+    Raises:
+        RuntimeError: When a checkpoint with several optimizers numbers their weights.
+    """
+    optimizers = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["optimizer_states"]
+    if len(optimizers) > 1 and any(isinstance(name, int) for optimizer in optimizers for name in optimizer["state"]):
+        raise RuntimeError(
+            f"{path} was not made with trainer=fsdp, which cannot go on from another trainer's checkpoint of PPO. Go "
+            "on with trainer=ddp, cpu or gpu (the other way round works), or start anew with overwrite=true."
+        )
 
 
 def _sync_folder(folder: Path) -> None:

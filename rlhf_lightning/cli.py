@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import InstantiationException
@@ -24,25 +25,30 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint
+from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint, redacted
+from rlhf_lightning.distributed import join_processes, rank
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
 from rlhf_lightning.pipeline import Pipeline
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"
 """The shipped groups in an installed package, those of the checkout otherwise."""
-ALLOWED_TARGETS = ("rlhf_lightning", "torch", "lightning", "transformers", "peft")
-"""Packages whose objects a configuration may build."""
+LIBRARIES = ("torch.nn", "torch.optim", "lightning", "transformers", "peft")
+"""Libraries whose classes a configuration may build; none of their functions, because some run commands."""
 
 
 def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
-    console = Console()
+    plain = resolved(config)
+    hydra_config: Any = HydraConfig.instance().cfg
+    sweeping = hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
+    check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), sweeping)
+    join_processes(gpu=plain["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available())
+    console = Console(quiet=rank() != 0)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own
-    plain = resolved(config)
-    runs = _runs(plain, HydraConfig.instance().cfg)
+    runs = _runs(plain, hydra_config)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)
@@ -57,22 +63,47 @@ def run(config: DictConfig) -> float | None:
     return _optimized(metrics, plain["optimized_metric"])
 
 
+def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) -> None:
+    """Refuse several devices without a process for each: Lightning would start the whole command again for them.
+
+    Args:
+        trainer: The group of that name.
+        started: Processes that run this command.
+        sweeping: Whether this is a job of a multirun.
+
+    Raises:
+        PipelineError: Saying how to start them.
+    """
+    devices = trainer["devices"]
+    each = len(devices) if isinstance(devices, list) else devices
+    needed = each * int(trainer.get("num_nodes", 1)) if isinstance(each, int) else None
+    if sweeping and (started > 1 or needed != 1):
+        raise PipelineError(
+            f"trainer.devices={devices} cannot be used in a multirun: every process would start the sweep again. Run "
+            "each job by torchrun, or sweep with trainer.devices=1."
+        )
+    if needed != started:
+        raise PipelineError(
+            f"trainer.devices={devices} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
+            f"{started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
+            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
+        )
+
+
 def builder(more_targets: list[str]) -> Callable[..., Any]:
     """A function that builds the object which a node with ``_target_`` describes, if the target is allowed.
 
     Args:
-        more_targets: Packages besides ``ALLOWED_TARGETS``.
+        more_targets: Packages that may be used besides ours and ``LIBRARIES``, their functions too.
     """
-    allowed = (*ALLOWED_TARGETS, *more_targets)
+    trusted = ("rlhf_lightning", *more_targets)
 
     def build(node: Mapping[str, Any], **arguments: Any) -> Any:
         for target in _targets(node):
-            # The name alone proves little: torch.os.system is a name in torch.
-            home = getattr(get_object(target), "__module__", None) or "" if _within(target, allowed) else ""
-            if not _within(home, allowed):
+            if not _is_allowed(target, trusted):
                 raise PipelineError(
-                    f"_target_ {target} is not from {', '.join(allowed)}. If you trust it, add its package to "
-                    "allowed_targets."
+                    f"_target_ {target} is neither from {', '.join(trusted)} nor a class of {', '.join(LIBRARIES)}. If "
+                    "you trust it, add its package to allowed_targets."
                 )
         return instantiate(dict(node), _convert_="all", **arguments)
 
@@ -106,11 +137,14 @@ class SweepSummary(Callback):
         if config.hydra.mode == RunMode.MULTIRUN:
             job: Any = job_return.cfg
             runs = _runs(resolved(job), config)
-            self.jobs[config.hydra.job.override_dirname or str(config.hydra.job.num)] = runs.root / runs.run
+            self.jobs[redacted(config.hydra.job.override_dirname) or str(config.hydra.job.num)] = runs.root / runs.run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table."""
+        """Print the table, and take secrets out of the command line that Hydra wrote down."""
         Console().print(sweep_table(self.jobs))
+        written = Path(config.hydra.sweep.dir) / "multirun.yaml"
+        if written.exists():
+            written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _keep_freed_memory() -> None:
@@ -148,7 +182,7 @@ def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:
         # Jobs must not write into one another's folders, nor into the run that they build on.
         job = hydra_config.hydra.job
         upstream = upstream or (run_name,)
-        name = re.sub("[^A-Za-z0-9_.,=+-]", "_", job.override_dirname or str(job.num))
+        name = re.sub("[^A-Za-z0-9_.,=+-]", "_", redacted(job.override_dirname) or str(job.num))
         run_name = f"{run_name}.{name if len(name) <= 120 else f'{name[:100]}-{fingerprint(name)[:8]}'}"
     return Runs(Path(config["paths"]["runs"]), run_name, upstream)
 
@@ -162,6 +196,15 @@ def _targets(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _targets(value)
+
+
+def _is_allowed(target: str, trusted: tuple[str, ...]) -> bool:
+    if not _within(target, (*trusted, *LIBRARIES)):
+        return False
+    found = get_object(target)
+    # The name alone proves little: torch.nn.modules.module.os.system is a name in torch.nn.
+    home = getattr(found, "__module__", None) or ""
+    return _within(home, trusted) or (isinstance(found, type) and _within(home, LIBRARIES))
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:

@@ -25,7 +25,7 @@ class Labeler(Protocol):
         """Who it is."""
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
-        """One rank per response; 1 is best, equal is a tie."""
+        """One rank per response; 1 is best, equal is a tie; dense (1, 2, 2, 3) or competition ranks (1, 2, 2, 4)."""
 
 
 def collect_comparisons(

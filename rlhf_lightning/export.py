@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.adapters import has_adapters, merged
+from rlhf_lightning.distributed import rank
 from rlhf_lightning.models import ScalarHeadModel
+from rlhf_lightning.sharding import full_state
 
 
 def export_causal_lm(
@@ -32,9 +34,7 @@ def export_causal_lm(
         model = merged(model)
     if dtype is not None:
         model = copy.deepcopy(model).to(getattr(torch, dtype))
-    with complete_folder(folder) as unfinished:
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+    _write(model, tokenizer, folder)
 
 
 def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -56,9 +56,15 @@ def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
         classifier = AutoModelForSequenceClassification.from_config(config)
     setattr(classifier, classifier.base_model_prefix, model.backbone)
     classifier.score.weight = model.head.weight
-    with complete_folder(folder) as unfinished:
-        classifier.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+    _write(classifier, tokenizer, folder)
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    state = full_state(model)  # of all processes, before one of them writes
+    if rank() == 0:
+        with complete_folder(folder) as unfinished:
+            model.save_pretrained(unfinished, state_dict=state)
+            tokenizer.save_pretrained(unfinished)
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from rlhf_lightning.callbacks import MetricsFile, last_figures
-from rlhf_lightning.checkpoints import BatchCheckpoint, newest_whole
+from rlhf_lightning.checkpoints import BatchCheckpoint, check_shareable, newest_whole
 from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.distributed import from_first
 
 QUIET = (
     ".*does not have many workers.*",  # batches are a few rows of ids; worker processes would cost more than they save
@@ -61,8 +63,10 @@ def fit_stage(
         **({} if data.validation else {"limit_val_batches": 0}),
     )
     resume = newest_whole(folder / "checkpoints", module, say)
+    if resume is not None and isinstance(trainer.strategy, ModelParallelStrategy):
+        check_shareable(resume)
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    return last_figures(folder / "metrics.csv")
+    return from_first(lambda: last_figures(folder / "metrics.csv"))

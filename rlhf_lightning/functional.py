@@ -4,8 +4,10 @@ Tensors in, tensors out: nothing here moves devices, logs, or knows about models
 "counts". Token sequences are rows; responses are padded on the right.
 """
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 
@@ -55,7 +57,7 @@ def position_ids(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:
 
 
 def masked_mean(
-    values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], count: Int[Tensor, ""] | int | None = None
+    values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], count: Num[Tensor, ""] | int | None = None
 ) -> Float[Tensor, ""]:
     """Mean of the values that count: ``sum(values * mask) / count``.
 
@@ -74,7 +76,11 @@ def masked_mean(
     return torch.where(mask, values, 0.0).sum() / count
 
 
-def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def whiten(
+    values: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+    total: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Float[Tensor, "*shape"]:
     """Shift and scale the values that count to mean 0 and variance 1; the others become 0.
 
     ``(values - mean) / sqrt(variance + 1e-8)`` with the unbiased variance over the mask.
@@ -82,6 +88,7 @@ def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
     Args:
         values: Any shape; the statistics run over the whole tensor, so pass the whole rollout batch at once.
         mask: Same shape; True counts.
+        total: Sums a number over all parts of the batch, where these values are one of them.
 
     Raises:
         ValueError: When fewer than two values count, for which no variance exists.
@@ -90,11 +97,11 @@ def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
         >>> whiten(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([True, True, False]))
         tensor([-0.7071,  0.7071,  0.0000])
     """
-    count = mask.sum()
+    count = total(mask.sum())
     if count < 2:
         raise ValueError(f"whiten needs at least 2 values that count, the mask has {int(count)}.")
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask, count - 1)
+    mean = total(masked_mean(values, mask, count))
+    variance = total(masked_mean((values - mean) ** 2, mask, count - 1))
     return torch.where(mask, (values - mean) * (variance + 1e-8).rsqrt(), 0.0)
 
 

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.artifacts import STAGES, PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.artifacts import STAGES, PipelineError, Runs, model_fingerprint, read_stage, redacted
 from rlhf_lightning.batch import PromptBatch
+from rlhf_lightning.curation.account import DATASETS
+from rlhf_lightning.curation.curated import CuratedData
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import DataSource, read_records
@@ -41,7 +43,7 @@ class Inputs:
         self.data: DataSource = build(config["data"]["source"])
         gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
-        self._read: dict[tuple[str, str], list[Any] | None] = {}
+        self._read: dict[tuple[Path | None, str, str], list[Any] | None] = {}
         self._tokenizers: dict[Path | None, PreTrainedTokenizerBase] = {}
 
     # --- models -------------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class Inputs:
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
         folder = self.runs.find("pretrain")
-        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != self.config["model"]:
+        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.config["model"]):
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
                 "run or upstream."
@@ -177,19 +179,21 @@ class Inputs:
         path = folder / f"comparisons.{split}.jsonl"
         return read_records(path, Comparison) if path.exists() else []
 
-    def datamodule(self, stage: str, task: Any, records: str) -> RLHFDataModule:
-        """Data of a training stage."""
+    def datamodule(
+        self, stage: str, task: Any, records: str, keep: Callable[[Any], bool] | None = None
+    ) -> RLHFDataModule:
+        """Data of a training stage; of its training records those for which ``keep`` is true."""
         options = dict(self.config[stage]["data"])
         uses_text = options.get("text_share") or options.get("text_batch_size")
         limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
         left_out = options.pop("leave_out", None) or []
         train = self.comparisons(records, "train") if task == "reward" else self.records(records, "train")
-        train = [record for record in train if record.source not in left_out]
+        train = [record for record in train if record.source not in left_out][: limits["max_train"]]
         validation = [] if task == "ppo" else self._optional(task, records, "validation")
         return RLHFDataModule(
             task,
             self.tokenizer,
-            train[: limits["max_train"]],
+            train if keep is None else [record for record in train if keep(record)],
             validation[: limits["max_validation"]] or None,
             text=self.records("text", "train") if uses_text else None,
             seed=self.config["seed"],
@@ -198,9 +202,17 @@ class Inputs:
         )
 
     def _given(self, name: str, split: str) -> list[Any] | None:
-        if (name, split) not in self._read:
-            self._read[name, split] = self.data.records(name, split)
-        return self._read[name, split]
+        curated = self._curated()
+        place = (curated.folder if curated else None, name, split)
+        if place not in self._read:
+            source = curated if curated and name in DATASETS else self.data
+            self._read[place] = source.records(name, split)
+        return self._read[place]
+
+    def _curated(self) -> CuratedData | None:
+        """What stage curate of this run or its upstream left, where it ran."""
+        folder = self.runs.find("curate")
+        return None if folder is None else CuratedData(folder, self._data_fingerprint)
 
     def _optional(self, task: str, records: str, split: str) -> list[Any]:
         if task == "reward":
@@ -216,6 +228,7 @@ class Inputs:
 
     def identity(self, stage: str) -> dict[str, Any]:
         """What the artifact of a stage depends on: parents, data, resolved configuration."""
+        curated = None if stage == "curate" else self._curated()
         config = {name: self.config[name] for name in ("model", "seed", stage)}
         config["data"] = self.config["data"]["lengths"]
         if stage in ("ppo", "ppo_ptx"):
@@ -225,7 +238,7 @@ class Inputs:
         return {
             "stage": stage,
             "config": config,
-            "data": self._data_fingerprint,
+            "data": curated.fingerprint if curated else self._data_fingerprint,
             "parents": {role: self._parent(name) for role, name in self._parents(stage).items()},
         }
 
@@ -237,6 +250,8 @@ class Inputs:
         options = self.config[stage]
         if stage == "pretrain":
             return {}
+        if stage == "curate":
+            return {path: path for path in (*options["few_shot"], *options["evaluation"])}
         if stage in ("sft", "ppo_init"):
             return {"init": "base"}
         if stage == "collect":

@@ -152,17 +152,15 @@ class _LinearLogProbs(torch.autograd.Function):
             found.append(logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - total)
             if keep:
                 kept.append(probabilities)
-        if not found:
-            return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         if needed:
             ctx.save_for_backward(hidden, weight, targets)
             ctx.kept = kept
+        if not found:
+            return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
         return torch.cat(found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        if not ctx.saved_tensors:
-            return None, None, None, None
         hidden, weight, targets = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         exact = torch.promote_types(weight.dtype, torch.float32)

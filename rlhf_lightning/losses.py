@@ -6,7 +6,7 @@ Each returns the scalar to minimise first and a small tuple of detached statisti
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rlhf_lightning.functional import masked_mean
@@ -28,6 +28,8 @@ class RankingStatistics(NamedTuple):
     """Share of those pairs in which the better response has the higher score; equal scores count half."""
     margin: Float[Tensor, ""]
     """Mean over those pairs of the score of the better minus that of the worse."""
+    num_prompts: Int[Tensor, ""]
+    """Prompts that have such a pair."""
 
 
 class PolicyStatistics(NamedTuple):
@@ -51,7 +53,7 @@ class ValueStatistics(NamedTuple):
 
 
 def lm_loss(
-    log_probs: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"], num_tokens: Int[Tensor, ""] | int | None = None
+    log_probs: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"], num_tokens: Num[Tensor, ""] | int | None = None
 ) -> tuple[Float[Tensor, ""], LMStatistics]:
     """Cross-entropy of the target tokens that count, in nats per token.
 
@@ -101,10 +103,12 @@ def ranking_loss(
     pair_losses = torch.where(pairs, -torch.nn.functional.logsigmoid(margins), 0.0)
     pairs_per_prompt = pairs.sum((1, 2))
     prompt_losses = pair_losses.sum((1, 2)) / pairs_per_prompt.clamp(min=1)
-    loss = masked_mean(prompt_losses, pairs_per_prompt > 0)
+    counts = pairs_per_prompt > 0
+    loss = masked_mean(prompt_losses, counts)
     margins = margins.detach()
     correct = (margins > 0).to(margins.dtype) + 0.5 * (margins == 0)
-    return loss, RankingStatistics(pairs.sum(), masked_mean(correct, pairs), masked_mean(margins, pairs))
+    accuracy, margin = masked_mean(correct, pairs), masked_mean(margins, pairs)
+    return loss, RankingStatistics(pairs.sum(), accuracy, margin, counts.sum())
 
 
 def policy_loss(
@@ -113,7 +117,7 @@ def policy_loss(
     advantages: Float[Tensor, "rows time"],
     mask: Bool[Tensor, "rows time"],
     clip_range: float = 0.2,
-    num_tokens: Int[Tensor, ""] | int | None = None,
+    num_tokens: Num[Tensor, ""] | int | None = None,
 ) -> tuple[Float[Tensor, ""], PolicyStatistics]:
     """Clipped surrogate loss of PPO.
 
@@ -153,7 +157,7 @@ def value_loss(
     returns: Float[Tensor, "rows time"],
     mask: Bool[Tensor, "rows time"],
     clip_range: float | None = 0.2,
-    num_tokens: Int[Tensor, ""] | int | None = None,
+    num_tokens: Num[Tensor, ""] | int | None = None,
 ) -> tuple[Float[Tensor, ""], ValueStatistics]:
     """Clipped squared error of the value estimates.
 

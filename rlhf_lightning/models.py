@@ -231,7 +231,11 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
         ValueError: When the folder's model has more than one label or no linear ``score`` head.
     """
     model = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=getattr(torch, dtype), attn_implementation=attention, use_safetensors=True
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     score = getattr(model, "score", None)
     if not isinstance(score, nn.Linear) or score.out_features != 1:

@@ -3,45 +3,46 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
-from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
+from rich.markup import escape
 from transformers import PreTrainedModel
 
 from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.artifacts import (
     STAGES,
     PipelineError,
+    Progress,
     Runs,
     begin_stage,
     complete_stage,
     read_stage,
+    redacted,
     write_json,
     write_lines,
 )
 from rlhf_lightning.callbacks import KeepEpochs, SampleTable, StageProgress, progress_bar
 from rlhf_lightning.checking import check_run
 from rlhf_lightning.collect import collect_comparisons
-from rlhf_lightning.data.collate import collate_comparisons
-from rlhf_lightning.data.tokens import ComparisonExample
+from rlhf_lightning.cross_validation import Keep
+from rlhf_lightning.curating import curate_records
+from rlhf_lightning.distributed import from_first
 from rlhf_lightning.engines import make_sampler
 from rlhf_lightning.evaluating import evaluate_policies
-from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.evaluation.report import write_report
-from rlhf_lightning.export import export_causal_lm, export_scalar_model
+from rlhf_lightning.export import export_causal_lm
 from rlhf_lightning.fitting import fit_stage
 from rlhf_lightning.inputs import Inputs
-from rlhf_lightning.models import ScalarHeadModel, fit_to_tokenizer
-from rlhf_lightning.planning import available_memory, plan_stages, plan_view, with_remedies
-from rlhf_lightning.stages.reward import RewardModule
+from rlhf_lightning.models import fit_to_tokenizer
+from rlhf_lightning.planning import PLANNED, available_memory, plan_stages, plan_view, with_remedies
+from rlhf_lightning.rewarding import train_reward_model
 
 
 class Pipeline:
@@ -75,7 +76,8 @@ class Pipeline:
         """Run everything; returns the metrics of every stage that the configuration names."""
         metrics: dict[str, Any] = {}
         if "check" in self.stages:
-            metrics["check"] = check_run(self.inputs, self.runs.folder("check"), self.build, self.console)
+            folder = self.runs.folder("check")
+            metrics["check"] = from_first(lambda: check_run(self.inputs, folder, self.build, self.console))
         for stage in (stage for stage in STAGES if stage in self.stages):
             if stage == "collect" and self.inputs.brings("comparisons"):
                 self._say(stage, "skipped: the data option brings rankings of its own")
@@ -94,6 +96,7 @@ class Pipeline:
     def _run_stage(self, stage: str) -> Any:
         run = {
             "pretrain": self.pretrain,
+            "curate": lambda _, folder: curate_records(self.inputs, folder, self.build, self.console),
             "sft": self.sft,
             "ppo_init": self.sft,
             "collect": self.collect,
@@ -104,23 +107,27 @@ class Pipeline:
             "evaluate": self.evaluate,
         }[stage]
         folder = self.runs.folder(stage)
-        if begin_stage(folder, self.inputs.identity(stage), self.config["overwrite"]) == "complete":
+        if from_first(lambda: self._begin(stage, folder)) == "complete":
             self._say(stage, f"complete already, skipped ({folder})")
-            if stage == "evaluate":
-                self._report()
-            return read_stage(folder)["metrics"]
-        with (folder / "config.yaml").open("w", encoding="utf-8") as file:
-            yaml.safe_dump(dict(self.config), file, sort_keys=False)
-        L.seed_everything(self.seed, workers=True, verbose=False)
-        start = time.perf_counter()
-        metrics = run(stage, folder)
-        self._say_malformed(stage)
-        seconds = time.perf_counter() - start
-        complete_stage(folder, metrics, seconds, self.seed)
-        self._say(stage, f"done in {seconds:.0f} s ({folder})")
+            metrics = read_stage(folder)["metrics"]
+        else:
+            L.seed_everything(self.seed, workers=True, verbose=False)
+            start = time.perf_counter()
+            metrics = run(stage, folder) if stage in PLANNED else from_first(lambda: run(stage, folder))
+            self._say_malformed(stage)
+            seconds = time.perf_counter() - start
+            from_first(lambda: complete_stage(folder, metrics, seconds, self.seed))
+            self._say(stage, f"done in {seconds:.0f} s ({folder})")
         if stage == "evaluate":
-            self._report()
+            from_first(self._report)
         return metrics
+
+    def _begin(self, stage: str, folder: Path) -> Progress:
+        progress = begin_stage(folder, self.inputs.identity(stage), self.config["overwrite"])
+        if progress != "complete":
+            text = yaml.safe_dump(redacted(self.config), sort_keys=False)
+            (folder / "config.yaml").write_text(text, encoding="utf-8")
+        return progress
 
     def pretrain(self, stage: str, folder: Path) -> dict[str, float]:
         """Train the base model on text."""
@@ -158,36 +165,9 @@ class Pipeline:
         return metrics
 
     def reward(self, stage: str, folder: Path) -> dict[str, Any]:
-        """Train a reward model on rankings and put demonstrations at mean 0."""
-        options = self.config[stage]
-        start = self.inputs.causal_lm(options["init"])
-        model = ScalarHeadModel.from_causal_lm(start)
-        module: RewardModule = self.build(options["module"], model=model)
-        records = "judge_comparisons" if stage == "judge" else "comparisons"
-        metrics: dict[str, Any] = self._fit(stage, folder, module, "reward", records)
-        demonstrations = self.inputs.records("demonstrations", "train")[: options["bias_demonstrations"]]
-        examples = [
-            ComparisonExample(
-                example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], ""
-            )
-            for example in self.inputs.tokenization.demonstrations(demonstrations)
-        ]
-        scores = [row[0] for row in self._scores(module, examples)]
-        model.bias -= sum(scores) / len(scores)
-        export_scalar_model(model, start.config, self.inputs.tokenizer, folder / "model")
-        for split in ("validation", "test"):
-            comparisons = self.inputs.comparisons(records, split)
-            if comparisons:
-                # Prompts over the length limit have no score; they are left out of both columns alike.
-                tokenization = self.inputs.tokenization
-                fits = [(c, e) for c in comparisons for e in tokenization.comparisons([c])]
-                metrics[f"{split}_left_out"] = len(comparisons) - len(fits)
-                ranks, groups = [c.ranks for c, _ in fits], [example.group for _, example in fits]
-                scored = self._scores(module, [example for _, example in fits])
-                metrics[split] = ranking_results([c.completions for c, _ in fits], ranks, groups, scored)
-                by_prompt = {"groups": groups, "accuracies": prompt_accuracies(ranks, scored)}
-                write_json(folder / f"{split}.json", by_prompt)
-        return metrics
+        """Train a reward model on rankings, put demonstrations at mean 0, and measure it."""
+        fit, say = partial(self._fit, stage), partial(self._say, stage)
+        return train_reward_model(self.inputs, stage, folder, self.build, fit, say)
 
     def ppo(self, stage: str, folder: Path) -> dict[str, float]:
         """Train the policy against the reward model."""
@@ -249,9 +229,16 @@ class Pipeline:
         return metrics
 
     def _fit(
-        self, stage: str, folder: Path, module: L.LightningModule, task: str, records: str, *callbacks: L.Callback
+        self,
+        stage: str,
+        folder: Path,
+        module: L.LightningModule,
+        task: str,
+        records: str,
+        *callbacks: L.Callback,
+        keep: Keep | None = None,
     ) -> dict[str, Any]:
-        data = self.inputs.datamodule(stage, task, records)
+        data = self.inputs.datamodule(stage, task, records, keep)
         make_trainer = partial(self.build, self.config["trainer"])
         progress = StageProgress(stage, self.console)
         say = partial(self._say, stage)
@@ -260,16 +247,6 @@ class Pipeline:
         )
         self._say_dropped(stage, folder, data.dropped)
         return metrics
-
-    @torch.no_grad()
-    def _scores(self, module: RewardModule, examples: Sequence[ComparisonExample]) -> list[list[float]]:
-        scores = []
-        module.to(self.inputs.device)
-        for batch in self.inputs.batches(examples, collate_comparisons, 16):
-            moved = move_data_to_device(batch, self.inputs.device)
-            for own, exists in zip(module.scores(moved), moved.mask, strict=True):
-                scores.append(own[exists].tolist())
-        return scores
 
     def _report(self) -> None:
         """Over every finished stage that this run made or built on."""
@@ -285,9 +262,9 @@ class Pipeline:
 
     def _say_malformed(self, stage: str) -> None:
         malformed: dict[str, list[str]] = getattr(self.inputs.data, "malformed", {})
-        for path in [path for path in malformed if path not in self._told]:
-            self._told.add(path)
-            self._say(stage, f"left out {len(malformed[path])} malformed rows, the first: {malformed[path][0]}")
+        for file in [file for file in malformed if file not in self._told]:
+            self._told.add(file)
+            self._say(stage, f"malformed rows: {len(malformed[file])}, now in {file}, the first: {malformed[file][0]}")
 
     def _say(self, stage: str, message: str) -> None:
-        self.console.print(f"[bold]{stage:<9}[/] {message}")
+        self.console.print(f"[bold]{stage:<9}[/] {escape(message)}")

@@ -41,7 +41,9 @@ class TextReward:
 
     def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
         self.model = freeze(
-            AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=trust_remote_code)
+            AutoModelForSequenceClassification.from_pretrained(
+                path, use_safetensors=True, trust_remote_code=trust_remote_code
+            )
         )
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         if self.tokenizer.pad_token_id is None:

@@ -29,15 +29,20 @@ MAY_IMPORT = {
     "live_bytes": set(),
     "memory": {"adapters", "checkpointing", "live_bytes", "logits", "models", "prefix", "sampling"},
     "schedules": set(),
-    "artifacts": set(),
+    "distributed": set(),
+    "sharding": set(),
+    "artifacts": {"distributed"},
     "generation": {"batch", "decoding", "functional", "logits", "sampling"},
     "scoring": {"batch", "functional", "generation", "models"},
-    "data": {"batch"},
+    "data": {"artifacts", "batch", "distributed"},
+    "curation": {"artifacts", "data"},
     "stages": {
         "adapters",
         "averaging",
         "engines",
         "checkpointing",
+        "distributed",
+        "sharding",
         "throughput",
         "batch",
         "functional",
@@ -55,11 +60,12 @@ MAY_IMPORT = {
     "adapters": {"models"},
     "averaging": set(),
     "engines": {"adapters", "batch", "generation", "sampling"},
-    "export": {"adapters", "models"},
+    "export": {"adapters", "distributed", "models", "sharding"},
     "probes": {"batch", "data", "functional", "generation", "logits"},
     "evaluation": {"artifacts", "batch", "functional", "generation", "logits", "losses", "models", "scoring"},
-    "sandbox": {"data", "probes"},
+    "sandbox": {"batch", "data", "evaluation", "probes"},
     "collect": {"batch", "data", "generation"},
+    "cross_validation": {"artifacts", "data", "evaluation"},
 }
 BRING_TOGETHER = {
     "__init__",
@@ -70,6 +76,8 @@ BRING_TOGETHER = {
     "fitting",
     "planning",
     "checking",
+    "rewarding",
+    "curating",
     "evaluating",
     "reproduce",
 }
@@ -124,20 +132,31 @@ def test_allowed_arrows_make_no_circle():
 def test_nothing_imports_what_brings_together():
     apart = BRING_TOGETHER - {"__init__"}
     users = {name for name, file in NAMES.items() if parts_of_the_package(file) & apart - {name.split(".")[0]}}
-    assert users == {"__main__", "cli", "pipeline", "planning", "checking", "evaluating", "reproduce.runner"}
+    assert users == {
+        "__main__",
+        "cli",
+        "pipeline",
+        "planning",
+        "checking",
+        "curating",
+        "evaluating",
+        "rewarding",
+        "reproduce.runner",
+    }
 
 
 def test_the_maths_needs_torch_alone():
     for name in ("functional", "losses"):
         outside = {module.split(".")[0] for module in imported(NAMES[name])} - {"rlhf_lightning"}
-        assert outside <= {"torch", "jaxtyping", "typing"}
+        assert outside <= {"torch", "jaxtyping", "typing", "collections"}
 
 
-def test_the_sandbox_knows_no_more_of_data_than_records():
+@pytest.mark.parametrize(("part", "known"), [("data", "records"), ("evaluation", "agreement")])
+def test_the_sandbox_knows_no_more_than_records_and_the_measures_of_labelers(part, known):
     for name, file in NAMES.items():
         if name.startswith("sandbox."):
-            modules = {module for module in imported(file) if module.startswith("rlhf_lightning.data")}
-            assert all(module.startswith("rlhf_lightning.data.records") for module in modules), name
+            modules = {module for module in imported(file) if module.startswith(f"rlhf_lightning.{part}")}
+            assert all(module.startswith(f"rlhf_lightning.{part}.{known}") for module in modules), name
 
 
 @pytest.mark.parametrize("library", ["hydra", "omegaconf"])

@@ -35,7 +35,8 @@ class Alphabetic:
 
     def rank(self, prompt, responses):
         self.asked.append((prompt, list(responses)))
-        return [int(response[1:]) // 2 - 9 for response in responses]
+        halves = [int(response[1:]) // 2 for response in responses]
+        return [sorted(set(halves)).index(half) + 1 for half in halves]
 
 
 MANY = range(20, 40)
@@ -90,7 +91,7 @@ def test_labelers_rank_what_was_sampled(tiny_tokenizer):
     asked = {labeler.name: iter(labeler.asked) for labeler in labelers}
     for record in comparisons:
         assert next(asked[record.labeler]) == (record.prompt, record.completions)
-        assert dict(zip(record.completions, record.ranks, strict=True)) == {"w20": 1, "w21": 1, "w25": 3}
+        assert dict(zip(record.completions, record.ranks, strict=True)) == {"w20": 1, "w21": 1, "w25": 2}
         assert record.source == "collected"
     assert {record.labeler for record in comparisons} == {"ann", "bob"}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_lightning.artifacts import PipelineError, read_stage
+from rlhf_lightning.artifacts import PipelineError, read_stage, write_json
 from rlhf_lightning.cli import CONFIG_DIR, run
+from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.stages.ppo import PPOModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -152,6 +154,44 @@ def test_a_reward_model_leaves_sources_out(finished: Path) -> None:
         rlhf(finished, "run=alone", "upstream=demo", "stages=[reward]", f"reward.data.leave_out=[{','.join(teams)}]")
 
 
+def test_a_reward_model_is_cross_validated_over_its_labelers(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_on: list[set[str]] = []
+
+    class Watched(RLHFDataModule):
+        def setup(self, stage: str | None = None) -> None:
+            if not self.examples:
+                trained_on.append({str(ranking.source) for ranking in self.train})  # type: ignore[union-attr]
+            super().setup(stage)
+
+    monkeypatch.setattr("rlhf_lightning.inputs.RLHFDataModule", Watched)
+    options = ("stages=[reward]", "run=folds", "upstream=demo", "reward.folds=source")
+    rlhf(finished, *options)
+    shown = capsys.readouterr().out
+    folder = finished / "folds" / "reward"
+    tables = read_stage(folder)["metrics"]["folds"]
+    teams = trained_on[0]
+    groups = [tables[f"held_out_group_{number}"]["members"] for number in range(1, len(trained_on))]
+    assert sorted(name for group in groups for name in group) == sorted(teams)
+    assert [teams - own for own in trained_on[1:]] == [set(group) for group in groups]
+    # Every validation ranking is held out once, and predicted by all other folds.
+    assert tables["training_groups"]["pairs"] == (len(groups) - 1) * tables["held_out_group"]["pairs"]
+    assert tables["training_groups"]["prompts"] == tables["held_out_group"]["prompts"]
+    accuracy = tables["held_out_group"]["accuracy"]
+    assert f"held out group {accuracy['value']:.1%} ({accuracy['low']:.1%} .. {accuracy['high']:.1%})" in shown
+    # The model itself is what it is without folds; an interrupted cross-validation does not train twice.
+    weights = [load_file(finished / run / "reward" / "model" / "model.safetensors") for run in ("demo", "folds")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not list(folder.glob("folds/*/checkpoints"))
+    record = read_stage(folder)
+    write_json(folder / "stage.json", {**record, "status": "half-done"})
+    shutil.rmtree(folder / "folds" / "1")
+    rlhf(finished, *options)
+    assert len(trained_on) == len(groups) + 1 + 2
+    assert read_stage(folder)["metrics"]["folds"] == tables
+
+
 def test_the_check_runs_on_what_ppo_would_start_from(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,7 +199,7 @@ def test_the_check_runs_on_what_ppo_would_start_from(
     rlhf(finished, *options)
     results = json.loads((finished / "checked" / "check" / "check.json").read_text())
     assert {result["outcome"] for result in results} == {"pass"}
-    monkeypatch.setattr("rlhf_lightning.stages.ppo.whiten", lambda values, mask: values)
+    monkeypatch.setattr("rlhf_lightning.stages.ppo.whiten", lambda values, mask, total: values)
     with pytest.raises(PipelineError, match=r"1 of 19 checks failed: whitening\. See .*check.json"):
         rlhf(finished, *options)
     assert "To do: whiten must" in capsys.readouterr().out

@@ -1,4 +1,8 @@
-"""From token ids to padded batches."""
+"""From token ids to padded batches.
+
+The last batch of an epoch may have fewer rows than there are processes. Who gets none reads a row that counts for
+nothing, so that every process takes the same steps.
+"""
 
 from collections.abc import Sequence
 
@@ -11,6 +15,7 @@ from rlhf_lightning.data.tokens import ComparisonExample, LMExample, PromptExamp
 
 def collate_lm(examples: Sequence[LMExample], pad_token_id: int) -> LMBatch:
     """Sequences padded on the right."""
+    examples = examples or [LMExample([_not(pad_token_id)], loss_start=1)]
     ids, mask = padded([example.input_ids for example in examples], pad_token_id)
     starts = torch.tensor([example.loss_start for example in examples]).unsqueeze(1)
     return LMBatch(ids, mask, mask & (torch.arange(ids.shape[1]) >= starts))
@@ -18,6 +23,8 @@ def collate_lm(examples: Sequence[LMExample], pad_token_id: int) -> LMBatch:
 
 def collate_comparisons(examples: Sequence[ComparisonExample], pad_token_id: int) -> ComparisonBatch:
     """Prompts padded on the left, responses on the right; prompts with fewer responses get empty ones."""
+    any_ids = [_not(pad_token_id)]
+    examples = examples or [ComparisonExample(any_ids, [any_ids, any_ids], [1, 1], group="")]
     prompt_ids, prompt_mask = padded([example.prompt_ids for example in examples], pad_token_id, left=True)
     most = max(len(example.ranks) for example in examples)
     responses = [ids for example in examples for ids in example.response_ids + [[]] * (most - len(example.ranks))]
@@ -51,3 +58,7 @@ def padded(rows: Sequence[Sequence[int]], pad_token_id: int, left: bool = False)
         ids[number, place] = torch.tensor(row, dtype=torch.long)
         mask[number, place] = True
     return ids, mask
+
+
+def _not(pad_token_id: int) -> int:
+    return int(pad_token_id == 0)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
-from rlhf_lightning.data.loader import ResumableLoader
+from rlhf_lightning.data.loader import ResumableBatches, ResumableLoader
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.sources import Source, read_records
 from rlhf_lightning.data.tokens import LMExample, Tokenization, split_into_pairs
@@ -133,7 +133,7 @@ class RLHFDataModule(L.LightningDataModule):
         pad = self._pad
         return DataLoader(
             examples,  # type: ignore[arg-type]
-            self.batch_size,
+            batch_sampler=ResumableBatches(len(examples), self.batch_size, self.seed, shuffle=False, num_batches=None),
             collate_fn=lambda rows: collate(rows, pad),
             num_workers=self.num_workers,
             generator=torch.Generator(),  # or each pass would draw from the global random state

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from rlhf_lightning.distributed import processes, rank
+
 
 class ResumableBatches(Sampler[list[int]]):
     """Row numbers of batch after batch, as a pure function of the seed and the batch's number.
@@ -53,9 +55,7 @@ class ResumableBatches(Sampler[list[int]]):
 
     @staticmethod
     def _shard(rows: list[int]) -> list[int]:
-        if not torch.distributed.is_initialized():
-            return rows
-        return rows[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+        return rows[rank() :: processes()]
 
 
 class ResumableLoader(DataLoader[Any]):

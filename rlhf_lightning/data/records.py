@@ -1,11 +1,13 @@
 """The four kinds of record that every stage reads and writes, one JSON object per line."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
 
 PromptText: TypeAlias = str | list[dict[str, str]]
-"""A plain string, or a conversation as a list of ``{"role": ..., "content": ...}``."""
+"""A plain string, or a conversation as a list of ``{"role": ..., "content": ...}`` that ends with the user's turn."""
+
+Labels: TypeAlias = dict[str, str | bool | None]
+"""What is known about a prompt: its use case, whether it is ambiguous, ... (InstructGPT, tables 1 and 7)."""
 
 
 class RecordError(ValueError):
@@ -21,12 +23,14 @@ class Demonstration:
         response: What a good answer looks like.
         user: Who asked, where that is known.
         source: Where the record comes from, a free label.
+        labels: What else is known about the prompt, by name.
     """
 
     prompt: PromptText
     response: str
     user: str | None = None
     source: str | None = None
+    labels: Labels | None = field(default=None, hash=False)
 
     kind: ClassVar[str] = "demonstration"
 
@@ -35,6 +39,7 @@ class Demonstration:
         _check_prompt(self.prompt)
         _check_text("response", self.response)
         _check_labels(user=self.user, source=self.source)
+        _check_known(self.labels)
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,11 @@ class Comparison:
     Args:
         prompt: What was asked, a string or a conversation.
         completions: K >= 2 responses.
-        ranks: One whole number per completion; 1 is best, equal numbers are ties.
+        ranks: One whole number per completion; 1 is best, equal numbers are ties. Dense (1, 2, 2, 3) or competition
+            ranks (1, 2, 2, 4).
         labeler: Who ranked them, where that is known.
         source: Where the record comes from, a free label.
+        labels: What else is known about the prompt, by name.
     """
 
     prompt: PromptText
@@ -54,6 +61,7 @@ class Comparison:
     ranks: list[int]
     labeler: str | None = None
     source: str | None = None
+    labels: Labels | None = field(default=None, hash=False)
 
     kind: ClassVar[str] = "comparison"
 
@@ -61,19 +69,15 @@ class Comparison:
         """Check every field."""
         _check_prompt(self.prompt)
         _check_labels(labeler=self.labeler, source=self.source)
+        _check_known(self.labels)
         if not isinstance(self.completions, list) or len(self.completions) < 2:
             raise RecordError(
-                f"field 'completions' must be a list of at least 2 strings, got {_short(self.completions)}. "
+                f"field 'completions' must be a list of at least 2 strings, got {short(self.completions)}. "
                 "A prompt with one response cannot be ranked: leave the row out."
             )
         for completion in self.completions:
             _check_text("completions", completion)
-        whole = isinstance(self.ranks, list) and all(type(rank) is int and rank >= 1 for rank in self.ranks)
-        if not whole or len(self.ranks) != len(self.completions):
-            raise RecordError(
-                f"field 'ranks' must hold {len(self.completions)} whole numbers from 1 (best) up, one per completion, "
-                f"got {_short(self.ranks)}."
-            )
+        _check_ranks(self.ranks, len(self.completions))
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,13 @@ class Prompt:
         prompt: What is asked, a string or a conversation.
         user: Who asked, where that is known.
         source: Where the record comes from, a free label.
+        labels: What else is known about the prompt, by name.
     """
 
     prompt: PromptText
     user: str | None = None
     source: str | None = None
+    labels: Labels | None = field(default=None, hash=False)
 
     kind: ClassVar[str] = "prompt"
 
@@ -96,6 +102,7 @@ class Prompt:
         """Check every field."""
         _check_prompt(self.prompt)
         _check_labels(user=self.user, source=self.source)
+        _check_known(self.labels)
 
 
 @dataclass(frozen=True)
@@ -121,58 +128,6 @@ class Text:
 Record: TypeAlias = Demonstration | Comparison | Prompt | Text
 
 
-def record_from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
-    """Build a record from a row whose columns already carry the record's field names.
-
-    Pairs of the ecosystem are read as K = 2: ``prompt``/``chosen``/``rejected``, also with an implicit prompt, where
-    ``chosen`` and ``rejected`` are whole conversations that share everything but the last message.
-
-    Args:
-        kind: ``Demonstration``, ``Comparison``, ``Prompt`` or ``Text``.
-        row: Column names and values; columns that are no field of the record are ignored.
-
-    Raises:
-        RecordError: When a field is missing or has the wrong form.
-    """
-    if kind is Comparison and "completions" not in row and {"chosen", "rejected"} <= row.keys():
-        row = _pair_as_comparison(row)
-    names = [field.name for field in fields(kind)]
-    required = [field.name for field in fields(kind) if field.name in _REQUIRED[kind.kind]]
-    missing = [name for name in required if row.get(name) is None]
-    if missing:
-        raise RecordError(
-            f"field '{missing[0]}' is missing; a {kind.kind} needs {', '.join(required)}, this row has "
-            f"{', '.join(row) or 'no columns'}. Name the column to read it from in the 'columns' of the source."
-        )
-    return kind(**{name: row[name] for name in names if name in row})
-
-
-_REQUIRED = {
-    "demonstration": ("prompt", "response"),
-    "comparison": ("prompt", "completions", "ranks"),
-    "prompt": ("prompt",),
-    "text": ("text",),
-}
-
-
-def _pair_as_comparison(row: Mapping[str, Any]) -> dict[str, Any]:
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if isinstance(chosen, list) and isinstance(rejected, list) and chosen and rejected:
-        if prompt is None:
-            if chosen[:-1] != rejected[:-1]:
-                raise RecordError(
-                    "fields 'chosen' and 'rejected' must share every message but the last when there is no 'prompt'."
-                )
-            prompt = chosen[:-1]
-        if not (isinstance(chosen[-1], dict) and isinstance(rejected[-1], dict)):
-            raise RecordError(
-                "fields 'chosen' and 'rejected' must be strings or lists of {'role': ..., 'content': ...}."
-            )
-        chosen, rejected = chosen[-1].get("content"), rejected[-1].get("content")
-    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-    return {**rest, "prompt": prompt, "completions": [chosen, rejected], "ranks": [1, 2]}
-
-
 def _check_prompt(prompt: object) -> None:
     if isinstance(prompt, str):
         _check_text("prompt", prompt)
@@ -187,26 +142,66 @@ def _check_prompt(prompt: object) -> None:
             for message in prompt
         )
     )
-    if not well_formed:
+    if not isinstance(prompt, list) or not well_formed:
         raise RecordError(
             "field 'prompt' must be a string or a list of {'role': ..., 'content': ...} with strings, "
-            f"got {_short(prompt)}."
+            f"got {short(prompt)}."
+        )
+    roles = [message["role"] for message in prompt]
+    turns = roles[1:] if roles[0] == "system" else roles
+    # Users ask first and last: user, assistant, user, ...
+    if turns != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
+        raise RecordError(
+            f"field 'prompt' has the roles {short(', '.join(roles))}; after at most one system message, user and "
+            "assistant must take turns, the user first and last. Put the messages in order or leave the row out."
+        )
+    for message in prompt:
+        _check_text("prompt", message["content"])
+
+
+def _check_ranks(ranks: object, count: int) -> None:
+    if not isinstance(ranks, list) or len(ranks) != count or not all(type(r) is int and r >= 1 for r in ranks):
+        raise RecordError(
+            f"field 'ranks' must hold {count} whole numbers from 1 (best) up, one per completion, got {short(ranks)}."
+        )
+    dense = {rank: 1 + number for number, rank in enumerate(sorted(set(ranks)))}
+    competition = {rank: 1 + sum(other < rank for other in ranks) for rank in ranks}
+    if any(rank != dense[rank] for rank in ranks) and any(rank != competition[rank] for rank in ranks):
+        raise RecordError(
+            f"field 'ranks' holds {short(ranks)}, which are neither dense ranks (1, 2, 2, 3) nor competition ranks "
+            "(1, 2, 2, 4). Number them anew, or let the source do it: 'columns: {ranks: {rank: ranks, best: lowest}}'."
         )
 
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise RecordError(f"field '{name}' must be a string, got {_short(value)}.")
+        raise RecordError(f"field '{name}' must be a string, got {short(value)}.")
     if not value.strip():
         raise RecordError(f"field '{name}' is empty; fill it or leave the row out.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(
+            f"field '{name}' holds broken UTF-8 at character {error.start}, got {short(value)}. Save the text as UTF-8."
+        ) from error
 
 
 def _check_labels(**labels: object) -> None:
     for name, value in labels.items():
         if value is not None and not isinstance(value, str):
-            raise RecordError(f"field '{name}' must be a string where it is given, got {_short(value)}.")
+            raise RecordError(f"field '{name}' must be a string where it is given, got {short(value)}.")
 
 
-def _short(value: object) -> str:
+def _check_known(labels: object) -> None:
+    if labels is None:
+        return
+    if not isinstance(labels, dict) or not all(isinstance(value, str | bool | None) for value in labels.values()):
+        raise RecordError(
+            f"field 'labels' must be an object of strings and true or false where it is given, got {short(labels)}."
+        )
+
+
+def short(value: object) -> str:
+    """The value as an error shows it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

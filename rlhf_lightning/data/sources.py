@@ -1,19 +1,30 @@
-"""Where records come from: JSONL files (also .gz), ``datasets`` data sets, hub ids, and lists in memory."""
+"""Where records come from: files, folders, ``datasets`` data sets, hub ids, and lists in memory."""
 
-import gzip
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset
 
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, record_from_row
+from rlhf_lightning.artifacts import write_lines
+from rlhf_lightning.data.columns import column_value
+from rlhf_lightning.data.files import (
+    SUFFIXES,
+    SourceRow,
+    files_of,
+    holds_split,
+    is_saved_data_set,
+    read_rows,
+    table_rows,
+)
+from rlhf_lightning.data.formats import record_from_row
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
+from rlhf_lightning.data.shapes import shaped
 
 Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Sequence[Record]
-"""A path, a hub id, ``{"path": ..., "columns": ..., "split": ...}``, a data set, or records."""
+"""A path, a hub id, a mapping with ``path`` (see :func:`read_records`), a data set, or records."""
 
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
@@ -23,6 +34,10 @@ RECORD_TYPES: dict[str, type[Record]] = {
     "text": Text,
 }
 """What a data source may hold, by name; ``judge_comparisons`` train the reward model that judges the evaluation."""
+
+_KEYS = ("path", "hub", "load", "split", "shape", "where", "columns", "set")
+_SHOWN = 3
+_HINT = "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
 
 
 class DataSource(Protocol):
@@ -39,40 +54,59 @@ class FileData:
     """Records in files, one entry per kind and split.
 
     Args:
-        root: Folder that relative paths start from.
+        root: Folder that relative paths start from; None for the working directory, and for ids of the hub.
         files: ``{kind: {split: source or list of sources}}`` with the kinds of ``RECORD_TYPES`` and the splits
-            ``train``, ``validation``, ``test``; see :func:`read_records` for what a source may be.
-        on_error: ``stop`` at malformed rows, or ``skip`` and count them in ``malformed``.
+            ``train``, ``validation``, ``test``; see :func:`read_records` for what a source may be. A source with
+            ``hub``, an id, is read from there without ``root``, and from ``path`` below it otherwise (default: the
+            folder itself); what that does not hold counts as not given.
+        on_error: ``stop`` at malformed rows, or ``quarantine``: write them to a file and go on.
+        quarantine: Folder for malformed rows, one JSONL file per kind and split with place, problem and row.
 
     Raises:
-        ValueError: When a kind is unknown or a file does not exist.
+        ValueError: When a kind or a key is unknown or a file does not exist.
     """
 
-    def __init__(self, root: str, files: Mapping[str, Mapping[str, Any]], on_error: str = "stop") -> None:
-        if on_error not in ("stop", "skip"):
-            raise ValueError(f"on_error must be stop or skip, got {on_error!r}.")
-        self.root, self.on_error = Path(root), on_error
+    def __init__(
+        self,
+        root: str | None,
+        files: Mapping[str, Mapping[str, Any]],
+        on_error: str = "stop",
+        quarantine: str | None = None,
+    ) -> None:
+        if on_error not in ("stop", "quarantine"):
+            raise ValueError(f"on_error must be stop or quarantine, got {on_error!r}.")
+        if on_error == "quarantine" and quarantine is None:
+            raise ValueError("on_error=quarantine needs the folder that malformed rows go to: quarantine=<folder>.")
+        self.root = None if root is None else Path(root)
+        self.quarantine = Path(quarantine) if on_error == "quarantine" and quarantine is not None else None
         self.malformed: dict[str, list[str]] = {}
         self.files: dict[str, dict[str, list[Any]]] = {}
+        absent: list[str] = []
         for name, splits in files.items():
             if name not in RECORD_TYPES:
                 raise ValueError(f"data.files.{name} is unknown; the kinds are {', '.join(RECORD_TYPES)}.")
             self.files[name] = {}
             for split, sources in splits.items():
                 listed = sources if isinstance(sources, list) else [sources]
-                self.files[name][split] = [self._rooted(source, f"{name}.{split}") for source in listed if source]
+                found = [self._found(source, name, split, absent) for source in listed if source]
+                self.files[name][split] = [source for source in found if source]
+        if absent and not any(sources for splits in self.files.values() for sources in splits.values()):
+            raise ValueError(
+                f"data.root={root} holds no {', '.join(SUFFIXES)} file for {', '.join(absent)}. Name the folder with "
+                "the files of the set, or give data.root=null to read it from the hub."
+            )
 
     def records(self, name: str, split: str) -> list[Record] | None:
         """Records of that kind and split; None where no file is given."""
         sources = self.files.get(name, {}).get(split)
         if not sources:
             return None
+        problems: list[SourceRow] | None = None if self.quarantine is None else []
         records: list[Record] = []
         for source in sources:
-            problems: list[str] | None = None if self.on_error == "stop" else []
             records += read_records(source, RECORD_TYPES[name], problems)
-            if problems:
-                self.malformed[source["path"] if isinstance(source, Mapping) else source] = problems
+        if self.quarantine is not None and problems is not None:
+            self._set_aside(self.quarantine / f"{name}.{split}.jsonl", problems)
         return records
 
     def fingerprint(self) -> str:
@@ -80,64 +114,112 @@ class FileData:
         digest = hashlib.sha256(json.dumps(self.files, sort_keys=True, default=str).encode())
         for splits in self.files.values():
             for source in (source for sources in splits.values() for source in sources):
-                path = Path(source["path"] if isinstance(source, Mapping) else source)
-                for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                    if file.is_file():
-                        digest.update(file.read_bytes())
+                path = Path(source["path"])
+                files = sorted(path.rglob("*")) if is_saved_data_set(path) else files_of(path, source["split"])
+                for file in (file for file in files if file.is_file()):
+                    with file.open("rb") as content:
+                        while block := content.read(1 << 20):
+                            digest.update(block)
         return digest.hexdigest()[:16]
 
-    def _rooted(self, source: Any, where: str) -> Any:
-        path = str(source["path"] if isinstance(source, Mapping) else source)
-        local = self.root / path
-        looks_like_file = path.endswith((".jsonl", ".gz", ".json")) or path.startswith((".", "/"))
-        if not local.exists() and looks_like_file:
+    def _set_aside(self, file: Path, problems: list[SourceRow]) -> None:
+        if not problems:
+            file.unlink(missing_ok=True)  # of an earlier run, when the data was worse
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_lines(file, [{"place": row.place, "problem": row.problem, "row": row.value} for row in problems])
+        self.malformed[str(file)] = [f"{row.place}: {row.problem}" for row in problems]
+
+    def _found(self, source: Any, name: str, split: str, absent: list[str]) -> dict[str, Any] | None:
+        """The source with its place filled in; None, and noted, where the root does not hold it."""
+        where = f"data.files.{name}.{split}"
+        found: dict[str, Any] = {"split": split, **(source if isinstance(source, Mapping) else {"path": str(source)})}
+        if any(key not in _KEYS for key in found) or not found.keys() & {"path", "hub"}:
             raise ValueError(
-                f"data.files.{where}: {local} does not exist. Set data.root to the folder that holds it (now "
-                f"{self.root}), or the entry to null."
+                f"{where} has the keys {', '.join(found)}; it takes {', '.join(_KEYS)}, path or hub at least."
             )
-        rooted = str(local) if local.exists() else path
-        return {**source, "path": rooted} if isinstance(source, Mapping) else rooted
+        identifier = found.pop("hub", None)
+        if identifier is not None and self.root is None:
+            return {**found, "path": identifier}
+        path = str(found.get("path", "."))
+        local = (self.root or Path()) / path
+        if local.exists() if identifier is None else holds_split(local, found["split"]):
+            return {**found, "path": str(local)}
+        if identifier is not None:
+            absent.append(f"{identifier} ({where})")
+            return None
+        if path.endswith((*SUFFIXES, ".gz")) or path.startswith((".", "/")):
+            raise ValueError(
+                f"{where}: {local} does not exist. Set data.root to the folder that holds it (now {self.root}), or the "
+                "entry to null."
+            )
+        return found
 
 
-def read_records(source: Source, kind: type[Any], skipped: list[str] | None = None) -> list[Any]:
-    r"""Read and check all records of a source.
+def read_records(source: Source, kind: type[Any], problems: list[SourceRow] | None = None) -> list[Any]:
+    """Read and check all records of a source.
 
     Args:
-        source: A JSONL file (also ``.gz``), a folder that ``datasets.save_to_disk`` wrote, a hub id, a data set in
-            memory, records themselves, or a mapping with ``path``, optionally ``columns`` (record field -> column
-            name, a template such as ``"{instruction}\n{input}"``, a list of columns, or ``{"column": ...,
-            "values": {old: new}}``), ``set`` (record field -> constant) and
-            ``split`` (of a hub data set).
+        source: A file (JSONL, a JSON list, CSV, parquet, arrow; the first three also ``.gz``), a folder of such files
+            or one that ``save_to_disk`` wrote, a hub id, a data set in memory, records themselves, or a mapping with
+            ``path`` and what of the following is needed:
+
+            - ``split``: part of a folder (by its files' names) or data set, default ``train``;
+            - ``load``: further arguments of ``datasets.load_dataset``;
+            - ``shape``: how rows form records, see :func:`rlhf_lightning.data.shapes.shaped`;
+            - ``where``: column -> the value, or list of values, of the rows to take; ``"*"`` for all but null;
+            - ``columns``: record field -> column, see :func:`rlhf_lightning.data.columns.column_value`;
+            - ``set``: record field -> its value in every row.
         kind: The record to build.
-        skipped: Where to note malformed rows and go on; None stops at them.
+        problems: Where to put malformed rows and go on; None stops at them.
 
     Raises:
-        RecordError: Names file, line, field and remedy of the first malformed row, and how many there are.
+        RecordError: Names file, line, field, value and remedy of the first malformed rows, and how many there are.
     """
-    if isinstance(source, (str, Path)):
-        source = {"path": str(source)}
-    if isinstance(source, Mapping):
-        columns, constants = source.get("columns") or {}, source.get("set") or {}
-        rows = _rows(str(source["path"]), source.get("split", "train"))
-    elif isinstance(source, Dataset):
-        columns, constants, rows = {}, {}, ((f"row {n}", row) for n, row in enumerate(source))
-    else:
+    if not isinstance(source, (str, Path, Mapping, Dataset)):
         return list(_checked(source, kind))
+    options, rows = _opened(source)
     records: list[Any] = []
-    problems: list[str] = []
-    for place, row in rows:
+    malformed: list[SourceRow] = []
+    places: dict[Any, str] = {}
+    for row in rows:
         try:
-            records.append(_record(kind, _parsed(row) if isinstance(row, str) else row, columns, constants))
+            record = _record(row, kind, options, places)
         except RecordError as error:
-            problems.append(f"{place}: {error}")
-    if skipped is not None:
-        skipped += problems
-    elif problems:
-        more = f" ({len(problems)} malformed rows in all)" if len(problems) > 1 else ""
-        raise RecordError(problems[0] + more)
+            malformed.append(row._replace(problem=str(error)))
+        else:
+            records += [] if record is None else [record]
+    if malformed and problems is None:
+        raise RecordError(f"{_summary(malformed)}\n{_HINT}")
     if not records:
-        raise RecordError(f"{source} holds no {kind.kind}; there is nothing to train on.")
+        name = options.get("path", "the data set")
+        reason = "all its rows are malformed" if malformed else "no row of it is to be read"
+        more = f"\n{_summary(malformed)}" if malformed else ""
+        raise RecordError(
+            f"{name} holds no {kind.kind}: {reason}. Mend it, name another, or set the entry to null.{more}"
+        )
+    if problems is not None:
+        problems += malformed
     return records
+
+
+def _opened(source: str | Path | Mapping[str, Any] | Dataset) -> tuple[Mapping[str, Any], Iterable[SourceRow]]:
+    """What a source says about its rows, and the rows in their shape."""
+    if isinstance(source, Dataset):
+        return {}, table_rows(source)
+    options: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": str(source)}
+    rows = read_rows(str(options["path"]), options.get("split", "train"), options.get("load"))
+    return options, shaped(rows, options.get("shape"))
+
+
+def _summary(malformed: Sequence[SourceRow]) -> str:
+    """The first problem as a sentence, then how many there are and the next few."""
+    first, *others = [f"{row.place}: {row.problem}" for row in malformed]
+    if not others:
+        return first
+    shown = "".join(f"\n  {other}" for other in others[: _SHOWN - 1])
+    rest = "" if len(malformed) <= _SHOWN else f"\n  and {len(malformed) - _SHOWN} more"
+    return f"{first}\n{len(malformed)} malformed rows in all; also{shown}{rest}"
 
 
 def _checked(records: Iterable[Any], kind: type[Any]) -> Iterator[Any]:
@@ -147,55 +229,28 @@ def _checked(records: Iterable[Any], kind: type[Any]) -> Iterator[Any]:
         yield record
 
 
-def _record(kind: type[Any], row: Any, columns: Mapping[str, Any], constants: Mapping[str, Any]) -> Record:
-    if not isinstance(row, Mapping):
-        raise RecordError(f"a row must be a JSON object, got {type(row).__name__}.")
-    mapped = {**row, **{field: _column(row, column) for field, column in columns.items()}, **constants}
-    return record_from_row(kind, mapped)
-
-
-def _column(row: Mapping[str, Any], column: Any) -> Any:
-    """The value that a mapping names: a column, a template, a list of columns, or a column with a table of values."""
-    if isinstance(column, Sequence) and not isinstance(column, str):
-        return [_column(row, name) for name in column]
-    if isinstance(column, Mapping):
-        value = _column(row, column["column"])
-        if isinstance(value, (list, dict)) or value not in column["values"]:
+def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | None:
+    """The record of a row; None where the source does not want the row."""
+    if row.problem is not None:
+        raise RecordError(row.problem)
+    if not isinstance(row.value, Mapping):
+        raise RecordError(f"a row must be a JSON object, got {short(row.value)}.")
+    for column, wanted in (options.get("where") or {}).items():
+        value = column_value(row.value, column)
+        given = value is not None if wanted == "*" else value in (wanted if isinstance(wanted, list) else [wanted])
+        if not given:
+            return None
+    columns = {field: column_value(row.value, column) for field, column in (options.get("columns") or {}).items()}
+    fields = {**row.value, **columns, **(options.get("set") or {})}
+    record = record_from_row(kind, fields)
+    identifier = fields.get("id")
+    if isinstance(identifier, (str, int)):
+        # Files that were put together from several sets number the rows of each.
+        key = (str(row.value.get("source")), identifier)
+        if key in places:
             raise RecordError(
-                f"column '{column['column']}' holds {value!r}, for which 'values' has no entry; it has "
-                f"{', '.join(map(repr, column['values']))}."
+                f"field 'id' is {short(identifier)}, as at {places[key]}. Leave one of the rows out, or hide the "
+                "column if it names something else: 'columns: {id: null}'."
             )
-        return column["values"][value]
-    names = re.findall(r"\{(\w+)\}", column) or [column]
-    for name in names:
-        if name not in row:
-            raise RecordError(f"column '{name}' is missing; the row has {', '.join(row)}. Mend 'columns'.")
-    if names == [column]:
-        return row[column]
-    return re.sub(r"\{(\w+)\}", lambda match: "" if row[match[1]] is None else str(row[match[1]]), column).strip()
-
-
-def _rows(path: str, split: str) -> Iterator[tuple[str, Any]]:
-    """Each row with its place; the rows of a file as the lines they are."""
-    local = Path(path)
-    if local.is_dir():
-        folder = load_from_disk(path)
-        table = folder if isinstance(folder, Dataset) else folder[split]
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(table))
-    elif local.exists():
-        with (
-            gzip.open(local, "rt", encoding="utf-8") if local.suffix == ".gz" else local.open(encoding="utf-8") as lines
-        ):
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path}, line {number}", line
-    else:
-        table = load_dataset(path, split=split)
-        yield from ((f"{path} ({split}), row {number}", row) for number, row in enumerate(table))
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"no JSON ({error}). Each line must hold one JSON object.") from error
+        places[key] = row.place
+    return record

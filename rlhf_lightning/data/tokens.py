@@ -1,12 +1,12 @@
 """From records to token ids: prompts, responses with their EOS, and packed pretraining text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.batch import decided_pairs
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, Text
 
 
@@ -40,8 +40,9 @@ class PromptExample:
 class Tokenization:
     """How records become token ids.
 
-    Prompts longer than the limit are left out and counted in ``dropped``; responses longer than theirs are cut and end
-    without EOS; every other response ends with EOS (InstructGPT, appendix C: 1k each of a 2k context).
+    Prompts longer than the limit, and those whose responses are all tied, are left out and counted in ``dropped``;
+    responses longer than theirs are cut and end without EOS; every other response ends with EOS (InstructGPT,
+    appendix C: 1k each of a 2k context).
 
     Args:
         tokenizer: With EOS and pad tokens that differ.
@@ -96,9 +97,34 @@ class Tokenization:
         ids = self._ids(self.prompt_text(prompt), special)
         if len(ids) <= self.max_prompt_tokens:
             return ids
-        reason = f"prompt over {self.max_prompt_tokens} tokens"
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self._drop(f"prompt over {self.max_prompt_tokens} tokens")
         return None
+
+    def prompt_lengths(self, prompts: Sequence[PromptText]) -> list[int]:
+        """Tokens of each prompt, however long; many at once are several times as fast as one by one."""
+        lengths = [0] * len(prompts)
+        for special in (True, False):
+            places = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str) == special]
+            rows = self._rows([self.prompt_text(prompts[place]) for place in places], special)
+            for place, ids in zip(places, rows, strict=True):
+                lengths[place] = len(ids)
+        return lengths
+
+    def cut_response(self, response: str) -> str:
+        """The text of as many tokens as a response may have; all of a shorter one."""
+        limit = self.max_response_tokens
+        # No token is shorter than a byte, but some tokenizers put one in front.
+        if len(response.encode("utf-8", "replace")) + 1 < limit:
+            return response
+        ids = self._ids(response, False)
+        if len(ids) <= limit:
+            return response
+        if not self.tokenizer.is_fast:
+            return str(self.tokenizer.decode(ids[:limit]))
+        ends: list[tuple[int, int]] = self.tokenizer(
+            response, add_special_tokens=False, truncation=False, return_offsets_mapping=True
+        )["offset_mapping"]
+        return response[: ends[limit - 1][1]]
 
     def response_ids(self, response: str) -> list[int]:
         """Token ids of the response with its EOS, or cut at the limit without one."""
@@ -124,6 +150,9 @@ class Tokenization:
         """Prompt, K responses, ranks."""
         examples = []
         for record in records:
+            if len(set(record.ranks)) == 1:
+                self._drop("all responses tied")
+                continue
             prompt = self.prompt_ids(record.prompt)
             if prompt is not None:
                 responses = [self.response_ids(completion) for completion in record.completions]
@@ -141,28 +170,36 @@ class Tokenization:
                 examples.append(PromptExample(ids, index, text))
         return examples
 
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
     @property
     def _eos(self) -> int:
         eos: Any = self.tokenizer.eos_token_id
         return int(eos)
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special, truncation=False)["input_ids"]
-        if special and ids and ids[-1] == self._eos:
-            ids = ids[:-1]  # Some tokenizers close every text; a prompt goes on.
-        return ids
+        return self._rows([text], special)[0]
+
+    def _rows(self, texts: list[str], special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=special, truncation=False)["input_ids"]
+        if special:
+            # Some tokenizers close every text; a prompt goes on.
+            rows = [ids[:-1] if ids and ids[-1] == self._eos else ids for ids in rows]
+        return rows
 
 
 def split_into_pairs(examples: Iterable[ComparisonExample]) -> list[ComparisonExample]:
-    """Every pair of every ranking that is no tie, as an example of its own."""
+    """Every pair of every ranking that is no tie, as an example of its own, in the order of the responses."""
     return [
         ComparisonExample(
             example.prompt_ids,
-            [example.response_ids[i], example.response_ids[j]],
-            [1, 2] if example.ranks[i] < example.ranks[j] else [2, 1],
+            [example.response_ids[place] for place in sorted((better, worse))],
+            [1, 2] if better < worse else [2, 1],
             example.group,
         )
         for example in examples
-        for i, j in combinations(range(len(example.ranks)), 2)
-        if example.ranks[i] != example.ranks[j]
+        for better, worse in decided_pairs(example.ranks)
     ]

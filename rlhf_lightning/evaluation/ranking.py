@@ -1,9 +1,9 @@
 """How good a reward model is: accuracy per group, with intervals, next to "longer wins"."""
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
+from rlhf_lightning.batch import decided_pairs
 from rlhf_lightning.evaluation.intervals import mean_interval
 
 
@@ -12,6 +12,7 @@ def ranking_results(
     ranks: Sequence[Sequence[int]],
     groups: Sequence[str],
     scores: Sequence[Sequence[float]],
+    clusters: Sequence[int] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Accuracy over the pairs that are not ties, per group and over all.
 
@@ -20,20 +21,20 @@ def ranking_results(
         ranks: 1 is best, per prompt and completion.
         groups: Source of each prompt.
         scores: Of the reward model, per prompt and completion.
+        clusters: The number of each prompt, where one stands there several times.
 
     Returns:
         Per group, and for ``all``: ``accuracy`` and ``longer_wins`` with 95 % intervals over prompts, ``prompts`` and
         ``pairs``.
     """
     table: dict[str, list[tuple[int, float, float]]] = {}
-    for prompt, (texts, order, group, own) in enumerate(zip(completions, ranks, groups, scores, strict=True)):
+    numbers = range(len(ranks)) if clusters is None else clusters
+    for prompt, texts, order, group, own in zip(numbers, completions, ranks, groups, scores, strict=True):
         lengths = [float(len(text)) for text in texts]
-        for i, j in combinations(range(len(own)), 2):
-            if order[i] != order[j]:
-                better, worse = (i, j) if order[i] < order[j] else (j, i)
-                row = (prompt, _correct(own, better, worse), _correct(lengths, better, worse))
-                for name in ("all", group):
-                    table.setdefault(name, []).append(row)
+        for better, worse in decided_pairs(order):
+            row = (prompt, _correct(own, better, worse), _correct(lengths, better, worse))
+            for name in ("all", group):
+                table.setdefault(name, []).append(row)
     results = {}
     for group, rows in table.items():
         prompts, own_wins, longer_wins = zip(*rows, strict=True)
@@ -59,8 +60,7 @@ def prompt_accuracies(ranks: Sequence[Sequence[int]], scores: Sequence[Sequence[
     """
     shares: list[float | None] = []
     for order, own in zip(ranks, scores, strict=True):
-        pairs = [sorted(pair, key=order.__getitem__) for pair in combinations(range(len(own)), 2)]
-        found = [_correct(own, better, worse) for better, worse in pairs if order[better] != order[worse]]
+        found = [_correct(own, better, worse) for better, worse in decided_pairs(order)]
         shares.append(sum(found) / len(found) if found else None)
     return shares
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from rlhf_lightning.artifacts import is_complete, read_stage
 from rlhf_lightning.evaluation.intervals import mean_interval, pooled_interval, wins
@@ -50,7 +51,8 @@ def sample_table(samples: Mapping[str, Any], count: int = 5) -> Table:
     for name in ("prompt", *map(label, policies)):
         table.add_column(name, ratio=1)
     for index, prompt in enumerate(samples["prompts"][:count]):
-        table.add_row(prompt, *(samples[name]["responses"][index] for name in policies))
+        texts = [prompt, *(samples[name]["responses"][index] for name in policies)]
+        table.add_row(*map(Text, texts))  # as they are: [/INST] is no markup
     return table
 
 

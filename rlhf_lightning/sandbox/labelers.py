@@ -7,6 +7,8 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
+from rlhf_lightning.batch import decided_pairs
+from rlhf_lightning.evaluation.agreement import Screening, order_counts, passes, screening_scores
 from rlhf_lightning.sandbox.metadata import flags_of, likert_of
 from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
 from rlhf_lightning.sandbox.truth import WEIGHTS, Facts, Mode, facts, utility
@@ -181,26 +183,6 @@ def held_out_panel(count: int = 20, seed: int = 1, mode: Mode = "final") -> Labe
     return LabelerPanel(held_out_labelers(count, seed, mode))
 
 
-@dataclass(frozen=True)
-class Screening:
-    """What the screening of a candidate found.
-
-    Args:
-        flags: Agreement with the key on what is sensitive or wrong, a share.
-        comparisons: Agreement with the key on pairs that neither ties, a share.
-        demonstrations: Mean quality of the demonstrations, from 1 to 7.
-    """
-
-    flags: float
-    comparisons: float
-    demonstrations: float
-
-
-def passes(found: Screening) -> bool:
-    """The cut-offs of InstructGPT, appendix B.1: 75 % on flags and on comparisons, 6 of 7 for demonstrations."""
-    return found.flags >= 0.75 and found.comparisons >= 0.75 and found.demonstrations >= 6.0
-
-
 def screening(person: Labeler) -> Screening:
     """Test a candidate against the key, which is the truth in ``train`` mode, on 40 prompts.
 
@@ -208,17 +190,11 @@ def screening(person: Labeler) -> Screening:
     """
     exam = _exam()
     key = Labeler("key", WEIGHTS["train"], noise=0.0, flag_error=0.0)
-    agreed: list[bool] = []
-    for prompt, responses in exam.items():
-        for response in responses:
-            right = key.metadata(prompt, response)
-            agreed += [seen == right[flag] for flag, seen in person.metadata(prompt, response).items()]
+    asked = [(prompt, text) for prompt, texts in exam.items() for text in texts]
+    flags, key_flags = ([seen for about in asked for seen in who.metadata(*about).values()] for who in (person, key))
+    ranks, key_ranks = ([who.rank(prompt, texts) for prompt, texts in exam.items()] for who in (person, key))
     quality = [key.likert(prompt, person.demonstrate(prompt)) for prompt in exam]
-    return Screening(
-        flags=sum(agreed) / len(agreed),
-        comparisons=agreement([person, key], exam),
-        demonstrations=sum(quality) / len(quality),
-    )
+    return screening_scores(flags, key_flags, ranks, key_ranks, quality)
 
 
 @runtime_checkable
@@ -236,17 +212,13 @@ def agreement(labelers: Sequence[Ranks], answered: Mapping[str, Sequence[str]]) 
         labelers: Every two of them are compared.
         answered: Responses by prompt.
     """
-    agreed = compared = 0
+    agreed = opposed = 0
     for prompt, responses in answered.items():
-        rankings = [labeler.rank(prompt, responses) for labeler in labelers]
-        for i, j in combinations(range(len(responses)), 2):
-            signs = [(ranks[i] > ranks[j]) - (ranks[i] < ranks[j]) for ranks in rankings]
-            decided = [sign for sign in signs if sign]
-            up = sum(sign > 0 for sign in decided)
-            down = len(decided) - up
-            compared += len(decided) * (len(decided) - 1) // 2
-            agreed += (up * (up - 1) + down * (down - 1)) // 2
-    return agreed / max(compared, 1)
+        orders = [set(decided_pairs(labeler.rank(prompt, responses))) for labeler in labelers]
+        for one, two in combinations(orders, 2):
+            alike, apart = order_counts(one, two)
+            agreed, opposed = agreed + alike, opposed + apart
+    return agreed / max(agreed + opposed, 1)
 
 
 def varied_responses(prompts: int, seed: int | str, imperfect: float = 0.5) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ These are the truth; labelers misread some of it (``Labeler.metadata``).
 from collections.abc import Sequence
 from functools import lru_cache
 
+from rlhf_lightning.sandbox.annotations import states_constraint
 from rlhf_lightning.sandbox.truth import Mode, facts, true_utility
 from rlhf_lightning.sandbox.use_cases.table import read_prompt
 
@@ -13,7 +14,6 @@ FLAGS = ("follows_instruction", "satisfies_constraint", "hallucination", "inappr
 """In the order of table 3. ``satisfies_constraint`` is asked where the prompt states a constraint, ``hallucination``
 where the answer may use only what the prompt holds."""
 
-_CONSTRAINED = ("generation/story", "generation/go_on", "brainstorming", "extraction", "summarisation", "rewrite")
 _LIKERT = (-0.2, 0.1, 0.35, 0.55, 0.75, 0.93)
 """Utilities from which on a response is worth 2, 3, .. 7."""
 
@@ -29,7 +29,7 @@ def flags_of(prompt: str, response: str) -> dict[str, bool | None]:
 @lru_cache(maxsize=65536)
 def _flags(prompt: str, response: str) -> tuple[tuple[str, bool | None], ...]:
     request, found = read_prompt(prompt), facts(prompt, response)
-    constrained = request.case.name in _CONSTRAINED or bool(request.manner) or bool(request.task.get("short"))
+    constrained = states_constraint(request) or bool(request.manner)
     kept = found.keeps_constraint >= 0.99 and (found.polite == 1.0 or not request.manner)
     return (
         ("follows_instruction", found.attempts * found.completes >= 0.6),

@@ -5,6 +5,7 @@ import zlib
 from typing import Literal, TypeAlias
 
 from rlhf_lightning.data.records import Demonstration, Prompt, Text
+from rlhf_lightning.sandbox.annotations import annotations
 from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, instruction_of, write_prompt
 from rlhf_lightning.sandbox.web import document
@@ -57,7 +58,7 @@ def generate_demonstrations(
                 tuple(FLAW_SHARES), tuple(FLAW_SHARES.values()), k=1 if source.random() < 5 / 6 else 2
             )
         response = respond(source, str(asked.prompt), flaws)
-        written.append(Demonstration(asked.prompt, response, user=asked.user, source=asked.source))
+        written.append(Demonstration(asked.prompt, response, asked.user, asked.source, asked.labels))
     return written
 
 
@@ -78,9 +79,8 @@ def _prompt(source: random.Random, seed: int | str, origin: str, split: Split) -
     text = write_prompt(source, case)
     while split_of(text) != split:
         text = write_prompt(source, case)
-    if origin.startswith("labeler"):
-        return Prompt(text, user=f"labeler-{seed}-{source.randrange(40)}", source=origin)
-    return Prompt(text, user=f"user-{seed}-{_rank(source)}", source=origin)
+    who = f"labeler-{seed}-{source.randrange(40)}" if origin.startswith("labeler") else f"user-{seed}-{_rank(source)}"
+    return Prompt(text, who, origin, annotations(text))
 
 
 def _rank(source: random.Random) -> int:

@@ -1,7 +1,7 @@
 """What every stage shares: optimizers by factory, exact random state, frozen models outside checkpoints."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, TypeAlias
 
 import lightning as L
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rlhf_lightning.adapters import has_adapters
+from rlhf_lightning.sharding import full, is_sharded, shard
 from rlhf_lightning.stages.faults import numerical_fault
 from rlhf_lightning.throughput import Throughput
 
@@ -42,6 +44,23 @@ class StageModule(L.LightningModule):
         self.throughput = Throughput()
         self._random_state: dict[str, Any] | None = None
         self._batch: Any = None
+        self._noted: dict[str, list[Tensor]] = {}
+
+    def configure_model(self) -> None:
+        """Share the weights of every model out over the processes, where the strategy is ``ModelParallelStrategy``.
+
+        Raises:
+            ValueError: When a model has adapters, whose body belongs to two models.
+        """
+        if self.device_mesh is None:
+            return
+        for name, model in self.named_children():
+            if has_adapters(model):
+                raise ValueError(
+                    f"{name} has adapters, which cannot be shared out; set lora.rank=0 or use trainer=ddp."
+                )
+            if any(True for _ in model.parameters()) and not is_sharded(model):
+                shard(model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule over the parameters that learn."""
@@ -81,13 +100,17 @@ class StageModule(L.LightningModule):
         Raises:
             RuntimeError: When the checkpoint is not of this model.
         """
-        saved, own = checkpoint["state_dict"].keys(), self._kept(self.state_dict()).keys()
+        if "state_dict" in checkpoint:  # a strategy that shares weights out has taken them already
+            self._check_names(checkpoint["state_dict"].keys())
+        self._random_state = checkpoint.get("random_state")
+
+    def _check_names(self, saved: Set[str]) -> None:
+        own = self._kept(self.state_dict()).keys()
         if saved != own:
             raise RuntimeError(
                 f"the checkpoint is of another model: it lacks {sorted(own - saved)[:4] or 'nothing'} and has "
                 f"{sorted(saved - own)[:4] or 'nothing'} besides. Start anew, or build the model that it was made with."
             )
-        self._random_state = checkpoint.get("random_state")
 
     def _kept(self, state: Mapping[str, Any]) -> dict[str, Any]:
         prefixes = tuple(f"{name}." for name in self.frozen)
@@ -111,8 +134,19 @@ class StageModule(L.LightningModule):
             NumericalFaultError: Naming the first that is not finite, and the likely cause.
         """
         for name, value in values.items():
-            if not bool(value.isfinite().all()):
-                raise numerical_fault(name, value, self._batch, self._trainer)
+            whole = full(value)
+            if not bool(whole.isfinite().all()):
+                raise numerical_fault(name, whole, self._batch, self._trainer)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Keep a figure of one of the minibatches of a step."""
+        self._noted.setdefault(name, []).append(value.detach())
+
+    def log_noted(self, *shown: str) -> None:
+        """Log the mean of every figure that was kept, those among ``shown`` beside the progress bar too."""
+        for name, values in self._noted.items():
+            self.log(name, torch.stack(values).mean(), prog_bar=name in shown, sync_dist=True)
+        self._noted = {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Look at the gradient before it can spoil the weights."""

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf_lightning.batch import Experience, Rollout
+from rlhf_lightning.distributed import mean_over_processes, processes, rank, sum_over_processes
 from rlhf_lightning.functional import kl_k1, kl_k3, masked_mean
 from rlhf_lightning.generation import joined
 from rlhf_lightning.losses import PolicyStatistics
@@ -22,15 +23,25 @@ def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "
 
 
 def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:
-    """A random partition of the rows that depends on the key only.
+    """A random partition of the rows of all processes that depends on the key only.
+
+    Args:
+        rows: Of this process, as many as every other one has.
+        count: Minibatches.
+        key: Of the random numbers.
+
+    Returns:
+        The rows of this process in each minibatch. It has every n-th row of all of them, see
+        :class:`rlhf_lightning.data.loader.ResumableBatches`.
 
     Raises:
         ValueError: When there are fewer rows than minibatches.
     """
-    if rows < count:
-        raise ValueError(f"a rollout of {rows} episodes cannot be split into num_minibatches={count}.")
-    order = keyed_uniforms(key, torch.arange(rows), 1).squeeze(1).argsort()
-    return list(order.tensor_split(count))
+    everyone = processes()
+    if rows * everyone < count:
+        raise ValueError(f"a rollout of {rows * everyone} episodes cannot be split into num_minibatches={count}.")
+    order = keyed_uniforms(key, torch.arange(rows * everyone), 1).squeeze(1).argsort()
+    return [part[part % everyone == rank()] // everyone for part in order.tensor_split(count)]
 
 
 def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], tolerance: float) -> Float[Tensor, ""]:
@@ -39,7 +50,7 @@ def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], t
     Raises:
         RuntimeError: When it is above the tolerance.
     """
-    gap = masked_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
+    gap = _token_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
     if gap > tolerance:
         raise RuntimeError(
             f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
@@ -67,7 +78,7 @@ def merge_statistics(parts: Sequence[tuple[Tensor, PolicyStatistics]]) -> Policy
     return PolicyStatistics(
         torch.stack([share * part.clip_fraction for share, part in parts]).sum(),
         torch.stack([share * part.approx_kl for share, part in parts]).sum(),
-        torch.stack([part.ratio_deviation for _, part in parts]).max(),
+        torch.stack([part.ratio_deviation * (share > 0) for share, part in parts]).max(),
     )
 
 
@@ -77,18 +88,19 @@ def adapted_kl_coef(
     """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2); without a target it stays."""
     if target is None:
         return kl_coef
-    error = (response_kl(experience) / target - 1).clamp(-0.2, 0.2)
-    return kl_coef * (1 + error * len(experience.scores) / horizon)
+    error = (mean_over_processes(response_kl(experience)) / target - 1).clamp(-0.2, 0.2)
+    return kl_coef * (1 + error * len(experience.scores) * processes() / horizon)
 
 
 def rollout_figures(experience: Experience) -> dict[str, Tensor]:
     """What is logged of a rollout; KL in nats per response, length in tokens."""
-    mask = experience.rollout.response_mask
+    mask, scores = experience.rollout.response_mask, experience.scores
     k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
-    error = masked_mean((experience.returns - experience.old_values) ** 2, mask)
-    spread = masked_mean((experience.returns - masked_mean(experience.returns, mask)) ** 2, mask)
+    error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
+    spread = _token_mean((experience.returns - _token_mean(experience.returns, mask)) ** 2, mask)
+    squares = sum_over_processes((scores - mean_over_processes(scores.mean())).square().sum())
     return {
-        "rollout/score_std": experience.scores.std(),
+        "rollout/score_std": (squares / (len(scores) * processes() - 1)).sqrt(),
         "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
         "rollout/length": mask.sum(1).float().mean(),
         "rollout/ended": experience.rollout.ended.float().mean(),
@@ -96,6 +108,11 @@ def rollout_figures(experience: Experience) -> dict[str, Tensor]:
     }
 
 
+def _token_mean(values: Float[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Float[Tensor, ""]:
+    """Over the tokens of all processes."""
+    return sum_over_processes(masked_mean(values, mask, sum_over_processes(mask.sum())))
+
+
 def response_kl(experience: Experience) -> Float[Tensor, ""]:
-    """Mean over responses of the summed k1 estimate, in nats: what the penalty is made of."""
+    """Mean over these responses of the summed k1 estimate, in nats: what the penalty is made of."""
     return kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1).mean()

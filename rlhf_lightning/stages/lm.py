@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from rlhf_lightning.batch import LMBatch, padded_size
 from rlhf_lightning.checkpointing import checkpoint_activations
+from rlhf_lightning.distributed import share, sum_over_processes
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import LMStatistics, lm_loss
+from rlhf_lightning.sharding import call
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 
 
@@ -40,7 +42,7 @@ class LanguageModelModule(StageModule):
 
     def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
         """Mean negative log-likelihood in nats per token that counts."""
-        log_probs = causal_log_probs(self.model, batch.input_ids, batch.mask, batch.loss_mask)
+        log_probs = call(causal_log_probs, self.model, batch.input_ids, batch.mask, batch.loss_mask)
         return lm_loss(log_probs, batch.loss_mask[:, 1:])
 
     def on_train_start(self) -> None:
@@ -51,14 +53,16 @@ class LanguageModelModule(StageModule):
     def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step."""
         loss, statistics = self.loss(batch)
+        loss = loss * share(statistics.num_tokens)
         lengths = batch.mask.sum(1)
         self.throughput.count(self.model, lengths.sum(), padded_size(lengths), backward=True)
         self.check_finite(loss=loss.detach())
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum, sync_dist=True)
         return loss
 
     def validation_step(self, batch: LMBatch, batch_idx: int) -> None:
         """Loss per token over the whole validation set."""
         loss, statistics = self.loss(batch)
-        self.log("validation/loss", loss, prog_bar=True, batch_size=int(statistics.num_tokens))
+        loss, tokens = loss * share(statistics.num_tokens), sum_over_processes(statistics.num_tokens)
+        self.log("validation/loss", loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)

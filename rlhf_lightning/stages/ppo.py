@@ -16,12 +16,14 @@ from rlhf_lightning.adapters import frozen_beside, without_adapters
 from rlhf_lightning.averaging import MovingAverage
 from rlhf_lightning.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups, padded_size
 from rlhf_lightning.checkpointing import checkpoint_activations
+from rlhf_lightning.distributed import average_gradients, mean_over_processes, sum_over_processes, unsynchronised
 from rlhf_lightning.engines import Sampler
 from rlhf_lightning.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.generation import response_log_probs, sample_responses, select_rows, token_id
 from rlhf_lightning.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.scoring import TextScorer, response_scores
+from rlhf_lightning.sharding import call, full, gathered, reducing_last
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule, check_positive
 from rlhf_lightning.stages.experience import (
     adapted_kl_coef,
@@ -137,15 +139,13 @@ class PPOModule(StageModule):
         self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self.num_minibatches, self.num_ppo_epochs = num_minibatches, num_ppo_epochs
-        self.micro_batch_size = micro_batch_size
         self.kl_target, self.kl_horizon, self.ptx_coef = kl_target, kl_horizon, ptx_coef
-        self.discount, self.gae_lambda = discount, gae_lambda
+        self.discount, self.gae_lambda, self.micro_batch_size = discount, gae_lambda, micro_batch_size
         self.clip_range, self.value_clip_range = clip_range, value_clip_range
         self.missing_eos_penalty, self.max_grad_norm, self.stop_kl = missing_eos_penalty, max_grad_norm, stop_kl
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
-        self._noted: dict[str, list[Tensor]] = {}
         self.ema = None if ema_decay is None else MovingAverage(policy, ema_decay)
         if activation_checkpointing:
             checkpoint_activations(policy)
@@ -159,47 +159,43 @@ class PPOModule(StageModule):
             rollout = self.rollout(batch["prompts"])
         with self.throughput.phase("score"), at_hand(self.device, *self._offloaded):
             experience = self.score(rollout)
-        with self.throughput.phase("update"):
+        with self.throughput.phase("update"), unsynchronised(self.trainer.model):
             self.update(experience, batch.get("pretrain"))
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
-        self._log_noted()
-        self.log("rollout/score", experience.scores.mean(), prog_bar=True)
-        self.log("rollout/kl", response_kl(experience), prog_bar=True)
-        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)})
+        self.log_noted("update/ptx_loss")
+        shown = {"rollout/score": experience.scores.mean(), "rollout/kl": response_kl(experience)}
+        self.log_dict(shown, prog_bar=True, sync_dist=True)
+        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)}, sync_dist=True)
         self.kl_coef = adapted_kl_coef(self.kl_coef, experience, self.kl_target, self.kl_horizon)
         self.iteration += 1
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
-        rollout = self.sampler(
-            self.policy,
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=token_id(self.tokenizer.eos_token_id),
-            pad_token_id=token_id(self.tokenizer.pad_token_id),
-            temperature=self.temperature,
-            key=(self.seed, int(self.iteration)),
-        )
+        with gathered(self.policy):
+            rollout = self.sampler(
+                self.policy,
+                prompts,
+                max_new_tokens=self.max_new_tokens,
+                eos_token_id=token_id(self.tokenizer.eos_token_id),
+                pad_token_id=token_id(self.tokenizer.pad_token_id),
+                temperature=self.temperature,
+                key=(self.seed, int(self.iteration)),
+            )
         self.throughput.count(self.policy, rollout.response_mask.sum(), rollout.response_mask.sum())
         return rollout
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
-        rollout = self.rollout(batch)
-        with at_hand(self.device, *self._offloaded), without_adapters(self.reward):
-            self.log("validation/score", response_scores(self.reward, rollout, self.tokenizer).mean(), prog_bar=True)
+        with at_hand(self.device, *self._offloaded), without_adapters(self.reward), gathered(self.reward):
+            score = response_scores(self.reward, self.rollout(batch), self.tokenizer).mean()
+        self.log("validation/score", score, prog_bar=True, sync_dist=True)
 
     def on_fit_start(self) -> None:
         """Refuse what would be silently wrong."""
         if self.trainer.precision == "16-mixed":
             raise RuntimeError("precision=16-mixed scales gradients before they are clipped; use bf16-mixed.")
-        if self.trainer.world_size > 1:
-            raise RuntimeError(
-                f"PPOModule synchronises nothing between processes yet, and there are {self.trainer.world_size}. "
-                "Set devices=1."
-            )
         offload(*self._offloaded)
 
     @torch.no_grad()
@@ -207,27 +203,29 @@ class PPOModule(StageModule):
         """Scores, log-probs of policy and reference, values, advantages."""
         mask = rollout.response_mask
         minibatches = self._draw_minibatches(len(mask), epoch=0)
-        old_log_probs = torch.zeros(mask.shape, device=mask.device)
-        reference_log_probs, values = torch.zeros_like(old_log_probs), torch.zeros_like(old_log_probs)
+        old_log_probs, reference_log_probs, values = torch.zeros(3, *mask.shape, device=mask.device)
         scores = torch.zeros(len(mask), device=mask.device)
-        for rows in (micro for minibatch in minibatches for micro in self._micro_batches(rollout, minibatch)):
-            part = self._read(rollout, rows, self.policy)
-            width = part.response_ids.shape[1]
-            old_log_probs[rows, :width] = response_log_probs(self.policy, part, self.temperature).float()
-        for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
-            part = self._read(rollout, rows, self.reference, self.value, self.reward)
-            width = part.response_ids.shape[1]
-            values[rows, :width] = response_values(self.value, part).float()
-            with without_adapters(self.reference, self.reward):
-                reference_log_probs[rows, :width] = response_log_probs(self.reference, part, self.temperature).float()
-                scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
+        with gathered(self.policy):
+            for rows in (micro for minibatch in minibatches for micro in self._micro_batches(rollout, minibatch)):
+                part = self._read(rollout, rows, self.policy)
+                width = part.response_ids.shape[1]
+                old_log_probs[rows, :width] = response_log_probs(self.policy, part, self.temperature).float()
+        with gathered(self.reference, self.value, self.reward):
+            for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
+                part = self._read(rollout, rows, self.reference, self.value, self.reward)
+                width = part.response_ids.shape[1]
+                values[rows, :width] = response_values(self.value, part).float()
+                with without_adapters(self.reference, self.reward):
+                    log_probs = response_log_probs(self.reference, part, self.temperature)
+                    reference_log_probs[rows, :width] = log_probs.float()
+                    scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
         if self.missing_eos_penalty is not None:
             scores = scores - self.missing_eos_penalty * (~rollout.ended).float()
         self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
         self.log("rollout/sampler_gap", check_sampler(rollout, old_log_probs, 0.01 if self._exact else 0.1))
         rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.discount, self.gae_lambda)
-        advantages = whiten(advantages, mask)
+        advantages = whiten(advantages, mask, sum_over_processes)
         return Experience(rollout, scores, old_log_probs, reference_log_probs, values, advantages, returns, minibatches)
 
     def update(self, experience: Experience, pretrain: LMBatch | None = None) -> None:
@@ -243,12 +241,12 @@ class PPOModule(StageModule):
             drawn = experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
             for number, rows in enumerate(drawn):
                 first = epoch == 0 and number == 0
-                statistics = self.backward_policy(experience, rows)
+                _, approx_kl, deviation = self.backward_policy(experience, rows)
                 if first:
-                    self.log("update/first_ratio_deviation", statistics.ratio_deviation)
-                    check_first_ratio(statistics.ratio_deviation, 0.0 if self._exact else 0.1)
-                if self.stop_kl is not None and statistics.approx_kl > self.stop_kl:
-                    self._note("update/left_out", torch.tensor(float(len(drawn) - number)))
+                    self.log("update/first_ratio_deviation", deviation, sync_dist=True, reduce_fx="max")
+                    check_first_ratio(deviation, 0.0 if self._exact else 0.1)
+                if self.stop_kl is not None and mean_over_processes(approx_kl) > self.stop_kl:
+                    self.note("update/left_out", torch.tensor(float(len(drawn) - number)))
                     policy_optimizer.zero_grad()
                     return
                 if self.ptx_coef:
@@ -263,13 +261,12 @@ class PPOModule(StageModule):
 
     def backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
         """Add the gradient of the policy loss on a minibatch to the policy's."""
-        num_tokens = experience.rollout.response_mask[rows].sum()
+        rows, num_tokens = self._counted(experience.rollout, rows)
         parts = []
-        for micro in self._micro_batches(experience.rollout, rows):
-            part = self._read(experience.rollout, micro, self.policy, backward=True)
+        for micro, part in self._parts(experience.rollout, rows, self.policy):
             width = part.response_ids.shape[1]
             loss, statistics = policy_loss(
-                response_log_probs(self.policy, part, self.temperature),
+                call(response_log_probs, self.policy, part, self.temperature),
                 experience.old_log_probs[micro, :width],
                 experience.advantages[micro, :width],
                 part.response_mask,
@@ -277,23 +274,21 @@ class PPOModule(StageModule):
                 num_tokens,
             )
             self.manual_backward(loss)
-            weight = part.response_mask.sum() / num_tokens
-            parts.append((loss.detach(), weight, statistics))
+            parts.append((loss.detach(), part.response_mask.sum() / num_tokens, statistics))
         merged = merge_statistics([(weight, part) for _, weight, part in parts])
-        self._note("update/policy_loss", torch.stack([loss for loss, *_ in parts]).sum())
-        self._note("update/clip_fraction", merged.clip_fraction)
-        self._note("update/approx_kl", merged.approx_kl)
+        self.note("update/policy_loss", torch.stack([loss for loss, *_ in parts]).sum())
+        self.note("update/clip_fraction", merged.clip_fraction)
+        self.note("update/approx_kl", merged.approx_kl)
         return merged
 
     def backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
         """Add the gradient of the value loss on a minibatch to the critic's."""
-        num_tokens = experience.rollout.response_mask[rows].sum()
+        rows, num_tokens = self._counted(experience.rollout, rows)
         total = torch.zeros((), device=self.device)
-        for micro in self._micro_batches(experience.rollout, rows):
-            part = self._read(experience.rollout, micro, self.value, backward=True)
+        for micro, part in self._parts(experience.rollout, rows, self.value):
             width = part.response_ids.shape[1]
             loss, _ = value_loss(
-                response_values(self.value, part),
+                call(response_values, self.value, part),
                 experience.old_values[micro, :width],
                 experience.returns[micro, :width],
                 part.response_mask,
@@ -302,7 +297,7 @@ class PPOModule(StageModule):
             )
             self.manual_backward(loss)
             total += loss.detach()
-        self._note("update/value_loss", total)
+        self.note("update/value_loss", total)
 
     def backward_text(self, batch: LMBatch, measure: bool) -> None:
         """Add the pretraining gradient to the policy's."""
@@ -310,29 +305,27 @@ class PPOModule(StageModule):
         with self.throughput.phase("ptx"), measured_gradient(self.policy, measure) as figures:
             self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), backward=True)
             loss = backward_pretrain(self.policy, batch, self.ptx_coef, self.micro_batch_size, self.manual_backward)
-        self._note("update/ptx_loss", loss)
+        self.note("update/ptx_loss", loss)
         self.log_dict(figures)
 
     def _step(self, optimizer: LightningOptimizer | Optimizer, module: nn.Module, name: str) -> None:
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+        average_gradients(module)
+        norm = full(nn.utils.clip_grad_norm_(module.parameters(), limit))
         self.check_finite(**{f"gradient of the {name}": norm})
-        self._note(f"update/{name}_grad_norm", norm)
+        self.note(f"update/{name}_grad_norm", norm)
         optimizer.step()
         optimizer.zero_grad()
         # Lightning keeps one autocast around the whole iteration, and autocast keeps 16-bit copies of the weights.
         torch.clear_autocast_cache()
 
-    def _note(self, name: str, value: Tensor) -> None:
-        """Keep a figure of one minibatch; the mean over an iteration's is logged."""
-        self._noted.setdefault(name, []).append(value.detach())
-
-    def _log_noted(self) -> None:
-        for name, values in self._noted.items():
-            self.log(name, torch.stack(values).mean(), prog_bar=name == "update/ptx_loss")
-        self._noted = {}
-
     # --- bookkeeping -------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Where weights are shared out over processes, so is their moving average."""
+        super().configure_model()
+        if self.ema is not None:
+            self.ema.share_out_like(self.policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Policy and critic have optimizers of their own; schedules count iterations."""
@@ -346,13 +339,21 @@ class PPOModule(StageModule):
         return optimizers, [self.scheduler_factory(optimizer, iterations) for optimizer in optimizers]
 
     def _draw_minibatches(self, rows: int, epoch: int) -> list[Int[Tensor, " minibatch"]]:
-        drawn = draw_minibatches(rows, self.num_minibatches, (self.seed, int(self.iteration), epoch, 1))
-        return [minibatch.to(self.device) for minibatch in drawn]
+        key = (self.seed, int(self.iteration), epoch, 1)
+        return [drawn.to(self.device) for drawn in draw_minibatches(rows, self.num_minibatches, key)]
 
-    def _micro_batches(self, rollout: Rollout, rows: Int[Tensor, " minibatch"]) -> Iterator[Int[Tensor, " micro"]]:
+    def _micro_batches(self, rollout: Rollout, rows: Int[Tensor, " minibatch"]) -> list[Int[Tensor, " micro"]]:
         """Episodes of similar length go through the models together; the gradients add up to the minibatch's."""
-        for group in length_groups(rollout.lengths[rows], sys.maxsize, self.micro_batch_size):
-            yield rows[group]
+        return [rows[group] for group in length_groups(rollout.lengths[rows], sys.maxsize, self.micro_batch_size)]
+
+    def _counted(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of a minibatch and what its loss is divided by; who has none reads one that counts for nothing."""
+        num_tokens = mean_over_processes(rollout.response_mask[rows].sum())
+        return (rows, num_tokens) if len(rows) else (rows.new_zeros(1), num_tokens * float("inf"))
+
+    def _parts(self, rollout: Rollout, rows: Tensor, model: nn.Module) -> Iterator[tuple[Tensor, Rollout]]:
+        parts = reducing_last(model, self._micro_batches(rollout, rows))
+        return ((micro, self._read(rollout, micro, model, backward=True)) for micro in parts)
 
     def _read(self, rollout: Rollout, rows: Tensor, *models: Any, backward: bool = False) -> Rollout:
         """Those rows, noted as read by the models among ``models``."""

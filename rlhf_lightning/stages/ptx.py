@@ -9,12 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.batch import LMBatch, length_groups
+from rlhf_lightning.distributed import averaged, mean_over_processes
 from rlhf_lightning.logits import causal_log_probs
 from rlhf_lightning.losses import lm_loss
+from rlhf_lightning.sharding import call, full, reducing_last
 
 
 def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
-    """Every ``count``-th row from ``number`` on: the text of one minibatch.
+    """One of ``count`` equal parts: the text of one minibatch.
 
     Raises:
         ValueError: When there is no text, or less than a row per minibatch.
@@ -27,7 +29,7 @@ def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
         raise ValueError(
             f"{len(batch.mask)} rows of text cannot be shared out over num_minibatches={count}; raise text_batch_size."
         )
-    return LMBatch(*(field[number::count] for field in batch))
+    return LMBatch(*(field.tensor_split(count)[number] for field in batch))
 
 
 def backward_pretrain(
@@ -47,14 +49,14 @@ def backward_pretrain(
         backward: ``loss.backward()``, or Lightning's ``manual_backward``.
 
     Returns:
-        The loss, in nats per token, without ``coef``.
+        The loss, in nats per token, without ``coef``: the part of this process, whose mean is that of all text.
     """
-    num_tokens = batch.loss_mask[:, 1:].sum()
+    num_tokens = mean_over_processes(batch.loss_mask[:, 1:].sum())
     total = torch.zeros((), device=batch.mask.device)
-    for rows in length_groups(batch.mask.sum(1), sys.maxsize, micro_batch_size):
+    for rows in reducing_last(policy, length_groups(batch.mask.sum(1), sys.maxsize, micro_batch_size)):
         ids, mask, loss_mask = (field[rows] for field in batch)
         width = int(mask.sum(1).max())
-        log_probs = causal_log_probs(policy, ids[:, :width], mask[:, :width], loss_mask[:, :width])
+        log_probs = call(causal_log_probs, policy, ids[:, :width], mask[:, :width], loss_mask[:, :width])
         loss, _ = lm_loss(log_probs, loss_mask[:, 1:width], num_tokens)
         backward(coef * loss)
         total += loss.detach()
@@ -64,6 +66,8 @@ def backward_pretrain(
 @contextmanager
 def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]:
     """Norms of the gradient before the block and of what the block adds, and the cosine between the two.
+
+    Of the mean gradient, where there are several processes.
 
     Args:
         policy: What has the gradient.
@@ -77,12 +81,13 @@ def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Ten
         yield figures
         return
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+    before = averaged([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
     yield figures
+    after = averaged([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
     squares = torch.zeros(3, dtype=torch.float64, device=before[0].device)
-    for parameter, old in zip(parameters, before, strict=True):
-        added = torch.zeros_like(old) if parameter.grad is None else parameter.grad - old
-        squares += torch.stack([(x * y).sum().double() for x, y in ((old, old), (added, added), (old, added))])
+    for old, new in zip(before, after, strict=True):
+        added = new - old
+        squares += torch.stack([full((x * y).sum()).double() for x, y in ((old, old), (added, added), (old, added))])
     old_norm, added_norm = squares[0].sqrt(), squares[1].sqrt()
     figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = old_norm.float(), added_norm.float()
     figures["update/grad_cosine"] = (squares[2] / (old_norm * added_norm).clamp(min=1e-30)).float()

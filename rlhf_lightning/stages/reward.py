@@ -8,9 +8,11 @@ from torchmetrics import Metric
 
 from rlhf_lightning.batch import ComparisonBatch
 from rlhf_lightning.checkpointing import checkpoint_activations
+from rlhf_lightning.distributed import gathered_objects, share, sum_over_processes
 from rlhf_lightning.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.prefix import Scores, cached_scores, fastest_pass, sound_passes, tokens_read, tree_scores
+from rlhf_lightning.sharding import call, gathered
 from rlhf_lightning.stages.base import OptimizerFactory, SchedulerFactory, StageModule
 
 
@@ -50,13 +52,14 @@ class RewardModule(StageModule):
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
         if self.passes is None and batch.ranks.shape[1] > 1:
-            self.passes, reason = sound_passes(self.model, batch, self.candidates)
+            with gathered(self.model):
+                self.passes, reason = sound_passes(self.model, batch, self.candidates)
             if not self.passes:
                 rank_zero_warn(
                     f"{type(self.model.backbone).__name__} does not support a shared prefix ({reason}); each "
                     "response is scored in a row of its own, which is slower and gives the same result."
                 )
-        return fastest_pass(self.passes or (), batch)(self.model, batch)
+        return call(fastest_pass(self.passes or (), batch), self.model, batch)
 
     def loss(self, batch: ComparisonBatch) -> tuple[Float[Tensor, ""], RankingStatistics]:
         """Ranking loss over all pairs of each prompt that are not ties."""
@@ -65,11 +68,13 @@ class RewardModule(StageModule):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step."""
         loss, statistics = self.loss(batch)
+        loss = loss * share(statistics.num_prompts)
         tokens, positions = tokens_read(fastest_pass(self.passes or (), batch), batch)
         self.throughput.count(self.model, tokens, positions, backward=True)
         self.check_finite(loss=loss.detach())
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ranks))
-        self.log("train/accuracy", statistics.accuracy, prog_bar=True, batch_size=len(batch.ranks))
+        accuracy = statistics.accuracy * share(statistics.num_pairs)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
+        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -79,8 +84,9 @@ class RewardModule(StageModule):
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Loss, and accuracy over all pairs and per group."""
         scores = self.scores(batch)
-        loss, _ = ranking_loss(scores, batch.ranks, batch.mask)
-        self.log("validation/loss", loss, prog_bar=True, batch_size=len(batch.ranks))
+        loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
+        loss, prompts = loss * share(statistics.num_prompts), sum_over_processes(statistics.num_prompts)
+        self.log("validation/loss", loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)
         for group in {"", *batch.groups}:
             rows = torch.tensor([group in ("", own) for own in batch.groups], device=scores.device)
             metric = self.accuracy.setdefault(group, PairwiseAccuracy().to(scores.device))
@@ -88,8 +94,10 @@ class RewardModule(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
-        for group, metric in self.accuracy.items():
-            self.log(f"validation/accuracy{'/' if group else ''}{group}", metric.compute(), prog_bar=not group)
+        # A process may not have met every group, and all of them must ask for the same sums.
+        for group in sorted({group for groups in gathered_objects(list(self.accuracy)) for group in groups}):
+            accuracy = self.accuracy.setdefault(group, PairwiseAccuracy().to(self.device)).compute()
+            self.log(f"validation/accuracy{'/' if group else ''}{group}", accuracy, prog_bar=not group)
 
 
 class PairwiseAccuracy(Metric):

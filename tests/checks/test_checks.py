@@ -219,7 +219,7 @@ def _advantages_run_over_padding(patch: pytest.MonkeyPatch, subject: Subject) ->
 
 
 def _whitening_over_padding(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    patch.setattr(ppo, "whiten", lambda values, mask: (values - values.mean()) / values.std())
+    patch.setattr(ppo, "whiten", lambda values, mask, total: (values - values.mean()) / values.std())
 
 
 def _micro_batches_average_themselves(patch: pytest.MonkeyPatch, subject: Subject) -> None:

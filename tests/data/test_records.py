@@ -1,159 +1,144 @@
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from jaxtyping import config
 
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text, record_from_row
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text, short
 
-
-@pytest.fixture(autouse=True, scope="module")
-def types_as_users_have_them():
-    """Without the checks of the test suite, which see a value of the wrong type before the record does."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 
 
-QUESTION = {"role": "user", "content": "which way ?"}
-LEFT, RIGHT = {"role": "assistant", "content": "left"}, {"role": "assistant", "content": "right"}
+def turns(*roles):
+    return [{"role": role, "content": "left or right ?"} for role in roles]
+
+
+def kinds_with_prompt(prompt):
+    return [lambda: Demonstration(prompt, "b"), lambda: Comparison(prompt, ["b", "c"], [1, 2]), lambda: Prompt(prompt)]
 
 
 @pytest.mark.parametrize("prompt", [5, [], {}, [[]], ["hello"], [{"role": "user"}], [{"role": "user", "content": 3}]])
-@pytest.mark.parametrize("kind", [Demonstration, Comparison, Prompt])
-def test_malformed_prompt(kind, prompt):
-    row = {"prompt": prompt, "response": "b", "completions": ["b", "c"], "ranks": [1, 2]}
-    with pytest.raises(RecordError, match=r"'prompt' must be a string or a list of \{'role': \.\.\., 'content'"):
-        record_from_row(kind, row)
+def test_malformed_prompt(prompt):
+    for make in kinds_with_prompt(prompt):
+        with pytest.raises(RecordError, match=r"'prompt' must be a string or a list of \{'role': \.\.\., 'content'"):
+            make()
 
 
-@pytest.mark.parametrize("kind", [Demonstration, Comparison, Prompt])
-def test_empty_prompt(kind):
-    row = {"prompt": " \n", "response": "b", "completions": ["b", "c"], "ranks": [1, 2]}
-    with pytest.raises(RecordError, match="'prompt' is empty; fill it or leave the row out"):
-        record_from_row(kind, row)
+@pytest.mark.parametrize("prompt", [" \n", [{"role": "user", "content": ""}]])
+def test_empty_prompt(prompt):
+    for make in kinds_with_prompt(prompt):
+        with pytest.raises(RecordError, match="'prompt' is empty; fill it or leave the row out"):
+            make()
 
 
-@pytest.mark.parametrize(("kind", "field"), [(Demonstration, "response"), (Text, "text")])
-def test_malformed_strings(kind, field):
-    row = {"prompt": "a", field: ["b"]}
+@pytest.mark.parametrize("roles", [["user"], ["system", "user"], ["user", "assistant", "user"]])
+def test_roles_in_order(roles):
+    assert Prompt(turns(*roles)).prompt == turns(*roles)
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ["system"],
+        ["assistant"],
+        ["user", "assistant"],
+        ["user", "user"],
+        ["assistant", "user"],
+        ["user", "system", "user"],
+        ["system", "system", "user"],
+        ["system", "assistant", "user"],
+        ["user", "assistant", "assistant", "user"],
+        ["user", "assistant", "user", "assistant"],
+        ["User"],
+        ["human"],
+    ],
+)
+def test_roles_out_of_order(roles):
+    with pytest.raises(RecordError, match=f"'prompt' has the roles '{', '.join(roles)}'; .*take turns, the user first"):
+        Prompt(turns(*roles))
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda text: Demonstration("a", text), "response"),
+        (Text, "text"),
+        (lambda t: Comparison("a", ["b", t], [1, 2]), "completions"),
+    ],
+)
+def test_malformed_strings(make, field):
     with pytest.raises(RecordError, match=rf"'{field}' must be a string, got \['b'\]"):
-        record_from_row(kind, row)
+        make(["b"])
     with pytest.raises(RecordError, match=f"'{field}' is empty; fill it or leave the row out"):
-        record_from_row(kind, {**row, field: "\t"})
+        make("\t")
+    with pytest.raises(RecordError, match=rf"'{field}' holds broken UTF-8 at character 2, got 'ab\\ud800'.*UTF-8"):
+        make("ab\ud800")
 
 
-@pytest.mark.parametrize("completions", ["ab", ["a"], [], {"a": 1, "b": 2}])
+@pytest.mark.parametrize("completions", ["ab", ["a"], [], {"a": 1, "b": 2}, None])
 def test_too_few_completions(completions):
     with pytest.raises(RecordError, match=r"'completions' must be a list of at least 2 strings.*leave the row out"):
-        record_from_row(Comparison, {"prompt": "a", "completions": completions, "ranks": [1, 2]})
-
-
-@pytest.mark.parametrize("bad", ["", None, 4])
-def test_a_malformed_completion(bad):
-    with pytest.raises(RecordError, match="field 'completions'"):
-        record_from_row(Comparison, {"prompt": "a", "completions": ["b", bad], "ranks": [1, 2]})
+        Comparison("a", completions, [1, 2])
 
 
 @pytest.mark.parametrize("ranks", [[1], [1, 2, 3], [0, 1], [1, -1], [1.0, 2.0], [True, 2], ["1", "2"], "12", 1])
 def test_malformed_ranks(ranks):
     with pytest.raises(RecordError, match=r"'ranks' must hold 2 whole numbers from 1 \(best\) up, one per completion"):
-        record_from_row(Comparison, {"prompt": "a", "completions": ["b", "c"], "ranks": ranks})
+        Comparison("a", ["b", "c"], ranks)
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "field"),
-    [
-        (Demonstration, {"prompt": "a", "answer": "b"}, "response"),
-        (Demonstration, {"prompt": None, "response": "b"}, "prompt"),
-        (Comparison, {"prompt": "a", "completions": ["b", "c"]}, "ranks"),
-        (Comparison, {"prompt": "a", "ranks": [1, 2]}, "completions"),
-        (Prompt, {"question": "a"}, "prompt"),
-        (Text, {}, "text"),
-    ],
+    "ranks",
+    [[1, 2, 3, 4], [2, 3, 2, 1], [1, 2, 2, 4], [4, 2, 1, 2], [1, 1, 3, 4], [1, 1, 1, 1], [1, 1, 3, 3], [2, 2, 1, 2]],
 )
-def test_missing_fields(kind, row, field):
-    has = ", ".join(row) or "no columns"
-    with pytest.raises(RecordError, match=f"'{field}' is missing.*this row has {has}.*Name the column .* 'columns'"):
-        record_from_row(kind, row)
+def test_dense_and_competition_ranks_stay_as_they_are(ranks):
+    assert Comparison("a", ["b", "c", "d", "e"], ranks).ranks == ranks
+
+
+@pytest.mark.parametrize(
+    "ranks", [[1, 3, 3, 3], [2, 3, 4, 5], [2, 2, 2, 2], [1, 2, 2, 5], [1, 1, 2, 4], [1, 1, 4, 4], [1, 2, 3, 9]]
+)
+def test_ranks_with_gaps(ranks):
+    with pytest.raises(RecordError) as raised:
+        Comparison("a", ["b", "c", "d", "e"], ranks)
+    assert f"'ranks' holds {ranks}, which are neither dense ranks (1, 2, 2, 3) nor competition" in str(raised.value)
+    assert "columns: {ranks: {rank: ranks, best: lowest}}" in str(raised.value)
 
 
 def test_long_values_are_shortened_in_the_message():
     with pytest.raises(RecordError) as raised:
         Prompt([{"role": "user", "text": "x" * 1000}])
     assert len(str(raised.value)) < 250
-
-
-def test_other_columns_are_ignored_and_labels_kept():
-    row = {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [2, 1, 2], "labeler": "ann", "source": "s", "id": 4}
-    assert record_from_row(Comparison, row) == Comparison("a", ["b", "c", "d"], [2, 1, 2], "ann", "s")
-    assert record_from_row(Demonstration, {"prompt": [QUESTION], "response": "b", "user": "u"}).user == "u"
+    assert short("x" * 80) == "'" + "x" * 76 + "..."
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("make", "field"),
     [
-        {"prompt": [QUESTION], "chosen": "left", "rejected": "right"},
-        {"prompt": [QUESTION], "chosen": [LEFT], "rejected": [RIGHT]},
-        {"prompt": [QUESTION], "chosen": [QUESTION, LEFT], "rejected": [QUESTION, RIGHT]},
-        {"chosen": [QUESTION, LEFT], "rejected": [QUESTION, RIGHT]},
+        (lambda: Comparison("a", ["b", "c"], [1, 2], labeler=7), "labeler"),
+        (lambda: Comparison("a", ["b", "c"], [1, 2], source=7), "source"),
+        (lambda: Demonstration("a", "b", user=7), "user"),
+        (lambda: Prompt("a", source=["s"]), "source"),
+        (lambda: Text("a", source=7), "source"),
     ],
-    ids=["strings", "messages", "whole conversations", "implicit prompt"],
 )
-def test_pairs_are_rankings_of_two(row):
-    expected = Comparison([QUESTION], ["left", "right"], [1, 2], source="pairs")
-    assert record_from_row(Comparison, {**row, "source": "pairs"}) == expected
+def test_labels_are_strings(make, field):
+    with pytest.raises(RecordError, match=f"field '{field}' must be a string where it is given"):
+        make()
 
 
-def test_explicit_completions_win_over_a_pair():
-    row = {"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1], "chosen": "d", "rejected": "e"}
-    assert record_from_row(Comparison, row).completions == ["b", "c"]
-
-
+@pytest.mark.parametrize("labels", ["qa", ["qa"], {"use_case": 3}, {"ambiguous": ["yes"]}])
 @pytest.mark.parametrize(
-    ("row", "message"),
+    "make",
     [
-        ({"chosen": [QUESTION, LEFT], "rejected": [LEFT, RIGHT]}, "must share every message but the last"),
-        ({"chosen": [LEFT], "rejected": [RIGHT]}, "field 'prompt'"),
-        ({"chosen": "left", "rejected": "right"}, "field 'prompt' is missing"),
-        ({"prompt": "a", "chosen": "left", "rejected": ""}, "field 'completions' is empty"),
-        ({"prompt": "a", "chosen": [LEFT], "rejected": [{"role": "assistant"}]}, "field 'completions' must be a str"),
-        ({"prompt": "a", "chosen": "left", "rejected": [RIGHT]}, "field 'completions' must be a string"),
+        lambda labels: Demonstration("a", "b", labels=labels),
+        lambda labels: Comparison("a", ["b", "c"], [1, 2], labels=labels),
+        lambda labels: Prompt("a", labels=labels),
     ],
 )
-def test_malformed_pairs(row, message):
-    with pytest.raises(RecordError, match=message):
-        record_from_row(Comparison, row)
+def test_malformed_labels(make, labels):
+    with pytest.raises(RecordError, match="'labels' must be an object of strings and true or false"):
+        make(labels)
 
 
-WORDS = st.one_of(st.none(), st.integers(-1, 3), st.sampled_from(["", " ", "a", "b c"]), st.booleans(), st.floats())
-MESSAGES = st.dictionaries(st.sampled_from(["role", "content"]), WORDS)
-VALUES = st.one_of(WORDS, st.lists(WORDS, max_size=3), st.lists(MESSAGES, max_size=3), MESSAGES)
-KINDS = st.sampled_from([Demonstration, Comparison, Prompt, Text])
-
-
-@given(
-    KINDS,
-    st.dictionaries(st.sampled_from(["prompt", "response", "completions", "ranks", "text"]), VALUES),
-)
-@example(Comparison, {"prompt": "a", "completions": ["b", "b c"], "ranks": [1, 1]})
-def test_a_row_is_a_record_or_a_record_error(kind, row):
-    try:
-        record = record_from_row(kind, row)
-    except RecordError as error:
-        assert "field '" in str(error)  # noqa: PT017
-    else:
-        assert isinstance(record, kind)
-        assert all(getattr(record, name) == value for name, value in row.items() if hasattr(record, name))
-
-
-@given(st.sampled_from([None, "a", [QUESTION]]), st.lists(WORDS, min_size=1, max_size=2))
-@example("a", ["b"])
-def test_a_pair_of_lists_is_a_record_or_a_record_error(prompt, answers):
-    with pytest.raises(RecordError):
-        record_from_row(Comparison, {"prompt": prompt, "chosen": answers, "rejected": answers})
-
-
-@pytest.mark.parametrize("field", ["labeler", "source"])
-def test_labels_are_strings(field):
-    with pytest.raises(RecordError, match=f"field '{field}'"):
-        record_from_row(Comparison, {"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2], field: 7})
+def test_labels_are_carried_and_change_no_hash():
+    labelled = Prompt("a", labels={"use_case": "qa", "ambiguous": False, "user": None})
+    assert labelled.labels == {"use_case": "qa", "ambiguous": False, "user": None}
+    assert labelled != Prompt("a")
+    assert len({labelled, Prompt("a", labels={"use_case": "chat"})}) == 2

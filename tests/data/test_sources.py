@@ -1,16 +1,15 @@
 import gzip
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset, DatasetDict
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
 from rlhf_lightning.data.sources import FileData, read_records
 
-REPOSITORY = Path(__file__).parents[2]
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 
 
 def write(path, *rows):
@@ -76,24 +75,86 @@ def test_list_and_value_table(tmp_path):
 
 
 def test_the_message_names_file_line_column_and_count(tmp_path):
-    path = str(write(tmp_path / "rows.jsonl", {"q": "a", "a": "b"}, "", {"q": "a"}, {"q": "", "a": "b"}, [1]))
+    bad = [{"q": "a"}, {"q": "", "a": "b"}, [1], {"q": "c", "a": 5}]
+    path = str(write(tmp_path / "rows.jsonl", {"q": "a", "a": "b"}, "", *bad))
     source = {"path": path, "columns": {"prompt": "q", "response": "a"}}
     with pytest.raises(RecordError) as raised:
         read_records(source, Demonstration)
     assert str(raised.value) == (
-        f"{path}, line 3: column 'a' is missing; the row has q. Mend 'columns'. (3 malformed rows in all)"
+        f"{path}, line 3: column 'a' is missing; the row has q. Mend 'columns'.\n"
+        "4 malformed rows in all; also\n"
+        f"  {path}, line 4: field 'prompt' is empty; fill it or leave the row out.\n"
+        f"  {path}, line 5: a row must be a JSON object, got [1].\n"
+        "  and 1 more\n"
+        "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
     )
-    skipped = []
-    assert read_records(source, Demonstration, skipped) == [Demonstration("a", "b")]
-    assert [line.removeprefix(path).split(":")[0] for line in skipped] == [", line 3", ", line 4", ", line 5"]
-    assert "a row must be a JSON object, got list" in skipped[2]
+    problems = []
+    assert read_records(source, Demonstration, problems) == [Demonstration("a", "b")]
+    assert [(row.place.removeprefix(path), row.value) for row in problems] == [
+        (f", line {number}", row) for number, row in enumerate(bad, 3)
+    ]
+    assert problems[2].problem == "a row must be a JSON object, got [1]."
 
 
 def test_one_malformed_row_is_not_counted(tmp_path):
-    path = write(tmp_path / "rows.jsonl", {"text": ""})
+    path = write(tmp_path / "rows.jsonl", {"text": ""}, {"text": "a"})
     with pytest.raises(RecordError) as raised:
         read_records(path, Text)
-    assert str(raised.value) == f"{path}, line 1: field 'text' is empty; fill it or leave the row out."
+    first, hint = str(raised.value).splitlines()
+    assert first == f"{path}, line 1: field 'text' is empty; fill it or leave the row out."
+    assert hint.startswith("(data.on_error=quarantine")
+
+
+def test_rows_that_a_source_wants(tmp_path):
+    rows = [
+        {"text": text, "split": split, "info": {"n": n}}
+        for n, (text, split) in enumerate(zip("abcd", "ttv_", strict=True))
+    ]
+    path = str(write(tmp_path / "rows.jsonl", *rows, {"text": "e", "split": None, "info": {"n": None}}))
+
+    def texts(**where):
+        return [record.text for record in read_records({"path": path, "where": where}, Text)]
+
+    assert texts(split="t") == ["a", "b"]
+    assert texts(split=["t", "v"]) == ["a", "b", "c"]
+    assert texts(**{"split": ["t", "v"], "info.n": [1, 2, 3]}) == ["b", "c"]
+    assert texts(**{"info.n": "*"}) == ["a", "b", "c", "d"]
+    assert texts(**{"info.n": None}) == ["e"]
+    with pytest.raises(RecordError, match="line 1: column 'gone' is missing"):
+        texts(gone="t")
+    with pytest.raises(RecordError, match=r"rows.jsonl holds no text: no row of it is to be read\. Mend it, name"):
+        texts(split="x")
+
+
+def test_the_wanted_rows_of_a_tree(tmp_path):
+    tree = [{"message_id": "p", "parent_id": None, "role": "prompter", "text": "Ja ?", "lang": "de"}]
+    tree += [{"message_id": n, "parent_id": "p", "role": "assistant", "text": f"{n}", "rank": n} for n in (1, 0)]
+    source = {"path": str(write(tmp_path / "rows.jsonl", *tree)), "shape": "message_trees"}
+    expected = Comparison([{"role": "user", "content": "Ja ?"}], ["1", "0"], [2, 1])
+    assert read_records({**source, "where": {"lang": ["de", "nl"]}}, Comparison) == [expected]
+    with pytest.raises(RecordError, match="no row of it is to be read"):
+        read_records({**source, "where": {"lang": "en"}}, Comparison)
+
+
+def test_an_identifier_occurs_once(tmp_path):
+    rows = [{"id": "a", "text": "x"}, {"id": 1, "text": "y"}, {"id": "a", "text": "z"}, {"id": None, "text": "u"}]
+    path = str(write(tmp_path / "rows.jsonl", *rows, {"id": None, "text": "v"}, {"id": [1], "text": "w"}))
+    with pytest.raises(RecordError) as raised:
+        read_records(path, Text)
+    assert str(raised.value).startswith(
+        f"{path}, line 3: field 'id' is 'a', as at {path}, line 1. Leave one of the rows out, or hide the column if it "
+        "names something else: 'columns: {id: null}'."
+    )
+    texts = [record.text for record in read_records({"path": path, "columns": {"id": None}}, Text)]
+    assert texts == ["x", "y", "z", "u", "v", "w"]
+    # Within a source of its own, that is.
+    path = write(tmp_path / "two.jsonl", *({"id": 1, "text": "x", "source": source} for source in ("a", "b")))
+    assert len(read_records(path, Text)) == 2
+    # The first of the rows stays, and one that is malformed for another reason takes no identifier.
+    path = write(tmp_path / "more.jsonl", {"id": 1, "text": ""}, {"id": 1, "text": "x"}, {"id": 1, "text": "y"})
+    problems = []
+    assert read_records(path, Text, problems) == [Text("x")]
+    assert len(problems) == 2
 
 
 def test_a_value_without_entry(tmp_path):
@@ -108,7 +169,7 @@ def test_rows_of_a_data_set_are_named_by_number(tmp_path):
     with pytest.raises(RecordError, match=r"^row 1: field 'text'"):
         read_records(rows, Text)
     rows.save_to_disk(tmp_path / "set")
-    with pytest.raises(RecordError, match=r"set, row 1: field 'text'"):
+    with pytest.raises(RecordError, match=r"set \(train\), row 1: field 'text'"):
         read_records(tmp_path / "set", Text)
 
 
@@ -118,11 +179,11 @@ def test_a_line_that_is_no_json(tmp_path):
         read_records(path, Text)
 
 
-def test_a_line_that_is_no_json_can_be_skipped(tmp_path):
+def test_a_line_that_is_no_json_can_be_set_aside(tmp_path):
     path = write(tmp_path / "rows.jsonl", "{text: a}", {"text": "a"})
-    skipped = []
-    assert read_records(path, Text, skipped) == [Text("a")]
-    assert len(skipped) == 1
+    problems = []
+    assert read_records(path, Text, problems) == [Text("a")]
+    assert [row.value for row in problems] == ["{text: a}"]
 
 
 def test_a_value_that_is_a_list_has_no_entry(tmp_path):
@@ -139,8 +200,17 @@ def test_a_template_writes_zero(tmp_path):
 @pytest.mark.parametrize("rows", [(), ("", "")])
 def test_an_empty_file(tmp_path, rows):
     path = write(tmp_path / "rows.jsonl", *rows)
-    with pytest.raises(RecordError, match=r"rows\.jsonl.* holds no prompt; there is nothing to train on"):
+    with pytest.raises(RecordError, match=r"rows\.jsonl holds no prompt: no row of it is to be read\. Mend it, name"):
         read_records(path, Prompt)
+
+
+def test_nothing_but_malformed_rows(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"prompt": ""}, "x")
+    problems = []
+    with pytest.raises(RecordError, match=r"holds no prompt: all its rows are malformed\. Mend it.*\n.*line 1: field"):
+        read_records(path, Prompt, problems)
+    with pytest.raises(RecordError, match="the data set holds no prompt: no row"):
+        read_records(Dataset.from_list([]), Prompt)
 
 
 # Files by kind and split
@@ -157,18 +227,81 @@ def test_records_by_kind_and_split(tmp_path):
         assert data.records(name, split) is None
 
 
-def test_skipped_rows_are_counted_by_file(tmp_path):
-    good, bad = (
-        write(tmp_path / "good.jsonl", {"text": "a"}),
-        write(tmp_path / "bad.jsonl", {"text": ""}, {"text": "b"}),
-    )
-    files = {"text": {"train": ["good.jsonl", {"path": "bad.jsonl"}]}}
-    data = FileData(str(tmp_path), files, on_error="skip")
+def test_malformed_rows_go_to_a_file(tmp_path):
+    lost = b'{"text": "\xff"}\n'
+    rows = [{"text": "", "when": "now"}, {"text": "b"}, {"text": "\ud800"}]
+    write(tmp_path / "good.jsonl", {"text": "a"})
+    bad = write(tmp_path / "bad.jsonl", *rows)
+    bad.write_bytes(bad.read_bytes() + lost)
+    files = {"text": {"train": ["good.jsonl", {"path": "bad.jsonl"}], "test": "good.jsonl"}}
+    aside = tmp_path / "run" / "quarantine"
+    data = FileData(str(tmp_path), files, "quarantine", str(aside))
     assert data.records("text", "train") == [Text("a"), Text("b")]
-    assert {path: len(problems) for path, problems in data.malformed.items()} == {str(bad): 1}
-    assert str(good) not in data.malformed
+    assert data.records("text", "test") == [Text("a")]
+    assert [file.name for file in aside.iterdir()] == ["text.train.jsonl"]
+    found = [json.loads(line) for line in (aside / "text.train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["place"] for row in found] == [f"{bad}, line {number}" for number in (1, 3, 4)]
+    assert [row["row"] for row in found] == [rows[0], rows[2], '{"text": "\\xff"}']
+    assert found[0]["problem"] == "field 'text' is empty; fill it or leave the row out."
+    assert list(data.malformed) == [str(aside / "text.train.jsonl")]
+    assert data.malformed[str(aside / "text.train.jsonl")][0] == f"{bad}, line 1: {found[0]['problem']}"
     with pytest.raises(RecordError, match=r"bad\.jsonl, line 1"):
         FileData(str(tmp_path), files).records("text", "train")
+    # Once the data is mended, the file goes.
+    write(bad, {"text": "c"})
+    data = FileData(str(tmp_path), files, "quarantine", str(aside))
+    assert data.records("text", "train") == [Text("a"), Text("c")]
+    assert data.malformed == {}
+    assert list(aside.iterdir()) == []
+
+
+def test_a_row_that_json_does_not_know_can_be_set_aside(tmp_path):
+    rows = [{"text": "a", "at": datetime(2022, 3, 4, tzinfo=UTC)}, {"text": "", "at": datetime(2022, 3, 5, tzinfo=UTC)}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    data = FileData(str(tmp_path), {"text": {"train": "set"}}, "quarantine", str(tmp_path / "aside"))
+    assert data.records("text", "train") == [Text("a")]
+    assert '"at": "2022-03-05 00:00:00' in (tmp_path / "aside" / "text.train.jsonl").read_text(encoding="utf-8")
+
+
+def test_the_split_is_that_of_the_entry(tmp_path):
+    for split in ("train", "test", "dev"):
+        write(tmp_path / "set" / f"{split}.jsonl", {"text": split})
+    files = {"text": {"train": "set", "test": {"path": "set"}, "validation": {"path": "set", "split": "test"}}}
+    data = FileData(str(tmp_path), files)
+    assert [data.records("text", split)[0].text for split in ("train", "test", "validation")] == [
+        "train",
+        "test",
+        "test",
+    ]
+
+
+def test_a_set_of_the_hub_in_a_folder(tmp_path):
+    write(tmp_path / "train.jsonl.gz", {"q": "a"})
+    write(tmp_path / "extra" / "more.jsonl", {"q": "b"})
+    rows = {"hub": "nobody/nothing", "columns": {"prompt": "q"}}
+    files = {
+        "prompts": {"train": rows, "test": rows},
+        "demonstrations": {"train": {**rows, "path": "extra"}, "validation": {**rows, "path": "gone"}},
+    }
+    data = FileData(str(tmp_path), files)
+    assert data.records("prompts", "train") == [Prompt("a")]
+    assert data.records("prompts", "test") is None
+    assert data.records("demonstrations", "validation") is None
+    assert [source["path"] for source in data.files["demonstrations"]["train"]] == [str(tmp_path / "extra")]
+    with pytest.raises(
+        ValueError, match=r"holds no \.jsonl.* file for nobody/nothing \(data\.files\.prompts\.test\)\. Name"
+    ):
+        FileData(str(tmp_path), {"prompts": {"test": rows}})
+    # Without a folder the hub is asked.
+    hub = FileData(None, {"prompts": {"train": rows}})
+    with pytest.raises(RecordError, match="nobody/nothing is no file here, and the hub does not give it"):
+        hub.records("prompts", "train")
+
+
+def test_paths_without_a_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", {"text": "a"})
+    assert FileData(None, {"text": {"train": "a.jsonl"}}).records("text", "train") == [Text("a")]
 
 
 @pytest.mark.parametrize("entry", ["gone.jsonl", "gone.jsonl.gz", "./gone", {"path": "gone.json"}, ["gone.jsonl"]])
@@ -178,10 +311,17 @@ def test_a_missing_file_is_a_sentence(tmp_path, entry):
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(ValueError, match="on_error must be stop or skip, got 'ignore'"):
-        FileData(str(tmp_path), {}, on_error="ignore")
+    with pytest.raises(ValueError, match="on_error must be stop or quarantine, got 'skip'"):
+        FileData(str(tmp_path), {}, on_error="skip")
+    with pytest.raises(ValueError, match="on_error=quarantine needs the folder"):
+        FileData(str(tmp_path), {}, on_error="quarantine")
     with pytest.raises(ValueError, match=r"data\.files\.promts is unknown; the kinds are demonstrations, "):
         FileData(str(tmp_path), {"promts": {}})
+    for entry in ({"path": "a", "colums": {}}, {"columns": {}}):
+        with pytest.raises(
+            ValueError, match=r"data\.files\.text\.train has the keys .*; it takes path, hub, load, split"
+        ):
+            FileData(str(tmp_path), {"text": {"train": entry}})
 
 
 def test_fingerprint_follows_the_content(tmp_path):
@@ -202,21 +342,3 @@ def test_fingerprint_follows_the_content(tmp_path):
     write(file, {"text": "a"})
     write(folder / "b.jsonl", {"text": "b"})
     assert fingerprint() == seen[0]
-
-
-def test_the_mapping_of_the_public_data():
-    if not SHARED_DATA.exists():
-        pytest.skip("the public data sets are not beside this checkout")
-    node = yaml.safe_load((REPOSITORY / "conf" / "data" / "real.yaml").read_text(encoding="utf-8"))["source"]
-    data = FileData(str(SHARED_DATA), node["files"], node["on_error"])
-    assert len(data.records("demonstrations", "train")) == 9356
-    assert data.malformed == {}
-    comparisons = data.records("comparisons", "train")
-    assert len(comparisons) == 3428  # 2544 + 623 + 210 + 51
-    assert {record.source for record in comparisons} == {
-        "alpaca_eval_gpt4", "tulu_bon_gpt4", "summaries_human", "dialogue_human"
-    }  # fmt: skip
-    pairs = data.records("judge_comparisons", "train")
-    assert len(pairs) == 2324
-    assert {tuple(record.ranks) for record in pairs} == {(1, 2), (2, 1), (1, 1)}
-    assert [len(problems) for problems in data.malformed.values()] == [52]

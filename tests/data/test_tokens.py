@@ -5,9 +5,10 @@ from rlhf_lightning.data.tokens import ComparisonExample, LMExample, PromptExamp
 
 EOS, UNKNOWN = 1, 2
 CHAT = (
-    "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}{% if add_generation_prompt %}w9{% endif %}"
+    "{% for m in messages %}{{ {'system': 'w7', 'user': 'w8'}[m.role] }} {{ m.content }} <eos> {% endfor %}"
+    "{% if add_generation_prompt %}w9{% endif %}"
 )
-CONVERSATION = [{"role": "w7", "content": "w3 w4"}, {"role": "w8", "content": "w5"}]
+CONVERSATION = [{"role": "system", "content": "w3 w4"}, {"role": "user", "content": "w5"}]
 
 
 def test_a_demonstration_splits_into_prompt_and_target(tiny_tokenizer):
@@ -31,6 +32,14 @@ def test_long_prompts_are_dropped_and_counted(tiny_tokenizer):
     tokenization.demonstrations([Demonstration("w3 w3 w3", "w4")])
     tokenization.comparisons([Comparison("w3 w3 w3", ["w4", "w5"], [1, 2])])
     assert tokenization.dropped == {"prompt over 2 tokens": 3}
+
+
+def test_rankings_without_a_pair_are_dropped_and_counted(tiny_tokenizer):
+    tokenization = Tokenization(tiny_tokenizer, max_prompt_tokens=2)
+    ranks = [[1, 1, 1], [1, 1, 2], [1, 1]]
+    examples = tokenization.comparisons([Comparison("w3", ["w4", "w5", "w6"][: len(r)], r) for r in ranks])
+    assert [example.ranks for example in examples] == [[1, 1, 2]]
+    assert tokenization.dropped == {"all responses tied": 2}
 
 
 def test_a_prompt_keeps_the_text_that_was_asked(tiny_tokenizer):

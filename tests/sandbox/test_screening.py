@@ -7,16 +7,15 @@ import statistics
 
 import pytest
 
+from rlhf_lightning.evaluation.agreement import Screening, passes
 from rlhf_lightning.sandbox.labelers import (
     TRAINING_NOISE,
     Labeler,
     LabelerPanel,
-    Screening,
     agreement,
     candidates,
     held_out_labelers,
     held_out_panel,
-    passes,
     screened_labelers,
     screening,
     varied_responses,

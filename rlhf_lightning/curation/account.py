@@ -1,0 +1,146 @@
+"""The books of curation: what came in, what stayed, and what became of the rest."""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, MutableSequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from rlhf_lightning.curation.groups import SPLITS, GroupSplits
+from rlhf_lightning.curation.keys import key_of
+from rlhf_lightning.curation.rows import Row
+
+DATASETS = {"demonstrations": "SFT", "comparisons": "RM", "prompts": "PPO"}
+"""What the paper's tables call the kinds of record."""
+
+ANNOTATIONS = (
+    "ambiguous",
+    "sensitive_content",
+    "identity_dependent",
+    "closed_domain",
+    "continuation_style",
+    "requests_opinion",
+    "requests_advice",
+    "requests_moral_judgment",
+    "safety_constraints",
+    "other_constraints",
+    "intent_unclear",
+)
+"""The questions of InstructGPT's table 7, in its order: labels that are true or false."""
+
+Numbers: TypeAlias = MutableSequence[int]
+"""Of ``array``, so that each takes eight bytes."""
+
+
+def _numbers() -> Numbers:
+    return array("Q")
+
+
+@dataclass
+class Tally:
+    """What the tables need to know about the rows of one data set in one split.
+
+    Args:
+        rows: How many.
+        groups: The key of the group of each row that has one.
+        prompt_tokens: One per row.
+        sources: How many rows of each source.
+        use_cases: How many rows of each use case.
+        annotations: How many rows say yes, and no, to each question of table 7.
+    """
+
+    rows: int = 0
+    groups: Numbers = field(default_factory=_numbers)
+    prompt_tokens: Numbers = field(default_factory=_numbers)
+    sources: Counter[str] = field(default_factory=Counter)
+    use_cases: Counter[str] = field(default_factory=Counter)
+    annotations: Counter[tuple[str, bool]] = field(default_factory=Counter)
+
+
+@dataclass
+class KindAccount:
+    """The books of one kind of record; ``raw + added == kept + dropped``.
+
+    Args:
+        raw: Rows that came in, malformed ones included.
+        added: By the expansion of few-shot prompts.
+        kept: Rows that stayed, by split.
+        dropped: Rows that did not, by reason.
+        changed: Rows that stayed with another text, by reason.
+        personal: Pieces of personal data in the training split, by type.
+        languages: Rows by the language of their prompt, where it was identified.
+    """
+
+    raw: int = 0
+    added: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    personal: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every row that came in or was added is kept or dropped, once."""
+        return self.raw + self.added == self.kept.total() + self.dropped.total()
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain data, the largest counts first."""
+        counts = {name: dict(getattr(self, name).most_common()) for name in ("dropped", "changed", "personal")}
+        kept = {split: self.kept[split] for split in SPLITS}
+        sums = {"raw": self.raw, "added": self.added, "kept": self.kept.total(), "splits": kept}
+        return {**sums, **counts, "languages": dict(self.languages.most_common())}
+
+
+class Account:
+    """The books of a curation and what its tables need.
+
+    Args:
+        splits: Knows whose a row is.
+        ranked: Prompts per split that are to be ranked later, where there are no rankings yet: the first ones of the
+            prompts stand for them in the tables.
+    """
+
+    def __init__(self, splits: GroupSplits, ranked: Mapping[str, int] | None = None) -> None:
+        self.owners, self.ranked = splits, dict(ranked or {})
+        self.kinds: dict[str, KindAccount] = {}
+        self.tallies: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+        self.tokens_by_use_case: defaultdict[str, Numbers] = defaultdict(_numbers)
+        self.tokens_by_source: defaultdict[str, tuple[Numbers, Numbers]] = defaultdict(lambda: (_numbers(), _numbers()))
+
+    def keep(self, kind: str, row: Row) -> None:
+        """Book a row that stays."""
+        number = self.kinds[kind].kept[row.split]
+        self.kinds[kind].kept[row.split] += 1
+        for name in self._datasets(kind, row.split, number):
+            self._count(self.tallies[name, row.split], row)
+        labels = row.record.labels or {}
+        if labels.get("use_case") is not None:
+            self.tokens_by_use_case[str(labels["use_case"])].append(row.prompt_tokens)
+        if kind == "demonstrations":
+            prompts, responses = self.tokens_by_source[row.record.source or "not given"]
+            prompts.append(row.prompt_tokens)
+            responses.append(row.response_tokens)
+
+    def splits(self, dataset: str) -> Iterator[tuple[str, Tally]]:
+        """The splits of a data set that have rows."""
+        return ((split, self.tallies[dataset, split]) for split in SPLITS if (dataset, split) in self.tallies)
+
+    def _datasets(self, kind: str, split: str, number: int) -> Iterator[str]:
+        yield DATASETS[kind]
+        if kind == "prompts" and number < self.ranked.get(split, 0):
+            yield DATASETS["comparisons"]
+
+    def _count(self, tally: Tally, row: Row) -> None:
+        tally.rows += 1
+        tally.prompt_tokens.append(row.prompt_tokens)
+        if row.record.source is not None:
+            tally.sources[row.record.source] += 1
+        group, labels = self.owners.group(row.record), row.record.labels or {}
+        if group is not None:
+            tally.groups.append(key_of(group))
+        if labels.get("use_case") is not None:
+            tally.use_cases[str(labels["use_case"])] += 1
+        for question in ANNOTATIONS:
+            if isinstance(labels.get(question), bool):
+                tally.annotations[question, labels[question]] += 1

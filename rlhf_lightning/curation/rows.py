@@ -1,0 +1,74 @@
+"""Rows on their way through curation, and where they wait: on disk, so that memory does not grow with their texts."""
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+Progress = Callable[[str, int], None]
+"""Told what is being done, with how many more rows."""
+CHUNK = 1000
+"""Rows that are tokenized together."""
+
+
+class Row(NamedTuple):
+    """A record and what was found out about it.
+
+    Args:
+        place: Where it stood in the data, such as ``prompts.train 17``.
+        split: The one it belongs to.
+        record: ``Demonstration``, ``Prompt`` or ``Comparison``.
+        prompt_tokens: Length of its prompt.
+        response_tokens: Length of its response; 0 for anything but a demonstration.
+    """
+
+    place: str
+    split: str
+    record: Any
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+
+
+class Spill:
+    """Rows in a file, to be read any number of times in the order in which they came.
+
+    Args:
+        path: The file; it is overwritten.
+        rows: Are consumed at once.
+    """
+
+    def __init__(self, path: Path, rows: Iterable[Row]) -> None:
+        self.path, self.count = path, 0
+        with path.open("wb") as file:
+            for row in rows:
+                pickle.dump(row, file, pickle.HIGHEST_PROTOCOL)
+                self.count += 1
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return self.count
+
+    def __iter__(self) -> Iterator[Row]:
+        """Read them from the start."""
+        with self.path.open("rb") as file:
+            for _ in range(self.count):
+                yield pickle.load(file)
+
+
+def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
+    """Lists of so many items, the last one shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def watched(items: Iterable[Item], what: str, progress: Progress) -> Iterator[Item]:
+    """The same items, counted as they go by."""
+    number = 0
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % CHUNK == 0:
+            progress(what, CHUNK)
+    progress(what, number % CHUNK)

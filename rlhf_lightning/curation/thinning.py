@@ -1,0 +1,143 @@
+"""What is decided about a row among others: copies, likeness, and how many come from one user."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_lightning.curation.groups import GroupSplits
+from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, beginning, kept_per_key, key_of, normalised, plain_text
+from rlhf_lightning.curation.near import near_duplicate_groups
+from rlhf_lightning.curation.overlap import EvaluationOverlap
+from rlhf_lightning.curation.rows import Row, Spill
+
+_HELD_OUT = {"test": 0, "validation": 1, "train": 2}
+
+
+class Waiting:
+    """The rows of one kind on disk, with what decides among them in memory: 33 bytes per row.
+
+    Args:
+        path: File for the rows.
+        rows: Are consumed at once.
+        splits: Knows whose they are.
+        prefix_characters: Length of the beginnings that are compared.
+        seed: Of the ranks: who stays.
+    """
+
+    def __init__(self, path: Path, rows: Iterable[Row], splits: GroupSplits, prefix_characters: int, seed: int) -> None:
+        self.whole, self.beginnings, self.groups, self.ranks = (array("Q") for _ in range(4))
+        self._splits, self._prefix_characters, self._seed = splits, prefix_characters, seed
+        self.spill = Spill(path, (self._noted(row) for row in rows))
+        self.reasons = np.zeros(len(self.spill), np.uint8)
+        self._names = [""]
+
+    def _noted(self, row: Row) -> Row:
+        text, group = normalised(plain_text(row.record.prompt)), self._splits.group(row.record)
+        self.whole.append(key_of("\0".join([text, *_answers(row.record)])))
+        self.beginnings.append(key_of(beginning(text, self._prefix_characters)))
+        self.groups.append(0 if group is None else key_of(group))
+        # Of copies in several splits the one that is held out stays.
+        rank = key_of(repr(row.record), f"rank {self._seed}")
+        self.ranks.append(_HELD_OUT[row.split] << 62 | rank >> 2)
+        return row
+
+    def rows(self) -> Iterator[tuple[Row, str]]:
+        """Every row with the reason to drop it, empty where it stays."""
+        for row, reason in zip(self.spill, self.reasons, strict=True):
+            yield row, self._names[reason]
+
+    def texts(self, split: str | None = None) -> Iterator[tuple[int, str]]:
+        """Place and prompt of the rows that stay so far, of one split or of all."""
+        for place, row in enumerate(self.spill):
+            if not self.reasons[place] and split in (None, row.split):
+                yield place, plain_text(row.record.prompt)
+
+    def keep(self, reason: str, keys: Any, most: int, among: Any = True) -> None:
+        """Drop all but so many of those that share a key.
+
+        Args:
+            reason: Why they go.
+            keys: One per row.
+            most: Rows to keep per key.
+            among: Which rows are looked at.
+        """
+        staying = np.flatnonzero((self.reasons == 0) & among)
+        kept = kept_per_key(np.asarray(keys)[staying], np.asarray(self.ranks)[staying], most)
+        self.drop(reason, staying[~kept])
+
+    def drop(self, reason: str, places: Any) -> None:
+        """Drop the rows at these places."""
+        self._names.append(reason)
+        self.reasons[places] = len(self._names) - 1
+
+
+class Thinning:
+    """Leaves each prompt in once and no more than so many of one user (InstructGPT, section 3.2).
+
+    Args:
+        kinds: Of records, whose prompts count once. Demonstrations and rankings are written for prompts that were
+            thinned before, and several of them for one prompt are no copies; of these only whole rows are compared.
+        prefix_characters: Prompts with the same first so many characters are one.
+        near_similarity: Prompts are one from this Jaccard similarity on, such as 0.8; None does not look.
+        most_per_group: Most prompts of a group [3.2: 200].
+        seed: Another seed keeps others.
+
+    Raises:
+        ValueError: When a number is out of range.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str] = ("prompts",),
+        prefix_characters: int = PREFIX_CHARACTERS,
+        near_similarity: float | None = None,
+        most_per_group: int = 200,
+        seed: int = 0,
+    ) -> None:
+        self.kinds, self.prefix_characters, self.seed = kinds, prefix_characters, seed
+        self.near_similarity, self.most_per_group = near_similarity, most_per_group
+        for name in ("prefix_characters", "most_per_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if near_similarity is not None and not 0 < near_similarity <= 1:
+            raise ValueError(f"near_similarity must be above 0 and at most 1, got {near_similarity}.")
+
+    def waiting(self, path: Path, rows: Iterable[Row], splits: GroupSplits) -> Waiting:
+        """The rows, with what decides among them."""
+        return Waiting(path, rows, splits, self.prefix_characters, self.seed)
+
+    def drop_repeats(self, kind: str, waiting: Waiting) -> None:
+        """Copies of whole rows; then, of prompts, those with one beginning and those alike."""
+        waiting.keep("exact duplicate", waiting.whole, 1)
+        if kind not in self.kinds:
+            return
+        waiting.keep("same beginning", waiting.beginnings, 1)
+        if self.near_similarity is not None:
+            places = np.flatnonzero(waiting.reasons == 0)
+            keys = np.zeros(len(waiting.spill), np.int64)
+            texts = (normalised(text) for _, text in waiting.texts())
+            keys[places] = near_duplicate_groups(texts, self.near_similarity)
+            waiting.keep("near-duplicate", keys, 1)
+
+    def drop_surplus(self, kind: str, waiting: Waiting, column: str) -> None:
+        """What is over the most of one group; rows without a group stay."""
+        if kind in self.kinds:
+            known = np.asarray(waiting.groups) != 0
+            waiting.keep(f"over {self.most_per_group} of one {column}", waiting.groups, self.most_per_group, known)
+
+
+def drop_overlaps(kind: str, waiting: Waiting, overlap: EvaluationOverlap) -> None:
+    """Training rows that share a run of words with an evaluation prompt; prompts of the test split become such ones."""
+    if kind == "prompts":
+        for _, text in waiting.texts("test"):
+            overlap.add(text)
+    waiting.drop("in an evaluation prompt", [place for place, text in waiting.texts("train") if overlap(text)])
+
+
+def _answers(record: Any) -> list[str]:
+    """What makes a row with the same prompt another one: responses, their ranks, and who gave them."""
+    names = ("response", "completions", "ranks", "labeler")
+    return [normalised(str(getattr(record, name))) for name in names if hasattr(record, name)]

@@ -1,0 +1,137 @@
+"""What a source's ``columns`` say: which column of a row becomes which field of a record."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_lightning.data.records import RecordError, short
+
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
+_PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[(\*|:?-?\d+)\])*")
+
+
+def column_value(row: Mapping[str, Any], column: Any) -> Any:
+    r"""The value that one entry of ``columns`` stands for.
+
+    ============================================ ======================================================================
+    ``answer``                                   that column
+    ``info.title``, ``messages[-1].content``     inside a column: by name, by place
+    ``messages[:-1]``, ``answers[*].text``       all but the last; of every element
+    ``"{instruction}\n{input}"``                 a template, without spaces at its ends; null is written as nothing
+    ``[first, second]``                          a list
+    ``{column: label, values: {a: 1, b: 2}}``    a table of values
+    ``{rank: answers[*].score, best: highest}``  ranks from scores (or ``lowest``: from places), equal ones tied
+    ``null``                                     nothing: hides a column of the field's name
+    ============================================ ======================================================================
+
+    Example:
+        >>> row = {"answers": [{"text": "a", "score": 0.5}, {"text": "b", "score": 2}, {"text": "c", "score": 0.5}]}
+        >>> column_value(row, "answers[*].text")
+        ['a', 'b', 'c']
+        >>> column_value(row, {"rank": "answers[*].score", "best": "highest"})
+        [2, 1, 2]
+
+    Raises:
+        RecordError: Names the column that the row lacks, or the value that cannot be mapped.
+    """
+    if column is None:
+        return None
+    if isinstance(column, str):
+        return _text_value(row, column)
+    if isinstance(column, Sequence):
+        return [column_value(row, name) for name in column]
+    if isinstance(column, Mapping) and column.keys() == {"column", "values"}:
+        return _table_value(column_value(row, column["column"]), column)
+    if isinstance(column, Mapping) and column.keys() == {"rank", "best"} and column["best"] in ("highest", "lowest"):
+        scores = column_value(row, column["rank"])
+        try:
+            return dense_ranks(scores, highest_is_best=column["best"] == "highest")
+        except RecordError as error:
+            raise RecordError(f"column '{column['rank']}' {error}") from error
+    raise RecordError(
+        f"'columns' holds {short(column)}, which is no name, template, list, {{column: ..., values: ...}} or "
+        "{rank: ..., best: highest or lowest}. Mend 'columns'."
+    )
+
+
+def dense_ranks(scores: Any, *, highest_is_best: bool) -> list[int]:
+    """Ranks from 1 (best) without gaps; equal scores are ties.
+
+    Args:
+        scores: Numbers, or strings that hold one.
+        highest_is_best: Otherwise the lowest is.
+
+    Raises:
+        RecordError: When a score is no finite number.
+    """
+    if not isinstance(scores, list):
+        raise RecordError(f"holds {short(scores)}, which is no list of scores. Mend 'columns'.")
+    numbers = [_number(score) for score in scores]
+    order = {number: rank for rank, number in enumerate(sorted(set(numbers), reverse=highest_is_best), 1)}
+    return [order[number] for number in numbers]
+
+
+def _number(score: Any) -> float:
+    try:
+        number = float(score) if isinstance(score, (int, float, str)) and not isinstance(score, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecordError(f"holds the score {short(score)}, which is no finite number. Mend it or leave the row out.")
+    return number
+
+
+def _text_value(row: Mapping[str, Any], column: str) -> Any:
+    if column in row:
+        return row[column]
+    if "{" in column:
+        return re.sub(r"\{([^{}]+)\}", lambda match: _written(_path_value(row, match[1]), match[1]), column).strip()
+    return _path_value(row, column)
+
+
+def _written(value: Any, name: str) -> str:
+    if isinstance(value, (list, Mapping)):
+        raise RecordError(f"column '{name}' holds {short(value)}, which a template cannot write. Mend 'columns'.")
+    return "" if value is None else str(value)
+
+
+def _table_value(value: Any, column: Mapping[str, Any]) -> Any:
+    table = column["values"]
+    # Cells of a CSV file are strings: "1" finds the entry 1.
+    written = {str(key): key for key in table}
+    if isinstance(value, (list, dict)) or (value not in table and str(value) not in written):
+        raise RecordError(
+            f"column '{column['column']}' holds {short(value)}, for which 'values' has no entry; it has "
+            f"{', '.join(map(repr, table))}. Add the entry or leave the row out."
+        )
+    return table[value] if value in table else table[written[str(value)]]
+
+
+def _path_value(row: Mapping[str, Any], path: str) -> Any:
+    if path in row:
+        return row[path]
+    if not _PATH.fullmatch(path):
+        raise RecordError(f"column '{path}' is no path such as a.b, a[-1].b or a[*].b. Mend 'columns'.")
+    return _follow(row, _STEP.findall(path), path)
+
+
+def _follow(value: Any, steps: Sequence[str], path: str) -> Any:
+    for number, step in enumerate(steps):
+        if not step.startswith("["):
+            if not isinstance(value, Mapping) or step not in value:
+                whole = "the row" if number == 0 else f"what '{step}' is looked up in"
+                has = f"has {', '.join(map(str, value))}" if isinstance(value, Mapping) else f"is {short(value)}"
+                raise RecordError(f"column '{path}' is missing; {whole} {has}. Mend 'columns'.")
+            value = value[step]
+        elif not isinstance(value, list):
+            raise RecordError(f"column '{path}' needs a list where it has {step}, got {short(value)}. Mend 'columns'.")
+        elif step == "[*]":
+            return [_follow(item, steps[number + 1 :], path) for item in value]
+        elif step.startswith("[:"):
+            value = value[: int(step[2:-1])]
+        elif -len(value) <= int(step[1:-1]) < len(value):
+            value = value[int(step[1:-1])]
+        else:
+            raise RecordError(f"column '{path}' is missing; the list has {len(value)} elements. Mend 'columns'.")
+    return value

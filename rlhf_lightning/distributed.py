@@ -1,0 +1,105 @@
+"""Several processes as one: means over them, what all of them hold, who goes first.
+
+Every function is the plain thing where there is one process. Losses divide by the mean count of a process, and
+gradients are averaged: together that is the sum over all rows divided by the count of all rows, however the rows are
+shared out.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+def join_processes(gpu: bool) -> int:
+    """Meet the other processes that ``torchrun`` started; returns how many there are.
+
+    Args:
+        gpu: Whether each has a GPU.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and not distributed.is_initialized():
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # Some stages are the first process's work, and the others wait for hours.
+        distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=7))
+    return count
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is."""
+    return distributed.get_rank() if processes() > 1 else 0
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of a tensor that has the same shape in every process, without gradient."""
+    if processes() == 1:
+        return value.detach()
+    summed = value.detach().clone()
+    distributed.all_reduce(summed)
+    return summed
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor that has the same shape in every process, without gradient."""
+    return sum_over_processes(value) / processes()
+
+
+def share(count: Tensor) -> Tensor:
+    """A process's count as a multiple of the mean one: what turns its mean into its part of the mean over all rows."""
+    return count / mean_over_processes(count).clamp(min=1 / processes())
+
+
+def gathered_objects(value: T) -> list[T]:
+    """The value of every process, in order; tensors must be on the CPU."""
+    if processes() == 1:
+        return [value]
+    found: list[Any] = [None] * processes()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def from_first(function: Callable[[], T]) -> T:
+    """What a function returns in the first process; the others wait for it."""
+    found: list[Any] = [function() if rank() == 0 else None]
+    if processes() > 1:
+        distributed.broadcast_object_list(found)
+    return cast(T, found[0])
+
+
+def averaged(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The mean over processes of gradients; those of shared-out weights are it already."""
+    if processes() == 1 or any(isinstance(gradient, DTensor) for gradient in gradients):
+        return list(gradients)
+    flat = mean_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
+def unsynchronised(model: Any) -> AbstractContextManager[None]:
+    """Keep ``DistributedDataParallel`` from exchanging gradients within the block; they are averaged by hand."""
+    synchronised = isinstance(model, DistributedDataParallel)
+    return cast(AbstractContextManager[None], model.no_sync()) if synchronised else nullcontext()
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Give every process the mean gradient of the weights that learn."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if processes() == 1 or any(isinstance(parameter, DTensor) for parameter in learning):
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+    for parameter, gradient in zip(learning, averaged(gradients), strict=True):
+        parameter.grad = gradient

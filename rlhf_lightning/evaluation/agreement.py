@@ -1,0 +1,227 @@
+"""How far labelers agree with one another and with a key (InstructGPT, section 3.4 and appendix B)."""
+
+import json
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+
+import numpy as np
+
+from rlhf_lightning.batch import decided_pairs
+from rlhf_lightning.evaluation.intervals import Interval, mean_interval
+
+LEVELS = ("nominal", "ordinal", "interval")
+Response = TypeVar("Response")
+
+FLAGS, COMPARISONS, DEMONSTRATIONS = 0.75, 0.75, 6.0
+"""The cut-offs of InstructGPT, appendix B.1: two shares, and a mean quality of 7 at most."""
+
+
+@runtime_checkable
+class Ranking(Protocol):
+    """What one labeler says of the responses to one prompt; a ``Comparison`` is one."""
+
+    @property
+    def prompt(self) -> Any:
+        """A string or a conversation."""
+
+    @property
+    def completions(self) -> list[str]:
+        """The responses."""
+
+    @property
+    def ranks(self) -> list[int]:
+        """One per response; 1 is best, equal numbers are ties."""
+
+    @property
+    def labeler(self) -> str | None:
+        """Who ranked them."""
+
+
+class PairAgreement(TypedDict):
+    """How far two labelers agree."""
+
+    labelers: tuple[str, str]
+    agreement: Interval
+    pairs: int
+
+
+class Agreement(TypedDict):
+    """How far labelers agree, over all of them and for every two who share a pair of responses."""
+
+    agreement: Interval
+    pairs: int
+    """Pairs of responses that two labelers both order; a pair counts once for every two labelers."""
+    by_labelers: list[PairAgreement]
+
+
+def agreement(rankings: Iterable[Ranking], resamples: int = 2000, seed: int = 0) -> Agreement:
+    """The share of pairs of responses that two labelers order alike, among those that neither ties.
+
+    Responses are recognised by their text: labelers may have seen them in another order, or not all of them.
+
+    Source: InstructGPT, section 3.4 (72.6 % among training labelers, 77.3 % among held-out ones).
+
+    Args:
+        rankings: Of prompts that at least two labelers ranked; others have no say.
+        resamples: Of the bootstrap over prompts.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: When a ranking has no labeler, or no two labelers order the same pair.
+
+    Example:
+        >>> from rlhf_lightning.data.records import Comparison
+        >>> texts = ["a", "b", "c"]
+        >>> ann, bob = Comparison("p", texts, [1, 2, 3], "ann"), Comparison("p", texts, [1, 3, 2], "bob")
+        >>> agreement([ann, bob])["agreement"]["value"]  # only on b and c they differ
+        0.6666666666666666
+    """
+    prompts: dict[str, list[tuple[str, set[tuple[str, str]]]]] = {}
+    for number, ranking in enumerate(rankings):
+        if ranking.labeler is None:
+            raise ValueError(f"ranking {number} has no labeler; fill the field 'labeler', or leave the ranking out.")
+        texts = ranking.completions
+        pairs = {(texts[i], texts[j]) for i, j in decided_pairs(ranking.ranks) if texts[i] != texts[j]}
+        prompts.setdefault(json.dumps(ranking.prompt, sort_keys=True), []).append((ranking.labeler, pairs))
+    alike: dict[tuple[str, str], tuple[list[float], list[int]]] = {}
+    for prompt, voices in enumerate(prompts.values()):
+        for (one, own), (two, other) in combinations(sorted(voices, key=lambda voice: voice[0]), 2):
+            agreed, opposed = order_counts(own, other)
+            if one != two and agreed + opposed:
+                values, clusters = alike.setdefault((one, two), ([], []))
+                values += [1.0] * agreed + [0.0] * opposed
+                clusters += [prompt] * (agreed + opposed)
+    if not alike:
+        raise ValueError("no two labelers order the same two responses; agreement needs prompts that several ranked.")
+    everything = [value for values, _ in alike.values() for value in values]
+    everywhere = [prompt for _, clusters in alike.values() for prompt in clusters]
+    return {
+        "agreement": mean_interval(everything, everywhere, resamples, seed),
+        "pairs": len(everything),
+        "by_labelers": [
+            {
+                "labelers": labelers,
+                "agreement": mean_interval(values, clusters, resamples, seed),
+                "pairs": len(values),
+            }
+            for labelers, (values, clusters) in sorted(alike.items())
+        ],
+    }
+
+
+def order_counts(
+    first: AbstractSet[tuple[Response, Response]], second: AbstractSet[tuple[Response, Response]]
+) -> tuple[int, int]:
+    """How many pairs two labelers order alike, and how many the other way round; a pair is (better, worse)."""
+    return len(first & second), sum((worse, better) in first for better, worse in second)
+
+
+def krippendorff_alpha(ratings: Sequence[Sequence[Any]], level: str) -> float:
+    """Krippendorff's alpha: 1 is perfect agreement, 0 is what chance would give.
+
+    ``1 - observed / expected`` disagreement, where two values of the same unit, or of any two units, disagree by 1 or
+    0 (nominal), by the square of their difference (interval), or by that of their places among all values (ordinal).
+
+    Source: K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011).
+
+    Args:
+        ratings: One row per unit (a flag of a response, a response among others), one value per labeler; None where
+            a labeler gave none. Units with fewer than two values have no say.
+        level: ``nominal`` for flags and categories, ``ordinal`` for ranks, ``interval`` for Likert scores.
+
+    Raises:
+        ValueError: When the level is unknown or fewer than two different values are compared: alpha is not defined.
+
+    Example:
+        >>> krippendorff_alpha([[True, True], [False, False], [True, False], [True, None]], "nominal")
+        0.4444444444444444
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}.")
+    units = [[value for value in row if value is not None] for row in ratings]
+    units = [values for values in units if len(values) > 1]
+    order = {value: place for place, value in enumerate(sorted({value for values in units for value in values}))}
+    if len(order) < 2:
+        raise ValueError(
+            f"alpha is not defined: units with two labels or more hold {len(order)} different values, 2 are needed."
+        )
+    counts = np.zeros((len(units), len(order)))
+    for row, values in enumerate(units):
+        for value in values:
+            counts[row, order[value]] += 1
+    weights = 1 / (counts.sum(1, keepdims=True) - 1)
+    together = (counts * weights).T @ counts - np.diag((counts * weights).sum(0))
+    totals = together.sum(1)
+    if level == "nominal":
+        distance = 1 - np.eye(len(order))
+    else:
+        place = np.array(list(order), dtype=float) if level == "interval" else totals.cumsum() - totals / 2
+        distance = np.subtract.outer(place, place) ** 2
+    expected = float((np.outer(totals, totals) * distance).sum())
+    return 1 - float((together * distance).sum()) * (float(totals.sum()) - 1) / expected
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What the screening of a candidate found.
+
+    Args:
+        flags: Agreement with the key on what is sensitive or wrong, a share.
+        comparisons: Agreement with the key on pairs that neither ties, a share.
+        demonstrations: Mean quality of the demonstrations, from 1 to 7.
+    """
+
+    flags: float
+    comparisons: float
+    demonstrations: float
+
+
+def screening_scores(
+    flags: Sequence[bool | None],
+    key_flags: Sequence[bool | None],
+    ranks: Sequence[Sequence[int]],
+    key_ranks: Sequence[Sequence[int]],
+    demonstrations: Sequence[float],
+) -> Screening:
+    """Test what a candidate labelled against a key: what the researchers labelled themselves.
+
+    Source: InstructGPT, appendix B.1.
+
+    Args:
+        flags: Of the candidate, one per question; None where there is none.
+        key_flags: Of the key, for the same questions.
+        ranks: Of the candidate, per prompt and response; 1 is best, equal is a tie.
+        key_ranks: Of the key, for the same responses.
+        demonstrations: The quality that the researchers gave each demonstration of the candidate, from 1 to 7.
+
+    Raises:
+        ValueError: When lists differ in length, or there is no flag or no demonstration to judge by.
+
+    Example:
+        >>> screening_scores([True, False, None], [True, True, True], [[1, 2, 3]], [[1, 3, 2]], [7, 6])
+        Screening(flags=0.5, comparisons=0.6666666666666666, demonstrations=6.5)
+    """
+    given = [own == key for own, key in zip(flags, key_flags, strict=True) if own is not None and key is not None]
+    for name, values in (("flags", given), ("demonstrations", demonstrations)):
+        if not values:
+            raise ValueError(f"the screening needs at least one value in {name}.")
+    agreed = opposed = 0
+    for prompt, (own, right) in enumerate(zip(ranks, key_ranks, strict=True)):
+        if len(own) != len(right):
+            raise ValueError(f"prompt {prompt} has {len(own)} ranks of the candidate and {len(right)} of the key.")
+        alike, apart = order_counts(set(decided_pairs(own)), set(decided_pairs(right)))
+        agreed, opposed = agreed + alike, opposed + apart
+    return Screening(
+        flags=sum(given) / len(given),
+        comparisons=agreed / max(agreed + opposed, 1),
+        demonstrations=sum(demonstrations) / len(demonstrations),
+    )
+
+
+def passes(found: Screening) -> bool:
+    """Whether a candidate reaches all three cut-offs."""
+    reached = (found.flags >= FLAGS, found.comparisons >= COMPARISONS, found.demonstrations >= DEMONSTRATIONS)
+    return all(reached)
