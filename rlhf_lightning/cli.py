@@ -201,7 +201,11 @@ def _targets(node: Any) -> Iterator[str]:
 def _is_allowed(target: str, trusted: tuple[str, ...]) -> bool:
     if not _within(target, (*trusted, *LIBRARIES)):
         return False
-    found = get_object(target)
+    try:
+        found = get_object(target)
+    except (ImportError, ValueError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise PipelineError(f"_target_ {target} cannot be found: {reason}. Check how it is spelled.") from error
     # The name alone proves little: torch.nn.modules.module.os.system is a name in torch.nn.
     home = getattr(found, "__module__", None) or ""
     return _within(home, trusted) or (isinstance(found, type) and _within(home, LIBRARIES))

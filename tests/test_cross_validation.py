@@ -46,7 +46,7 @@ def test_each_group_is_predicted_by_those_who_learned_from_it_and_by_the_one_who
 
 
 def test_nothing_but_ties_has_no_accuracy():
-    ties = [ranking("ann", ranks=(1, 1)), ranking("bob", ranks=(2, 2))]
+    ties = [ranking("ann", ranks=(1, 1)), ranking("bob", ranks=(1, 1))]
     tables = cross_validate(ties, ties, "labeler", lambda number, keep: [[1.0, 0.0]] * 2)
     assert tables["held_out_group"] == {}
     assert outcome(tables, "labeler") == "cross-validation by labeler: nothing but ties"

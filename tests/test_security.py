@@ -1,6 +1,7 @@
 """What a configuration, a model, a checkpoint or a record cannot do; what never leaves the machine or gets written."""
 
 import ast
+import io
 import json
 import os
 import pickle
@@ -9,11 +10,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -128,7 +129,7 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
     [
         "os.system",
         "torch.os.system",
-        "torch.nn.modules.module.os.system",
+        "torch.nn.parallel.distributed.os.system",
         "lightning.pytorch.trainer.trainer.os.system",
         "builtins.eval",
         "subprocess.run",
@@ -145,6 +146,11 @@ def test_a_target_that_is_not_allowed_does_nothing_however_deep(target: str, can
         with pytest.raises(PipelineError, match=f"_target_ {re.escape(target)} is neither .*allowed_targets"):
             builder([])(tried)
     assert not canary.exists()
+
+
+def test_a_target_that_is_not_there_is_named() -> None:
+    with pytest.raises(PipelineError, match=r"_target_ torch\.nn\.Identty cannot be found: .* Check how it is spelled"):
+        builder([])({"_target_": "torch.nn.Identty"})
 
 
 @pytest.mark.parametrize("target", ["os.system", "torch.utils.collect_env.run"])
@@ -261,7 +267,13 @@ def test_the_command_line_refuses_such_names(override: str) -> None:
 
 def job(dirname: str, folder: Path) -> Any:
     return OmegaConf.create(
-        {"hydra": {"mode": "MULTIRUN", "sweep": {"dir": str(folder)}, "job": {"override_dirname": dirname, "num": 0}}}
+        {
+            "hydra": {
+                "mode": RunMode.MULTIRUN,
+                "sweep": {"dir": str(folder)},
+                "job": {"override_dirname": dirname, "num": 0},
+            }
+        }
     )
 
 
@@ -322,7 +334,7 @@ def test_fields_of_records_are_text_and_nothing_else(tmp_path: Path) -> None:
 def test_markup_in_prompts_and_responses_is_shown_as_it_is() -> None:
     from rich.console import Console
 
-    console = Console(width=120, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(sample_table({"prompts": ["[INST] hi [/INST]"], "sft": {"responses": ["[/x] [red]no"]}}))
     shown = console.export_text()
     assert "[INST] hi [/INST]" in shown
@@ -437,5 +449,6 @@ def test_dependencies_start_where_their_holes_are_mended(name: str, floor: str) 
         assert not any(wanted[name].contains(bad) for bad in ("2.6.2", "2.6.3"))
     pinned = (REPOSITORY / "scripts" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {own.name: own.specifier for own in map(Requirement, (line for line in pinned if line and line[0] != "#"))}
-    assert all(wanted[name].contains(next(iter(pins[name])).version) for _ in [0])
-    assert isinstance(SimpleNamespace(), object)
+    assert set(pins) == {"torch"}
+    if name in pins:
+        assert wanted[name].contains(next(iter(pins[name])).version)

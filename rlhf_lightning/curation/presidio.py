@@ -30,12 +30,12 @@ class PresidioFinder:
 
     def __init__(self, model: str | None = None, language: str = "en", least_score: float = 0.5) -> None:
         with needs_extra("PresidioFinder"):
-            import spacy
             from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
             from presidio_analyzer.nlp_engine import SpacyNlpEngine
+            from spacy import blank, load
 
         engine: Any = SpacyNlpEngine([{"lang_code": language, "model_name": model or "blank"}])
-        engine.nlp = {language: spacy.load(model) if model else spacy.blank(language)}
+        engine.nlp = {language: load(model) if model else blank(language)}
         registry = RecognizerRegistry(supported_languages=[language])
         registry.load_predefined_recognizers([language], engine)
         self._analyzer = AnalyzerEngine(

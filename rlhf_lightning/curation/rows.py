@@ -1,12 +1,17 @@
 """Rows on their way through curation, and where they wait: on disk, so that memory does not grow with their texts."""
 
-import pickle
+import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
+
 Item = TypeVar("Item")
+KINDS: dict[str, type[Demonstration | Comparison | Prompt]] = {
+    kind.kind: kind for kind in (Demonstration, Comparison, Prompt)
+}
 Progress = Callable[[str, int], None]
 """Told what is being done, with how many more rows."""
 CHUNK = 1000
@@ -41,9 +46,17 @@ class Spill:
 
     def __init__(self, path: Path, rows: Iterable[Row]) -> None:
         self.path, self.count = path, 0
-        with path.open("wb") as file:
+        with path.open("w", encoding="utf-8") as file:
             for row in rows:
-                pickle.dump(row, file, pickle.HIGHEST_PROTOCOL)
+                fields = (
+                    row.place,
+                    row.split,
+                    row.record.kind,
+                    vars(row.record),
+                    row.prompt_tokens,
+                    row.response_tokens,
+                )
+                file.write(json.dumps(fields) + "\n")
                 self.count += 1
 
     def __len__(self) -> int:
@@ -52,9 +65,10 @@ class Spill:
 
     def __iter__(self) -> Iterator[Row]:
         """Read them from the start."""
-        with self.path.open("rb") as file:
-            for _ in range(self.count):
-                yield pickle.load(file)
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                place, split, kind, fields, *lengths = json.loads(line)
+                yield Row(place, split, KINDS[kind](**fields), *lengths)
 
 
 def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:

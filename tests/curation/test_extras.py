@@ -19,7 +19,6 @@ REASON = "needs the extra curation"
         ("datasketch", lambda: near_duplicate_groups(["a"])),
         ("py3langid", LanguageIdentifier),
         ("presidio_analyzer", PresidioFinder),
-        ("spacy", PresidioFinder),
     ],
 )
 def test_a_missing_package_names_the_extra(monkeypatch, package, use):

@@ -7,14 +7,18 @@ from rlhf_lightning.curation.rows import Row
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 from rlhf_lightning.data.tokens import Tokenization
 
-CHAT = [{"role": "user", "content": "i am jo@example.org"}, {"role": "assistant", "content": "hi"}]
+CHAT = [
+    {"role": "user", "content": "i am jo@example.org"},
+    {"role": "assistant", "content": "hi"},
+    {"role": "user", "content": "who am i ?"},
+]
 
 
 @pytest.mark.parametrize(
     ("record", "cleaned"),
     [
         (Prompt("mail jo@example.org"), Prompt("mail [email]")),
-        (Prompt(CHAT, user="u"), Prompt([{"role": "user", "content": "i am [email]"}, CHAT[1]], user="u")),
+        (Prompt(CHAT, user="u"), Prompt([{"role": "user", "content": "i am [email]"}, *CHAT[1:]], user="u")),
         (Demonstration("a", "call 415-555-2671"), Demonstration("a", "call [phone]")),
         (Comparison("a", ["b", "8.8.4.4"], [1, 2], "l"), Comparison("a", ["b", "[ip_address]"], [1, 2], "l")),
     ],
