@@ -96,8 +96,11 @@ class RewardModule(StageModule):
         """Log the accuracies."""
         # A process may not have met every group, and all of them must ask for the same sums.
         for group in sorted({group for groups in gathered_objects(list(self.accuracy)) for group in groups}):
-            accuracy = self.accuracy.setdefault(group, PairwiseAccuracy().to(self.device)).compute()
-            self.log(f"validation/accuracy{'/' if group else ''}{group}", accuracy, prog_bar=not group)
+            metric = self.accuracy.setdefault(group, PairwiseAccuracy().to(self.device))
+            nothing = torch.zeros(0, 2, device=self.device)
+            metric.update(nothing, nothing.long(), nothing.bool())
+            name = f"validation/accuracy{'/' if group else ''}{group}"
+            self.log(name, metric.compute(), prog_bar=not group, sync_dist=True)
 
 
 class PairwiseAccuracy(Metric):
