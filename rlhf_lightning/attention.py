@@ -1,11 +1,14 @@
-"""Which attention a model computes with where the kernel of torch is not the fastest."""
+"""How a transformers model attends: with which kernel, and to which cache."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache as memoised
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Cache
 
 EAGER_TOKENS = 512
 """Rows up to this long attend by two matrix products in 16 bits on a CPU; longer ones would need too much memory."""
@@ -37,3 +40,16 @@ def fast_attention(model: nn.Module, device: torch.device, tokens: int) -> Itera
 def _in_16_bits(model: nn.Module) -> bool:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else next(model.parameters()).dtype
     return dtype in (torch.bfloat16, torch.float16)
+
+
+def cache_options(model: nn.Module, cache: Cache) -> dict[str, Any]:
+    """The arguments of a forward pass that reads the cache and adds to it.
+
+    The argument is called ``cache`` from transformers 5.24 on, ``past_key_values`` before.
+    """
+    return {_cache_argument(type(model).forward): cache, "use_cache": True}
+
+
+@memoised
+def _cache_argument(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in signature(forward).parameters else "past_key_values"

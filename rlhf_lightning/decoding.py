@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.attention import fast_attention
+from rlhf_lightning.attention import cache_options, fast_attention
 from rlhf_lightning.batch import PromptBatch, length_groups
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.logits import causal_logits
@@ -85,9 +85,8 @@ class CachedDecoder(Decoder):
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
             logits_to_keep=1,
+            **cache_options(self.model, self.cache),
         )
         return cast(Tensor, output.logits[:, -1])
 

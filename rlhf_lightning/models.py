@@ -23,7 +23,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
-from rlhf_lightning.attention import fast_attention
+from rlhf_lightning.attention import cache_options, fast_attention
 
 Module = TypeVar("Module", bound=nn.Module)
 _SHIPPED = Path(__file__).parent / "sandbox" / "base"
@@ -212,7 +212,7 @@ class ScalarHeadModel(nn.Module):
         if attention_mask is None and not isinstance(self.backbone, PreTrainedModel):
             attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        options = {"use_cache": False} if cache is None else cache_options(self.backbone, cache)
         with fast_attention(self.backbone, input_ids.device, input_ids.shape[1]):
             if attention_mask is not None and attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
                 # Eager attention adds the mask to its scores; every other implementation reads True as "sees".

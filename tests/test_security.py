@@ -449,6 +449,6 @@ def test_dependencies_start_where_their_holes_are_mended(name: str, floor: str) 
         assert not any(wanted[name].contains(bad) for bad in ("2.6.2", "2.6.3"))
     pinned = (REPOSITORY / "scripts" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {own.name: own.specifier for own in map(Requirement, (line for line in pinned if line and line[0] != "#"))}
-    assert set(pins) == {"torch"}
+    assert "torch" in pins
     if name in pins:
         assert wanted[name].contains(next(iter(pins[name])).version)
