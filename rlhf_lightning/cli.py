@@ -7,20 +7,22 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra._internal import hydra as engine
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
@@ -29,12 +31,21 @@ from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint, redacted
 from rlhf_lightning.distributed import join_processes, rank
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
 from rlhf_lightning.pipeline import Pipeline
+from rlhf_lightning.targets import builder, is_allowed
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"
 """The shipped groups in an installed package, those of the checkout otherwise."""
-LIBRARIES = ("torch.nn", "torch.optim", "lightning", "transformers", "peft")
-"""Libraries whose classes a configuration may build; none of their functions, because some run commands."""
+OURS = "rlhf_lightning.cli.SweepSummary"
+HYDRA_LIBRARIES = (
+    "hydra.experimental.callbacks",
+    "hydra._internal.core_plugins",
+    "hydra_plugins",
+    "optuna.samplers",
+    "logging",
+    "colorlog",
+)
+"""Packages whose classes the node ``hydra`` may name: Hydra's own, its plugins, and log handlers."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -90,40 +101,67 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
         )
 
 
-def builder(more_targets: list[str]) -> Callable[..., Any]:
-    """A function that builds the object which a node with ``_target_`` describes, if the target is allowed.
-
-    Args:
-        more_targets: Packages that may be used besides ours and ``LIBRARIES``, their functions too.
-    """
-    trusted = ("rlhf_lightning", *more_targets)
-
-    def build(node: Mapping[str, Any], **arguments: Any) -> Any:
-        for target in _targets(node):
-            if not _is_allowed(target, trusted):
-                raise PipelineError(
-                    f"_target_ {target} is neither from {', '.join(trusted)} nor a class of {', '.join(LIBRARIES)}. If "
-                    "you trust it, add its package to allowed_targets."
-                )
-        return instantiate(dict(node), _convert_="all", **arguments)
-
-    return build
+def main() -> None:
+    """Entry point of ``rlhf``."""
+    arguments, _ = get_args_parser().parse_known_args()
+    if arguments.experimental_rerun is not None:
+        sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")
+    vars(engine)["ConfigLoaderImpl"] = _CheckedConfigs
+    _main()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
-def main(config: DictConfig) -> float | None:
-    """Entry point of ``rlhf``."""
+def _main(config: DictConfig) -> float | None:
     try:
         return run(config)
-    except (PipelineError, ValueError, MissingMandatoryValue, InstantiationException) as error:
+    except (PipelineError, ValueError, MissingMandatoryValue) as error:
         if os.environ.get("HYDRA_FULL_ERROR") or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         console = Console(stderr=True, soft_wrap=True)
         console.print(
-            "[bold red]rlhf:[/]", Text(str(cause)), "[dim](HYDRA_FULL_ERROR=1 shows where)[/]", highlight=False
+            "[bold red]rlhf:[/]", Text(str(error)), "[dim](HYDRA_FULL_ERROR=1 shows where)[/]", highlight=False
         )
         sys.exit(1)
+
+
+class _CheckedConfigs(ConfigLoaderImpl):
+    """Hydra builds callbacks and log handlers of the node ``hydra`` by itself: what they name is checked before."""
+
+    def load_configuration(self, *args: Any, **options: Any) -> DictConfig:
+        return _checked(super().load_configuration(*args, **options))
+
+    def load_sweep_config(self, *args: Any, **options: Any) -> DictConfig:
+        return _checked(super().load_sweep_config(*args, **options))
+
+
+def _checked(config: DictConfig) -> DictConfig:
+    more = tuple(config.get("allowed_targets") or ())
+    for target in hydra_targets(config.hydra):
+        try:
+            fine = target == OURS or is_allowed(target, HYDRA_LIBRARIES, more)
+        except PipelineError as error:
+            raise ConfigCompositionException(str(error)) from error
+        if not fine:
+            raise ConfigCompositionException(
+                f"the node hydra names {target}, which is neither Hydra's, of a plugin of Hydra, nor a log handler. If "
+                "you trust it, add its package to allowed_targets."
+            )
+    return config
+
+
+def hydra_targets(node: Any) -> Iterator[str]:
+    """Whatever Hydra and the configuration of logging would import and call, however deep in the node ``hydra``."""
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    for key in raw if isinstance(node, DictConfig) else range(len(raw)):
+        try:
+            value = None if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException:  # a reference to what is known later, such as the folder of a job
+            value = raw[key]
+        named = key in ("_target_", "()", "class") or (isinstance(value, str) and value.startswith("ext://"))
+        if isinstance(value, DictConfig | ListConfig):
+            yield from hydra_targets(value)
+        elif named and value not in (None, "ext://sys.stdout", "ext://sys.stderr"):
+            yield str(value)
 
 
 class SweepSummary(Callback):
@@ -185,34 +223,6 @@ def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:
         name = re.sub("[^A-Za-z0-9_.,=+-]", "_", redacted(job.override_dirname) or str(job.num))
         run_name = f"{run_name}.{name if len(name) <= 120 else f'{name[:100]}-{fingerprint(name)[:8]}'}"
     return Runs(Path(config["paths"]["runs"]), run_name, upstream)
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _is_allowed(target: str, trusted: tuple[str, ...]) -> bool:
-    if not _within(target, (*trusted, *LIBRARIES)):
-        return False
-    try:
-        found = get_object(target)
-    except (ImportError, ValueError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise PipelineError(f"_target_ {target} cannot be found: {reason}. Check how it is spelled.") from error
-    # The name alone proves little: torch.nn.modules.module.os.system is a name in torch.nn.
-    home = getattr(found, "__module__", None) or ""
-    return _within(home, trusted) or (isinstance(found, type) and _within(home, LIBRARIES))
-
-
-def _within(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def _optimized(metrics: Mapping[str, Any], path: str | None) -> float | None:

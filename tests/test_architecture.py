@@ -66,6 +66,7 @@ MAY_IMPORT = {
     "sandbox": {"batch", "data", "evaluation", "probes"},
     "collect": {"batch", "data", "generation"},
     "cross_validation": {"artifacts", "data", "evaluation"},
+    "targets": {"artifacts"},
 }
 BRING_TOGETHER = {
     "__init__",

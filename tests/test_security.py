@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.types import RunMode
+from hydra.utils import get_object
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -23,13 +24,14 @@ from packaging.version import Version
 
 from rlhf_lightning.artifacts import REDACTED, PipelineError, Runs, begin_stage, read_stage, redacted
 from rlhf_lightning.checkpoints import newest_whole
-from rlhf_lightning.cli import SweepSummary, _runs, builder, composed
+from rlhf_lightning.cli import SweepSummary, _runs, composed, main
 from rlhf_lightning.evaluation.tables import sample_table
 from rlhf_lightning.export import export_causal_lm
 from rlhf_lightning.models import load_causal_lm, load_scalar_model, load_tokenizer
 from rlhf_lightning.pipeline import Pipeline
 from rlhf_lightning.scoring import TextReward
 from rlhf_lightning.stages.lm import LanguageModelModule
+from rlhf_lightning.targets import FACTORIES, builder
 
 REPOSITORY = Path(__file__).parents[1]
 IN_THE_CONFIG, IN_THE_ENVIRONMENT = "correct-horse-battery", "staple-and-nothing-else"
@@ -136,7 +138,13 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
         "torch.utils.collect_env.run",  # a function of torch's own that hands a text to the shell
         "torch.hub.load",
         "torch.load",
-        "rlhf_lightning.cli.instantiate",
+        "rlhf_lightning.sharding.call",  # a function of ours that calls what it is given
+        "rlhf_lightning.cli.builder",
+        "rlhf_lightning.targets.importlib.import_module",
+        "rlhf_lightning.models.ScalarHeadModel.from_causal_lm",
+        "rlhf_lightning.artifacts.subprocess.Popen",
+        "torch.nn.Module.__call__",
+        "lightning.pytorch.cli.LightningCLI",
     ],
 )
 def test_a_target_that_is_not_allowed_does_nothing_however_deep(target: str, canary: Path) -> None:
@@ -148,7 +156,107 @@ def test_a_target_that_is_not_allowed_does_nothing_however_deep(target: str, can
     assert not canary.exists()
 
 
+def shell(canary: Path, place: str = "torch.utils.collect_env.run") -> dict[str, Any]:
+    return {"_target_": place, "_args_": [f"touch {canary}"]}
+
+
+def test_a_call_of_what_is_built_from_pairs_does_nothing(canary: Path) -> None:
+    pairs = [["_target_", "torch.utils.collect_env.run"], ["_args_", [f"touch {canary}"]]]
+    inner = {"_target_": "rlhf_lightning.cli.builder", "more_targets": ["torch"]}
+    node = {"_target_": "rlhf_lightning.sharding.call", "_args_": [inner, pairs]}
+    with pytest.raises(PipelineError, match="allowed_targets"):
+        builder([])(node)
+    for other in (pairs, tuple(map(tuple, pairs)), "os.system", None, {"a": 1}):
+        with pytest.raises(PipelineError, match="a mapping with _target_"):
+            builder(["torch"])(other)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda values: {"deep": [tuple(values)]}])
+def test_a_target_in_any_sequence_is_seen(kind: Any, canary: Path) -> None:
+    node = {"_target_": "torch.nn.Identity", "a": kind([1, ("x", shell(canary))])}
+    with pytest.raises(PipelineError, match="allowed_targets"):
+        builder([])(node)
+    assert not canary.exists()
+
+
+def test_what_runs_a_command_would_run_it_where_it_is_allowed(canary: Path) -> None:
+    """Or else the tests around this one could not fail."""
+    builder(["torch"])({"_target_": "torch.nn.Identity", "a": (shell(canary),)})
+    assert canary.exists()
+
+
+def test_nothing_is_built_before_all_is_checked(canary: Path) -> None:
+    node = {"_target_": "torch.nn.Identity", "a": shell(canary), "b": {"_target_": "os.system", "_args_": ["true"]}}
+    with pytest.raises(PipelineError, match=r"os\.system"):
+        builder(["torch"])(node)
+    assert not canary.exists()
+
+
+def test_every_factory_is_a_function_and_none_is_missing() -> None:
+    """Each function that an option of the configuration names is listed, and the list has no others."""
+    named = set()
+    for path in (REPOSITORY / "conf").rglob("*.yaml"):
+        named |= set(re.findall(r"_target_: (rlhf_lightning\.[\w.]+)", path.read_text(encoding="utf-8")))
+    functions = {name for name in named if not isinstance(get_object(name), type)}
+    assert functions <= set(FACTORIES)
+    assert set(FACTORIES) - functions == {"rlhf_lightning.models.load_scalar_model"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+hydra.callbacks.x={_target_: torch.utils.collect_env.run, _args_: [touch CANARY]}"],
+        ["+hydra.callbacks.x={_target_: os.system, command: touch CANARY}"],
+        ["+hydra.callbacks.x={_target_: hydra.utils.call, config: {_target_: os.system, command: touch CANARY}}"],
+        ["+hydra.callbacks.x={_target_: rlhf_lightning.sharding.call, _args_: [touch CANARY]}"],
+        ["+a={_target_: torch.utils.collect_env.run, _args_: [touch CANARY]}", "+hydra.callbacks.x=${a}"],
+        ["+a=torch.utils.collect_env.run", "+hydra.callbacks.x={_target_: '${a}', _args_: [touch CANARY]}"],
+        ["experiment=evil", "--config-dir=EVIL"],
+        ["experiment=evil,null", "--config-dir=EVIL", "-m"],
+        ["hydra/job_logging=default", "hydra.job_logging.handlers.console.stream=ext://os.environ"],
+        ["hydra/hydra_logging=default", "+hydra.hydra_logging.handlers.x={class: subprocess.Popen, args: [touch]}"],
+        ["seed=1,2", "+hydra.callbacks.x={_target_: torch.utils.collect_env.run, _args_: [touch CANARY]}", "-m"],
+    ],
+)
+def test_hydra_builds_nothing_that_is_not_allowed(
+    overrides: list[str],
+    canary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    handler = {"version": 1, "handlers": {"x": {"()": "torch.utils.collect_env.run", "command": f"touch {canary}"}}}
+    evil = tmp_path / "groups" / "experiment" / "evil.yaml"
+    evil.parent.mkdir(parents=True)
+    evil.write_text("# @package _global_\n" + json.dumps({"hydra": {"job_logging": handler}}), encoding="utf-8")
+    given = [text.replace("CANARY", str(canary)).replace("EVIL", str(tmp_path / "groups")) for text in overrides]
+    monkeypatch.setattr(sys, "argv", ["rlhf", f"paths.runs={tmp_path / 'runs'}", "stages=[]", *given])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert re.search("the node hydra names .*allowed_targets|cannot be found", capfd.readouterr().err)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("overrides", [[], ["hydra/job_logging=default"], ["hydra/hydra_logging=default"]])
+def test_what_hydra_brings_is_allowed(overrides: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["rlhf", f"paths.runs={tmp_path / 'runs'}", "stages=[]", *overrides])
+    main()
+
+
+def test_a_pickled_job_is_not_run_again(monkeypatch: pytest.MonkeyPatch, canary: Path) -> None:
+    canary.with_suffix(".pickle").write_bytes(pickle.dumps(Bomb(canary)))
+    for flag in ("--experimental-rerun", "--exp"):
+        monkeypatch.setattr(sys, "argv", ["rlhf", flag, str(canary.with_suffix(".pickle"))])
+        with pytest.raises(SystemExit, match="reads a pickle"):
+            main()
+    assert not canary.exists()
+
+
 def test_a_target_that_is_not_there_is_named() -> None:
+    with pytest.raises(PipelineError, match="needs p: the configuration has"):
+        builder([])({"_target_": "torch.nn.Dropout", "p": "???"})
     with pytest.raises(PipelineError, match=r"_target_ torch\.nn\.Identty cannot be found: .* Check how it is spelled"):
         builder([])({"_target_": "torch.nn.Identty"})
 
@@ -156,7 +264,8 @@ def test_a_target_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize("target", ["os.system", "torch.utils.collect_env.run"])
 def test_a_target_inside_a_text_does_nothing(target: str, canary: Path) -> None:
     hidden = f"${{oc.decode:'{{_target_: {target}, _args_: [touch {canary}]}}'}}"
-    builder([])({"_target_": "torch.nn.Identity", "a": hidden})
+    kept = builder([])({"_target_": "torch.nn.Identity", "a": hidden, "_partial_": True})
+    assert kept.keywords == {"a": hidden}
     with pytest.raises(PipelineError, match="allowed_targets"):
         builder([])({"_target_": f"${{oc.decode:{target}}}", "_args_": [f"touch {canary}"]})
     assert not canary.exists()
