@@ -69,6 +69,31 @@ def adapted_critic(reward: ScalarHeadModel, **options: Any) -> ScalarHeadModel:
     return value
 
 
+def actors(
+    policy: PreTrainedModel,
+    reward: ScalarHeadModel,
+    reference: PreTrainedModel | None = None,
+    *,
+    rank: int = 0,
+    **options: Any,
+) -> dict[str, nn.Module]:
+    """The four models of PPO: of their own, or with adapters in the two that are given, which then serve as two each.
+
+    Args:
+        policy: Learns.
+        reward: The critic starts as it.
+        reference: None is the policy, before it learns.
+        rank: Of the adapters; 0 is none.
+        options: Further ones of :func:`add_adapters`.
+    """
+    if rank:
+        add_adapters(policy, rank, **options)
+        value = adapted_critic(reward, rank=rank, **options)
+        return {"policy": policy, "reference": reference or policy, "reward": reward, "value": value}
+    reference = reference or copy.deepcopy(policy)
+    return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
+
+
 def frozen_beside(learner: nn.Module, model: Any) -> Any:
     """Freeze a model; of one that shares its body with a learner only what is its own.
 

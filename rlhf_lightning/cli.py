@@ -114,7 +114,7 @@ def main() -> None:
 def _main(config: DictConfig) -> float | None:
     try:
         return run(config)
-    except (PipelineError, ValueError, MissingMandatoryValue) as error:
+    except (PipelineError, ValueError, OSError, ImportError, MissingMandatoryValue) as error:
         if os.environ.get("HYDRA_FULL_ERROR") or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         console = Console(stderr=True, soft_wrap=True)

@@ -1,6 +1,5 @@
 """The recipe: every stage, in order, from the artifacts of the ones before it."""
 
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import PreTrainedModel
 
-from rlhf_lightning.adapters import adapted_critic, add_adapters
+from rlhf_lightning.adapters import actors
 from rlhf_lightning.artifacts import (
     STAGES,
     PipelineError,
@@ -189,16 +188,10 @@ class Pipeline:
         return metrics
 
     def _actors(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The four models of PPO: of their own, or two with adapters."""
         policy, reward = self.inputs.causal_lm(options["init"]), self.inputs.scalar_model("reward")
         at_start = options["reference"] == "init"
         reference = None if at_start else self.inputs.causal_lm(options["reference"])
-        if options["lora"]["rank"]:
-            add_adapters(policy, **options["lora"])
-            value = adapted_critic(reward, **options["lora"])
-            return {"policy": policy, "reference": reference or policy, "reward": reward, "value": value}
-        reference = reference or copy.deepcopy(policy)
-        return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
+        return actors(policy, reward, reference, **options["lora"])
 
     def evaluate(self, stage: str, folder: Path) -> dict[str, Any]:
         """Compare the policies on held-out prompts."""

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from rlhf_lightning import functional
-from rlhf_lightning.checks.result import close, demand
-from rlhf_lightning.checks.subject import Subject, plain_log_probs
+from rlhf_lightning.checks.result import CheckSkippedError, close, demand
+from rlhf_lightning.checks.subject import Subject, altered, plain_log_probs, single_rows
 from rlhf_lightning.generation import response_log_probs
 from rlhf_lightning.logits import causal_log_probs
 
@@ -55,7 +55,7 @@ def positions(subject: Subject) -> str:
 @torch.no_grad()
 def dropout(subject: Subject) -> str:
     """The models of PPO say the same twice."""
-    module, _ = subject.episode
+    module, _ = subject.sampled
     for name in ("policy", "value", "reference", "reward"):
         model = getattr(module, name)
         for path, layer in model.named_modules():
@@ -71,18 +71,31 @@ def dropout(subject: Subject) -> str:
 @torch.no_grad()
 def sampler(subject: Subject) -> str:
     """Sampled log-probs are those of a plain pass over the same tokens, one row at a time."""
-    module, episode = subject.episode
-    rollout, model = episode.rollout, module.policy
-    ids, real, mask = rollout.prompts.prompt_ids, rollout.prompts.prompt_mask, rollout.response_mask
+    module, rollout = subject.sampled
     expected = torch.zeros_like(rollout.log_probs)
-    for row in range(len(ids)):
-        own = plain_log_probs(model, ids[row][real[row]], rollout.response_ids[row][mask[row]], module.temperature)
+    for row, prompt, response in single_rows(rollout):
+        own = plain_log_probs(module.policy, prompt, response, module.temperature)
         expected[row, : len(own)] = own
-    batched = response_log_probs(model, rollout, module.temperature).float()
-    outside = ((rollout.log_probs - expected).exp()[mask] - 1).abs() > 0.1
+    batched = response_log_probs(module.policy, rollout, module.temperature).float()
+    outside = ((rollout.log_probs - expected).exp()[rollout.response_mask] - 1).abs() > 0.1
     demand(
         float(outside.float().mean()) <= 0.05, f"{float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"
     )
     words = close(rollout.log_probs, expected, _tolerance(subject), "sampled and recomputed log-probs")
     close(batched, expected, _tolerance(subject), "log-probs in a batch and row by row")
     return f"{words}; {float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"
+
+
+def fresh_samples(subject: Subject) -> str:
+    """Two iterations sample other responses to the same prompts, and one iteration samples the same twice."""
+    module, _ = subject.sampled
+    first, again = module.rollout(subject.prompt_batch), module.rollout(subject.prompt_batch)
+    demand(torch.equal(first.response_ids, again.response_ids), "the same iteration sampled other responses")
+    with altered(module, iteration=module.iteration + 1):
+        other = module.rollout(subject.prompt_batch)
+    likelihood = float(first.log_probs.sum())
+    if likelihood > -3.0:
+        raise CheckSkippedError(f"these responses have log-probability {likelihood:.3g}: any sample is the same")
+    same = first.response_ids.shape == other.response_ids.shape and torch.equal(first.response_ids, other.response_ids)
+    demand(not same, "the next iteration sampled the very same responses: its random numbers are those of the first")
+    return f"responses with log-probability {likelihood:.3g} came once"

@@ -1,16 +1,12 @@
 """How a check ends."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from torch import Tensor
 
-from rlhf_lightning.checks.subject import Subject
-
-Outcome = Literal["pass", "fail", "skipped"]
-CheckFunction: TypeAlias = Callable[[Subject], str]
-"""Returns what was measured; raises :class:`CheckFailedError` or :class:`CheckSkippedError`."""
+Outcome = Literal["pass", "fail", "error", "skipped"]
+"""``error`` is an exception on the way, so that nothing was compared."""
 
 
 class CheckFailedError(Exception):

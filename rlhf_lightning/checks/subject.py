@@ -2,9 +2,9 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,13 +13,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_lightning.adapters import actors
 from rlhf_lightning.batch import ComparisonBatch, Experience, LMBatch, PromptBatch, Rollout
+from rlhf_lightning.checks.result import CheckSkippedError
 from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.tokens import ComparisonExample, LMExample, Tokenization
 from rlhf_lightning.generation import response_texts, sample_responses, token_id
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.stages.ppo import PPOModule
+
+STEP = partial(torch.optim.SGD, lr=1e-2)
+LONGEST = 64
+"""Tokens of a prompt or response that are looked at, its last and first: the check should take a minute."""
 
 
 @dataclass
@@ -38,6 +44,10 @@ class Subject:
         max_new_tokens: Of the checks' rollouts.
         block_size: Tokens per row of text.
         make_ppo: Builds PPO from ``policy, reference, reward, value, tokenizer`` and further options.
+        reference: Of PPO; None is the policy itself, before training.
+        lora: Options of :func:`rlhf_lightning.adapters.actors`.
+        autocast: Precision of mixed-precision training, or None.
+        centring: Demonstrations that the reward's bias was computed on; None is ``demonstrations``.
     """
 
     policy: PreTrainedModel
@@ -51,11 +61,19 @@ class Subject:
     max_new_tokens: int = 16
     block_size: int = 64
     make_ppo: Callable[..., PPOModule] = PPOModule
+    reference: PreTrainedModel | None = None
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    autocast: torch.dtype | None = None
+    centring: Sequence[Demonstration] | None = None
+    _tried: bool = field(default=False, init=False, repr=False)
+    _module: PPOModule | None = field(default=None, init=False, repr=False)
+    _rollout: Rollout | None = field(default=None, init=False, repr=False)
+    _experience: Experience | None = field(default=None, init=False, repr=False)
 
     @property
     def exact(self) -> bool:
         """Whether numbers have 32 bits at least, so that two ways to the same one agree closely."""
-        return self.policy.dtype in (torch.float32, torch.float64)
+        return self.policy.dtype in (torch.float32, torch.float64) and self.autocast is None
 
     @property
     def device(self) -> torch.device:
@@ -76,14 +94,23 @@ class Subject:
 
     @cached_property
     def prompt_batch(self) -> PromptBatch:
-        """Eight prompts."""
-        ids, mask, index, texts = collate_prompts(self.tokens.prompts(self.prompts)[:8], self.pad)
+        """The ends of eight prompts."""
+        examples = self.tokens.prompts(self.prompts)[:8]
+        ends = [replace(example, prompt_ids=example.prompt_ids[-LONGEST:]) for example in examples]
+        ids, mask, index, texts = collate_prompts(ends, self.pad)
         return PromptBatch(ids.to(self.device), mask.to(self.device), index.to(self.device), texts)
 
     @cached_property
     def comparison_batch(self) -> ComparisonBatch:
-        """Up to four prompts with ranked responses."""
-        examples = self.tokens.comparisons(self.comparisons[:4])
+        """Up to four prompts with ranked responses, none longer than ``LONGEST``."""
+        examples = [
+            replace(
+                example,
+                prompt_ids=example.prompt_ids[-LONGEST:],
+                response_ids=[ids[:LONGEST] for ids in example.response_ids],
+            )
+            for example in self.tokens.comparisons(self.comparisons[:4])
+        ]
         if not examples:
             rollouts = [
                 sample_responses(
@@ -110,7 +137,10 @@ class Subject:
     @cached_property
     def text_batch(self) -> LMBatch:
         """Rows of text; responses to demonstrations where there is no text, and prompts where there are none."""
-        examples = self.tokens.texts(self.texts, self.block_size) or self.tokens.demonstrations(self.demonstrations)
+        examples = self.tokens.texts(self.texts[:6], self.block_size)
+        if not examples:
+            demonstrations = self.tokens.demonstrations(self.demonstrations[:6])
+            examples = [replace(own, input_ids=own.input_ids[: own.loss_start + LONGEST]) for own in demonstrations]
         if not examples:
             examples = [
                 LMExample([*ids[mask].tolist(), self.eos], 1) for ids, mask in zip(*self.prompt_batch[:2], strict=True)
@@ -127,32 +157,90 @@ class Subject:
         """Id of the token that fills rows."""
         return token_id(self.tokenizer.pad_token_id)
 
-    def ppo(self, **options: Any) -> PPOModule:
-        """PPO on copies of the models, outside a trainer: it logs nothing and steps plain SGD."""
-        policy, value = copy.deepcopy(self.policy), copy.deepcopy(self.scalar)
+    @contextmanager
+    def as_trained(self) -> Iterator[None]:
+        """The precision in which the trainer would compute."""
+        if self.autocast is None:
+            yield
+            return
+        with torch.autocast(self.device.type, self.autocast):
+            yield
+
+    def ppo(self, optimizer: Callable[..., torch.optim.Optimizer] = STEP, **options: Any) -> PPOModule:
+        """PPO on copies of the models, outside a trainer, so that it logs nothing.
+
+        Args:
+            optimizer: Factory of both optimizers.
+            options: Of :class:`PPOModule`.
+        """
+        policy, reward = copy.deepcopy(self.policy), copy.deepcopy(self.scalar)
+        other = None if self.reference is None else copy.deepcopy(self.reference)
+        models = actors(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
         defaults = {"max_new_tokens": self.max_new_tokens, "num_minibatches": 2, "ptx_coef": 0.0, "seed": 0}
-        sgd = partial(torch.optim.SGD, lr=1e-2)
-        module = self.make_ppo(
-            policy=policy.requires_grad_(True),
-            reference=copy.deepcopy(self.policy),
-            reward=copy.deepcopy(self.scalar),
-            value=value.requires_grad_(True),
-            tokenizer=self.tokenizer,
-            optimizer=sgd,
-            value_optimizer=sgd,
-            **{**defaults, **options},
-        )
+        given = {**defaults, "optimizer": optimizer, "value_optimizer": optimizer, **options}
+        module = self.make_ppo(**models, tokenizer=self.tokenizer, **given)
         free = cast(Any, module)
-        optimizers = [sgd(model.parameters()) for model in (module.policy, module.value)]
+        optimizers = [optimizer(learning(model)) for model in (module.policy, module.value)]
         free.log = free.log_dict = lambda *_, **__: None
         free.manual_backward, free.optimizers = (lambda loss: loss.backward()), (lambda *_, **__: optimizers)
         return module
 
-    @cached_property
+    def try_rollout(self) -> Experience:
+        """Build PPO, roll out and score, before the first update; what was made on the way is kept for the checks."""
+        self._tried = True
+        self._module = self.ppo()
+        self._rollout = self.rollout(self._module)
+        self._experience = self._module.score(self._rollout)
+        return self._experience
+
+    @property
+    def sampled(self) -> tuple[PPOModule, Rollout]:
+        """A rollout before the first update, and the module that made it.
+
+        Raises:
+            CheckSkippedError: When there is none.
+        """
+        if not self._tried:
+            self.try_rollout()
+        if self._module is None or self._rollout is None:
+            raise CheckSkippedError("nothing could be sampled; see the row 'rollout'")
+        return self._module, self._rollout
+
+    @property
     def episode(self) -> tuple[PPOModule, Experience]:
-        """A scored rollout before the first update, and the module that made it."""
-        module = self.ppo()
-        return module, module.score(self.rollout(module))
+        """The same rollout with its scores; without gradients.
+
+        Raises:
+            CheckSkippedError: When there is none.
+        """
+        module, _ = self.sampled
+        if self._experience is None:
+            raise CheckSkippedError("the rollout could not be scored; see the row 'rollout'")
+        module.zero_grad()
+        return module, self._experience
+
+    @cached_property
+    def moved(self) -> Experience:
+        """A scored rollout of a policy that has left its reference, at a ``kl_coef`` of 1, so that KL has its say."""
+        module, _ = self.episode
+        weights = learning(module.policy)
+        own, coef = [weight.detach().clone() for weight in weights], module.kl_coef.clone()
+        generator = torch.Generator(self.device).manual_seed(0)
+        try:
+            with torch.no_grad():
+                module.kl_coef.fill_(1.0)
+                for weight in weights:
+                    noise = torch.randn(weight.shape, generator=generator, device=self.device)
+                    weight.add_(noise * (0.1 * weight.float().square().mean().sqrt() + 1e-3))
+            return module.score(self.rollout(module))
+        finally:
+            module.kl_coef.copy_(coef)
+            for weight, old in zip(weights, own, strict=True):
+                weight.data.copy_(old)
+
+    def forget(self) -> None:
+        """Let go of the module, where memory is needed for another."""
+        self._module = self._rollout = self._experience = None
 
     def rollout(self, module: PPOModule) -> Rollout:
         """Responses of different lengths, whatever the model says: cut, so that there is padding."""
@@ -175,3 +263,34 @@ def plain_log_probs(model: nn.Module, prompt: Tensor, response: Tensor, temperat
     ids = torch.cat([prompt, response]).unsqueeze(0)
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
     return cast(Tensor, (logits.float() / temperature).log_softmax(-1).gather(1, response.unsqueeze(1)).squeeze(1))
+
+
+def learning(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model that learn."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def altered(module: Any, **changes: Any) -> Iterator[None]:
+    """Other settings of a module within the block."""
+    own = {name: getattr(module, name) for name in changes}
+    try:
+        for name, value in changes.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(module, name, value)
+
+
+def single_rows(rollout: Rollout) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Number, prompt and response of each episode, without padding."""
+    for row, mask in enumerate(rollout.response_mask):
+        prompt = rollout.prompts.prompt_ids[row][rollout.prompts.prompt_mask[row]]
+        yield row, prompt, rollout.response_ids[row][mask]
+
+
+def plain_values(model: nn.Module, prompt: Tensor, response: Tensor) -> Tensor:
+    """What a critic says before each response token, by a pass over one row without padding."""
+    values: Tensor = model(torch.cat([prompt, response]).unsqueeze(0))
+    return values[0, len(prompt) - 1 : -1].float()

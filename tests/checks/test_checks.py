@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from rlhf_lightning import functional, logits, prefix
 from rlhf_lightning.averaging import MovingAverage
@@ -46,37 +46,46 @@ def failures(subject: Subject) -> set[str]:
     return {name for name, outcome in outcomes(subject).items() if outcome == "fail"}
 
 
-def qwen() -> Any:
+def qwen(kind: str) -> Any:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = Qwen3Config(
+    config, architecture = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
+    made = config(
         vocab_size=40,
         num_key_value_heads=2,
-        head_dim=8,
         max_position_embeddings=128,
         initializer_range=0.2,
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,
         **sizes,
+        **({"head_dim": 8} if kind == "qwen3" else {}),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Qwen3ForCausalLM(config).eval()
+        return architecture(made).eval()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen"])
-def test_sound_models_pass(kind: str, make_tiny_lm: Any, tiny_tokenizer: Any) -> None:
-    model = qwen() if kind == "qwen" else make_tiny_lm(kind)
-    before = copy.deepcopy(model.state_dict())
-    reward = ScalarHeadModel.from_causal_lm(model)
-    subject = subject_of(model, tiny_tokenizer, reward=reward)
-    examples = subject.tokens.demonstrations(DEMONSTRATIONS)
-    with torch.no_grad():
+def reward_of(subject: Subject) -> ScalarHeadModel:
+    """A reward model that gives the demonstrations 0 on average."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        reward = ScalarHeadModel.from_causal_lm(subject.policy)
+        examples = subject.tokens.demonstrations(subject.demonstrations)
         scores = [float(reward(torch.tensor([example.input_ids]))[0, -1]) for example in examples]
-    reward.bias -= sum(scores) / len(scores)
+        reward.bias -= sum(scores) / len(scores)
+    return reward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "qwen3"])
+def test_sound_models_pass(kind: str, dtype: torch.dtype, make_tiny_lm: Any, tiny_tokenizer: Any) -> None:
+    model = (qwen(kind) if kind.startswith("qwen") else make_tiny_lm(kind)).to(dtype)
+    before = copy.deepcopy(model.state_dict())
+    subject = subject_of(model, tiny_tokenizer)
+    subject.reward = reward_of(subject)
     results = check(subject)
     assert {result.outcome for result in results} == {"pass"}, [r for r in results if r.outcome != "pass"]
-    assert len(results) >= 18
+    assert len(results) >= 23
     assert all(result.meaning and result.remedy and result.measured for result in results)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert check_table(results).row_count == len(results)
