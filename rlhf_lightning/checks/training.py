@@ -1,0 +1,151 @@
+"""Checks of updates: the moving average, what is frozen, resume."""
+
+import zlib
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.adapters import without_adapters
+from rlhf_lightning.checks.result import close, demand
+from rlhf_lightning.checks.subject import Subject, learning
+from rlhf_lightning.generation import response_log_probs
+from rlhf_lightning.scoring import response_scores
+from rlhf_lightning.stages.ppo import PPOModule
+
+
+def averaging(subject: Subject) -> str:
+    """The moving average follows decay * average + (1 - decay) * weights once per optimizer step, in 32 bits."""
+    _, episode = subject.episode
+    module = subject.ppo(ema_decay=0.9)
+    weights = learning(module.policy)
+    expected = [weight.detach().float().clone() for weight in weights]
+    steps = 0
+
+    def follow(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        with torch.no_grad():
+            for place, weight in enumerate(weights):
+                weight.add_(1e-3)  # far enough to tell one update from two
+                expected[place] = 0.9 * expected[place] + 0.1 * weight.float()
+
+    policy_optimizer: Any = module.optimizers()[0]  # type: ignore[index]
+    policy_optimizer.register_step_post_hook(follow)
+    module.update(episode)
+    found = [] if module.ema is None else list(module.ema.buffers())
+    demand(len(found) == len(expected), f"the average has {len(found)} of {len(expected)} weights")
+    gaps = torch.stack([(own - other).abs().max() for own, other in zip(found, expected, strict=True)])
+    return close(gaps, torch.zeros_like(gaps), 2e-5, f"the average and its recursion over {steps} steps")
+
+
+def frozen(subject: Subject) -> str:
+    """Reference and reward model have no gradient and do not change; policy and critic do."""
+    _, episode = subject.episode
+    module = subject.ppo()
+    learned = {id(weight) for model in (module.policy, module.value) for weight in learning(model)}
+    still: dict[str, Any] = {"reference": module.reference, "reward": module.reward}
+    models = {**still, "policy": module.policy, "value": module.value}
+    kept = {name: _kept(model, learned) for name, model in still.items()}
+    before, said = {name: _sums(model.state_dict()) for name, model in models.items()}, _said(module, subject)
+    module.update(episode)
+    after = {name: _sums(model.state_dict()) for name, model in models.items()}
+    for name, own in kept.items():
+        changed = [key for key in own if before[name][key] != after[name][key]]
+        demand(not changed, f"an update changed {name}.{changed[0] if changed else ''}")
+        grads = [key for key, weight in own.items() if weight.requires_grad or weight.grad is not None]
+        demand(not grads, f"{name}.{grads[0] if grads else ''} has a gradient")
+    for name, first, second in zip(still, said, _said(module, subject), strict=True):
+        demand(torch.equal(first, second), f"after an update the {name} says something else of the same responses")
+    for name in ("policy", "value"):
+        demand(before[name] != after[name], f"an update did not change the {name}")
+    return "an update changes policy and critic alone"
+
+
+def _kept(model: nn.Module, learned: set[int]) -> dict[str, nn.Parameter]:
+    return {name: weight for name, weight in model.named_parameters() if id(weight) not in learned}
+
+
+@torch.no_grad()
+def _said(module: PPOModule, subject: Subject) -> tuple[Tensor, Tensor]:
+    rollout = subject.episode[1].rollout
+    with without_adapters(module.reference, module.reward):
+        log_probs = response_log_probs(module.reference, rollout, module.temperature)
+        return log_probs, response_scores(module.reward, rollout, subject.tokenizer)
+
+
+def resume(subject: Subject) -> str:
+    """Two iterations, and one that is stopped and goes on in a module built anew, end with the same weights."""
+    subject.forget()
+    unbroken = _Run(subject)
+    unbroken.iterate(2)
+    expected = _sums(unbroken.state())
+    del unbroken
+    stopped = _Run(subject)
+    stopped.iterate(1)
+    with subject.folder() as folder:
+        torch.save(stopped.checkpoint(), folder / "last.ckpt")
+        del stopped
+        goes_on = _Run(subject)
+        goes_on.load(torch.load(folder / "last.ckpt", weights_only=True))
+    goes_on.iterate(1)
+    found = _sums(goes_on.state())
+    lost = [name for name, value in expected.items() if found.get(name) != value]
+    demand(not lost, f"{len(lost)} of {len(expected)} tensors differ after a resume, such as {lost[0] if lost else ''}")
+    return f"{len(expected)} tensors of models and optimizers are the same bit for bit"
+
+
+class _Run:
+    """PPO with Adam, a schedule and, where there is text, the pretraining gradient: what a trainer would save of it."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        text = {"ptx_coef": 0.5} if subject.texts else {}
+        adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.95))
+        self.module = subject.ppo(adam, max_new_tokens=min(4, subject.max_new_tokens), **text)
+        optimizers: Any = self.module.optimizers()
+        self.optimizers: list[torch.optim.Optimizer] = optimizers
+        self.schedules = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) for optimizer in self.optimizers]
+
+    def iterate(self, count: int) -> None:
+        for _ in range(count):
+            experience = self.module.score(self.subject.rollout(self.module))
+            self.module.update(experience, self.subject.text_batch if self.module.ptx_coef else None)
+            for schedule in self.schedules:
+                schedule.step()
+            self.module.iteration += 1
+
+    def checkpoint(self) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = {
+            "state_dict": self.module.state_dict(),
+            "optimizer_states": [optimizer.state_dict() for optimizer in self.optimizers],
+            "lr_schedulers": [schedule.state_dict() for schedule in self.schedules],
+        }
+        self.module.on_save_checkpoint(checkpoint)
+        return checkpoint
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        self.module.on_load_checkpoint(checkpoint)
+        self.module.load_state_dict(checkpoint["state_dict"], strict=False)
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state)
+        for schedule, state in zip(self.schedules, checkpoint["lr_schedulers"], strict=True):
+            schedule.load_state_dict(state)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that should be the same after a resume."""
+        state = dict(self.module.state_dict())
+        for number, optimizer in enumerate(self.optimizers):
+            for place, own in optimizer.state_dict()["state"].items():
+                state |= {f"optimizer {number}, weight {place}, {name}": value for name, value in own.items()}
+        return state
+
+
+def _sums(state: dict[str, Tensor]) -> dict[str, int]:
+    """A checksum of every tensor: a copy of large models would not fit into memory."""
+    return {name: zlib.crc32(_bytes(value)) for name, value in state.items()}
+
+
+def _bytes(value: Tensor) -> Any:
+    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
