@@ -25,16 +25,21 @@ def fast_attention(model: nn.Module, device: torch.device, tokens: int) -> Itera
         device: Where it runs.
         tokens: Of a row that is read at once; 1 where a cached response goes on.
     """
-    config: Any = getattr(model, "config", None)
-    own = getattr(config, "_attn_implementation", None)
-    if own != "sdpa" or device.type != "cpu" or tokens > EAGER_TOKENS or not _in_16_bits(model):
+    if not attends_eagerly(model, device, tokens):
         yield
         return
+    config: Any = model.config
     config._attn_implementation = "eager"
     try:
         yield
     finally:
-        config._attn_implementation = own
+        config._attn_implementation = "sdpa"
+
+
+def attends_eagerly(model: nn.Module, device: torch.device, tokens: int) -> bool:
+    """Whether :func:`fast_attention` takes two matrix products and a softmax."""
+    own = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return own == "sdpa" and device.type == "cpu" and tokens <= EAGER_TOKENS and _in_16_bits(model)
 
 
 def _in_16_bits(model: nn.Module) -> bool:

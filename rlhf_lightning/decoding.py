@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.attention import cache_options, fast_attention
+from rlhf_lightning.attention import attends_eagerly, cache_options, fast_attention
 from rlhf_lightning.batch import PromptBatch, length_groups
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.logits import causal_logits
 
 PREFILL_TOKENS = 2048
 """Prompts are read in groups of similar length of about so many tokens: more would be padding, or memory."""
+BLOCK = 16
+"""Where torch copies keys and values that do not lie one behind the other, buffers grow by so many columns."""
 
 
 def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Decoder":
@@ -100,7 +102,9 @@ class InPlaceDecoder(CachedDecoder):
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
         super().__init__(model, prompts)
         rows, width = self.mask.shape
-        self.layers = [_BufferedLayer(rows, width + max_new_tokens) for _ in self.cache.layers]
+        self.gapless = attends_eagerly(model, self.device, 1)
+        block = BLOCK if self.gapless else width + max_new_tokens
+        self.layers = [_BufferedLayer(rows, block, self.gapless) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
         self.lengths = self.mask.sum(1)
         self.padded = not bool(self.mask.all())
@@ -114,7 +118,7 @@ class InPlaceDecoder(CachedDecoder):
             own = int(self.lengths[group].max())
             ids, mask = self.input_ids[group, width - own :], self.mask[group, width - own :]
             for layer in self.layers:
-                layer.expect_prompts(group, width - own)
+                layer.expect_prompts(group, width - own, width)
             with fast_attention(self.model, self.device, own):
                 logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
         for layer in self.layers:
@@ -141,6 +145,11 @@ class InPlaceDecoder(CachedDecoder):
 
     def _visible(self) -> Tensor | None:
         """What the new token sees. Everything, where no prompt is padded: then attention needs no mask."""
+        if self.gapless:
+            unused = -self.mask.shape[1] % BLOCK
+            hidden = nn.functional.pad(~self.mask, (0, unused), value=True)[:, None, None, :]
+            dtype = cast(PreTrainedModel, self.model).dtype
+            return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
         if not self.padded:
             return None
         if cast(PreTrainedModel, self.model).config._attn_implementation != "sdpa":
@@ -149,22 +158,23 @@ class InPlaceDecoder(CachedDecoder):
 
 
 class _BufferedLayer(DynamicLayer):
-    """Keys and values of one layer in a buffer with room for the whole response.
+    """Keys and values of one layer in buffers that have room for more.
 
     Args:
         rows: Of the batch.
-        capacity: Tokens per row.
+        block: Columns that the buffers grow by; all that will be needed where they are not to grow.
+        gapless: Whether queries get the whole buffers, unused columns included, instead of a part of each row.
     """
 
-    def __init__(self, rows: int, capacity: int) -> None:
+    def __init__(self, rows: int, block: int, gapless: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rows, self.capacity, self.length = rows, capacity, 0
-        self.prompts: tuple[Tensor, int] | None = None
-        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.rows, self.block, self.gapless, self.length = rows, block, gapless, 0
+        self.prompts: tuple[Tensor, int, int] | None = None
+        self.buffers: list[Tensor] = []
 
-    def expect_prompts(self, group: Tensor, start: int) -> None:
-        """The next keys are those of the prompts of some rows, from column ``start`` on."""
-        self.prompts = group, start
+    def expect_prompts(self, group: Tensor, start: int, stop: int) -> None:
+        """The next keys are those of the prompts of some rows, in the columns from ``start`` to ``stop``."""
+        self.prompts = group, start, stop
 
     def start_decoding(self, length: int) -> None:
         """All prompts are in; columns are used up to ``length``."""
@@ -172,31 +182,37 @@ class _BufferedLayer(DynamicLayer):
 
     def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
         """Put some rows into the places of others and keep the first ``count``."""
-        assert self.buffers is not None
         for buffer in self.buffers:
             buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
         self.rows = count
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write new keys and values; all that the queries may look at."""
-        if self.buffers is None:
-            shape = (self.rows, key_states.shape[1], self.capacity)
-            self.buffers = (
-                key_states.new_zeros(*shape, key_states.shape[3]),
-                value_states.new_zeros(*shape, value_states.shape[3]),
-            )
+        new = key_states, value_states
         if self.prompts is not None:
-            group, start = self.prompts
-            stop = start + key_states.shape[2]
-            for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            group, start, stop = self.prompts
+            self._make_room(new, stop)
+            for buffer, states in zip(self.buffers, new, strict=True):
                 buffer[group, :, start:stop] = states
-            return key_states, value_states
-        stop = self.length + key_states.shape[2]
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[: self.rows, :, self.length : stop] = states
-        self.length = stop
+            return new
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self._make_room(new, self.length)
+        for buffer, states in zip(self.buffers, new, strict=True):
+            buffer[: self.rows, :, start : self.length] = states
+        stop = self.buffers[0].shape[2] if self.gapless else self.length
         keys, values = (buffer[: self.rows, :, :stop] for buffer in self.buffers)
         return keys, values
+
+    def _make_room(self, new: tuple[Tensor, Tensor], columns: int) -> None:
+        """Buffers of at least so many columns, with what was in the old ones."""
+        if self.buffers and self.buffers[0].shape[2] >= columns:
+            return
+        columns += -columns % self.block
+        old, self.buffers = self.buffers, []
+        for place, states in enumerate(new):
+            self.buffers.append(states.new_zeros(self.rows, states.shape[1], columns, states.shape[3]))
+            if old:
+                self.buffers[place][:, :, : old[place].shape[2]] = old[place][: self.rows]
 
     def get_seq_length(self) -> int:
         """Tokens that the next queries find in front of them."""

@@ -18,7 +18,7 @@ from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.checkpointing import checkpoint_activations
 from rlhf_lightning.live_bytes import LiveBytes, learning_bytes, parameter_bytes, without_values
 from rlhf_lightning.logits import last_hidden, linear_log_probs
-from rlhf_lightning.models import ScalarHeadModel, fuse_activations
+from rlhf_lightning.models import ScalarHeadModel, use_fast_kernels
 from rlhf_lightning.prefix import TREE_TOKENS, continuation_mask, selected
 from rlhf_lightning.sampling import inverse_cdf_sample
 
@@ -183,7 +183,7 @@ class MemoryPlanner:
     def _causal_lm(self, config: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=self.precision.weights)
-        fuse_activations(cast(PreTrainedModel, model)).eval()
+        use_fast_kernels(cast(PreTrainedModel, model)).eval()
         if self.checkpointing:
             checkpoint_activations(model)
         return cast(PreTrainedModel, model)

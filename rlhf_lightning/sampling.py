@@ -33,7 +33,8 @@ def inverse_cdf_sample(
     rows, vocabulary = logits.shape
     size = math.isqrt(vocabulary - 1) + 1
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    weights = torch.zeros(rows, size * size, dtype=dtype, device=logits.device)
+    weights = torch.empty(rows, size * size, dtype=dtype, device=logits.device)
+    weights[:, vocabulary:] = 0
     used = weights[:, :vocabulary]
     used.copy_(logits).sub_(used.amax(1, keepdim=True))
     if temperature != 1:

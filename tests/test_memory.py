@@ -17,7 +17,7 @@ from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.fitting import QUIET
 from rlhf_lightning.live_bytes import LiveBytes
 from rlhf_lightning.memory import MemoryPlanner, Precision, key_value_width
-from rlhf_lightning.models import fuse_activations
+from rlhf_lightning.models import use_fast_kernels
 
 SHARED = {"vocab_size": 3000, "bos_token_id": None, "eos_token_id": None}
 DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -73,7 +73,7 @@ def ids(*shape):
 
 
 def causal_lm(kind):
-    return fuse_activations(AutoModelForCausalLM.from_config(CONFIGS[kind])).eval()
+    return use_fast_kernels(AutoModelForCausalLM.from_config(CONFIGS[kind])).eval()
 
 
 def peak(phases):

@@ -13,11 +13,11 @@ from rlhf_lightning.models import (
     ScalarHeadModel,
     fit_to_tokenizer,
     freeze,
-    fuse_activations,
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
     model_folder,
+    use_fast_kernels,
 )
 from rlhf_lightning.sandbox.world import generate_text
 from rlhf_lightning.scoring import TextReward
@@ -214,7 +214,7 @@ def test_freeze(tiny_gpt2):
 def test_a_fused_activation_is_the_same_function(make_tiny_lm):
     plain, fused = (
         make_tiny_lm("gpt2", dtype=torch.float64),
-        fuse_activations(make_tiny_lm("gpt2", dtype=torch.float64)),
+        use_fast_kernels(make_tiny_lm("gpt2", dtype=torch.float64)),
     )
     assert [type(module.act) for module in fused.modules() if hasattr(module, "act")] == [torch.nn.GELU] * 2
     logits = [model(IDS).logits for model in (plain, fused)]
@@ -233,7 +233,7 @@ def test_a_fused_activation_is_the_same_function(make_tiny_lm):
 def test_an_exported_causal_lm_is_the_same(tmp_path, tiny_lm, tiny_tokenizer):
     export_causal_lm(tiny_lm, tiny_tokenizer, tmp_path / "model")
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "model")(IDS).logits, tiny_lm(IDS).logits)
-    assert torch.equal(load_causal_lm(str(tmp_path / "model"))(IDS).logits, fuse_activations(tiny_lm)(IDS).logits)
+    assert torch.equal(load_causal_lm(str(tmp_path / "model"))(IDS).logits, use_fast_kernels(tiny_lm)(IDS).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("w3 w4")["input_ids"] == [3, 4]
     assert (tmp_path / "model" / "model.safetensors").exists()
 
@@ -271,7 +271,7 @@ def test_a_classifier_gives_the_score_without_bias(exported, tiny_lm):
 
 def test_a_reward_model_survives_the_round_trip(exported):
     model, folder = exported
-    fuse_activations(model)
+    use_fast_kernels(model)
     again = load_scalar_model(str(folder)).eval()
     assert float(again.bias) == 1.5
     assert torch.equal(token_scores(again, IDS), token_scores(model, IDS))

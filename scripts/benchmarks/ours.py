@@ -13,13 +13,13 @@ from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, generat
 from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.generation import sample_responses
-from rlhf_lightning.models import ScalarHeadModel, fuse_activations
+from rlhf_lightning.models import ScalarHeadModel, use_fast_kernels
 from rlhf_lightning.sampling import inverse_cdf_sample
 
 
 def make_lm(shape):
     """The same model as this package loads it."""
-    return fuse_activations(make_plain_lm(shape))
+    return use_fast_kernels(make_plain_lm(shape))
 
 
 class Steps(L.Callback):
