@@ -77,9 +77,25 @@ class Runs:
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """``stage.json`` of a stage folder; empty when there is none."""
+    """``stage.json`` of a stage folder; empty when there is none.
+
+    Raises:
+        PipelineError: When it is torn.
+    """
     path = folder / "stage.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        stage = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        stage = None
+    if not isinstance(stage, dict) or not {"status", "identity"} <= stage.keys():
+        raise PipelineError(
+            f"{path} is torn ({path.stat().st_size} bytes), as after a power cut or on a full disk, so what {folder} "
+            "was made from is not known. Name the stage in stages with overwrite=true to make it again, or put the "
+            "file back."
+        )
+    return stage
 
 
 def is_complete(folder: Path) -> bool:
@@ -96,9 +112,15 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         overwrite: Whether a stage made from something else is thrown away.
 
     Raises:
-        PipelineError: When the folder holds a stage made from something else, with the difference.
+        PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell.
     """
-    old, identity = read_stage(folder), redacted(_plain(identity))
+    try:
+        old = read_stage(folder)
+    except PipelineError:
+        if not overwrite:
+            raise
+        old = {}
+    identity = redacted(_plain(identity))
     if old:
         differences = list(_differences(old["identity"], identity))
         if not differences:
@@ -196,7 +218,7 @@ def write_json(path: Path, value: Any) -> None:
         return
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    put_in_place(unfinished, path)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -210,7 +232,26 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
     unfinished.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    put_in_place(unfinished, path)
+
+
+def put_in_place(unfinished: Path, path: Path) -> None:
+    """Give a file or folder that was written under another name its own: whatever happens, what has it is complete."""
+    for file in (unfinished, *(unfinished.rglob("*") if unfinished.is_dir() else ())):
+        sync(file)
     unfinished.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, last through a power cut."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -162,21 +162,29 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one row; rows of steps that an interrupted run had reached already are replaced."""
+        """Write one row."""
         row: dict[str, Any] = {"step": step, **metrics}
         new_columns = [name for name in row if name not in self._columns]
-        goes_back = bool(self._rows) and self._rows[-1]["step"] > (step or 0)
         self._columns += new_columns
-        if goes_back:
-            self._rows = [old for old in self._rows if old["step"] < (step or 0)]
         self._rows.append(row)
-        if new_columns or goes_back or self._rewrite:
-            self._rewrite = False
-            unfinished = self.path.with_suffix(".unfinished")
-            self._write(unfinished, "w", self._rows, header=True)
-            unfinished.replace(self.path)
+        if new_columns or self._rewrite:
+            self._write_all()
         else:
             self._write(self.path, "a", [row], header=False)
+
+    @rank_zero_only
+    def cut(self, steps: int) -> None:
+        """Keep the rows of the first so many steps: an interrupted run may have logged more than it saved."""
+        self._rows = [row for row in self._rows if row["step"] < steps]
+        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        if self.path.exists():
+            self._write_all()
+
+    def _write_all(self) -> None:
+        self._rewrite = False
+        unfinished = self.path.with_suffix(".unfinished")
+        self._write(unfinished, "w", self._rows, header=True)
+        unfinished.replace(self.path)
 
     def _write(self, path: Path, mode: str, rows: list[dict[str, Any]], header: bool) -> None:
         with path.open(mode, newline="", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.adapters import has_adapters, merged
+from rlhf_lightning.artifacts import put_in_place
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.sharding import full_state
@@ -75,4 +76,4 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     yield unfinished
     shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    put_in_place(unfinished, folder)

@@ -41,7 +41,7 @@ def fit_stage(
         folder: Gets ``metrics.csv`` and ``checkpoints/``.
         make_trainer: Builds the trainer from further keyword arguments.
         callbacks: Besides the checkpoint.
-        say: Told of checkpoints that cannot be used.
+        say: Told of checkpoints that cannot be used, and where a run that was ended goes on.
         epochs: Passes over the data, or over its ``num_batches``.
         checkpoint_every: Batches (PPO iterations) between two checkpoints.
         log_every: Batches between two rows of metrics.csv.
@@ -49,7 +49,7 @@ def fit_stage(
     Returns:
         The last value of every metric.
     """
-    checkpoint = BatchCheckpoint(folder / "checkpoints", checkpoint_every)
+    checkpoint = BatchCheckpoint(folder / "checkpoints", checkpoint_every, say)
     trainer = make_trainer(
         max_epochs=epochs,
         logger=MetricsFile(folder / "metrics.csv"),

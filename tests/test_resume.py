@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 
+from rlhf_lightning import checkpoints
 from rlhf_lightning.adapters import adapted_critic, add_adapters
 from rlhf_lightning.artifacts import read_metrics
 from rlhf_lightning.callbacks import MetricsFile, SampleTable
@@ -150,13 +151,86 @@ def test_resume_equals_uninterrupted(
     assert len(flat[0]) > 10
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*flat, strict=True))
 
-    own, other = (
-        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder / "metrics.csv")]
-        for folder in (whole, broken)
-    )
-    assert own == other
+    assert figures(whole) == figures(broken)
     if make is ppo:
         assert (whole / "samples.jsonl").read_text() == (broken / "samples.jsonl").read_text()
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """All rows of metrics.csv, without the times; a cell that has none is another figure."""
+    rows = read_metrics(folder / "metrics.csv")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} | {"cells": list(row)} for row in rows]
+
+
+def no_more() -> None:
+    raise KilledError
+
+
+def before(function: Callable[..., Any], *arguments: Any) -> Any:
+    no_more()
+
+
+def after(function: Callable[..., Any], *arguments: Any) -> Any:
+    function(*arguments)
+    no_more()
+
+
+def half(function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
+    function(path, *arguments)
+    path.write_bytes(path.read_bytes()[:1000])
+    no_more()
+
+
+@pytest.mark.parametrize("number", [2, 4, 8], ids=["in an epoch", "at its end", "at the end"])
+@pytest.mark.parametrize(
+    ("where", "name", "moment"),
+    [
+        (L.Trainer, "save_checkpoint", before),
+        (L.Trainer, "save_checkpoint", half),
+        (L.Trainer, "save_checkpoint", after),
+        (MetricsFile, "log_metrics", before),
+        (MetricsFile, "log_metrics", after),
+        (BatchCheckpoint, "_finish", before),
+        (Path, "rename", after),  # between the two renames
+        (checkpoints, "put_in_place", after),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_metrics_are_exact_after_a_kill_at_any_moment(
+    where: Any,
+    name: str,
+    moment: Callable[..., Any],
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_sft: Path,
+    make_tiny_lm: Any,
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    calls, function = [1 if where is Path else 0], getattr(where, name)  # the first checkpoint has none before it
+
+    def killing(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] != number:
+            return function(*arguments, **options)
+        owner = arguments[:1] if isinstance(where, type) and where is not Path else ()
+        return moment(partial(function, *owner, **options), *arguments[len(owner) :])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, killing)
+        with pytest.raises(KilledError):
+            fit(sft(make_tiny_lm("gpt2"), tiny_tokenizer), tmp_path, 2, kill_at=8)
+    resumed = fit(sft(make_tiny_lm("gpt2"), tiny_tokenizer), tmp_path, 2)
+    assert figures(tmp_path) == figures(whole_sft)
+    saved = torch.load(whole_sft / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in resumed.state_dict().items())
+
+
+@pytest.fixture
+def whole_sft(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    fit(sft(make_tiny_lm("gpt2"), tiny_tokenizer), folder, 2)
+    return folder
 
 
 def test_checkpoints_load_weights_only_and_are_complete(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What every stage shares: optimizers by factory, exact random state, frozen models outside checkpoints."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import lightning as L
@@ -22,6 +22,8 @@ OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """From parameters to an optimizer, for instance ``functools.partial(torch.optim.AdamW, lr=1e-5)``."""
 SchedulerFactory: TypeAlias = Callable[[Optimizer, int], LRScheduler]
 """From an optimizer and the number of steps to a schedule, see :mod:`rlhf_lightning.schedules`."""
+
+_REMEDY = "Start anew, or build the model that it was made with."
 
 
 class StageModule(L.LightningModule):
@@ -101,16 +103,22 @@ class StageModule(L.LightningModule):
             RuntimeError: When the checkpoint is not of this model.
         """
         if "state_dict" in checkpoint:  # a strategy that shares weights out has taken them already
-            self._check_names(checkpoint["state_dict"].keys())
+            self._check_weights(checkpoint["state_dict"])
         self._random_state = checkpoint.get("random_state")
 
-    def _check_names(self, saved: Set[str]) -> None:
-        own = self._kept(self.state_dict()).keys()
-        if saved != own:
+    def _check_weights(self, saved: Mapping[str, Any]) -> None:
+        own = self._kept(self.state_dict())
+        if saved.keys() != own.keys():
             raise RuntimeError(
-                f"the checkpoint is of another model: it lacks {sorted(own - saved)[:4] or 'nothing'} and has "
-                f"{sorted(saved - own)[:4] or 'nothing'} besides. Start anew, or build the model that it was made with."
+                f"the checkpoint is of another model: it lacks {sorted(own.keys() - saved.keys())[:4] or 'nothing'} "
+                f"and has {sorted(saved.keys() - own.keys())[:4] or 'nothing'} besides. {_REMEDY}"
             )
+        for name, value in own.items():
+            if saved[name].shape != value.shape:
+                raise RuntimeError(
+                    f"the checkpoint is of another model: its {name} has shape {tuple(saved[name].shape)}, not "
+                    f"{tuple(value.shape)}. {_REMEDY}"
+                )
 
     def _kept(self, state: Mapping[str, Any]) -> dict[str, Any]:
         prefixes = tuple(f"{name}." for name in self.frozen)
