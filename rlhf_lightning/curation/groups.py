@@ -35,7 +35,8 @@ class GroupSplits:
         value = getattr(record, self.column, None)
         if value is None and record.labels is not None:
             value = record.labels.get(self.column)
-        return None if value is None else str(value)
+        # A blank cell of a table is nobody, not one user of all rows that lack theirs.
+        return None if value is None or not str(value).strip() else str(value)
 
     def hold_out(self, records: Mapping[str, Mapping[str, Iterable[Any]]]) -> None:
         """Take from records, by kind and split, which groups are held out; of two splits the one held out more."""

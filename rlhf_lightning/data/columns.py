@@ -55,6 +55,26 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
     )
 
 
+def label_values(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, str | bool | None]:
+    """The labels of a row whose ``columns`` name one column for each.
+
+    ``true`` and ``false`` become truth values, however a file writes them; a blank cell is nothing, a number its text.
+
+    Example:
+        >>> row = {"task": "chat", "vague": "False", "team": 7, "tone": " "}
+        >>> label_values(row, {"use_case": "task", "ambiguous": "vague", "organisation": "team", "tone": "tone"})
+        {'use_case': 'chat', 'ambiguous': False, 'organisation': '7', 'tone': None}
+    """
+    return {name: _label(column_value(row, column)) for name, column in columns.items()}
+
+
+def _label(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"true": True, "false": False, "": None}.get(value.strip().lower(), value)
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if numeric else value
+
+
 def dense_ranks(scores: Any, *, highest_is_best: bool) -> list[int]:
     """Ranks from 1 (best) without gaps; equal scores are ties.
 

@@ -20,7 +20,8 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
     - ``prompt``/``completion`` and ``messages`` are demonstrations.
     - A ranking or a pair is a demonstration with its best response, and a prompt.
 
-    A reply may be a string or a list with the one message of the assistant.
+    A reply may be a string or a list with the one message of the assistant. Of a pair with the same text twice the two
+    are tied. ``user``, ``labeler`` and ``source`` may be whole numbers, and a blank cell is nobody.
 
     Args:
         kind: ``Demonstration``, ``Comparison``, ``Prompt`` or ``Text``.
@@ -42,8 +43,19 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
             f"field '{missing[0]}' is missing; a {kind.kind} needs {', '.join(required)}, this row has "
             f"{', '.join(map(str, row)) or 'no columns'}. Name the column to read it from in the source's 'columns'."
         )
-    record: Record = kind(**{field.name: row[field.name] for field in fields(kind) if field.name in row})
+    own = {field.name: row[field.name] for field in fields(kind) if field.name in row}
+    record: Record = kind(**own | {name: _identifier(own[name]) for name in _IDENTIFIERS if name in own})
     return record
+
+
+_IDENTIFIERS = ("user", "labeler", "source")
+
+
+def _identifier(value: Any) -> Any:
+    """A whole number as text, a blank as None."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    return str(value) if type(value) is int else value
 
 
 _REQUIRED = {
@@ -77,7 +89,10 @@ def _conversation(row: Row) -> Row:
     """The messages up to the user's last turn as the prompt."""
     messages = row["messages"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise RecordError(f"field 'messages' must be a list of {{'role': ..., 'content': ...}}, got {short(messages)}.")
+        raise RecordError(
+            f"field 'messages' must be a list of {{'role': ..., 'content': ...}}, got {short(messages)}. "
+            "Write it so, or name another column in 'columns'."
+        )
     answered = bool(messages) and messages[-1].get("role") == "assistant"
     return {**row, "prompt": messages[:-1] if answered else messages}
 
@@ -101,7 +116,8 @@ def _ranking(row: Row) -> Row:
     elif prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
         prompt, chosen, rejected = _split_texts(chosen, rejected)
     completions = [_reply("chosen", chosen), _reply("rejected", rejected)]
-    return {**row, "prompt": prompt, "completions": completions, "ranks": [1, 2]}
+    ranks = [1, 1] if completions[0] == completions[1] else [1, 2]
+    return {**row, "prompt": prompt, "completions": completions, "ranks": ranks}
 
 
 def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -128,6 +144,7 @@ def _reply(name: str, value: Any) -> Any:
     message = value[0] if len(value) == 1 else None
     if not isinstance(message, dict) or message.get("role") != "assistant":
         raise RecordError(
-            f"field '{name}' must be a string or end with one message of the assistant, got {short(value)}."
+            f"field '{name}' must be a string or end with one message of the assistant, got {short(value)}. Add the "
+            "message, or leave the row out."
         )
     return message.get("content")

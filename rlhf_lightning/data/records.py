@@ -54,6 +54,7 @@ class Comparison:
         labeler: Who ranked them, where that is known.
         source: Where the record comes from, a free label.
         labels: What else is known about the prompt, by name.
+        user: Who asked, where that is known.
     """
 
     prompt: PromptText
@@ -62,13 +63,14 @@ class Comparison:
     labeler: str | None = None
     source: str | None = None
     labels: Labels | None = field(default=None, hash=False)
+    user: str | None = None
 
     kind: ClassVar[str] = "comparison"
 
     def __post_init__(self) -> None:
         """Check every field."""
         _check_prompt(self.prompt)
-        _check_labels(labeler=self.labeler, source=self.source)
+        _check_labels(labeler=self.labeler, source=self.source, user=self.user)
         _check_known(self.labels)
         if not isinstance(self.completions, list) or len(self.completions) < 2:
             raise RecordError(
@@ -145,7 +147,7 @@ def _check_prompt(prompt: object) -> None:
     if not isinstance(prompt, list) or not well_formed:
         raise RecordError(
             "field 'prompt' must be a string or a list of {'role': ..., 'content': ...} with strings, "
-            f"got {short(prompt)}."
+            f"got {short(prompt)}. Write it so, or name another column in 'columns'."
         )
     roles = [message["role"] for message in prompt]
     turns = roles[1:] if roles[0] == "system" else roles
@@ -159,23 +161,30 @@ def _check_prompt(prompt: object) -> None:
         _check_text("prompt", message["content"])
 
 
+_RANK_THEM = "'columns: {ranks: {rank: ranks, best: lowest}}'"
+
+
 def _check_ranks(ranks: object, count: int) -> None:
     if not isinstance(ranks, list) or len(ranks) != count or not all(type(r) is int and r >= 1 for r in ranks):
         raise RecordError(
-            f"field 'ranks' must hold {count} whole numbers from 1 (best) up, one per completion, got {short(ranks)}."
+            f"field 'ranks' must hold {count} whole numbers from 1 (best) up, one per completion, got {short(ranks)}. "
+            f"Write them so, or let the source do it: {_RANK_THEM}."
         )
     dense = {rank: 1 + number for number, rank in enumerate(sorted(set(ranks)))}
     competition = {rank: 1 + sum(other < rank for other in ranks) for rank in ranks}
     if any(rank != dense[rank] for rank in ranks) and any(rank != competition[rank] for rank in ranks):
         raise RecordError(
             f"field 'ranks' holds {short(ranks)}, which are neither dense ranks (1, 2, 2, 3) nor competition ranks "
-            "(1, 2, 2, 4). Number them anew, or let the source do it: 'columns: {ranks: {rank: ranks, best: lowest}}'."
+            f"(1, 2, 2, 4). Number them anew, or let the source do it: {_RANK_THEM}."
         )
 
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise RecordError(f"field '{name}' must be a string, got {short(value)}.")
+        raise RecordError(
+            f"field '{name}' must be a string, got {short(value)}. Write it as text, or name another "
+            "column in 'columns'."
+        )
     if not value.strip():
         raise RecordError(f"field '{name}' is empty; fill it or leave the row out.")
     try:
@@ -189,7 +198,10 @@ def _check_text(name: str, value: object) -> None:
 def _check_labels(**labels: object) -> None:
     for name, value in labels.items():
         if value is not None and not isinstance(value, str):
-            raise RecordError(f"field '{name}' must be a string where it is given, got {short(value)}.")
+            raise RecordError(
+                f"field '{name}' must be a string where it is given, got {short(value)}. Write it as text, or let the "
+                f"source do it: 'columns: {{{name}: \"{{{name}}}\"}}'."
+            )
 
 
 def _check_known(labels: object) -> None:
@@ -197,7 +209,8 @@ def _check_known(labels: object) -> None:
         return
     if not isinstance(labels, dict) or not all(isinstance(value, str | bool | None) for value in labels.values()):
         raise RecordError(
-            f"field 'labels' must be an object of strings and true or false where it is given, got {short(labels)}."
+            f"field 'labels' must be an object of strings and true or false where it is given, got {short(labels)}. "
+            "Write numbers as text, or name a column for each label: 'columns: {labels: {use_case: <column>}}'."
         )
 
 

@@ -29,7 +29,9 @@ def shaped(rows: Iterable[SourceRow], shape: Any) -> Iterable[SourceRow]:
         return message_rankings(rows)
     if isinstance(shape, Mapping) and shape.keys() == {"group_by"}:
         return grouped(rows, shape["group_by"])
-    raise RecordError(f"'shape' is {short(shape)}; it must be message_trees, {{group_by: <column>}} or left out.")
+    raise RecordError(
+        f"'shape' is {short(shape)}; it must be message_trees, {{group_by: <column>}} or left out. Mend 'shape'."
+    )
 
 
 def grouped(rows: Iterable[SourceRow], by: str) -> Iterator[SourceRow]:
@@ -66,8 +68,8 @@ def message_rankings(rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
     """A row ``prompt``, ``completions``, ``ranks``, ``lang`` for each user turn with two ranked replies or more.
 
     The prompt is the conversation up to that turn. Replies without a rank are left out, and the ranks of the others
-    are numbered anew, because those of deleted replies are missing. OASST1 and OASST2 come as a table of messages,
-    which has to be held as a whole, or as one tree per row.
+    are numbered anew, because those of deleted replies are missing; a turn with one ranked reply is a problem. OASST1
+    and OASST2 come as a table of messages, which has to be held as a whole, or as one tree per row.
 
     Args:
         rows: ``message_id``, ``parent_id``, ``role``, ``text``, ``rank`` (0 is best), ``lang``; or ``prompt``, a
@@ -126,6 +128,9 @@ def _rankings(messages: Iterable[SourceRow]) -> Iterator[SourceRow]:
             ranks = dense_ranks([answer["rank"] for answer in ranked], highest_is_best=False)
             ranking = {"prompt": conversation, "completions": completions, "ranks": ranks, "lang": message.get("lang")}
             yield SourceRow(row.place, ranking)
+        elif message["role"] == "prompter" and ranked:
+            reason = "field 'rank' is given for one reply alone, and a ranking needs two. Take it or the message out."
+            yield row._replace(problem=reason)
     for row in known.values():
         parent = short(row.value.get("parent_id"))
         yield row._replace(
@@ -135,17 +140,17 @@ def _rankings(messages: Iterable[SourceRow]) -> Iterator[SourceRow]:
 
 def _message_problem(message: Any) -> str | None:
     if not isinstance(message, Mapping):
-        return f"a message must be a JSON object, got {short(message)}."
+        return f"a message must be a JSON object, got {short(message)}. Mend it or leave it out."
     for name in ("message_id", "role", "text"):
         if name not in message:
             return f"column '{name}' is missing; the row has {', '.join(map(str, message))}. Mend 'shape'."
     own, parent, rank = message["message_id"], message.get("parent_id"), message.get("rank")
     if not isinstance(own, (str, int)) or not isinstance(parent, (str, int, type(None))):
-        return f"fields 'message_id' and 'parent_id' must be strings, got {short(own)} and {short(parent)}."
+        return f"fields 'message_id' and 'parent_id' must be strings, got {short(own)} and {short(parent)}. Fill them."
     if message["role"] not in tuple(ROLES):
-        return f"field 'role' must be {' or '.join(ROLES)}, got {short(message['role'])}."
+        return f"field 'role' must be {' or '.join(ROLES)}, got {short(message['role'])}. Rename it."
     if not isinstance(message["text"], str):
-        return f"field 'text' must be a string, got {short(message['text'])}."
+        return f"field 'text' must be a string, got {short(message['text'])}. Fill it or leave the message out."
     if rank is not None and (not isinstance(rank, (int, float)) or not math.isfinite(rank)):
-        return f"field 'rank' must be a number where it is given, got {short(rank)}."
+        return f"field 'rank' must be a number where it is given, got {short(rank)}. Mend it or leave it out."
     return None

@@ -99,6 +99,11 @@ def test_texts_that_differ_before_the_last_reply(chosen, rejected):
         record_from_row(Comparison, {"chosen": chosen, "rejected": rejected})
 
 
+def test_the_same_text_twice_is_a_tie():
+    row = {"prompt": "a", "chosen": "left", "rejected": "left"}
+    assert record_from_row(Comparison, row) == Comparison("a", ["left", "left"], [1, 1])
+
+
 def test_explicit_completions_win_over_a_pair():
     row = {"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1], "chosen": "d", "rejected": "e"}
     assert record_from_row(Comparison, row).completions == ["b", "c"]

@@ -126,9 +126,9 @@ def test_malformed_messages(change, problem):
 @pytest.mark.parametrize(
     ("replies", "problem"),
     [
-        (5, "a message must be a JSON object, got 5."),
-        ([5], "a message must be a JSON object, got 5."),
-        ("text", "a message must be a JSON object, got 'text'."),
+        (5, "a message must be a JSON object, got 5. Mend it or leave it out."),
+        ([5], "a message must be a JSON object, got 5. Mend it or leave it out."),
+        ("text", "a message must be a JSON object, got 'text'. Mend it or leave it out."),
         ({"a": 1}, "column 'role' is missing; the row has a, message_id, parent_id. Mend 'shape'."),
     ],
 )

@@ -63,6 +63,43 @@ def test_columns_of_demonstrations(tmp_path, columns, constants, row, expected):
     assert read_records({"path": path, "columns": columns, "set": constants}, Demonstration) == [expected]
 
 
+def test_a_blank_cell_is_nobody(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,user,source\na,,web\nb," ",\nc,ann,web\n')
+    expected = [Prompt("a", source="web"), Prompt("b"), Prompt("c", "ann", "web")]
+    assert read_records(path, Prompt) == expected
+
+
+def test_whole_numbers_are_identifiers(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"prompt": "a", "user": 7, "source": 0})
+    assert read_records(path, Prompt) == [Prompt("a", "7", "0")]
+    path = write(tmp_path / "b.jsonl", {"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2], "labeler": 3})
+    assert read_records(path, Comparison) == [Comparison("a", ["b", "c"], [1, 2], "3")]
+    with pytest.raises(
+        RecordError, match=r"got True\. Write it as text, or let the source do it: .*user: \"\{user\}\""
+    ):
+        read_records(write(tmp_path / "c.jsonl", {"prompt": "a", "user": True}), Prompt)
+
+
+def test_labels_of_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,organisation,task,vague,rude\na,acme,chat,true,n\nb,,qa,FALSE,y\n")
+    rude = {"column": "rude", "values": {"y": True, "n": False}}
+    labels = {"organisation": "organisation", "use_case": "task", "ambiguous": "vague", "sensitive_content": rude}
+    found = read_records({"path": str(path), "columns": {"labels": labels}}, Prompt)
+    assert [record.labels for record in found] == [
+        {"organisation": "acme", "use_case": "chat", "ambiguous": True, "sensitive_content": False},
+        {"organisation": None, "use_case": "qa", "ambiguous": False, "sensitive_content": True},
+    ]
+    with pytest.raises(RecordError, match=r"line 2: column 'tenant' is missing; the row has prompt, organisation,"):
+        read_records({"path": str(path), "columns": {"labels": {"organisation": "tenant"}}}, Prompt)
+
+
+def test_the_user_of_a_ranking(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2], "user": "u"})
+    assert read_records(path, Comparison)[0].user == "u"
+
+
 def test_list_and_value_table(tmp_path):
     path = write(
         tmp_path / "pairs.jsonl",
@@ -84,7 +121,7 @@ def test_the_message_names_file_line_column_and_count(tmp_path):
         f"{path}, line 3: column 'a' is missing; the row has q. Mend 'columns'.\n"
         "4 malformed rows in all; also\n"
         f"  {path}, line 4: field 'prompt' is empty; fill it or leave the row out.\n"
-        f"  {path}, line 5: a row must be a JSON object, got [1].\n"
+        f"  {path}, line 5: a row must be a JSON object, got [1]. Mend it or leave it out.\n"
         "  and 1 more\n"
         "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
     )
@@ -93,7 +130,7 @@ def test_the_message_names_file_line_column_and_count(tmp_path):
     assert [(row.place.removeprefix(path), row.value) for row in problems] == [
         (f", line {number}", row) for number, row in enumerate(bad, 3)
     ]
-    assert problems[2].problem == "a row must be a JSON object, got [1]."
+    assert problems[2].problem == "a row must be a JSON object, got [1]. Mend it or leave it out."
 
 
 def test_one_malformed_row_is_not_counted(tmp_path):
@@ -255,6 +292,33 @@ def test_malformed_rows_go_to_a_file(tmp_path):
     assert list(aside.iterdir()) == []
 
 
+def test_a_stream_reads_anew_each_time(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": "a"}, {"text": ""}, {"text": "b"})
+    data = FileData(str(tmp_path), {"text": {"train": "a.jsonl"}}, "quarantine", str(tmp_path / "aside"))
+    stream = data.stream("text", "train")
+    assert data.stream("text", "test") is None
+    assert list(stream.malformed()) == []
+    aside = tmp_path / "aside" / "text.train.jsonl"
+    assert next(iter(stream)) == Text("a")
+    # Who stops before the end leaves nothing behind.
+    assert not list(tmp_path.glob("aside/*"))
+    for _ in range(2):
+        assert list(stream.placed()) == [(f"{path}, line 1", Text("a")), (f"{path}, line 3", Text("b"))]
+        assert [(row.place, row.problem[:21]) for row in stream.malformed()] == [
+            (f"{path}, line 2", "field 'text' is empty")
+        ]
+        assert len(aside.read_text().splitlines()) == 1
+    assert len(data.malformed[str(aside)]) == 1
+    write(path, {"text": "c"})
+    assert list(stream) == [Text("c")]
+    assert list(stream.malformed()) == []
+    assert not aside.exists()
+    write(path, {"text": ""})
+    stopping = FileData(str(tmp_path), {"text": {"train": "a.jsonl"}}).stream("text", "train")
+    with pytest.raises(RecordError, match=r"a\.jsonl, line 1: field 'text' is empty"):
+        list(stopping)
+
+
 def test_a_row_that_json_does_not_know_can_be_set_aside(tmp_path):
     rows = [{"text": "a", "at": datetime(2022, 3, 4, tzinfo=UTC)}, {"text": "", "at": datetime(2022, 3, 5, tzinfo=UTC)}]
     Dataset.from_list(rows).save_to_disk(tmp_path / "set")
@@ -317,10 +381,16 @@ def test_bad_arguments(tmp_path):
         FileData(str(tmp_path), {}, on_error="quarantine")
     with pytest.raises(ValueError, match=r"data\.files\.promts is unknown; the kinds are demonstrations, "):
         FileData(str(tmp_path), {"promts": {}})
-    for entry in ({"path": "a", "colums": {}}, {"columns": {}}):
-        with pytest.raises(
-            ValueError, match=r"data\.files\.text\.train has the keys .*; it takes path, hub, load, split"
-        ):
+    for entry, sentence in (
+        ({"path": "a", "colums": {}}, r" has the key 'colums'; it takes hub, path, load, split, .*\. Mend the key"),
+        ({"columns": {}}, " has the keys split, columns, but neither path nor hub. Add one"),
+        (
+            {"path": "a", "columns": {"promt": "q"}},
+            r": 'columns' names 'promt', .* the fields are prompt, user, .*\. M",
+        ),
+        ({"path": "a", "set": {"sorce": "x"}}, r": 'set' names 'sorce', .* the fields are prompt, user, source, "),
+    ):
+        with pytest.raises(ValueError, match=rf"data\.files\.text\.train{sentence}"):
             FileData(str(tmp_path), {"text": {"train": entry}})
 
 
