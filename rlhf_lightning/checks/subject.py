@@ -175,10 +175,12 @@ class Subject:
         """
         policy, reward = copy.deepcopy(self.policy), copy.deepcopy(self.scalar)
         other = None if self.reference is None else copy.deepcopy(self.reference)
-        models = actors(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
         defaults = {"max_new_tokens": self.max_new_tokens, "num_minibatches": 2, "ptx_coef": 0.0, "seed": 0}
         given = {**defaults, "optimizer": optimizer, "value_optimizer": optimizer, **options}
-        module = self.make_ppo(**models, tokenizer=self.tokenizer, **given)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # adapters start at random
+            models = actors(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
+            module = self.make_ppo(**models, tokenizer=self.tokenizer, **given)
         free = cast(Any, module)
         optimizers = [optimizer(learning(model)) for model in (module.policy, module.value)]
         free.log = free.log_dict = lambda *_, **__: None

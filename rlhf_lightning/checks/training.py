@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.adapters import without_adapters
 from rlhf_lightning.checks.result import close, demand
-from rlhf_lightning.checks.subject import Subject, learning
+from rlhf_lightning.checks.subject import Subject, learning, plain_log_probs, single_rows
 from rlhf_lightning.generation import response_log_probs
 from rlhf_lightning.scoring import response_scores
 from rlhf_lightning.stages.ppo import PPOModule
@@ -42,7 +42,8 @@ def averaging(subject: Subject) -> str:
 
 def frozen(subject: Subject) -> str:
     """Reference and reward model have no gradient and do not change; policy and critic do."""
-    _, episode = subject.episode
+    first, episode = subject.episode
+    _reference_stays(first, subject)
     module = subject.ppo()
     learned = {id(weight) for model in (module.policy, module.value) for weight in learning(model)}
     still: dict[str, Any] = {"reference": module.reference, "reward": module.reward}
@@ -56,11 +57,25 @@ def frozen(subject: Subject) -> str:
         demand(not changed, f"an update changed {name}.{changed[0] if changed else ''}")
         grads = [key for key, weight in own.items() if weight.requires_grad or weight.grad is not None]
         demand(not grads, f"{name}.{grads[0] if grads else ''} has a gradient")
-    for name, first, second in zip(still, said, _said(module, subject), strict=True):
-        demand(torch.equal(first, second), f"after an update the {name} says something else of the same responses")
+    for name, earlier, later in zip(still, said, _said(module, subject), strict=True):
+        demand(torch.equal(earlier, later), f"after an update the {name} says something else of the same responses")
     for name in ("policy", "value"):
         demand(before[name] != after[name], f"an update did not change the {name}")
     return "an update changes policy and critic alone"
+
+
+@torch.no_grad()
+def _reference_stays(module: PPOModule, subject: Subject) -> None:
+    """What was scored with a policy that had moved is the reference's own."""
+    moved = subject.moved
+    with without_adapters(module.reference):
+        own = [
+            plain_log_probs(module.reference, prompt, response, module.temperature)
+            for _, prompt, response in single_rows(moved.rollout)
+        ]
+    found = moved.reference_log_probs[moved.rollout.response_mask]
+    tolerance = 1e-3 if subject.exact else 0.3
+    close(found, torch.cat(own), tolerance, "log-probs of the reference beside a policy that has moved, and its own")
 
 
 def _kept(model: nn.Module, learned: set[int]) -> dict[str, nn.Parameter]:
@@ -77,6 +92,7 @@ def _said(module: PPOModule, subject: Subject) -> tuple[Tensor, Tensor]:
 
 def resume(subject: Subject) -> str:
     """Two iterations, and one that is stopped and goes on in a module built anew, end with the same weights."""
+    subject.episode  # noqa: B018 - there is nothing to resume where no rollout could be made
     subject.forget()
     unbroken = _Run(subject)
     unbroken.iterate(2)

@@ -1,7 +1,10 @@
 """The self-check passes on sound models and names every planted fault."""
 
+import contextlib
 import copy
+import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +12,14 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rlhf_lightning import functional, logits, prefix
+from rlhf_lightning import functional, prefix
 from rlhf_lightning.averaging import MovingAverage
-from rlhf_lightning.checks import Subject, check, check_table
+from rlhf_lightning.checks import Subject, check, check_table, models
+from rlhf_lightning.checks.run import CHECKS
 from rlhf_lightning.data import collate
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.tokens import Tokenization
-from rlhf_lightning.models import ScalarHeadModel, load_causal_lm, load_tokenizer
+from rlhf_lightning.models import ScalarHeadModel, fit_to_tokenizer, load_causal_lm, load_tokenizer
 from rlhf_lightning.stages import experience, ppo, ptx
 from rlhf_lightning.stages import reward as reward_stage
 from rlhf_lightning.stages.ppo import PPOModule
@@ -110,8 +114,12 @@ def _positions_count_padding(patch: pytest.MonkeyPatch, subject: Subject) -> Non
 
 
 def _log_probs_ignore_the_mask(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    patch.setattr(logits, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
-    patch.setattr(logits, "_hidden_by_length", None)
+    own = models.causal_log_probs
+
+    def broken(model: Any, ids: Any, mask: Any, *rest: Any) -> Any:
+        return own(model, ids, torch.ones_like(mask), *rest)
+
+    patch.setattr(models, "causal_log_probs", broken)
 
 
 def _dropout_stays_on(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -174,10 +182,12 @@ def _ties_are_pairs(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     patch.setattr(reward_stage, "ranking_loss", broken)
 
 
-def _bias_is_of_another_model(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    reward = ScalarHeadModel.from_causal_lm(subject.policy)
-    reward.bias += 50.0
-    subject.reward = reward
+def _bias_is_a_little_off(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    assert subject.reward is not None
+    examples = subject.tokens.demonstrations(DEMONSTRATIONS)
+    with torch.no_grad():
+        scores = [float(subject.reward(torch.tensor([example.input_ids]))[0, -1]) for example in examples]
+    subject.reward.bias += 0.2 * statistics.stdev(scores)
 
 
 def _export_loses_the_head(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -197,7 +207,7 @@ def _old_log_probs_are_stale(patch: pytest.MonkeyPatch, subject: Subject) -> Non
     class Stale(PPOModule):
         def score(self, rollout: Any) -> Any:
             own = super().score(rollout)
-            return own._replace(old_log_probs=own.old_log_probs - 0.05 * rollout.response_mask)
+            return own._replace(old_log_probs=own.old_log_probs - 5e-4 * rollout.response_mask)
 
     subject.make_ppo = Stale
 
@@ -220,11 +230,137 @@ def _score_on_the_first_token(patch: pytest.MonkeyPatch, subject: Subject) -> No
     patch.setattr(ppo, "kl_penalized_rewards", broken)
 
 
+def _scores_at(column: Callable[[Any], Any]) -> Plant:
+    def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+        def broken(reward: Any, rollout: Any, tokenizer: Any) -> Any:
+            ids, mask, _ = experience.joined(rollout)
+            return reward(ids).gather(1, column(mask).clamp(min=0)).squeeze(1)
+
+        patch.setattr(ppo, "response_scores", broken)
+
+    return plant
+
+
+_score_of_the_token_before = _scores_at(lambda mask: mask.sum(1, keepdim=True) - 2)
+_score_on_padding = _scores_at(lambda mask: torch.full((len(mask), 1), mask.shape[1] - 1))
+
+
+def _kl_is_absolute(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    patch.setattr(ppo, "kl_k1", lambda own, reference: functional.kl_k1(own, reference).abs())
+
+
+def _kl_is_clamped(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    patch.setattr(ppo, "kl_k1", lambda own, reference: functional.kl_k1(own, reference).clamp(min=0))
+
+
+def _kl_is_of_the_whole_response(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    patch.setattr(
+        ppo,
+        "kl_k1",
+        lambda own, reference: functional.kl_k1(own, reference).mean(1, keepdim=True).expand_as(own).contiguous(),
+    )
+
+
+def _gae(change: Callable[[Any, Any], Any]) -> Plant:
+    def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+        gae = ppo.gae
+        patch.setattr(ppo, "gae", lambda *args: change(*gae(*args)))
+
+    return plant
+
+
+_advantages_are_negated = _gae(lambda advantages, returns: (-advantages, returns))
+_advantages_are_returns = _gae(lambda advantages, returns: (returns, returns))
+_returns_are_advantages = _gae(lambda advantages, returns: (advantages, advantages))
+
+
+def _loss(name: str, change: Callable[..., Any]) -> Plant:
+    def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+        own = getattr(ppo, name)
+        patch.setattr(ppo, name, lambda *args: change(own, *args))
+
+    return plant
+
+
+def _minus(own: Any, *args: Any) -> Any:
+    loss, figures = own(*args)
+    return -loss, figures
+
+
+_policy_loss_is_negated = _loss("policy_loss", _minus)
+_value_loss_is_negated = _loss("value_loss", _minus)
+_clip_range_is_ignored = _loss("policy_loss", lambda own, *args: own(*args[:4], 1e6, *args[5:]))
+_clip_cuts_both_sides = _loss(
+    "policy_loss", lambda own, new, old, *args: own(old + (new - old).clamp(-0.18, 0.18), old, *args)
+)
+_value_clip_is_ignored = _loss("value_loss", lambda own, *args: own(*args[:4], None, *args[5:]))
+_values_learn_advantages = _loss("value_loss", lambda own, new, old, *args: own(new, old, args[0] - old, *args[1:]))
+
+
+def _average_moves_twice(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    update = MovingAverage.update
+
+    class Twice(PPOModule):
+        def _step(self, optimizer: Any, module: Any, name: str) -> None:
+            super()._step(optimizer, module, name)
+            if self.ema is not None and name == "policy":
+                update(self.ema, self.policy)
+
+    subject.make_ppo = Twice
+
+
+def _average_moves_once_per_rollout(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    class Once(PPOModule):
+        def update(self, *args: Any) -> None:
+            ema, self.ema = self.ema, None
+            super().update(*args)
+            self.ema = ema
+            if ema is not None:
+                ema.update(self.policy)
+
+    subject.make_ppo = Once
+
+
+def _every_rollout_is_the_first(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    sample = ppo.sample_responses
+    subject.make_ppo = lambda **options: PPOModule(
+        sampler=lambda *args, **kwargs: sample(*args, **{**kwargs, "key": (kwargs["key"][0], 0)}), **options
+    )
+
+
+def _a_model_that_raises(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("planted")
+
+    patch.setattr(ppo, "response_values", broken)
+
+
 def _advantages_run_over_padding(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     gae = ppo.gae
     patch.setattr(
         ppo, "gae", lambda rewards, values, mask, *rest: gae(rewards, values + 0.5, torch.ones_like(mask), *rest)
     )
+
+
+def _score_on_every_token(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    def broken(scores: Any, kl: Any, mask: Any, coef: Any) -> Any:
+        return torch.where(mask, scores[:, None] - coef * kl, 0.0)
+
+    patch.setattr(ppo, "kl_penalized_rewards", broken)
+
+
+def _whitening_keeps_the_mean(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    whiten = ppo.whiten
+    patch.setattr(ppo, "whiten", lambda values, mask, total: whiten(values, mask, total) + values[mask].mean() * mask)
+
+
+def _whitening_per_response(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    def broken(values: Any, mask: Any, total: Any) -> Any:
+        mean = values.sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        spread = (torch.where(mask, values - mean, 0.0) ** 2).sum(1, keepdim=True).sqrt().clamp(min=1e-3)
+        return torch.where(mask, (values - mean) / spread, 0.0)
+
+    patch.setattr(ppo, "whiten", broken)
 
 
 def _whitening_over_padding(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -296,40 +432,156 @@ def _state_outside_of_the_checkpoint(patch: pytest.MonkeyPatch, subject: Subject
     subject.make_ppo = Forgetful
 
 
-FAULTS: dict[str, list[Plant]] = {
-    "padding": [_log_probs_ignore_the_mask],
-    "positions": [_positions_count_padding],
-    "dropout": [_dropout_stays_on],
-    "sampler": [_temperature_is_forgotten],
-    "endings": [_eos_does_not_count, _prompt_counts, _pad_is_eos],
-    "shared prefix": [_responses_see_each_other, _ties_are_pairs],
-    "centred reward": [_bias_is_of_another_model],
-    "exported reward": [_export_loses_the_head],
-    "first ratio": [_old_log_probs_are_stale],
-    "KL starts at 0": [_reference_is_another_model],
-    "score on the last token": [_score_on_the_first_token],
-    "advantages": [_advantages_run_over_padding],
-    "whitening": [_whitening_over_padding],
-    "micro-batches": [_micro_batches_average_themselves],
-    "ptx gradient": [_ptx_is_weighted_twice],
-    "moving average": [_average_forgets_its_decay],
-    "value starts as reward": [_critic_starts_fresh, _values_one_token_late],
-    "frozen models": [_reference_learns_too, _critic_has_no_gradient],
-    "resume": [_state_outside_of_the_checkpoint],
-}
-PLANTED = [(name, plant) for name, plants in FAULTS.items() for plant in plants]
+FAULTS: list[tuple[Plant, set[str], set[str]]] = [
+    (_log_probs_ignore_the_mask, {"padding"}, set()),
+    (_positions_count_padding, {"positions"}, set()),
+    (_a_model_that_raises, set(), {"rollout"}),
+    (_dropout_stays_on, {"dropout", "sampler", "fresh samples"}, {"rollout"}),
+    (_temperature_is_forgotten, {"sampler"}, {"rollout"}),
+    (_every_rollout_is_the_first, {"fresh samples"}, set()),
+    (_eos_does_not_count, {"endings"}, set()),
+    (_prompt_counts, {"endings"}, set()),
+    (_pad_is_eos, {"endings", "exported reward"}, {"rollout"}),
+    (_responses_see_each_other, {"shared prefix"}, set()),
+    (_ties_are_pairs, {"shared prefix"}, set()),
+    (_bias_is_a_little_off, {"centred reward"}, set()),
+    (_export_loses_the_head, {"exported reward"}, set()),
+    (_old_log_probs_are_stale, {"first ratio", "advantages"}, {"moving average", "frozen models", "resume"}),
+    (_reference_is_another_model, {"KL starts at 0"}, set()),
+    (_score_of_the_token_before, {"score on the last token"}, set()),
+    (_score_on_padding, {"score on the last token"}, set()),
+    (_score_on_the_first_token, {"score on the last token", "advantages"}, set()),
+    (_score_on_every_token, {"score on the last token", "advantages"}, set()),
+    (_kl_is_absolute, {"score on the last token", "advantages"}, set()),
+    (_kl_is_clamped, {"score on the last token", "advantages"}, set()),
+    (_kl_is_of_the_whole_response, {"score on the last token", "advantages"}, set()),
+    (_advantages_run_over_padding, {"score on the last token", "advantages"}, set()),
+    (_advantages_are_negated, {"advantages"}, set()),
+    (_advantages_are_returns, {"advantages"}, set()),
+    (_returns_are_advantages, {"score on the last token", "advantages"}, set()),
+    (_whitening_over_padding, {"whitening", "advantages"}, set()),
+    (_whitening_keeps_the_mean, {"whitening", "advantages"}, set()),
+    (_whitening_per_response, {"whitening", "advantages"}, set()),
+    (_policy_loss_is_negated, {"policy gradient"}, set()),
+    (_clip_range_is_ignored, {"policy gradient"}, set()),
+    (_clip_cuts_both_sides, {"policy gradient"}, set()),
+    (_value_loss_is_negated, {"value gradient"}, set()),
+    (_value_clip_is_ignored, {"value gradient"}, set()),
+    (_values_learn_advantages, {"value gradient"}, set()),
+    (_micro_batches_average_themselves, {"micro-batches"}, set()),
+    (_ptx_is_weighted_twice, {"ptx gradient"}, set()),
+    (_average_forgets_its_decay, {"moving average"}, set()),
+    (_average_moves_twice, {"moving average"}, set()),
+    (_average_moves_once_per_rollout, {"moving average"}, set()),
+    (_critic_starts_fresh, {"value starts as reward"}, set()),
+    (_values_one_token_late, {"value starts as reward", "value gradient"}, set()),
+    (_reference_learns_too, {"frozen models", "resume"}, set()),
+    (_critic_has_no_gradient, {"frozen models", "value gradient"}, set()),
+    (_state_outside_of_the_checkpoint, {"fresh samples", "resume"}, set()),
+]
+"""Each with the rows that fail, and those that end in an error."""
 
 
-@pytest.mark.parametrize(("name", "plant"), PLANTED, ids=[plant.__name__[1:] for _, plant in PLANTED])
-def test_a_planted_fault_fails_in_its_row(
-    name: str, plant: Plant, tiny_gpt2: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+def sound(model: Any, tokenizer: Any) -> Subject:
+    subject = subject_of(model, tokenizer)
+    subject.reward = reward_of(subject)
+    return subject
+
+
+def test_without_a_fault_every_row_passes(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    assert set(outcomes(sound(tiny_gpt2, tiny_tokenizer)).values()) == {"pass"}
+
+
+@pytest.mark.parametrize(("plant", "failed", "broken"), FAULTS)
+def test_a_planted_fault_fails_in_its_rows_and_no_others(
+    plant: Plant,
+    failed: set[str],
+    broken: set[str],
+    tiny_gpt2: Any,
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    subject = subject_of(tiny_gpt2, tiny_tokenizer)
+    subject = sound(tiny_gpt2, tiny_tokenizer)
     plant(monkeypatch, subject)
-    assert name in failures(subject)
+    results = check(subject)
+    assert {result.name for result in results if result.outcome == "fail"} == failed
+    assert {result.name for result in results if result.outcome == "error"} == broken
+    # One exception is told once; the rows that depend on it say where.
+    skipped = [result.measured for result in results if result.outcome == "skipped"]
+    assert all("see the row 'rollout'" in words for words in skipped)
+    assert bool(skipped) == ("rollout" in broken)
 
 
 def test_every_check_has_a_planted_fault() -> None:
-    from rlhf_lightning.checks.run import CHECKS
+    assert {one.name for one in CHECKS} == {name for _, *rows in FAULTS for names in rows for name in names}
+    assert len({plant for plant, *_ in FAULTS}) == len(FAULTS)
 
-    assert [one.name for one in CHECKS] == list(FAULTS)
+
+# --- the user's own PPO -----------------------------------------------------------------------------------------------
+
+
+def test_another_reference_is_used_and_its_kl_is_not_asked_for(
+    tiny_gpt2: Any, tiny_tokenizer: Any, make_tiny_lm: Any
+) -> None:
+    subject = sound(tiny_gpt2, tiny_tokenizer)
+    subject.reference = make_tiny_lm("gpt2", seed=1)
+    results = {result.name: result for result in check(subject)}
+    assert results["KL starts at 0"].outcome == "skipped"
+    assert "another model than the policy's start" in results["KL starts at 0"].measured
+    assert {result.outcome for name, result in results.items() if name != "KL starts at 0"} == {"pass"}
+
+
+def test_adapters_are_used(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    pytest.importorskip("peft")
+    subject, built = sound(tiny_gpt2, tiny_tokenizer), []
+    subject.lora = {"rank": 4}
+
+    def build(**options: Any) -> PPOModule:
+        built.append(options["policy"] is options["reference"])
+        return PPOModule(**options)
+
+    subject.make_ppo = build
+    assert {name: how for name, how in outcomes(subject).items() if how != "pass"} == {}
+    assert built
+    assert all(built)
+
+
+def test_adapters_that_stay_on_in_the_reference_are_found(
+    tiny_gpt2: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    subject = sound(tiny_gpt2, tiny_tokenizer)
+    subject.lora = {"rank": 4}
+    monkeypatch.setattr(ppo, "without_adapters", lambda *_: contextlib.nullcontext())
+    assert failures(subject) == {"frozen models"}
+
+
+def test_mixed_precision_is_used(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    subject, seen = sound(tiny_gpt2, tiny_tokenizer), set()
+    subject.autocast = torch.bfloat16
+
+    class Watched(PPOModule):
+        def score(self, rollout: Any) -> Any:
+            seen.add(torch.is_autocast_enabled("cpu"))
+            return super().score(rollout)
+
+    subject.make_ppo = Watched
+    assert {name: how for name, how in outcomes(subject).items() if how != "pass"} == {}
+    assert seen == {True}
+
+
+TINY_PRETRAINED = Path(__file__).parents[3] / "shared" / "data" / "models" / "stories260K" / "hf"
+
+
+@pytest.mark.skipif(
+    not TINY_PRETRAINED.exists(), reason=f"the pretrained model is not beside this checkout: {TINY_PRETRAINED}"
+)
+def test_a_pretrained_model_passes() -> None:
+    tokenizer = load_tokenizer(str(TINY_PRETRAINED))
+    model = fit_to_tokenizer(load_causal_lm(str(TINY_PRETRAINED)), tokenizer).eval()
+    prompts = [Prompt(text) for text in ("Once upon a time", "The dog", "A little girl named Lily", "One day") * 2]
+    told = [Demonstration(prompt.prompt, " there was a cat. The end.") for prompt in prompts]
+    subject = Subject(model, tokenizer, prompts, told, max_new_tokens=8)
+    found = outcomes(subject)
+    assert {name for name, how in found.items() if how == "skipped"} == {"centred reward"}
+    assert set(found.values()) == {"pass", "skipped"}
