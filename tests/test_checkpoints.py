@@ -4,6 +4,9 @@ import errno
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,6 +155,23 @@ def test_sigterm_finishes_the_batch_and_saves_it(fit: Any, expected: Any, tmp_pa
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == batch + 1
     assert same(fit(folder), expected)
+
+
+def test_a_command_that_was_told_to_end_does_not_end_well(tmp_path: Path) -> None:
+    """Or ``rlhf ... && next`` would go on with half a stage."""
+    small = ("model.size=small", "data.source.demonstrations=800", "data.source.validation=8")
+    command = [sys.executable, "-m", "rlhf_lightning", "stages=[sft]", "run=ended", f"paths.runs={tmp_path}", *small]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    last = tmp_path / "ended" / "sft" / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        while not last.exists() and run.poll() is None:
+            time.sleep(0.01)
+        run.terminate()
+        printed, errors = run.communicate(timeout=120)
+    assert run.returncode == 143, printed + errors
+    assert "ended by SIGTERM; the same command goes on from" in printed
+    assert str(last) in printed.replace("\n", "")
+    assert "Traceback" not in errors
 
 
 def test_nothing_there_is_nothing_to_say(tmp_path: Path, make_tiny_lm: Any) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rlhf_lightning.adapters import has_adapters
+from rlhf_lightning.distributed import gathered_objects, rank
 from rlhf_lightning.sharding import full, is_sharded, shard
 from rlhf_lightning.stages.faults import numerical_fault
 from rlhf_lightning.throughput import Throughput
@@ -44,7 +45,7 @@ class StageModule(L.LightningModule):
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
-        self._random_state: dict[str, Any] | None = None
+        self._random_states: list[dict[str, Any]] = []
         self._batch: Any = None
         self._noted: dict[str, list[Tensor]] = {}
 
@@ -92,9 +93,9 @@ class StageModule(L.LightningModule):
             plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop what does not learn, add random states."""
+        """Drop what does not learn, add the random states of every process."""
         checkpoint["state_dict"] = self._kept(checkpoint["state_dict"])
-        checkpoint["random_state"] = _random_state()
+        checkpoint["random_states"] = gathered_objects(_random_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
@@ -104,7 +105,7 @@ class StageModule(L.LightningModule):
         """
         if "state_dict" in checkpoint:  # a strategy that shares weights out has taken them already
             self._check_weights(checkpoint["state_dict"])
-        self._random_state = checkpoint.get("random_state")
+        self._random_states = checkpoint.get("random_states", [])
 
     def _check_weights(self, saved: Mapping[str, Any]) -> None:
         own = self._kept(self.state_dict())
@@ -126,10 +127,15 @@ class StageModule(L.LightningModule):
         return {name: value for name, value in state.items() if name not in still and not name.startswith(prefixes)}
 
     def on_train_start(self) -> None:
-        """Put the random states back after everything that may have drawn from them."""
-        if self._random_state is not None:
-            _restore_random_state(self._random_state)
-            self._random_state = None
+        """Put the random states back after everything that may have drawn from them.
+
+        Processes that have none draw apart from the first one, or dropout would be the same in all of them.
+        """
+        if self._random_states:
+            _restore_random_state(self._random_states[rank() if rank() < len(self._random_states) else 0])
+        if rank() >= max(len(self._random_states), 1):
+            _branch_off(rank())
+        self._random_states = []
         self.throughput = Throughput()
 
     def check_finite(self, **values: Tensor) -> None:
@@ -199,6 +205,14 @@ def _random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def _branch_off(number: int) -> None:
+    """Random states that follow from the ones at hand and a number."""
+    seed = (int(torch.randint(2**31, ())) + number) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _restore_random_state(state: dict[str, Any]) -> None:
