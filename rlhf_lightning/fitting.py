@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from rlhf_lightning.artifacts import PipelineError
 from rlhf_lightning.callbacks import MetricsFile, last_figures
 from rlhf_lightning.checkpoints import BatchCheckpoint, check_shareable, newest_whole
 from rlhf_lightning.data.datamodule import RLHFDataModule
@@ -48,6 +49,9 @@ def fit_stage(
 
     Returns:
         The last value of every metric.
+
+    Raises:
+        PipelineError: When the trainer would add up gradients of several batches.
     """
     checkpoint = BatchCheckpoint(folder / "checkpoints", checkpoint_every, say)
     trainer = make_trainer(
@@ -62,6 +66,14 @@ def fit_stage(
         default_root_dir=folder,
         **({} if data.validation else {"limit_val_batches": 0}),
     )
+    if trainer.accumulate_grad_batches != 1:
+        raise PipelineError(
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} is not the gradient of one large "
+            "batch: each part would count alike, however many tokens or pairs it has, and a checkpoint between two "
+            "parts would lose a gradient. Set it to 1. Where a batch does not fit into memory, use "
+            "module.activation_checkpointing=true, trainer=ddp or fsdp, a smaller data.batch_size, or in ppo "
+            "module.micro_batch_size."
+        )
     resume = newest_whole(folder / "checkpoints", module, say)
     if resume is not None and isinstance(trainer.strategy, ModelParallelStrategy):
         check_shareable(resume)

@@ -1,10 +1,13 @@
 """Numbers that are none: what made them is kept, and the message says what usually does."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rlhf_lightning.distributed import rank
 
 CAUSES = {
     "loss": "a learning rate that is too high, or a precision that overflows (16-mixed; try bf16-mixed or 32-true)",
@@ -32,10 +35,26 @@ def numerical_fault(name: str, value: Tensor, batch: Any, trainer: Any) -> Numer
     bad = int((~value.isfinite()).sum())
     kept = ""
     if trainer is not None and batch is not None:
-        path = Path(trainer.default_root_dir) / f"fault-batch-{trainer.fit_loop.epoch_loop.total_batch_idx + 1}.pt"
-        torch.save(batch, path)
-        kept = f" The batch is in {path}; the last checkpoint is from before it."
+        folder, number = Path(trainer.default_root_dir), trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        path = folder / f"fault-batch-{number}-rank-{rank()}.pt"
+        torch.save(_plain(batch), path)
+        before = folder / "checkpoints" / "last.ckpt"
+        saved = f"{before} is from before it" if before.exists() else "there is no checkpoint yet"
+        kept = f" The batch is in {path}, for torch.load with weights_only=True; {saved}."
     cause = CAUSES.get(name.split()[0], CAUSES["loss"])
     return NumericalFaultError(
         f"the {name} is not finite ({bad} of {value.numel()} numbers).{kept} Likely causes: {cause}."
     )
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists, tensors and plain values, which load without running anything."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

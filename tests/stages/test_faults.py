@@ -10,6 +10,8 @@ import lightning as L
 import pytest
 import torch
 
+from rlhf_lightning.artifacts import PipelineError
+from rlhf_lightning.cli import composed
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 from rlhf_lightning.fitting import QUIET, fit_stage
@@ -70,7 +72,11 @@ def test_a_gradient_that_is_none_stops_before_the_step(
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     (batch,) = tmp_path.glob("fault-batch-*.pt")
     assert str(batch) in str(caught.value)
-    assert torch.load(batch, weights_only=False)
+    assert batch.name == ("fault-batch-2-rank-0.pt" if task != "ppo" else "fault-batch-3-rank-0.pt")
+    saved = torch.load(batch, weights_only=True)
+    rows = saved["prompts"]["prompt_ids"] if task == "ppo" else next(iter(saved.values()))
+    assert len(rows) == 4
+    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'} is from before it" in str(caught.value)
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 
@@ -80,7 +86,8 @@ def test_a_loss_that_is_none_stops(task: str, tiny_gpt2: Any, tiny_tokenizer: An
     module = module_of(task, tiny_gpt2, tiny_tokenizer)
     loss = module.loss
     module.loss = lambda batch: (loss(batch)[0] * math.inf, loss(batch)[1])
-    with pytest.raises(NumericalFaultError, match=r"the loss is not finite .* learning rate that is too high"):
+    likely = r"the loss is not finite .*; there is no checkpoint yet.* learning rate that is too high"
+    with pytest.raises(NumericalFaultError, match=likely):
         fit(task, module, tiny_tokenizer, tmp_path)
 
 
@@ -112,3 +119,18 @@ def test_minibatches_beyond_stop_kl_are_left_out(tiny_gpt2: Any, tiny_tokenizer:
     # The first minibatch of an iteration is at KL 0; the three after it are left out.
     assert logged == {"1e-09": 3 * 2, "1000000000.0": 3 * 4 * 2}
     assert weights == [True, False]
+
+
+def test_the_shipped_ppo_stops_at_an_explosion_and_the_papers_does_not() -> None:
+    limits = {name: composed([f"ppo={name}"])["ppo"]["module"]["stop_kl"] for name in ("default", "instructgpt")}
+    assert limits == {"default": 1.0, "instructgpt": None}
+    assert composed([])["ppo_ptx"]["module"]["stop_kl"] == 1.0
+    assert composed(["ppo@ppo_ptx=instructgpt_ptx"])["ppo_ptx"]["module"]["stop_kl"] is None
+
+
+def test_gradients_of_several_batches_are_refused(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    module = module_of("sft", tiny_gpt2, tiny_tokenizer)
+    data = RLHFDataModule("sft", tiny_tokenizer, RECORDS["sft"], batch_size=4)
+    trainer = partial(L.Trainer, accelerator="cpu", accumulate_grad_batches=2)
+    with pytest.raises(PipelineError, match=r"accumulate_grad_batches=2 is not the gradient of one large batch.*to 1"):
+        fit_stage(module, data, tmp_path, trainer, [], print, epochs=1, checkpoint_every=1, log_every=1)
