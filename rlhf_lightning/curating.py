@@ -1,6 +1,6 @@
 """Stage curate: the records of the data option, cleaned, dealt out to splits and described."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,15 @@ from rich.console import Console
 
 from rlhf_lightning.artifacts import PipelineError, write_json
 from rlhf_lightning.callbacks import progress_bar
-from rlhf_lightning.curation.account import DATASETS, Account
+from rlhf_lightning.curation.account import CURATED, DATASETS, Account
 from rlhf_lightning.curation.card import card_page, data_card
 from rlhf_lightning.curation.curator import Curator
 from rlhf_lightning.curation.few_shot import read_few_shot
 from rlhf_lightning.curation.groups import SPLITS
-from rlhf_lightning.data.records import Prompt
-from rlhf_lightning.data.sources import read_records
+from rlhf_lightning.data.files import SourceRow
+from rlhf_lightning.data.quarantine import Quarantine
+from rlhf_lightning.data.records import Demonstration, Prompt
+from rlhf_lightning.data.sources import FileData, RecordStream
 from rlhf_lightning.inputs import Inputs
 
 
@@ -35,25 +37,23 @@ def curate_records(inputs: Inputs, folder: Path, build: Callable[..., Any], cons
     """
     options = inputs.config["curate"]
     curator: Curator = build(options["curator"])
-    records, malformed = _given(inputs)
-    few_shot = [examples for path in options["few_shot"] for examples in read_few_shot(Path(path))]
-    if not records and not few_shot:
+    records = _given(inputs)
+    few_shot, malformed = _few_shot(inputs, options["few_shot"])
+    if not records.keys() & DATASETS and not few_shot:
         raise PipelineError(f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate.")
-    evaluation = [row.prompt for path in options["evaluation"] for row in read_records(path, Prompt)]
     with progress_bar(console) as bar:
-        rows = sum(len(own) for given in records.values() for own in given.values())
-        task = bar.add_task("curate", total=2 * rows, figures="")
+        task = bar.add_task("curate", total=_rows(records), figures="")
         account = curator.curate(
             records,
             inputs.tokenization,
             folder,
             few_shot=few_shot,
-            evaluation=evaluation,
-            malformed=malformed,
+            evaluation=(row.prompt for row in _evaluation(inputs, options["evaluation"])),
+            malformed={"demonstrations": malformed},
             ranked=None if "comparisons" in records else inputs.config["collect"]["prompts"],
             progress=lambda what, count: bar.update(task, advance=count, figures=what),
         )
-        bar.update(task, completed=2 * rows)
+        bar.update(task, total=1, completed=1)
     card = data_card(account, options)
     write_json(folder / "data_card.json", card)
     (folder / "data_card.html").write_text(card_page(card, folder.parent.name), encoding="utf-8", errors="replace")
@@ -64,24 +64,36 @@ def curate_records(inputs: Inputs, folder: Path, build: Callable[..., Any], cons
     return dict(card["kinds"])
 
 
-def _given(inputs: Inputs) -> tuple[dict[str, dict[str, list[Any]]], dict[str, list[str]]]:
-    """The records of the source by kind and split, and the problems of the rows that it left out, by kind."""
-    records: dict[str, dict[str, list[Any]]] = {}
-    malformed: dict[str, list[str]] = {}
-    for kind in DATASETS:
-        before = dict(_malformed(inputs))
-        given = {split: own for split in SPLITS if (own := inputs.data.records(kind, split))}
-        if given:
-            records[kind] = given
-        # Each reading makes lists of its own, also of a file that another stage has read.
-        fresh = (own for file, own in _malformed(inputs).items() if own is not before.get(file))
-        malformed[kind] = [problem for own in fresh for problem in own]
-    return records, malformed
+def _given(inputs: Inputs) -> dict[str, dict[str, Iterable[Any]]]:
+    """What the source has, by kind and split: streams of records where it offers them, else lists."""
+    read = getattr(inputs.data, "stream", inputs.data.records)
+    given = {kind: {split: own for split in SPLITS if (own := read(kind, split)) is not None} for kind in CURATED}
+    return {kind: own for kind, own in given.items() if own}
 
 
-def _malformed(inputs: Inputs) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = getattr(inputs.data, "malformed", {})
-    return found
+def _rows(records: Mapping[str, Mapping[str, Iterable[Any]]]) -> int | None:
+    """How many there are to look at, twice each; None where that is not known before."""
+    given = [own for splits in records.values() for own in splits.values()]
+    lists = [own for own in given if isinstance(own, list)]
+    return 2 * sum(map(len, lists)) if len(lists) == len(given) else None
+
+
+def _few_shot(inputs: Inputs, paths: Sequence[str]) -> tuple[list[list[Demonstration]], list[SourceRow]]:
+    """The demonstrations of each few-shot prompt, and the malformed rows where these go to quarantine."""
+    if not paths or not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
+        return [examples for path in paths for examples in read_few_shot(Path(path))], []
+    with Quarantine(inputs.data.quarantine / "few_shot.jsonl") as quarantine:
+        examples = [found for path in paths for found in read_few_shot(Path(path), quarantine.add)]
+    if quarantine.count:
+        inputs.data.malformed[str(quarantine.path)] = quarantine
+    return examples, list(quarantine.rows())
+
+
+def _evaluation(inputs: Inputs, sources: Sequence[Any]) -> Iterable[Prompt]:
+    """The prompts of files that nothing may be trained on."""
+    if not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
+        return RecordStream(sources, Prompt, None, {})
+    return RecordStream(sources, Prompt, inputs.data.quarantine / "evaluation.jsonl", inputs.data.malformed)
 
 
 def _sentences(account: Account) -> list[str]:

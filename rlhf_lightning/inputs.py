@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.artifacts import STAGES, PipelineError, Runs, model_fingerprint, read_stage, redacted
 from rlhf_lightning.batch import PromptBatch
-from rlhf_lightning.curation.account import DATASETS
 from rlhf_lightning.curation.curated import CuratedData
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison
@@ -27,6 +26,7 @@ from rlhf_lightning.models import (
 )
 
 Batch = TypeVar("Batch")
+BEFORE_CURATION = ("pretrain", "curate")  # these read the data option itself
 
 
 class Inputs:
@@ -155,13 +155,13 @@ class Inputs:
         """Whether the data source has records of that name, so that no stage has to make them."""
         return self._given(name, "train") is not None
 
-    def records(self, name: str, split: str, required: bool = True) -> list[Any]:
-        """Records of the data source.
+    def records(self, name: str, split: str, required: bool = True, curated: bool = True) -> list[Any]:
+        """Records of the data source, as stage curate left them where it ran and ``curated`` is true.
 
         Raises:
             PipelineError: When there are none and they are required.
         """
-        records = self._given(name, split)
+        records = self._given(name, split) if curated else self.data.records(name, split)
         if not records and required:
             raise PipelineError(f"the data option has no {name} for the split {split}, which this stage needs.")
         return records or []
@@ -187,9 +187,15 @@ class Inputs:
         uses_text = options.get("text_share") or options.get("text_batch_size")
         limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
         left_out = options.pop("leave_out", None) or []
-        train = self.comparisons(records, "train") if task == "reward" else self.records(records, "train")
+        curated = stage not in BEFORE_CURATION
+
+        def given(split: str, required: bool) -> list[Any]:
+            whole = task != "reward"
+            return self.records(records, split, required, curated) if whole else self.comparisons(records, split)
+
+        train = given("train", True)
         train = [record for record in train if record.source not in left_out][: limits["max_train"]]
-        validation = [] if task == "ppo" else self._optional(task, records, "validation")
+        validation = [] if task == "ppo" else given("validation", False)
         return RLHFDataModule(
             task,
             self.tokenizer,
@@ -205,19 +211,14 @@ class Inputs:
         curated = self._curated()
         place = (curated.folder if curated else None, name, split)
         if place not in self._read:
-            source = curated if curated and name in DATASETS else self.data
+            source = curated if curated and curated.holds(name) else self.data
             self._read[place] = source.records(name, split)
         return self._read[place]
 
     def _curated(self) -> CuratedData | None:
         """What stage curate of this run or its upstream left, where it ran."""
         folder = self.runs.find("curate")
-        return None if folder is None else CuratedData(folder, self._data_fingerprint)
-
-    def _optional(self, task: str, records: str, split: str) -> list[Any]:
-        if task == "reward":
-            return self.comparisons(records, split)
-        return self.records(records, split, required=False)
+        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config)
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
         """Examples in order, padded."""
@@ -228,7 +229,7 @@ class Inputs:
 
     def identity(self, stage: str) -> dict[str, Any]:
         """What the artifact of a stage depends on: parents, data, resolved configuration."""
-        curated = None if stage == "curate" else self._curated()
+        curated = None if stage in BEFORE_CURATION else self._curated()
         config = {name: self.config[name] for name in ("model", "seed", stage)}
         config["data"] = self.config["data"]["lengths"]
         if stage in ("ppo", "ppo_ptx"):
@@ -251,7 +252,8 @@ class Inputs:
         if stage == "pretrain":
             return {}
         if stage == "curate":
-            return {path: path for path in (*options["few_shot"], *options["evaluation"])}
+            named = [source["path"] if isinstance(source, Mapping) else source for source in options["evaluation"]]
+            return {str(path): str(path) for path in (*options["few_shot"], *named)}
         if stage in ("sft", "ppo_init"):
             return {"init": "base"}
         if stage == "collect":

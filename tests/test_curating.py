@@ -7,7 +7,6 @@ from hydra import compose, initialize_config_dir
 
 from rlhf_lightning.artifacts import PipelineError, Runs, read_stage
 from rlhf_lightning.cli import CONFIG_DIR, builder, resolved, run
-from rlhf_lightning.data.sources import FileData
 from rlhf_lightning.inputs import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*")
@@ -65,16 +64,10 @@ def options(data):
     ]
 
 
-def test_a_folder_of_files(data, tmp_path, capsys, monkeypatch):
-    read = FileData.records
-
-    def read_with_a_problem(self, name, split):
-        if (name, split) == ("prompts", "train"):
-            self.malformed["a file"] = ["a.jsonl, line 12: field 'prompt' is empty; fill it or leave the row out."]
-        return read(self, name, split)
-
-    monkeypatch.setattr(FileData, "records", read_with_a_problem)
-    run(config(tmp_path, *options(data)))
+def test_a_folder_of_files(data, tmp_path, capsys):
+    with (data / "prompts.train.jsonl").open("a") as file:
+        file.write('{"prompt": " "}\n')
+    run(config(tmp_path, *options(data), "data.on_error=quarantine"))
     folder = tmp_path / "r" / "curate"
     card = json.loads((folder / "data_card.json").read_text())
     prompts = card["kinds"]["prompts"]
@@ -93,13 +86,16 @@ def test_a_folder_of_files(data, tmp_path, capsys, monkeypatch):
     assert (demonstrations["raw"], demonstrations["added"], demonstrations["kept"]) == (10, 1, 10)
     assert demonstrations["dropped"] == {"exact duplicate": 1}  # the two pairs are the same
     places = {row["place"]: row["reason"] for row in lines(folder / "dropped.jsonl")}
-    assert places["prompts.train 10"] == "personal data"
-    assert [place for place, reason in places.items() if reason == "malformed"] == ["a.jsonl, line 12"]
+    path = data / "prompts.train.jsonl"
+    assert places[f"{path}, line 11"] == "personal data"
+    assert [place for place, reason in places.items() if reason == "malformed"] == [f"{path}, line 14"]
+    assert len(lines(tmp_path / "r" / "quarantine" / "prompts.train.jsonl")) == 1
     assert "table 1 needs the field `use_case`: not in these records" in card["missing"]
     assert "jo@example.org" not in "".join(path.read_text() for path in folder.glob("*.*"))
     stage = read_stage(folder)
     assert (stage["status"], stage["metrics"]["prompts"]["kept"]) == ("complete", 5)
-    assert "15 read + 0 added = 5 kept + 10 dropped" in " ".join(capsys.readouterr().out.split())
+    assert "15 read + 0 added = 5 kept + 10 dropped" in (said := " ".join(capsys.readouterr().out.split()))
+    assert "malformed rows: 1, now in" in said
 
 
 def test_it_is_skipped_when_complete_and_refused_with_other_settings(data, tmp_path, capsys):
@@ -158,5 +154,5 @@ def test_the_sealed_world_fills_every_table(tmp_path):
 
 def test_a_source_without_anything_to_curate(data, tmp_path):
     files = ("demonstrations.train", "prompts.train", "prompts.test", "comparisons.train")
-    with pytest.raises(PipelineError, match="has none of demonstrations, comparisons, prompts"):
+    with pytest.raises(PipelineError, match="has none of demonstrations, comparisons, judge_comparisons, prompts"):
         run(config(tmp_path, *options(data)[:-1], *(f"data.source.files.{name}=null" for name in files)))

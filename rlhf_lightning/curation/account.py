@@ -10,8 +10,11 @@ from rlhf_lightning.curation.groups import SPLITS, GroupSplits
 from rlhf_lightning.curation.keys import key_of
 from rlhf_lightning.curation.rows import Row
 
-DATASETS = {"demonstrations": "SFT", "comparisons": "RM", "prompts": "PPO"}
-"""What the paper's tables call the kinds of record."""
+DATASETS = {"demonstrations": "SFT", "comparisons": "RM", "judge_comparisons": "judge", "prompts": "PPO"}
+"""What the paper's tables call the kinds of record with a prompt; the judge is ours."""
+
+CURATED = (*DATASETS, "text")
+"""All that is curated; of text only what overlaps with an evaluation prompt is dropped."""
 
 ANNOTATIONS = (
     "ambiguous",
@@ -121,6 +124,19 @@ class Account:
             prompts, responses = self.tokens_by_source[row.record.source or "not given"]
             prompts.append(row.prompt_tokens)
             responses.append(row.response_tokens)
+
+    def check(self) -> None:
+        """Make sure that the counts of every kind add up.
+
+        Raises:
+            RuntimeError: When they do not, which is a fault of this program.
+        """
+        for kind, books in self.kinds.items():
+            if not books.balanced:
+                raise RuntimeError(
+                    f"the books of the {kind} do not balance: {books.raw} read + {books.added} added are not "
+                    f"{books.kept.total()} kept + {books.dropped.total()} dropped. Report this with data_card.json."
+                )
 
     def splits(self, dataset: str) -> Iterator[tuple[str, Tally]]:
         """The splits of a data set that have rows."""

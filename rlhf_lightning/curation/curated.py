@@ -1,9 +1,10 @@
 """What curation left, as a source of records for the stages after it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.artifacts import PipelineError, read_stage
+from rlhf_lightning.artifacts import PipelineError, read_stage, redacted
 from rlhf_lightning.data.sources import RECORD_TYPES, read_records
 
 
@@ -13,12 +14,14 @@ class CuratedData:
     Args:
         folder: Of the stage.
         data: Fingerprint of the data option as it is now.
+        config: As it is now, with ``data.lengths`` and ``model.tokenizer``.
 
     Raises:
-        PipelineError: When the stage curated other data.
+        PipelineError: When the stage curated other data, or for shorter texts or another tokenizer, so that responses
+            which it cut would seem to be whole.
     """
 
-    def __init__(self, folder: Path, data: str) -> None:
+    def __init__(self, folder: Path, data: str, config: Mapping[str, Any]) -> None:
         stage = read_stage(folder)
         if stage["identity"]["data"] != data:
             raise PipelineError(
@@ -26,6 +29,24 @@ class CuratedData:
                 "or curate these: stages=[curate,...]."
             )
         self.folder, self.fingerprint = folder, str(stage["fingerprint"])
+        self._metrics, then = stage.get("metrics", {}), stage["identity"]["config"]
+        for name in ("max_prompt_tokens", "max_response_tokens"):
+            if config["data"]["lengths"][name] > then["data"][name]:
+                raise PipelineError(
+                    f"data.lengths.{name} is {config['data']['lengths'][name]}, but {folder} was curated for "
+                    f"{then['data'][name]}, and what was longer is gone. Lower it to that, or curate again: "
+                    "stages=[curate,...] in another run."
+                )
+        cut = any(books["changed"].get("response cut") for books in self._metrics.values())
+        if cut and redacted(config["model"]["tokenizer"]) != then["model"]["tokenizer"]:
+            raise PipelineError(
+                f"{folder} holds responses that were cut by the tokens of another tokenizer. Give the same model=..., "
+                "or curate again: stages=[curate,...] in another run."
+            )
+
+    def holds(self, name: str) -> bool:
+        """Whether records of that kind were curated."""
+        return name in self._metrics
 
     def records(self, name: str, split: str) -> list[Any] | None:
         """Records of that kind and split; None where none stayed."""

@@ -1,11 +1,12 @@
 """Few-shot prompts of labelers: one instruction with K queries and responses makes K demonstrations."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.data.records import Demonstration, RecordError
+from rlhf_lightning.data.files import SourceRow, read_rows
+from rlhf_lightning.data.reading import Problems
+from rlhf_lightning.data.records import Demonstration, RecordError, short
 
 
 def few_shot_examples(
@@ -37,7 +38,7 @@ def few_shot_examples(
         'cold'
     """
     if not pairs:
-        raise RecordError("field 'pairs' is empty; a few-shot prompt needs at least one query with its response.")
+        raise RecordError("field 'pairs' is empty; add at least one query with its response, or leave the row out.")
     made = []
     for number, (query, response) in enumerate(pairs):
         context = [f"{asked}\n{answer}" for other, (asked, answer) in enumerate(pairs) if other != number]
@@ -46,34 +47,49 @@ def few_shot_examples(
     return made
 
 
-def read_few_shot(path: Path) -> Iterator[list[Demonstration]]:
-    """The demonstrations of each row of a JSONL file.
+def read_few_shot(path: Path, keep: Callable[[SourceRow], None] | None = None) -> Iterator[list[Demonstration]]:
+    """The demonstrations of each row of a file.
 
     Args:
         path: Rows of ``{"instruction": ..., "pairs": [{"query": ..., "response": ...}, ...]}``, optionally with
-            ``user``, ``source`` and ``labels``.
+            ``user``, ``source`` and ``labels``, in any of the formats of :func:`read_records`.
+        keep: Gets malformed rows; None stops at them, once all are counted.
 
     Raises:
-        RecordError: Names file, line, field and remedy of a malformed row.
+        RecordError: Names file, line, field and remedy of the first malformed rows, and how many there are; or that
+            there is no such file, or nothing in it.
     """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield _examples(json.loads(line))
-                except ValueError as error:
-                    raise RecordError(f"{path}, line {number}: {error}") from error
+    if not path.exists():
+        raise RecordError(f"{path} does not exist. Mend the path in curate.few_shot, or take it out.")
+    problems, count = Problems(keep), 0
+    for row in read_rows(str(path), "train"):
+        try:
+            examples = _examples(row)
+        except RecordError as error:
+            problems.add(row._replace(problem=str(error)))
+            continue
+        count += 1
+        yield examples
+    problems.stop()
+    if not count:
+        raise RecordError(f"{path} holds no few-shot prompt. Mend it, or take it out of curate.few_shot.\n{problems}")
 
 
-def _examples(row: Any) -> list[Demonstration]:
+def _examples(given_row: SourceRow) -> list[Demonstration]:
+    if given_row.problem is not None:
+        raise RecordError(given_row.problem)
+    row = given_row.value
     if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
-        raise RecordError("a few-shot row must be a JSON object with a string 'instruction' and a list 'pairs'.")
+        raise RecordError(
+            "a few-shot row must be a JSON object with a string 'instruction' and a list 'pairs', got "
+            f"{short(row)}. Write it so, or leave it out."
+        )
     given: Any = row.get("pairs")
     well_formed = isinstance(given, list) and all(
         isinstance(pair, dict) and isinstance(pair.get("query"), str) and isinstance(pair.get("response"), str)
         for pair in given
     )
     if not well_formed:
-        raise RecordError("field 'pairs' must be a list of {'query': ..., 'response': ...} with strings.")
+        raise RecordError("field 'pairs' must be a list of {'query': ..., 'response': ...} with strings. Write it so.")
     pairs = [(pair["query"], pair["response"]) for pair in given]
     return few_shot_examples(row["instruction"], pairs, row.get("user"), row.get("source"), row.get("labels"))

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_lightning.curation.account import KindAccount
-from rlhf_lightning.curation.keys import plain_text
+from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.curation.language import UNSURE
 from rlhf_lightning.curation.personal import Finder, apart, find_personal, masked
 from rlhf_lightning.curation.rows import Row
+from rlhf_lightning.data.columns import dense_ranks
 from rlhf_lightning.data.records import Comparison, Demonstration
 from rlhf_lightning.data.tokens import Tokenization
 
@@ -69,22 +70,68 @@ class LanguageFilter:
         return self.keep is None or language in self.keep
 
 
-def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> Row:
-    """The row with its responses cut at the limit, and the length of a demonstration's (InstructGPT, appendix C)."""
+def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> Row | str:
+    """The row with its responses cut at the limit, and the length of a demonstration's (InstructGPT, appendix C).
+
+    Responses of a ranking that are the same text, perhaps since they were cut, become one at the mean of their ranks.
+
+    Returns:
+        The row, or the reason to drop it.
+    """
     record = row.record
     if isinstance(record, Demonstration):
-        response = tokenization.cut_response(record.response)
-        if response != record.response:
-            books.changed["response cut"] += 1
-            record = replace(record, response=response)
-        length = len(tokenization.response_ids(response))
-        return row._replace(record=record, response_tokens=length)
-    if isinstance(record, Comparison):
-        completions = [tokenization.cut_response(completion) for completion in record.completions]
-        if completions != record.completions:
-            books.changed["response cut"] += 1
-            return row._replace(record=replace(record, completions=completions))
-    return row
+        responses = [record.response]
+    elif isinstance(record, Comparison):
+        responses = record.completions
+    else:
+        return row
+    texts = [tokenization.cut_response(response) for response in responses]
+    if not all(text.strip() for text in texts):
+        return "response empty after the cut"
+    if isinstance(record, Demonstration):
+        _count(books, "response cut", texts != responses)
+        length = len(tokenization.response_ids(texts[0]))
+        return row._replace(record=replace(record, response=texts[0]), response_tokens=length)
+    merged = _each_once(texts, record.ranks)
+    if len(merged) < 2:
+        return "all responses the same"
+    _count(books, "response cut", texts != responses)
+    _count(books, "same responses merged", len(merged) < len(texts))
+    return row._replace(record=replace(record, completions=list(merged), ranks=list(merged.values())))
+
+
+def hidden_identifiers(record: Any, books: KindAccount) -> Any:
+    """The record with a key in place of a user, labeler, source or label that is itself personal data.
+
+    The same identifier has the same key everywhere, so that its rows stay together.
+    """
+
+    def hidden(value: Any) -> Any:
+        return f"id-{key_of(value, 'identifier'):016x}" if isinstance(value, str) and find_personal(value) else value
+
+    new = {name: hidden(getattr(record, name)) for name in ("user", "labeler", "source") if hasattr(record, name)}
+    if record.labels:
+        new["labels"] = {name: hidden(value) for name, value in record.labels.items()}
+    if all(getattr(record, name) == value for name, value in new.items()):
+        return record
+    books.changed["identifier hidden"] += 1
+    return replace(record, **new)
+
+
+def _count(books: KindAccount, change: str, happened: bool) -> None:
+    if happened:
+        books.changed[change] += 1
+
+
+def _each_once(texts: Sequence[str], ranks: Sequence[int]) -> dict[str, int]:
+    """Each text with its rank; the same ones at the mean of theirs, and all numbered anew if there are any."""
+    given: dict[str, list[int]] = {}
+    for text, rank in zip(texts, ranks, strict=True):
+        given.setdefault(text, []).append(rank)
+    if len(given) == len(texts):
+        return dict(zip(texts, ranks, strict=True))
+    means = [sum(own) / len(own) for own in given.values()]
+    return dict(zip(given, dense_ranks(means, highest_is_best=False), strict=True))
 
 
 def _with_texts(record: Any, change: Callable[[str], str]) -> Any:

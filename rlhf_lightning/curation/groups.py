@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, beginning, key_of, normalised, plain_text
+from rlhf_lightning.data.records import RecordError
 
+USER = "user"
 SPLITS = ("train", "validation", "test")
 """From the one that is trained on to the one that is held out most."""
 
@@ -23,7 +25,7 @@ class GroupSplits:
         ValueError: When the shares are of other splits or do not add up to 1.
     """
 
-    def __init__(self, column: str = "user", shares: Mapping[str, float] | None = None, seed: int = 0) -> None:
+    def __init__(self, column: str = USER, shares: Mapping[str, float] | None = None, seed: int = 0) -> None:
         self.column, self.seed = column, seed
         self.shares = dict(shares or {"train": 1.0})
         if not set(self.shares) <= set(SPLITS) or abs(sum(self.shares.values()) - 1) > 1e-6:
@@ -37,6 +39,19 @@ class GroupSplits:
             value = record.labels.get(self.column)
         # A blank cell of a table is nobody, not one user of all rows that lack theirs.
         return None if value is None or not str(value).strip() else str(value)
+
+    def check_column(self, records: Iterable[Any]) -> None:
+        """Make sure that a column other than the usual one is there.
+
+        Raises:
+            RecordError: When it is in no row: a slip of the pen would deal out prompts one by one.
+        """
+        if self.column != USER and all(self.group(record) is None for record in records):
+            raise RecordError(
+                f"curate.curator.splits.column is {self.column!r}, which is in no row, as a field or as a label. "
+                f"Mend the name, or name the column to read it from: 'columns: {{labels: {{{self.column}: "
+                f"{self.column}}}}}' in the source."
+            )
 
     def hold_out(self, records: Mapping[str, Mapping[str, Iterable[Any]]]) -> None:
         """Take from records, by kind and split, which groups are held out; of two splits the one held out more."""

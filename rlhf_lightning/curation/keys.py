@@ -20,6 +20,11 @@ def plain_text(prompt: PromptText) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
+def words_of(prompt: PromptText) -> str:
+    """A prompt as one text, of a conversation what is said alone."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
 def normalised(text: str) -> str:
     r"""The text without differences of case, width and white space. Signs stay: ``2 + 3`` is not ``2 - 3``.
 

@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 
 from rlhf_lightning.curation.groups import GroupSplits
-from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, beginning, kept_per_key, key_of, normalised, plain_text
+from rlhf_lightning.curation.keys import (
+    PREFIX_CHARACTERS,
+    beginning,
+    kept_per_key,
+    key_of,
+    normalised,
+    plain_text,
+    words_of,
+)
 from rlhf_lightning.curation.near import near_duplicate_groups
 from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.rows import Row, Spill
 
+OVERLAP = "in an evaluation prompt"
 _HELD_OUT = {"test": 0, "validation": 1, "train": 2}
 
 
@@ -49,11 +58,9 @@ class Waiting:
         for row, reason in zip(self.spill, self.reasons, strict=True):
             yield row, self._names[reason]
 
-    def texts(self, split: str | None = None) -> Iterator[tuple[int, str]]:
-        """Place and prompt of the rows that stay so far, of one split or of all."""
-        for place, row in enumerate(self.spill):
-            if not self.reasons[place] and split in (None, row.split):
-                yield place, plain_text(row.record.prompt)
+    def staying(self) -> Iterator[tuple[int, Row]]:
+        """The rows that stay so far, with their places."""
+        return ((place, row) for place, row in enumerate(self.spill) if not self.reasons[place])
 
     def keep(self, reason: str, keys: Any, most: int, among: Any = True) -> None:
         """Drop all but so many of those that share a key.
@@ -118,7 +125,7 @@ class Thinning:
         if self.near_similarity is not None:
             places = np.flatnonzero(waiting.reasons == 0)
             keys = np.zeros(len(waiting.spill), np.int64)
-            texts = (normalised(text) for _, text in waiting.texts())
+            texts = (normalised(plain_text(row.record.prompt)) for _, row in waiting.staying())
             keys[places] = near_duplicate_groups(texts, self.near_similarity)
             waiting.keep("near-duplicate", keys, 1)
 
@@ -129,12 +136,16 @@ class Thinning:
             waiting.keep(f"over {self.most_per_group} of one {column}", waiting.groups, self.most_per_group, known)
 
 
-def drop_overlaps(kind: str, waiting: Waiting, overlap: EvaluationOverlap) -> None:
-    """Training rows that share a run of words with an evaluation prompt; prompts of the test split become such ones."""
-    if kind == "prompts":
-        for _, text in waiting.texts("test"):
-            overlap.add(text)
-    waiting.drop("in an evaluation prompt", [place for place, text in waiting.texts("train") if overlap(text)])
+def drop_overlaps(waiting: Waiting, overlap: EvaluationOverlap) -> None:
+    """Training rows that share a run of words with an evaluation prompt, in their prompt or in a response."""
+    if overlap:
+        found = (place for place, row in waiting.staying() if row.split == "train" and _overlaps(row.record, overlap))
+        waiting.drop(OVERLAP, list(found))
+
+
+def _overlaps(record: Any, overlap: EvaluationOverlap) -> bool:
+    answers = [getattr(record, "response", ""), *getattr(record, "completions", ())]
+    return overlap(words_of(record.prompt)) or any(overlap(answer) for answer in answers if answer)
 
 
 def _answers(record: Any) -> list[str]:

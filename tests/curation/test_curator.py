@@ -6,12 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlhf_lightning.curation.account import Account, KindAccount
 from rlhf_lightning.curation.curator import Curator
 from rlhf_lightning.curation.few_shot import few_shot_examples
 from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter
 from rlhf_lightning.curation.groups import SPLITS, GroupSplits
 from rlhf_lightning.curation.thinning import Thinning
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
+from rlhf_lightning.data.files import SourceRow
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
 from rlhf_lightning.data.tokens import Tokenization
 
 
@@ -129,6 +131,92 @@ def test_all_kinds_are_kept_from_what_the_test_split_asks(curate):
     assert len(dropped) == 3
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("kind", ["demonstrations", "prompts", "comparisons", "judge_comparisons"])
+def test_what_any_kind_holds_out_is_in_no_training_row_of_another(curate, kind, split):
+    asked = "w3 w4 w5 w6 w7 w8"
+
+    def records(user, prompt, answer):
+        ranking = Comparison(prompt, [answer, "w9"], [1, 2], user=user)
+        return {
+            "demonstrations": Demonstration(prompt, answer, user=user),
+            "prompts": Prompt(prompt, user=user),
+            "comparisons": ranking,
+            "judge_comparisons": ranking,
+        }
+
+    given = {name: {"train": [record]} for name, record in records("a", f"w9 {asked}", "w5").items()}
+    # Those that are held out may be dropped for another reason: too long, here.
+    given[kind][split] = [records("t", asked + " w9" * 9, "w5")[kind]]
+    given["text"] = {"train": [Text(f"w2 {asked.upper()}"), Text("w2 w3")], split: [Text(asked)]}
+    kept, dropped, account = curate(given)
+    overlapping = {f"{name}.train 0" for name in ("demonstrations", "prompts", "comparisons", "judge_comparisons")}
+    assert {place for place, reason in dropped.items() if reason == "in an evaluation prompt"} == {
+        *overlapping,
+        "text.train 0",
+    }
+    assert dropped[f"{kind}.{split} 0"] == "prompt over 12 tokens"
+    assert [row["text"] for row in kept["text.train"]] == ["w2 w3"]
+    assert [row["text"] for row in kept[f"text.{split}"]] == [asked]
+    assert all(books.balanced for books in account.kinds.values())
+
+
+def test_responses_may_not_hold_what_is_held_out(curate):
+    asked = "w3 w4 w5 w6"
+    records = {
+        "demonstrations": {"train": [Demonstration("w9", asked), Demonstration("w9", "w4")]},
+        "comparisons": {"train": [Comparison("w8", ["w4", asked], [1, 2]), Comparison("w8", ["w4", "w5"], [1, 2])]},
+    }
+    _, dropped, _ = curate(
+        records, evaluation=[[{"role": "user", "content": "W3 w4"}, {"role": "assistant", "content": "w5, w6"}]]
+    )
+    assert dropped == {
+        "demonstrations.train 0": "in an evaluation prompt",
+        "comparisons.train 0": "in an evaluation prompt",
+    }
+
+
+def test_rankings_for_the_judge_are_curated_as_others_are(curate):
+    rankings = [Comparison("w3", ["w4", "jo@example.org"], [1, 2]), Comparison("w5", ["w4", "w6"], [1, 2], user="t")]
+    held_out = {"test": [Prompt("w7", user="t")]}
+    kept, dropped, _ = curate({"judge_comparisons": {"train": rankings}, "prompts": held_out})
+    assert dropped == {"judge_comparisons.train 0": "personal data"}
+    assert [row["prompt"] for row in kept["judge_comparisons.test"]] == ["w5"]
+
+
+def test_blank_users_are_many_and_rankings_follow_their_user(curate):
+    shares = {"train": 0.5, "test": 0.5}
+    prompts = [Prompt(f"w{n} asked by nobody", user="") for n in range(3, 90)]
+    rankings = [Comparison(f"w{n} ranked", ["w4", "w5"], [1, 2], user=f"u{n}") for n in range(3, 43)]
+    asked = [Prompt(f"w{n} asked", user=f"u{n}") for n in range(3, 43)]
+    kept, dropped, _ = curate(
+        {"prompts": {"train": prompts + asked}, "comparisons": {"train": rankings}}, shares=shares
+    )
+    assert dropped == {}
+    assert all(10 < sum(not row["user"] for row in kept[f"prompts.{split}"]) < 77 for split in shares)
+    for split in shares:
+        users = [{row["user"] for row in kept[f"{kind}.{split}"] if row["user"]} for kind in ("prompts", "comparisons")]
+        assert users[0] == users[1]
+        assert len(users[0]) > 5
+
+
+def test_what_is_no_text_is_named(curate):
+    chat = [{"role": "user", "content": "w3"}]
+    with pytest.raises(
+        RecordError, match=r"^prompts.train 1: a prompt is a conversation, but the tokenizer has no chat"
+    ):
+        curate({"prompts": {"train": [Prompt("w3"), Prompt(chat)]}})
+
+
+def test_books_that_do_not_balance_stop(curate):
+    books = KindAccount(raw=2)
+    books.kept["train"] = 1
+    account = Account(GroupSplits())
+    account.kinds["prompts"] = books
+    with pytest.raises(RuntimeError, match=r"prompts do not balance: 2 read \+ 0 added are not 1 kept \+ 0 dropped"):
+        account.check()
+
+
 def test_few_shot_prompts_are_expanded_and_stay_together(curate):
     shares = {"train": 0.5, "test": 0.5}
     few_shot = [
@@ -153,9 +241,13 @@ def test_few_shot_prompts_need_no_other_demonstrations(curate):
 
 def test_malformed_rows_are_booked(curate):
     records = {"prompts": {"train": [Prompt("w3")]}}
-    _, dropped, account = curate(records, malformed={"prompts": ["a.jsonl, line 3: field 'prompt' is empty"]})
-    assert dropped == {"a.jsonl, line 3": "malformed"}
-    assert (account.kinds["prompts"].raw, account.kinds["prompts"].balanced) == (2, True)
+    rows = [
+        SourceRow("a.jsonl, line 3", None, "field 'prompt' is empty"),
+        SourceRow("a.jsonl, line 9", None, "broken", True),
+    ]
+    _, dropped, account = curate(records, malformed={"prompts": rows})
+    assert dropped == {"a.jsonl, line 3": "malformed", "a.jsonl, line 9": "rest of a file, unread"}
+    assert (account.kinds["prompts"].raw, account.kinds["prompts"].balanced) == (3, True)
 
 
 WORD = st.sampled_from(["w3", "w4", "w5", "jo@example.org"])

@@ -1,3 +1,5 @@
+import gzip
+
 import pytest
 
 from rlhf_lightning.curation.few_shot import few_shot_examples, read_few_shot
@@ -33,10 +35,34 @@ def test_reading(tmp_path):
     assert [[example.user for example in examples] for examples in read_few_shot(path)] == [["u", "u"], [None]]
 
 
+def test_malformed_rows_are_counted_or_kept(tmp_path):
+    path = tmp_path / "few.jsonl.gz"
+    good = b'{"instruction": "f", "pairs": [{"query": "g", "response": "h"}]}\n'
+    path.write_bytes(gzip.compress(b"[]\n" + good + b'{"instruction": "\xff"}\n'))
+    with pytest.raises(
+        RecordError, match=r"few.jsonl.gz, line 1: a few-shot row.*\n2 malformed rows in all; also\n.*l"
+    ):
+        list(read_few_shot(path))
+    kept = []
+    assert len(list(read_few_shot(path, kept.append))) == 1
+    assert [row.place for row in kept] == [f"{path}, line 1", f"{path}, line 3"]
+    assert "broken UTF-8" in kept[1].problem
+
+
+def test_a_file_with_nothing(tmp_path):
+    with pytest.raises(
+        RecordError, match=r"few.jsonl does not exist\. Mend the path in curate.few_shot, or take it out"
+    ):
+        list(read_few_shot(tmp_path / "few.jsonl"))
+    (tmp_path / "few.jsonl").write_text("[]\n")
+    with pytest.raises(RecordError, match=r"few.jsonl holds no few-shot prompt\. Mend it(.|\n)*line 1: a few-shot row"):
+        list(read_few_shot(tmp_path / "few.jsonl", lambda row: None))
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "line 2: Expecting property name"),
+        ("{", r"line 2: no JSON \(Expecting property name.* Each line must hold"),
         ("[]", "line 2: a few-shot row must be a JSON object"),
         ('{"instruction": 3, "pairs": []}', "line 2: a few-shot row must be a JSON object with a string 'instruction'"),
         ('{"instruction": "a", "pairs": []}', "line 2: field 'pairs' is empty"),

@@ -1,7 +1,15 @@
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
 
 from rlhf_lightning.curation.account import KindAccount
-from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter, within_lengths
+from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter, hidden_identifiers, within_lengths
 from rlhf_lightning.curation.personal import Finding
 from rlhf_lightning.curation.rows import Row
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
@@ -81,6 +89,78 @@ def test_long_responses_are_cut_after_their_last_token(tokenization):
 def test_what_was_cut_is_read_back_as_long_as_the_limit(tokenization):
     cut = tokenization.cut_response("w4 w5 w6 w7 w8")
     assert tokenization.response_ids(cut) == tokenization.response_ids("w4 w5 w6 w7 w8")
+
+
+@pytest.fixture(scope="module")
+def signs():
+    """A tokenizer of single signs, but of white space before other white space or the end all at once (as GPT-2's)."""
+    words = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, "<unk>": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = Split(Regex(r"\s+(?!\S)|[\s\S]"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+
+
+def test_what_is_read_back_as_fewer_tokens_goes_on(signs):
+    tokenization = Tokenization(signs, max_response_tokens=4)
+    # a, b, two spaces, one space; these three at the end are one token, and an EOS would follow.
+    assert tokenization.response_ids("ab   ") == [2, 2, 2, 1]
+    assert tokenization.cut_response("ab   cd") == "ab   c"
+    assert tokenization.response_ids("ab   c") == [2, 2, 2, 2]
+
+
+@given(st.text("ab cd\n", min_size=1, max_size=40), st.integers(2, 6))
+def test_what_is_cut_never_ends_with_eos(signs, text, limit):
+    tokenization = Tokenization(signs, max_response_tokens=limit)
+    cut = tokenization.cut_response(text)
+    assert text.startswith(cut)
+    whole = tokenization.response_ids(text)
+    assert (tokenization.response_ids(cut)[-1] == 1) == (whole[-1] == 1)
+    assert len(tokenization.response_ids(cut)) == len(whole)
+
+
+def test_a_response_of_which_nothing_is_left_drops_the_row(signs):
+    tokenization = Tokenization(signs, max_response_tokens=1)
+    books = KindAccount()
+    reason = "response empty after the cut"
+    assert within_lengths(Row("", "train", Demonstration("a", "   x")), tokenization, books) == reason
+    ranking = Comparison("a", ["a", " \n\n b"], [1, 2])
+    assert within_lengths(Row("", "train", ranking), tokenization, books) == reason
+    assert books.changed == {}
+
+
+@pytest.mark.parametrize(
+    ("completions", "ranks", "merged"),
+    [
+        (["w4 w5 w6 w7", "w4 w5 w6 w8", "w9"], [1, 3, 2], (["w4 w5 w6", "w9"], [1, 1])),
+        (["w4 w5 w6 w7", "w4 w5 w6 w8", "w9"], [1, 2, 3], (["w4 w5 w6", "w9"], [1, 2])),
+        (["w9", "w4", "w9"], [1, 2, 3], (["w9", "w4"], [1, 1])),
+        (["w9", "w4", "w9", "w5"], [3, 2, 3, 1], (["w9", "w4", "w5"], [3, 2, 1])),
+        (["w4 w5 w6 w7", "w4 w5 w6 w8"], [1, 2], None),
+        (["w4", "w4"], [1, 2], None),
+    ],
+)
+def test_responses_that_are_the_same_become_one(tokenization, completions, ranks, merged):
+    books = KindAccount()
+    row = within_lengths(Row("", "train", Comparison("w3", completions, ranks)), tokenization, books)
+    if merged is None:
+        assert row == "all responses the same"
+    else:
+        assert (row.record.completions, row.record.ranks) == merged
+        assert books.changed["same responses merged"] == 1
+
+
+def test_identifiers_that_are_personal_data_become_keys():
+    books = KindAccount()
+    records = [
+        Prompt("a", "jo@example.org", labels={"organisation": "jo@example.org", "use_case": "chat", "ambiguous": True}),
+        Comparison("a", ["b", "c"], [1, 2], labeler="jo@example.org", user="u"),
+        Prompt("b", "user 17"),
+    ]
+    first, second, third = (hidden_identifiers(record, books) for record in records)
+    assert re.fullmatch("id-[0-9a-f]{16}", first.user)
+    assert first.labels == {"organisation": first.user, "use_case": "chat", "ambiguous": True}
+    assert (second.labeler, second.user) == (first.user, "u")
+    assert third is records[2]
+    assert books.changed == {"identifier hidden": 2}
 
 
 def test_lengths_of_many_prompts_are_those_of_each(tokenization):

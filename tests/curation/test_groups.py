@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lightning.curation.groups import GroupSplits
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -41,6 +41,23 @@ def test_a_group_may_be_a_label():
     assert {splits.split(row) for row in rows} == {"train", "validation", "test"}
     assert splits.group(Prompt("a", user="u")) is None
     assert GroupSplits("labeler").group(Comparison("a", ["b", "c"], [1, 2], labeler="l")) == "l"
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_a_blank_is_nobody(blank):
+    assert GroupSplits().group(Prompt("a", user=blank)) is None
+    assert GroupSplits("organisation").group(Prompt("a", labels={"organisation": blank})) is None
+    assert len({GroupSplits(shares=SHARES).split(Prompt(f"question {n} ?", user=blank)) for n in range(50)}) == 3
+
+
+def test_a_column_that_is_in_no_row():
+    rows = [Prompt("a", user="u", labels={"organization": "o"}), Prompt("b")]
+    GroupSplits("organization").check_column(rows[::-1])
+    GroupSplits().check_column([Prompt("a")])  # the usual one may be missing
+    with pytest.raises(
+        RecordError, match=r"splits.column is 'tenant', which is in no row.*'columns: \{labels: \{tenant: "
+    ):
+        GroupSplits("tenant").check_column(rows)
 
 
 def test_a_prompt_of_nobody_is_in_one_split_whatever_the_kind():

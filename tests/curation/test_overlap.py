@@ -29,6 +29,34 @@ def test_short_prompts_are_compared_whole():
     assert not overlap("what is 2")
 
 
+def test_scripts_without_spaces_are_compared_by_characters():
+    overlap = EvaluationOverlap(words=5)
+    overlap.add("法国的首都是什么城市 请说明理由。")
+    assert overlap("请回答:法国的首都是什么城市。")
+    assert not overlap("德国的首都是什么城市。")  # nine characters are shared, ten are a run
+    # A word among them weighs as much as two.
+    overlap.add("iPhone 的电池容量是多少毫安")
+    assert overlap("告诉我 iPhone 的电池容量是多少")
+    assert not overlap("告诉我手机的电池容量是多少")
+    thai = "เมืองหลวงของประเทศฝรั่งเศสคือเมืองอะไร"
+    overlap.add(thai)
+    assert overlap("ช่วยบอกที " + thai[4:30])
+    assert not overlap(thai[:9] + "ก")
+
+
+def test_nothing_overlaps_with_nothing():
+    overlap = EvaluationOverlap()
+    assert not overlap
+    assert not overlap("")
+    overlap.add("one")
+    assert overlap("one")
+    overlap.add("two")
+    assert overlap("one")
+    assert overlap("two")
+    assert not overlap("")
+    assert overlap
+
+
 def test_signs_alone_overlap_with_nothing():
     overlap = EvaluationOverlap()
     overlap.add("???")
