@@ -3,7 +3,8 @@
     scripts/benchmark_curation.py                    a million prompts, near-duplicates and Presidio at 100,000
     scripts/benchmark_curation.py --rows 20000 --few 2000 --out /tmp/curation.json
 
-Each part (steps, whole, near, presidio) runs in a process of its own.
+Each part (steps, whole, near, presidio) runs in a process of its own; whole is the command, rlhf stages=[curate], on a
+JSONL file.
 """
 
 import argparse
@@ -13,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmark import ROOT, machine
-from benchmarks.synthetic import KINDS, Prompts, kind_of, original
+from benchmarks.synthetic import KINDS, Prompts, evaluation_prompts, kind_of, original
 from rich.console import Console
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -28,13 +30,10 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_lightning.curation import (
-    Curator,
+    EvaluationOverlap,
     GroupSplits,
-    LanguageFilter,
     LanguageIdentifier,
-    PersonalFilter,
     PresidioFinder,
-    Thinning,
     find_personal,
     kept_per_key,
     near_duplicate_groups,
@@ -110,7 +109,10 @@ def steps(rows: int) -> dict[str, Any]:
     """Each step by itself over all rows: speed, and what it found of what was planted."""
     clock, tokens, identify, splits = Clock(), tokenization(), LanguageIdentifier(), GroupSplits(shares=SHARES)
     users, whole, first, ranks = (np.empty(rows, np.uint64) for _ in range(4))
-    private, long, foreign = (np.zeros(rows, bool) for _ in range(3))
+    private, long, foreign, leaked = (np.zeros(rows, bool) for _ in range(4))
+    overlap = EvaluationOverlap()
+    for text in evaluation_prompts():
+        overlap.add(text)
     source = iter(Prompts(rows))
     for start in range(0, rows, 1000):
         own = slice(start, min(start + 1000, rows))
@@ -127,6 +129,7 @@ def steps(rows: int) -> dict[str, Any]:
         private[own] = clock(
             "personal data, regular expressions", lambda texts=texts: [bool(find_personal(text)) for text in texts]
         )
+        leaked[own] = clock("decontamination", lambda texts=texts: [overlap(text) for text in texts])
         long[own] = np.array(clock("lengths in tokens", lambda texts=texts: tokens.prompt_lengths(texts))) > MAX_TOKENS
         codes = clock("language", lambda texts=texts: [identify(text) for text in texts])
         foreign[own] = [code not in ("en", "unsure") for code in codes]
@@ -142,6 +145,7 @@ def steps(rows: int) -> dict[str, Any]:
             "exact duplicates": thinned(kept_whole, kinds, "copy"),
             "shared prefixes": thinned(kept_first, kinds, "copy", "prefix"),
             "personal data": flagged(private, kinds, "personal"),
+            "decontamination": flagged(leaked, kinds, "leaked"),
             "language": flagged(foreign, kinds, "foreign"),
             "length": flagged(long, kinds, "long"),
             "cap per user": {
@@ -154,27 +158,59 @@ def steps(rows: int) -> dict[str, Any]:
 
 
 def whole(rows: int) -> dict[str, Any]:
-    """All of it as stage curate does it, from an iterator to files."""
-    curator = Curator(
-        GroupSplits(shares=SHARES),
-        PersonalFilter(),
-        Thinning(most_per_group=MOST),
-        LanguageFilter(LanguageIdentifier(), ["en"]),
-    )
-    tokens = tokenization()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        books = curator.curate({"prompts": {"train": Prompts(rows)}}, tokens, Path(folder)).kinds["prompts"]
-    seconds = time.perf_counter() - start
+    """The command, from a file on disk to files: its time, its memory, and what became of each planted fault."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenization().tokenizer.save_pretrained(folder / "model")
+        write_rows(folder / "prompts.jsonl", (vars(prompt) for prompt in Prompts(rows)))
+        write_rows(folder / "evaluation.jsonl", ({"prompt": text} for text in evaluation_prompts()))
+        size = (folder / "prompts.jsonl").stat().st_size
+        start = time.perf_counter()
+        subprocess.run(stage_command(folder), check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        stage = folder / "runs" / "benchmark" / "curate"
+        books = json.loads((stage / "data_card.json").read_text())["kinds"]["prompts"]
+        reasons = reasons_by_kind(stage / "dropped.jsonl")
     return {
         "rows": rows,
+        "file_mib": round(size / 2**20),
         "seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds),
-        "peak_mib_before": round(before),
-        "counts": books.plain(),
-        "balanced": books.balanced,
+        "counts": books,
+        "dropped_by_kind": reasons,
+        "peak_mib": round(peak),
     }
+
+
+def stage_command(folder: Path) -> list[str]:
+    """Stage curate on the file in the folder."""
+    files = "{prompts: {train: prompts.jsonl, test: null}, demonstrations: {train: null}}"
+    lengths = f"{{max_prompt_tokens: {MAX_TOKENS}, max_response_tokens: {MAX_TOKENS}, block_size: {MAX_TOKENS}}}"
+    return [
+        *(sys.executable, "-m", "rlhf_lightning", "stages=[curate]", "run=benchmark", f"paths.runs={folder}/runs"),
+        *("data=jsonl", f"data.root={folder}", f"data.source.files={files}", f"data.lengths={lengths}"),
+        *("model=folder", f"model.path={folder}/model", "curate=full", "curate.curator.language.keep=[en]"),
+        *("curate.curator.personal.finders=[]", "curate.curator.thinning.near_similarity=null"),
+        f"curate.evaluation=[{folder}/evaluation.jsonl]",
+    ]
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """One JSON object per line."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def reasons_by_kind(path: Path) -> dict[str, dict[str, int]]:
+    """Rows of each planted kind by the reason for which they were dropped."""
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            number = int(row["place"].rpartition("line ")[2]) - 1
+            found[kind_of(number)][row["reason"]] += 1
+    return {kind: dict(counts.most_common()) for kind, counts in found.items()}
 
 
 def near(rows: int) -> dict[str, Any]:
@@ -221,7 +257,7 @@ def main() -> None:
     if arguments.inside:
         (part,) = arguments.parts
         result = PARTS[part](arguments.rows)
-        result["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        result.setdefault("peak_mib", round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         sys.stdout.write(json.dumps(result))
         return
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}

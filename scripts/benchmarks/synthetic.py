@@ -47,11 +47,13 @@ SHARES = {
     "decoy": 0.02,  # looks like personal data and is none: must stay
     "foreign": 0.04,
     "long": 0.01,
-    "clean": 0.83,
+    "leaked": 0.01,  # an evaluation prompt with other words around it
+    "clean": 0.82,
 }
 KINDS = tuple(SHARES)
 HEAVY_USERS, HEAVY_SHARE, USERS = 20, 0.1, 50_000
 MAX_TOKENS = 128
+EVALUATION = 1000
 
 
 def kind_of(number: int) -> str:
@@ -80,6 +82,11 @@ def original(number: int) -> int:
     while kind_of(other := source.randrange(number)) != "clean":
         pass
     return other
+
+
+def evaluation_prompts() -> list[str]:
+    """What nothing may be trained on: texts of no row."""
+    return [clean_text(-number) for number in range(1, EVALUATION + 1)]
 
 
 def digits(source: random.Random, count: int) -> str:
@@ -138,6 +145,8 @@ def text_of(number: int, kind: str) -> str:
         return " ".join([*words[:4], digits(source, 6), *words[4:]])
     if kind in ("personal", "decoy"):
         return f"{clean_text(number)} Also {personal(source, kind == 'personal')} please."
+    if kind == "leaked":
+        return f"{sentence(source, 'en')}. {clean_text(-source.randint(1, EVALUATION))} {sentence(source, 'en')}"
     if kind == "foreign":
         return clean_text(number, source.choice(("de", "es")))
     return clean_text(number, sentences=20 if kind == "long" else 0)
