@@ -1,32 +1,42 @@
 """Kills training at random moments with SIGKILL, starts it again, and compares what comes out with an unbroken run.
 
-    python scripts/kill_test.py                 20 kills each of sft, reward and ppo_ptx
+    python scripts/kill_test.py                 20 kills each of sft, reward, ppo and ppo_ptx
     python scripts/kill_test.py reward --kills 5
 
-A quarter of the kills wait until a checkpoint is being written. Equal means: every exported weight, byte for byte, and
-every figure in metrics.csv but the timings. The figures go to docs/kill_test.json; exit code 1 where a run differs.
+Three quarters of the kills come after a time drawn evenly over the run; the others wait until a checkpoint is being
+written. Same to the bit means: every exported weight, byte for byte, every figure in metrics.csv but the timings, and
+samples.jsonl. The figures go to docs/kill_test.json; exit code 1 where a run differs.
+
+Every run is a process of its own, forked from one that has imported the package and done nothing else.
 """
 
 import argparse
 import datetime
+import multiprocessing
 import os
 import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rlhf_lightning.artifacts import git_commit, read_metrics, read_stage, write_json
+from rlhf_lightning.artifacts import git_commit, is_complete, read_metrics, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("sft", "reward", "ppo", "ppo_ptx")
+NEEDED = {"sft": (), "reward": ("sft", "collect"), "ppo": ("sft", "collect", "reward")}
+NEEDED["ppo_ptx"] = NEEDED["ppo"]
+EPISODES = "batch_size: 16, num_batches: 16"
 SMALL = (
     "model.size=small",
     "data.source.demonstrations=400",
@@ -34,22 +44,35 @@ SMALL = (
     "data.source.text=200",
     "data.source.validation=40",
     "collect.prompts={train: 300, validation: 20}",
+    "sft.residual_dropout=0.2",
     "sft.fit.checkpoint_every=1",
     "reward.fit.checkpoint_every=1",
-    "ppo_ptx.data={batch_size: 16, num_batches: 16, text_batch_size: 8}",
-    "ppo_ptx.module.kl_target=2",
-    "ppo_ptx.module.kl_horizon=200",
+    f"ppo.data={{{EPISODES}}}",
+    f"ppo_ptx.data={{{EPISODES}, text_batch_size: 8}}",
+    *(f"{stage}.module.{option}" for stage in ("ppo", "ppo_ptx") for option in ("kl_target=2", "kl_horizon=200")),
 )
 """Overrides that make every stage last some seconds and save after every batch; the KL coefficient adapts."""
-STAGES = ("sft", "reward", "ppo_ptx")
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
-def start(runs: Path, run: str, *stages: str) -> subprocess.Popen[bytes]:
-    """A process that makes some stages; one thread, so that sums are always taken in the same order."""
-    command = [sys.executable, "-m", "rlhf_lightning", f"stages=[{','.join(stages)}]", f"run={run}", "upstream=base"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    with (runs / f"{run}.log").open("a") as log:
-        return subprocess.Popen([*command, f"paths.runs={runs}", *SMALL], stdout=log, stderr=log, env=environment)
+def rlhf(log: Path, arguments: list[str]) -> None:
+    """The command of that name, with what it prints in a file."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["rlhf", *arguments]
+    from rlhf_lightning.cli import main
+
+    main()
+
+
+def start(runs: Path, run: str, *stages: str) -> Any:
+    """A process that makes some stages."""
+    named = f"stages=[{','.join(stages)}]"
+    arguments = [named, f"run={run}", "upstream=base", f"paths.runs={runs}", *SMALL]
+    process = PROCESSES.Process(target=rlhf, args=(runs / f"{run}.log", arguments))
+    process.start()
+    return process
 
 
 def finish(runs: Path, run: str, *stages: str) -> float:
@@ -57,60 +80,64 @@ def finish(runs: Path, run: str, *stages: str) -> float:
     process = start(runs, run, *stages)
     wait_for(runs / run / stages[-1] / "stage.json", process)
     begun = time.monotonic()
-    if process.wait() != 0:
+    process.join()
+    if process.exitcode != 0:
         tail = (runs / f"{run}.log").read_text()[-2000:]
-        raise SystemExit(f"run {run} ended with exit code {process.returncode}:\n{tail}")
+        raise SystemExit(f"run {run} ended with exit code {process.exitcode}:\n{tail}")
     return time.monotonic() - begun
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(path: Path, process: Any) -> None:
     """Wait until a file exists or the process has ended."""
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.0005)
+    while not path.exists() and process.is_alive():
+        time.sleep(0.0002)
 
 
-def kill(runs: Path, run: str, stage: str, after: float, in_write: bool) -> bool:
-    """Start a stage and kill it so many seconds after it began; whether it was still at work."""
+def kill(runs: Path, run: str, stage: str, after: float, in_write: float | None) -> bool:
+    """Kill a stage so many seconds after it began, and into a write where that is given; whether it was at work."""
     process = start(runs, run, stage)
     folder = runs / run / stage
     wait_for(folder / "stage.json", process)
     time.sleep(after)
-    if in_write:
+    if in_write is not None:
         wait_for(folder / "checkpoints" / "last.unfinished", process)
+        time.sleep(in_write)
     process.kill()
-    process.wait()
-    return read_stage(folder)["status"] != "complete"
+    process.join()
+    return not is_complete(folder)
 
 
-def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, object]:
+def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]:
     """Kill a run of a stage, start it again, and compare it with the unbroken run."""
     moments = random.Random(f"{stage}/{number}")
-    in_write = number % 4 == 3
     for attempt in range(10):
         run, after = f"{stage}_{number}_{attempt}", moments.uniform(0, seconds)
+        in_write = moments.uniform(0, 0.01) if number % 4 == 3 else None
         if kill(runs, run, stage, after, in_write):
             break
     else:
         raise SystemExit(f"{stage} ended before it was killed, ten times; its {seconds:.1f} s are too few.")
-    torn = (runs / run / stage / "checkpoints" / "last.unfinished").exists()
-    steps = read_metrics(runs / run / stage / "metrics.csv")[-1]["step"] + 1 if reached(runs, run, stage) else 0
+    folder = runs / run / stage
+    unnamed = folder / "checkpoints" / "last.unfinished"
+    metrics = folder / "metrics.csv"
+    rows = read_metrics(metrics) if metrics.exists() else []
+    found = {
+        "stage": stage,
+        "killed_after_s": round(after, 2),
+        "steps": rows[-1]["step"] + 1 if rows else 0,
+        "unnamed_checkpoint": unnamed.exists(),
+        "torn_checkpoint": unnamed.exists() and not is_zipfile(unnamed),
+    }
     finish(runs, run, stage)
-    differing = differences(runs / f"{stage}_whole" / stage, runs / run / stage)
-    return {"stage": stage, "killed_after_s": round(after, 2), "steps": steps, "torn": torn, "differing": differing}
-
-
-def reached(runs: Path, run: str, stage: str) -> bool:
-    """Whether the run had logged a step."""
-    path = runs / run / stage / "metrics.csv"
-    return path.exists() and bool(read_metrics(path))
+    return found | {"differing": differences(runs / f"{stage}_whole" / stage, folder)}
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """Exported weights that are not the same bytes, and metrics that are not the same numbers."""
-    weights = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
-    if not weights:
+    """Exported weights and samples that are not the same bytes, and metrics that are not the same numbers."""
+    files = [path.relative_to(whole) for pattern in ("*.safetensors", "samples.jsonl") for path in whole.rglob(pattern)]
+    if not any(path.suffix == ".safetensors" for path in files):
         raise SystemExit(f"{whole} holds no weights to compare.")
-    differing = [str(path) for path in weights if (whole / path).read_bytes() != (broken / path).read_bytes()]
+    differing = [str(path) for path in files if (whole / path).read_bytes() != (broken / path).read_bytes()]
     figures = [
         [{name: value for name, value in row.items() if not name.startswith("time/")} for row in read_metrics(path)]
         for path in (whole / "metrics.csv", broken / "metrics.csv")
@@ -118,31 +145,58 @@ def differences(whole: Path, broken: Path) -> list[str]:
     return differing + ([] if figures[0] == figures[1] else ["metrics.csv"])
 
 
+def machine() -> str:
+    """The processor and its cores."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
+
+
+def table_of(trials: list[dict[str, Any]]) -> Table:
+    """One row per stage."""
+    table = Table("stage", "kills", "after, s", "steps done", "before a checkpoint's rename", "torn", "same to the bit")
+    for stage in dict.fromkeys(row["stage"] for row in trials):
+        own = [row for row in trials if row["stage"] == stage]
+        after, steps = [row["killed_after_s"] for row in own], [row["steps"] for row in own]
+        spread = (f"{min(values)} .. {max(values)}" for values in (after, steps))
+        caught = (str(sum(row[name] for row in own)) for name in ("unnamed_checkpoint", "torn_checkpoint"))
+        same = sum(not row["differing"] for row in own)
+        table.add_row(stage, str(len(own)), *spread, *caught, f"{same} of {len(own)}")
+    return table
+
+
 def main() -> None:
     """Every stage in turn, two trials at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", default=STAGES, choices=STAGES, metavar="stage")
     parser.add_argument("--kills", type=int, default=20, help="of every stage")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "kill_test.json")
     wanted = parser.parse_args()
-    console, trials = Console(), []
+    # One thread, so that sums are always taken in the same order.
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    PROCESSES.set_forkserver_preload(["rlhf_lightning.cli"])
+    console, trials, begun = Console(width=120), [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kill-test-") as folder, ThreadPoolExecutor(2) as pool:
         runs = Path(folder)
-        console.print("making what the stages start from")
-        finish(runs, "base", "sft", "collect", "reward")
+        needed = {name for stage in wanted.stages for name in NEEDED[stage]}
+        if needed:
+            console.print("making what the stages start from")
+            finish(runs, "base", *sorted(needed, key=("sft", "collect", "reward").index))
         for stage in wanted.stages:
             seconds = finish(runs, f"{stage}_whole", stage)
             jobs = pool.map(partial(trial, runs, stage, seconds), range(wanted.kills))
             trials += list(track(jobs, f"{stage:<8}", total=wanted.kills, console=console))
-    table = Table("stage", "kills", "after, s", "steps done", "in a checkpoint's write", "same to the bit")
-    for stage in wanted.stages:
-        own = [row for row in trials if row["stage"] == stage]
-        after, steps = [row["killed_after_s"] for row in own], [row["steps"] for row in own]
-        same = sum(not row["differing"] for row in own)
-        spread = (f"{min(values)} .. {max(values)}" for values in (after, steps))
-        table.add_row(stage, str(len(own)), *spread, str(sum(row["torn"] for row in own)), f"{same} of {len(own)}")
-    console.print(table)
-    facts = {"date": str(datetime.date.today()), "machine": f"{os.cpu_count()} cores, {platform.processor()}"}
-    write_json(ROOT / "docs" / "kill_test.json", facts | {"commit": git_commit(), "trials": trials})
+    console.print(table_of(trials))
+    facts = {
+        "date": str(datetime.date.today()),
+        "machine": machine(),
+        "torch": version("torch"),
+        "commit": git_commit(),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "same": f"{sum(not row['differing'] for row in trials)} of {len(trials)}",
+    }
+    console.print(facts)
+    write_json(wanted.output, facts | {"trials": trials})
     sys.exit(any(row["differing"] for row in trials))
 
 
