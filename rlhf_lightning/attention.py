@@ -38,8 +38,14 @@ def fast_attention(model: nn.Module, device: torch.device, tokens: int) -> Itera
 
 def attends_eagerly(model: nn.Module, device: torch.device, tokens: int) -> bool:
     """Whether :func:`fast_attention` takes two matrix products and a softmax."""
-    own = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    own = attention_implementation(model)
     return own == "sdpa" and device.type == "cpu" and tokens <= EAGER_TOKENS and _in_16_bits(model)
+
+
+def attention_implementation(model: nn.Module) -> str | None:
+    """What transformers calls it: ``sdpa``, ``eager``, ``flex_attention``, ...; None for any other module."""
+    implementation: str | None = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return implementation
 
 
 def _in_16_bits(model: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,7 +24,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
-from rlhf_lightning.attention import cache_options, fast_attention
+from rlhf_lightning.attention import attention_implementation, cache_options, fast_attention
 from rlhf_lightning.products import fast_products
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -63,7 +64,7 @@ def load_causal_lm(
         config: Instead of ``path``: ``model_type`` and the architecture's own configuration fields; the weights are
             then random.
         dtype: Name of the torch dtype of the weights; training keeps 32-bit master weights.
-        attention: Attention implementation of transformers: ``sdpa``, ``eager``, ...
+        attention: Attention implementation of transformers: ``sdpa``, ``eager``, ``flex_attention`` (GPU), ...
         residual_dropout: Dropout on the residual branches (0.2 for SFT in InstructGPT, appendix C.1); every other
             dropout is 0. Only for architectures that have one.
         trust_remote_code: Whether code that comes with the model may run.
@@ -198,7 +199,7 @@ class ScalarHeadModel(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "rows time"],
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
         position_ids: Int[Tensor, "rows time"] | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "rows time"]:
@@ -207,7 +208,7 @@ class ScalarHeadModel(nn.Module):
         Args:
             input_ids: Tokens.
             attention_mask: ``rows x time``, True on real tokens, or ``rows x 1 x time x time``, True where a query
-                (third axis) sees a key (fourth axis). None where padding, if any, is on the right: no real token
+                (third axis) sees a key (fourth axis), for flex attention as a block mask. None where padding, if any, is on the right: no real token
                 sees it, and attention is faster without a mask.
             position_ids: Position of each token; None counts from the left.
             cache: Keys and values of the tokens before these; the own ones are added to it.
@@ -217,7 +218,8 @@ class ScalarHeadModel(nn.Module):
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         options = {"use_cache": False} if cache is None else cache_options(self.backbone, cache)
         with fast_attention(self.backbone, input_ids.device, input_ids.shape[1]):
-            if attention_mask is not None and attention_mask.dim() == 4 and _attention(self.backbone) == "eager":
+            eager = attention_implementation(self.backbone) == "eager"
+            if eager and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
                 # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
                 attention_mask = _additive(attention_mask, self.head.weight.dtype)
             output = self.backbone(
@@ -262,11 +264,6 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     kind = mask.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _attention(backbone: nn.Module) -> str | None:
-    implementation: str | None = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
-    return implementation
 
 
 def _set_dropout(config: Any, residual_dropout: float) -> None:

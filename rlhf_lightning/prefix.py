@@ -11,9 +11,11 @@ from typing import Any, TypeAlias, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rlhf_lightning.attention import attention_implementation
 from rlhf_lightning.batch import ComparisonBatch, compacting_order, left_aligned, length_groups, padded_size
 from rlhf_lightning.functional import position_ids
 from rlhf_lightning.models import ScalarHeadModel
@@ -75,7 +77,9 @@ def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor,
     index = torch.arange(input_ids.shape[1], device=mask.device).expand_as(input_ids)
     positions = index - starts.gather(1, segments) + lengths[:, :1] * (segments > 0)
 
-    scores = model(input_ids, tree_mask(segments, mask), torch.where(mask, positions, 0))
+    flex = attention_implementation(model.backbone) == "flex_attention"
+    visible = tree_block_mask(segments, mask) if flex else tree_mask(segments, mask)
+    scores = model(input_ids, visible, torch.where(mask, positions, 0))
     last = (starts + lengths - 1)[:, 1:].clamp(min=0)
     return torch.where(batch.mask, scores.gather(1, last), 0.0)
 
@@ -155,6 +159,23 @@ def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"
     causal = time.unsqueeze(1) >= time
     visible = causal & ((key == 0) | (key == query)) & mask.unsqueeze(1)
     return (visible | (time.unsqueeze(1) == time)).unsqueeze(1)
+
+
+def tree_block_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> BlockMask:
+    """:func:`tree_mask` for flex attention, which leaves out whole blocks that nobody sees, such as other responses."""
+    rows, time = segments.shape
+    return create_block_mask(
+        lambda row, head, query, key: (
+            (query == key)
+            | (
+                (query > key)
+                & ((segments[row, key] == 0) | (segments[row, key] == segments[row, query]))
+                & mask[row, key]
+            )
+        ),
+        *(rows, None, time, time),
+        device=str(segments.device),
+    )
 
 
 def continuation_mask(

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": {"attention", "products"},
     "products": set(),
     "sampling": set(),
-    "prefix": {"batch", "functional", "models"},
+    "prefix": {"attention", "batch", "functional", "models"},
     "logits": {"attention", "batch", "functional", "products"},
     "decoding": {"attention", "batch", "functional", "logits"},
     "live_bytes": set(),

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import create_mask
 from transformers import MistralConfig, MistralForCausalLM
 
 from rlhf_lightning import prefix
 from rlhf_lightning.batch import ComparisonBatch
 from rlhf_lightning.losses import ranking_loss
 from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.prefix import cached_scores, separate_scores, tree_mask, tree_scores
+from rlhf_lightning.prefix import cached_scores, separate_scores, tree_block_mask, tree_mask, tree_scores
 from rlhf_lightning.stages.reward import PairwiseAccuracy, RewardModule
 
 PAD = 0
@@ -267,6 +268,24 @@ def test_tree_mask_by_hand():
     assert visible.shape == (1, 1, 6, 6)
     assert visible[0, 0, :5].int().tolist() == expected
     assert visible[0, 0, 5].any()  # padding needs a key for its softmax
+
+
+def test_the_block_mask_is_the_tree_mask():
+    generator = torch.Generator().manual_seed(0)
+    segments = torch.randint(0, 4, (3, 20), generator=generator).sort(1).values
+    mask = torch.arange(20) < torch.tensor([[20], [17], [11]])
+    dense = create_mask(tree_block_mask(segments, mask).mask_mod, 3, 1, 20, 20, device="cpu")
+    assert torch.equal(dense, tree_mask(segments, mask))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch and transformers among themselves
+@torch.no_grad()
+def test_flex_attention_gives_the_scores_of_separate_rows(make_tiny_lm):
+    # Compiled, which takes half a minute. Its backward pass needs a GPU.
+    model = scalar_model(make_tiny_lm("llama", attn_implementation="flex_attention"))
+    batch = comparison_batch(*ragged_case())
+    torch.testing.assert_close(tree_scores(model, batch), separate_scores(model, batch), rtol=0, atol=1e-5)
 
 
 # The module
