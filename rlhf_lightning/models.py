@@ -208,8 +208,8 @@ class ScalarHeadModel(nn.Module):
         Args:
             input_ids: Tokens.
             attention_mask: ``rows x time``, True on real tokens, or ``rows x 1 x time x time``, True where a query
-                (third axis) sees a key (fourth axis), for flex attention as a block mask. None where padding, if any, is on the right: no real token
-                sees it, and attention is faster without a mask.
+                (third axis) sees a key (fourth axis), for flex attention as a block mask. None where padding, if any,
+                is on the right: no real token sees it, and attention is faster without a mask.
             position_ids: Position of each token; None counts from the left.
             cache: Keys and values of the tokens before these; the own ones are added to it.
         """
