@@ -1,8 +1,11 @@
 """Comparison data: sample K responses per prompt and have labelers rank them."""
 
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -41,6 +44,7 @@ def collect_comparisons(
     rounds: int = 3,
     seed: int = 0,
     progress: Progress | None = None,
+    kept: Path | None = None,
 ) -> tuple[list[Comparison], dict[str, int]]:
     """Sample K responses per prompt, in turn from the policies, and let one labeler rank each prompt's.
 
@@ -59,6 +63,8 @@ def collect_comparisons(
         rounds: Times to sample.
         seed: Of K, of sampling and of who ranks what.
         progress: Called with the number of prompts finished since the last call.
+        kept: A file that finished batches are added to, so that an interrupted call with the same arguments goes on
+            after them; its result is that of an unbroken one. The caller deletes it.
 
     Returns:
         The comparisons, and how many prompts were dropped, by reason.
@@ -72,23 +78,43 @@ def collect_comparisons(
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
-    comparisons: list[Comparison] = []
+    rankings: list[Comparison | None] = [] if kept is None else _read_kept(kept)
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
-        wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
-        responses = _distinct_responses(policies, tokenization, chunk, wanted, temperature, batch_size, rounds, seed)
-        for example, answers in zip(chunk, responses, strict=True):
-            if len(answers) < 2:
-                dropped["one distinct response"] = dropped.get("one distinct response", 0) + 1
-                continue
-            record = prompts[example.index]
-            labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
-            ranks = labeler.rank(example.text, answers)
-            team = getattr(labeler, "team", None) or "collected"
-            comparisons.append(Comparison(record.prompt, answers, ranks, labeler.name, team))
+        if start >= len(rankings):
+            wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
+            answers = _distinct_responses(policies, tokenization, chunk, wanted, temperature, batch_size, rounds, seed)
+            asked = zip(chunk, answers, strict=True)
+            found = [_ranked(prompts[e.index].prompt, e, responses, labelers, seed) for e, responses in asked]
+            rankings += found
+            if kept is not None:
+                with kept.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(json.dumps([each and asdict(each) for each in found], ensure_ascii=False) + "\n")
         if progress is not None:
             progress(len(chunk))
-    return comparisons, dropped
+    if None in rankings:
+        dropped["one distinct response"] = rankings.count(None)
+    return [each for each in rankings if each is not None], dropped
+
+
+def _read_kept(path: Path) -> list[Comparison | None]:
+    """Whole lines only: the last one may be torn, and is cut off."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        path.write_bytes(b"".join(whole))
+    return [each and Comparison(**each) for line in whole for each in json.loads(line)]
+
+
+def _ranked(
+    prompt: Any, example: PromptExample, answers: list[str], labelers: Sequence[Labeler], seed: int
+) -> Comparison | None:
+    """The responses as one labeler ranks them; None where there is nothing to choose from."""
+    if len(answers) < 2:
+        return None
+    labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
+    ranks = labeler.rank(example.text, answers)
+    return Comparison(prompt, answers, ranks, labeler.name, getattr(labeler, "team", None) or "collected")
 
 
 def _distinct_responses(

@@ -5,7 +5,6 @@ gradients are averaged: together that is the sum over all rows divided by the co
 shared out.
 """
 
-import atexit
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,12 +31,13 @@ def join_processes(gpu: bool) -> int:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Some stages are the first process's work, and the others wait for hours.
         distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=7))
-        atexit.register(_leave)  # threads of gloo that outlive the interpreter abort the process
     return count
 
 
-def _leave() -> None:
-    if distributed.is_initialized():
+def leave_processes() -> None:
+    """Part from the other processes when all have come so far; who exits without it may abort."""
+    if processes() > 1:
+        distributed.barrier()
         distributed.destroy_process_group()
 
 

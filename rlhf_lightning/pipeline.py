@@ -32,7 +32,7 @@ from rlhf_lightning.checking import check_run
 from rlhf_lightning.collect import collect_comparisons
 from rlhf_lightning.cross_validation import Keep
 from rlhf_lightning.curating import curate_records
-from rlhf_lightning.distributed import from_first
+from rlhf_lightning.distributed import from_first, leave_processes
 from rlhf_lightning.engines import make_sampler
 from rlhf_lightning.evaluating import evaluate_policies
 from rlhf_lightning.evaluation.report import write_report
@@ -82,6 +82,7 @@ class Pipeline:
                 self._say(stage, "skipped: the data option brings rankings of its own")
                 continue
             metrics[stage] = self._run_stage(stage)
+        leave_processes()
         return metrics
 
     def plan(self) -> None:
@@ -148,6 +149,7 @@ class Pipeline:
         metrics: dict[str, Any] = {}
         for split, count in options["prompts"].items():
             prompts = self.inputs.records("prompts", split, required=split == "train")[:count]
+            kept = folder / f"ranked.{split}.unfinished"
             with progress_bar(self.console) as bar:
                 task = bar.add_task(stage, total=len(prompts), figures=f"prompts for {split}")
                 comparisons, dropped = collect_comparisons(
@@ -157,9 +159,11 @@ class Pipeline:
                     labelers,
                     seed=self.seed,
                     progress=partial(bar.advance, task),
+                    kept=kept,
                     **options["sampling"],
                 )
             write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
+            kept.unlink(missing_ok=True)
             metrics[split] = {"prompts": len(comparisons), "dropped": dropped}
         return metrics
 

@@ -161,3 +161,41 @@ def test_a_labeler_needs_a_name_and_rank():
 
     assert isinstance(Alphabetic(), Labeler)
     assert not isinstance(SimpleNamespace(name="ann"), Labeler)
+
+
+THRICE = 3 * PROMPTS
+
+
+class Interrupted(Alphabetic):
+    """Is asked so many times, and then the process ends."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def rank(self, prompt, responses):
+        if len(self.asked) == self.times:
+            raise KeyboardInterrupt
+        return super().rank(prompt, responses)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("words", [MANY, (20, 21)], ids=["many words", "some prompts are dropped"])
+def test_what_was_ranked_is_not_asked_again(tiny_tokenizer, tmp_path, torn, words):
+    options = {"min_responses": 2, "max_responses": 3, "batch_size": 5, "rounds": 1, "seed": 4}
+    policies, kept = {"one": Speaker(*words)}, tmp_path / "ranked.unfinished"
+    whole = Alphabetic()
+    expected = collect(tiny_tokenizer, policies, THRICE, [whole], **options)
+    with pytest.raises(KeyboardInterrupt):
+        collect(tiny_tokenizer, policies, THRICE, [Interrupted(12)], kept=kept, **options)
+    first = kept.read_bytes()
+    assert first.count(b"\n") >= 1
+    if torn:
+        kept.write_bytes(first + first[:50])
+    again = Alphabetic()
+    finished = []
+    found = collect(tiny_tokenizer, policies, THRICE, [again], kept=kept, progress=finished.append, **options)
+    assert found == expected
+    assert found[1].get("one distinct response", 0) == len(THRICE) - len(whole.asked)
+    assert 0 < len(again.asked) < len(whole.asked)
+    assert sum(finished) == len(THRICE)
