@@ -24,8 +24,8 @@ from rlhf_lightning.models import ScalarHeadModel
 from rlhf_lightning.stages.ppo import PPOModule
 
 STEP = partial(torch.optim.SGD, lr=1e-2)
-LONGEST = 64
-"""Tokens of a prompt or response that are looked at, its last and first: the check should take a minute."""
+LONGEST = 16
+"""Tokens of a prompt (its last) and of a response (its first) that are read: 100M parameters should take a minute."""
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Subject:
     texts: Sequence[Text] = ()
     reward: ScalarHeadModel | None = None
     tokenization: Tokenization | None = None
-    max_new_tokens: int = 16
-    block_size: int = 64
+    max_new_tokens: int = 8
+    block_size: int = 32
     make_ppo: Callable[..., PPOModule] = PPOModule
     reference: PreTrainedModel | None = None
     lora: Mapping[str, Any] = field(default_factory=dict)
@@ -102,14 +102,15 @@ class Subject:
 
     @cached_property
     def comparison_batch(self) -> ComparisonBatch:
-        """Up to four prompts with ranked responses, none longer than ``LONGEST``."""
+        """Up to three prompts with up to four ranked responses, none longer than ``LONGEST``."""
         examples = [
             replace(
                 example,
                 prompt_ids=example.prompt_ids[-LONGEST:],
-                response_ids=[ids[:LONGEST] for ids in example.response_ids],
+                response_ids=[ids[:LONGEST] for ids in example.response_ids[:4]],
+                ranks=example.ranks[:4],
             )
-            for example in self.tokens.comparisons(self.comparisons[:4])
+            for example in self.tokens.comparisons(self.comparisons[:3])
         ]
         if not examples:
             rollouts = [
@@ -129,7 +130,7 @@ class Subject:
                     ids[mask].tolist(), [self.tokens.response_ids(own[row]) for own in texts], [2, 1, 3, 1], ""
                 )
                 for row, (ids, mask) in enumerate(zip(*self.prompt_batch[:2], strict=True))
-            ][:4]
+            ][:3]
         batch = collate_comparisons(examples, self.pad)
         ids, mask, response_ids, response_mask, ranks = (value.to(self.device) for value in batch[:-1])
         return ComparisonBatch(ids, mask, response_ids, response_mask, ranks, batch.groups)
@@ -137,15 +138,15 @@ class Subject:
     @cached_property
     def text_batch(self) -> LMBatch:
         """Rows of text; responses to demonstrations where there is no text, and prompts where there are none."""
-        examples = self.tokens.texts(self.texts[:6], self.block_size)
+        examples = self.tokens.texts(self.texts[:4], self.block_size)
         if not examples:
-            demonstrations = self.tokens.demonstrations(self.demonstrations[:6])
+            demonstrations = self.tokens.demonstrations(self.demonstrations[:4])
             examples = [replace(own, input_ids=own.input_ids[: own.loss_start + LONGEST]) for own in demonstrations]
         if not examples:
             examples = [
                 LMExample([*ids[mask].tolist(), self.eos], 1) for ids, mask in zip(*self.prompt_batch[:2], strict=True)
             ]
-        return LMBatch(*(value.to(self.device) for value in collate_lm(examples[:6], self.pad)))
+        return LMBatch(*(value.to(self.device) for value in collate_lm(examples[:4], self.pad)))
 
     @property
     def eos(self) -> int:
