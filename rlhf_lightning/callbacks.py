@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.artifacts import read_metrics
+from rlhf_lightning.artifacts import put_in_place, read_metrics
 from rlhf_lightning.generation import response_texts
 
 _WIDE = 160
@@ -92,7 +92,9 @@ class SampleTable(L.Callback):
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             done = batches_done(trainer)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            unfinished = self.path.with_suffix(".unfinished")
+            unfinished.write_text("".join(kept), encoding="utf-8")
+            put_in_place(unfinished, self.path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
@@ -184,7 +186,7 @@ class MetricsFile(Logger):
         self._rewrite = False
         unfinished = self.path.with_suffix(".unfinished")
         self._write(unfinished, "w", self._rows, header=True)
-        unfinished.replace(self.path)
+        put_in_place(unfinished, self.path)
 
     def _write(self, path: Path, mode: str, rows: list[dict[str, Any]], header: bool) -> None:
         with path.open(mode, newline="", encoding="utf-8") as file:
