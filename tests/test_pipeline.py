@@ -200,7 +200,7 @@ def test_the_check_runs_on_what_ppo_would_start_from(
     results = json.loads((finished / "checked" / "check" / "check.json").read_text())
     assert {result["outcome"] for result in results} == {"pass"}
     monkeypatch.setattr("rlhf_lightning.stages.ppo.whiten", lambda values, mask, total: values)
-    with pytest.raises(PipelineError, match=r"1 of 19 checks failed: whitening\. See .*check.json"):
+    with pytest.raises(PipelineError, match=r"2 of 23 checks failed: advantages, whitening\. See .*check.json"):
         rlhf(finished, *options)
     assert "To do: whiten must" in capsys.readouterr().out
 
