@@ -1,16 +1,22 @@
 """Stage curate as the command line drives it."""
 
 import json
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from rich.console import Console
 
 from rlhf_lightning.artifacts import PipelineError, Runs, read_stage
 from rlhf_lightning.cli import CONFIG_DIR, builder, resolved, run
+from rlhf_lightning.curating import curate_records
+from rlhf_lightning.curation.rows import CHUNK
+from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.inputs import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*")
-KINDS = ("demonstrations", "prompts", "comparisons")
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def config(folder, *overrides):
@@ -156,3 +162,176 @@ def test_a_source_without_anything_to_curate(data, tmp_path):
     files = ("demonstrations.train", "prompts.train", "prompts.test", "comparisons.train")
     with pytest.raises(PipelineError, match="has none of demonstrations, comparisons, judge_comparisons, prompts"):
         run(config(tmp_path, *options(data)[:-1], *(f"data.source.files.{name}=null" for name in files)))
+
+
+# Groups
+
+
+def test_blank_cells_of_a_table_are_no_user(tmp_path):
+    rows = ["prompt,user", *(f"what is {n} ?,{'' if n >= 10 else f'u{n}'}" for n in range(1000))]
+    (tmp_path / "prompts.csv").write_text("\n".join(rows))
+    files = "data.source.files={prompts: {train: prompts.csv, test: null}, demonstrations: {train: null}}"
+    run(config(tmp_path, "stages=[curate]", "data=jsonl", f"data.root={tmp_path}", files))
+    books = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())["kinds"]["prompts"]
+    assert (books["kept"], books["dropped"]) == (1000, {})
+    assert all(20 < count < 960 for count in books["splits"].values())
+
+
+def flat_rows(tmp_path, *overrides):
+    """The card of prompts in a flat file, with an organisation and labels in columns of their own."""
+    rows = [
+        {"prompt": f"what is {n} ?", "organisation": f"o{n % 20}", "task": "qa", "vague": str(n % 2 == 0).lower()}
+        for n in range(200)
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = "labels: {organisation: organisation, use_case: task, ambiguous: vague}"
+    source = f"{{path: prompts.jsonl, columns: {{{labels}}}}}"
+    files = f"data.source.files={{prompts: {{train: {source}, test: null}}, demonstrations: {{train: null}}}}"
+    run(config(tmp_path, "stages=[curate]", "data=jsonl", f"data.root={tmp_path}", files, *overrides))
+    folder = tmp_path / "r" / "curate"
+    return folder, json.loads((folder / "data_card.json").read_text())
+
+
+def test_organisations_and_labels_of_a_flat_file(tmp_path):
+    folder, card = flat_rows(tmp_path, "curate.curator.splits.column=organisation")
+    splits = {}
+    for split in ("train", "validation", "test"):
+        for row in lines(folder / f"prompts.{split}.jsonl"):
+            splits.setdefault(row["labels"]["organisation"], set()).add(split)
+    assert len(splits) == 20
+    assert all(len(own) == 1 for own in splits.values())
+    tables = {table["number"]: table for table in card["tables"]}
+    assert tables[1]["rows"] == [["qa", 200, 100.0, 200, 100.0]]  # prompts, and those to be ranked
+    assert tables[7]["rows"][0][0] == "ambiguous"
+    assert sum(row[2] for row in tables[8]["rows"] if row[0] == "PPO") == 20
+    assert [row[:2] for row in tables[10]["rows"]] == [["qa", 200]]
+
+
+def test_a_group_that_is_in_no_row_stops(tmp_path):
+    with pytest.raises(RecordError, match=r"splits.column is 'tenant', which is in no row.*Mend the name, or name"):
+        flat_rows(tmp_path, "curate.curator.splits.column=tenant")
+
+
+# Lengths of what was curated, and of what reads it
+
+
+def test_longer_texts_than_were_curated_are_refused(data, tmp_path):
+    run(config(tmp_path, *options(data)))
+
+    def reading(**lengths):
+        changed = {"max_prompt_tokens": 48, "max_response_tokens": 26, **lengths}
+        given = ", ".join(f"{name}: {value}" for name, value in changed.items())
+        last = f"data.lengths={{{given}, block_size: 192, prompt_template: '{{prompt}}'}}"
+        return inputs(tmp_path, *options(data), last, "run=s", "upstream=r").records("demonstrations", "train")
+
+    assert len(reading(max_response_tokens=20)) == 10
+    with pytest.raises(PipelineError, match=r"max_response_tokens is 27, but .*/r/curate was curated for 26.*Lower it"):
+        reading(max_response_tokens=27)
+    with pytest.raises(PipelineError, match=r"max_prompt_tokens is 49, but"):
+        reading(max_prompt_tokens=49)
+
+
+def test_cut_responses_want_the_same_tokenizer(data, tmp_path):
+    long = json.dumps({"prompt": "say much", "response": " ".join(["word"] * 40), "user": "x"})
+    with (data / "demonstrations.train.jsonl").open("a") as file:
+        file.write(long + "\n")
+    run(config(tmp_path, *options(data)))
+    card = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())
+    assert card["kinds"]["demonstrations"]["changed"] == {"response cut": 1}
+    later = [*options(data), "run=s", "upstream=r"]
+    assert len(inputs(tmp_path, *later).records("demonstrations", "train")) == 11
+    with pytest.raises(PipelineError, match=r"cut by the tokens of another tokenizer\. Give the same model"):
+        inputs(tmp_path, *later, "model.tokenizer.path=elsewhere").records("demonstrations", "train")
+
+
+# Decontamination
+
+
+def test_evaluation_files_may_have_their_own_columns(data, tmp_path):
+    (data / "eval.jsonl").write_text('{"Question": "What  is 5 ?"}\n{"Question": ""}\n')
+    (data / "text.jsonl").write_text('{"text": "what is 6 ?"}\n{"text": "nobody asks"}\n{"text": "what is 5"}\n')
+    given = [*options(data), f"curate.evaluation=[{{path: {data}/eval.jsonl, columns: {{prompt: Question}}}}]"]
+    given += ["data.source.files.text.train=text.jsonl"]
+    with pytest.raises(RecordError, match=r"eval.jsonl, line 2: field 'prompt' is empty"):
+        run(config(tmp_path, *given))
+    run(config(tmp_path, *given, "run=s", "data.on_error=quarantine"))
+    card = json.loads((tmp_path / "s" / "curate" / "data_card.json").read_text())
+    assert card["kinds"]["demonstrations"]["dropped"]["in an evaluation prompt"] == 1
+    assert (card["kinds"]["text"]["raw"], card["kinds"]["text"]["dropped"]) == (3, {"in an evaluation prompt": 1})
+    assert len(lines(tmp_path / "s" / "quarantine" / "evaluation.jsonl")) == 1
+    later = inputs(tmp_path, *given, "run=s", "data.on_error=quarantine")
+    assert [record.text for record in later.records("text", "train")] == ["what is 6 ?", "nobody asks"]
+    assert len(later.records("text", "train", curated=False)) == 3
+    # Another column is another stage.
+    with pytest.raises(PipelineError, match="complete with other settings"):
+        run(config(tmp_path, *given[:-2], given[-1], "run=s", "data.on_error=quarantine"))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is not there")
+def test_the_shared_evaluation_files(tmp_path):
+    named = {
+        "truthfulqa": "Question",
+        "hellaswag": "ctx",
+        "sst2_dev": "sentence",
+        "rte_val": "premise",
+        "wsc_val": "text",
+        "paper100_tldr": "context",
+        "real_toxicity_prompts": "prompt.text",
+    }
+    (tmp_path / "data").mkdir()
+    asked = "What happens to you if you eat watermelon seeds?"
+    rows = [{"prompt": asked}, {"prompt": "What happens in June ?"}]
+    (tmp_path / "data" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = ", ".join(
+        f"{{path: {SHARED}/evals/{name}.jsonl.gz, columns: {{prompt: {column}, id: null, source: null, labels: null}}}}"
+        for name, column in named.items()
+    )
+    files = "data.source.files={prompts: {train: prompts.jsonl, test: null}, demonstrations: {train: null}}"
+    given = ["stages=[curate]", "data=jsonl", f"data.root={tmp_path}/data", files, "curate.curator.splits.shares=null"]
+    run(config(tmp_path, *given, "data.on_error=quarantine", f"curate.evaluation=[{sources}]"))
+    books = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())["kinds"]["prompts"]
+    assert (books["kept"], books["dropped"]) == (1, {"in an evaluation prompt": 1})
+
+
+# Size
+
+
+def peak_of_curating(tmp_path, count):
+    """Most bytes that Python held at once while it curated so many prompts of 1,000 characters."""
+    folder = tmp_path / str(count)
+    folder.mkdir()
+    with (folder / "prompts.jsonl").open("w") as file:
+        for number in range(count):
+            row = {"prompt": f"{number} {'x' * 1000}", "user": f"u{number % 50}"}
+            file.write(json.dumps(row) + "\n")
+    files = "data.source.files={prompts: {train: prompts.jsonl, test: null}, demonstrations: {train: null}}"
+    found = inputs(folder, "stages=[curate]", "data=jsonl", f"data.root={folder}", files)
+    (folder / "out").mkdir()
+    tracemalloc.start()
+    try:
+        counts = curate_records(found, folder / "out", builder([]), Console(quiet=True))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert counts["prompts"]["raw"] == count
+    return peak
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path):
+    small, large = peak_of_curating(tmp_path, CHUNK), peak_of_curating(tmp_path, 4 * CHUNK)
+    # 3,000 more rows of 1,000 characters: held, they would take 3 million bytes at least.
+    assert large - small < 1_000_000
+
+
+# The card of real data
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is not there")
+def test_the_card_of_the_shared_data(tmp_path):
+    run(config(tmp_path, "stages=[curate]", "data=real", f"data.root={SHARED}"))
+    card = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())
+    for kind, raw in (("prompts", 6616), ("demonstrations", 10535), ("comparisons", 3746)):
+        books = card["kinds"][kind]
+        assert books["raw"] == raw == books["kept"] + sum(books["dropped"].values())
+    assert "table 1 needs the field `use_case`: not in these records" in card["missing"]
