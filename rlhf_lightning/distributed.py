@@ -6,6 +6,7 @@ shared out.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -35,10 +36,14 @@ def join_processes(gpu: bool) -> int:
 
 
 def leave_processes() -> None:
-    """Part from the other processes when all have come so far; who exits without it may abort."""
+    """Part from the other processes when all have come so far.
+
+    A thread of gloo that lets go of a tensor while the interpreter ends aborts the process.
+    """
     if processes() > 1:
         distributed.barrier()
         distributed.destroy_process_group()
+        time.sleep(0.5)  # caches of DTensor keep such threads alive; they need a moment only
 
 
 def processes() -> int:
