@@ -3,9 +3,10 @@
     python scripts/kill_test.py                 20 kills each of sft, reward, ppo and ppo_ptx
     python scripts/kill_test.py reward --kills 5
 
-Three quarters of the kills come after a time drawn evenly over the run; the others wait until a checkpoint is being
-written. Same to the bit means: every exported weight, byte for byte, every figure in metrics.csv but the timings, and
-samples.jsonl. The figures go to docs/kill_test.json; exit code 1 where a run differs.
+Three quarters of the kills come at a moment drawn evenly over the steps of the run, with what comes before and after
+them; the others wait until a checkpoint is being written. Same to the bit means: every exported weight, byte for byte,
+every figure in metrics.csv but the timings, and samples.jsonl. The figures go to docs/kill_test.json; exit code 1 where
+a run differs.
 
 Every run is a process of its own, forked from one that has imported the package and done nothing else.
 """
@@ -45,8 +46,7 @@ SMALL = (
     "data.source.validation=40",
     "collect.prompts={train: 300, validation: 20}",
     "sft.residual_dropout=0.2",
-    "sft.fit.checkpoint_every=1",
-    "reward.fit.checkpoint_every=1",
+    *(f"{stage}.fit.{count}_every=1" for stage in ("sft", "reward") for count in ("checkpoint", "log")),
     f"ppo.data={{{EPISODES}}}",
     f"ppo_ptx.data={{{EPISODES}, text_batch_size: 8}}",
     *(f"{stage}.module.{option}" for stage in ("ppo", "ppo_ptx") for option in ("kl_target=2", "kl_horizon=200")),
@@ -93,12 +93,20 @@ def wait_for(path: Path, process: Any) -> None:
         time.sleep(0.0002)
 
 
-def kill(runs: Path, run: str, stage: str, after: float, in_write: float | None) -> bool:
-    """Kill a stage so many seconds after it began, and into a write where that is given; whether it was at work."""
+def steps_done(metrics: Path) -> int:
+    """How many steps of a run are logged."""
+    last = metrics.read_text().rstrip().rpartition("\n")[2].partition(",")[0] if metrics.exists() else ""
+    return int(last) + 1 if last.isdecimal() else 0
+
+
+def kill(runs: Path, run: str, stage: str, moment: float, step: float, in_write: float | None) -> bool:
+    """Kill a stage after so many steps and a part of one, or then in a write; whether it was at work."""
     process = start(runs, run, stage)
     folder = runs / run / stage
     wait_for(folder / "stage.json", process)
-    time.sleep(after)
+    while steps_done(folder / "metrics.csv") < int(moment) and process.is_alive():
+        time.sleep(0.001)
+    time.sleep(moment % 1 * step)
     if in_write is not None:
         wait_for(folder / "checkpoints" / "last.unfinished", process)
         time.sleep(in_write)
@@ -110,26 +118,26 @@ def kill(runs: Path, run: str, stage: str, after: float, in_write: float | None)
 def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]:
     """Kill a run of a stage, start it again, and compare it with the unbroken run."""
     moments = random.Random(f"{stage}/{number}")
+    whole = runs / f"{stage}_whole" / stage
+    total = steps_done(whole / "metrics.csv")
+    in_write = moments.uniform(0, 0.01) if number % 4 == 3 else None
     for attempt in range(10):
-        run, after = f"{stage}_{number}_{attempt}", moments.uniform(0, seconds)
-        in_write = moments.uniform(0, 0.01) if number % 4 == 3 else None
-        if kill(runs, run, stage, after, in_write):
+        run, moment = f"{stage}_{number}_{attempt}", moments.uniform(0, total + 1)
+        if kill(runs, run, stage, moment, seconds / total, in_write):
             break
     else:
-        raise SystemExit(f"{stage} ended before it was killed, ten times; its {seconds:.1f} s are too few.")
+        raise SystemExit(f"{stage} ended before it was killed, ten times; its {total} steps are too few.")
     folder = runs / run / stage
     unnamed = folder / "checkpoints" / "last.unfinished"
-    metrics = folder / "metrics.csv"
-    rows = read_metrics(metrics) if metrics.exists() else []
     found = {
         "stage": stage,
-        "killed_after_s": round(after, 2),
-        "steps": rows[-1]["step"] + 1 if rows else 0,
+        "steps": steps_done(folder / "metrics.csv"),
+        "of": total,
         "unnamed_checkpoint": unnamed.exists(),
         "torn_checkpoint": unnamed.exists() and not is_zipfile(unnamed),
     }
     finish(runs, run, stage)
-    return found | {"differing": differences(runs / f"{stage}_whole" / stage, folder)}
+    return found | {"differing": differences(whole, folder)}
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
@@ -154,24 +162,25 @@ def machine() -> str:
 
 def table_of(trials: list[dict[str, Any]]) -> Table:
     """One row per stage."""
-    table = Table("stage", "kills", "after, s", "steps done", "before a checkpoint's rename", "torn", "same to the bit")
+    table = Table("stage", "kills", "after step", "before a checkpoint's rename", "of these torn", "same to the bit")
     for stage in dict.fromkeys(row["stage"] for row in trials):
         own = [row for row in trials if row["stage"] == stage]
-        after, steps = [row["killed_after_s"] for row in own], [row["steps"] for row in own]
-        spread = (f"{min(values)} .. {max(values)}" for values in (after, steps))
+        steps = [row["steps"] for row in own]
+        spread = f"{min(steps)} .. {max(steps)} of {own[0]['of']}"
         caught = (str(sum(row[name] for row in own)) for name in ("unnamed_checkpoint", "torn_checkpoint"))
         same = sum(not row["differing"] for row in own)
-        table.add_row(stage, str(len(own)), *spread, *caught, f"{same} of {len(own)}")
+        table.add_row(stage, str(len(own)), spread, *caught, f"{same} of {len(own)}")
     return table
 
 
 def main() -> None:
     """Every stage in turn, two trials at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", default=STAGES, choices=STAGES, metavar="stage")
+    parser.add_argument("stages", nargs="*", choices=STAGES, metavar="stage")
     parser.add_argument("--kills", type=int, default=20, help="of every stage")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "kill_test.json")
     wanted = parser.parse_args()
+    wanted.stages = wanted.stages or STAGES  # argparse takes a default of several for one choice
     # One thread, so that sums are always taken in the same order.
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     PROCESSES.set_forkserver_preload(["rlhf_lightning.cli"])
