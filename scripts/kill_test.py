@@ -176,11 +176,12 @@ def table_of(trials: list[dict[str, Any]]) -> Table:
 def main() -> None:
     """Every stage in turn, two trials at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", choices=STAGES, metavar="stage")
+    parser.add_argument("stages", nargs="*", default=STAGES, metavar="stage", help=", ".join(STAGES))
     parser.add_argument("--kills", type=int, default=20, help="of every stage")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "kill_test.json")
     wanted = parser.parse_args()
-    wanted.stages = wanted.stages or STAGES  # argparse takes a default of several for one choice
+    if not set(wanted.stages) <= set(STAGES):
+        parser.error(f"the stages are {', '.join(STAGES)}.")
     # One thread, so that sums are always taken in the same order.
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     PROCESSES.set_forkserver_preload(["rlhf_lightning.cli"])
