@@ -1,7 +1,7 @@
 """Stage curate as the command line drives it."""
 
 import json
-import tracemalloc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from rlhf_lightning.artifacts import PipelineError, Runs, read_stage
 from rlhf_lightning.cli import CONFIG_DIR, builder, resolved, run
 from rlhf_lightning.curating import curate_records
 from rlhf_lightning.curation.rows import CHUNK
-from rlhf_lightning.data.records import RecordError
+from rlhf_lightning.data.records import Prompt, RecordError
 from rlhf_lightning.inputs import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*")
@@ -296,31 +296,32 @@ def test_the_shared_evaluation_files(tmp_path):
 # Size
 
 
-def peak_of_curating(tmp_path, count):
-    """Most bytes that Python held at once while it curated so many prompts of 1,000 characters."""
-    folder = tmp_path / str(count)
-    folder.mkdir()
-    with (folder / "prompts.jsonl").open("w") as file:
-        for number in range(count):
-            row = {"prompt": f"{number} {'x' * 1000}", "user": f"u{number % 50}"}
-            file.write(json.dumps(row) + "\n")
-    files = "data.source.files={prompts: {train: prompts.jsonl, test: null}, demonstrations: {train: null}}"
-    found = inputs(folder, "stages=[curate]", "data=jsonl", f"data.root={folder}", files)
-    (folder / "out").mkdir()
-    tracemalloc.start()
-    try:
-        counts = curate_records(found, folder / "out", builder([]), Console(quiet=True))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert counts["prompts"]["raw"] == count
-    return peak
+def test_no_more_than_a_few_records_are_held_at_once(tmp_path, monkeypatch):
+    alive, most, check = 0, 0, Prompt.__post_init__
 
+    def gone():
+        nonlocal alive
+        alive -= 1
 
-def test_memory_does_not_grow_with_the_texts(tmp_path):
-    small, large = peak_of_curating(tmp_path, CHUNK), peak_of_curating(tmp_path, 4 * CHUNK)
-    # 3,000 more rows of 1,000 characters: held, they would take 3 million bytes at least.
-    assert large - small < 1_000_000
+    def counted(self):
+        nonlocal alive, most
+        check(self)
+        alive += 1
+        most = max(most, alive)
+        weakref.finalize(self, gone)
+
+    rows = 5 * CHUNK
+    with (tmp_path / "prompts.jsonl").open("w") as file:
+        for number in range(rows):
+            file.write(json.dumps({"prompt": f"{number} ?", "user": f"u{number % 50}"}) + "\n")
+    files = "data.source.files={prompts: {train: prompts.jsonl, test: prompts.jsonl}, demonstrations: {train: null}}"
+    found = inputs(tmp_path, "stages=[curate]", "data=jsonl", f"data.root={tmp_path}", files)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Prompt, "__post_init__", counted)
+    counts = curate_records(found, tmp_path / "out", builder([]), Console(quiet=True))
+    assert counts["prompts"]["raw"] == 2 * rows
+    # A chunk is tokenized together while the next one is read.
+    assert CHUNK <= most < 3 * CHUNK
 
 
 # The card of real data
