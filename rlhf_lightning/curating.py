@@ -1,5 +1,6 @@
 """Stage curate: the records of the data option, cleaned, dealt out to splits and described."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from rlhf_lightning.curation.card import card_page, data_card
 from rlhf_lightning.curation.curator import Curator
 from rlhf_lightning.curation.few_shot import read_few_shot
 from rlhf_lightning.curation.groups import SPLITS
+from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.data.files import SourceRow
 from rlhf_lightning.data.quarantine import Quarantine
-from rlhf_lightning.data.records import Demonstration, Prompt
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 from rlhf_lightning.data.sources import FileData, RecordStream
+from rlhf_lightning.evaluation.agreement import agreement, krippendorff_alpha
 from rlhf_lightning.inputs import Inputs
 
 
@@ -54,7 +57,7 @@ def curate_records(inputs: Inputs, folder: Path, build: Callable[..., Any], cons
             progress=lambda what, count: bar.update(task, advance=count, figures=what),
         )
         bar.update(task, total=1, completed=1)
-    card = data_card(account, options)
+    card = data_card(account, options, _labelers(folder))
     write_json(folder / "data_card.json", card)
     (folder / "data_card.html").write_text(card_page(card, folder.parent.name), encoding="utf-8", errors="replace")
     for sentence in _sentences(account):
@@ -94,6 +97,31 @@ def _evaluation(inputs: Inputs, sources: Sequence[Any]) -> Iterable[Prompt]:
     if not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
         return RecordStream(sources, Prompt, None, {})
     return RecordStream(sources, Prompt, inputs.data.quarantine / "evaluation.jsonl", inputs.data.malformed)
+
+
+def _labelers(folder: Path) -> dict[str, Any] | None:
+    """How far labelers agree on the rankings that stay, where two of them ranked the same prompt."""
+    paths = [
+        path for split in SPLITS if (path := folder / f"comparisons.{split}.jsonl").exists() and path.stat().st_size
+    ]
+    stream = RecordStream(paths, Comparison, None, {})
+    voices = Counter(key_of(plain_text(ranking.prompt)) for ranking in stream if ranking.labeler is not None)
+    several = {prompt for prompt, count in voices.items() if count > 1}
+    rankings = [own for own in stream if own.labeler is not None and key_of(plain_text(own.prompt)) in several]
+    try:
+        found = agreement(rankings)
+    except ValueError:  # nobody ranked what another one did
+        return None
+    ranks: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for ranking in rankings:
+        for completion, rank in zip(ranking.completions, ranking.ranks, strict=True):
+            ranks[plain_text(ranking.prompt), completion].append(rank)
+    width = max(map(len, ranks.values()))
+    try:
+        alpha = krippendorff_alpha([[*own, *[None] * (width - len(own))] for own in ranks.values()], "ordinal")
+    except ValueError:  # all ranks are the same
+        alpha = None
+    return {**found, "alpha": alpha}
 
 
 def _sentences(account: Account) -> list[str]:

@@ -119,6 +119,18 @@ def test_it_is_skipped_when_complete_and_refused_with_other_settings(data, tmp_p
     assert written(tmp_path / "r" / "curate") == before
 
 
+def test_malformed_few_shot_prompts_are_booked(data, tmp_path):
+    with (data / "few_shot.jsonl").open("a") as file:
+        file.write('{"instruction": "opposite", "pairs": []}\n')
+    with pytest.raises(RecordError, match=r"few_shot.jsonl, line 2: field 'pairs' is empty; add at least one"):
+        run(config(tmp_path, *options(data)))
+    run(config(tmp_path, *options(data), "run=s", "data.on_error=quarantine"))
+    books = json.loads((tmp_path / "s" / "curate" / "data_card.json").read_text())["kinds"]["demonstrations"]
+    assert (books["raw"], books["added"], books["kept"]) == (11, 1, 10)
+    assert books["dropped"] == {"exact duplicate": 1, "malformed": 1}
+    assert len(lines(tmp_path / "s" / "quarantine" / "few_shot.jsonl")) == 1
+
+
 def inputs(folder, *overrides):
     plain = resolved(config(folder, *overrides))
     upstream = plain["upstream"]
@@ -132,6 +144,8 @@ def test_later_stages_read_what_is_left(data, tmp_path):
     run(config(tmp_path, *options(data)))
     assert len(found.records("prompts", "train")) == 4
     assert found.brings("comparisons")
+    # What trains the base model comes before, and does not change with it.
+    assert found.identity("pretrain")["data"] == raw["data"]
     assert found.records("prompts", "validation", required=False) == []
     assert found.identity("sft")["data"] == read_stage(tmp_path / "r" / "curate")["fingerprint"] != raw["data"]
     downstream = inputs(tmp_path, *options(data), "run=s", "upstream=r")
@@ -336,3 +350,22 @@ def test_the_card_of_the_shared_data(tmp_path):
         books = card["kinds"][kind]
         assert books["raw"] == raw == books["kept"] + sum(books["dropped"].values())
     assert "table 1 needs the field `use_case`: not in these records" in card["missing"]
+
+
+def test_the_card_says_how_far_labelers_agree(data, tmp_path):
+    three = {"completions": ["a", "b", "c"], "prompt": "who is 1 ?"}
+    voices = [("ann", [1, 2, 3]), ("bob", [1, 3, 2]), ("bob", [1, 3, 2])]
+    rows = [{**three, "labeler": labeler, "ranks": ranks} for labeler, ranks in voices]
+    rows += [{**three, "prompt": "what is 1 ?", "labeler": "ann", "ranks": [1, 2, 3]}]
+    (data / "comparisons.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(config(tmp_path, *options(data)))
+    card = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())
+    found = card["labelers"]
+    # Of the pairs of three responses they order two alike; a copy does not count.
+    assert (found["agreement"]["value"], found["pairs"]) == (pytest.approx(2 / 3), 3)
+    assert found["by_labelers"][0]["labelers"] == ["ann", "bob"]
+    # The places of ranks 1, 2, 3, given twice each, are 1, 3, 5. Of the units (1, 1), (2, 3), (3, 2) the last two are
+    # apart by 2 squared, in both orders: 16 / 6 observed; of all 30 ordered pairs of six ranks: 192 / 30 expected.
+    assert found["alpha"] == pytest.approx(7 / 12)
+    page = (tmp_path / "r" / "curate" / "data_card.html").read_text()
+    assert "On 3 pairs of responses that two of them order: 66.7 %" in page

@@ -15,14 +15,18 @@ BINS = 32
 """Bars of a histogram of lengths."""
 
 
-def data_card(account: Account, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The card as plain data: ``kinds``, ``tables``, ``missing``, ``histograms``, ``settings``.
+def data_card(
+    account: Account, settings: Mapping[str, Any], labelers: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The card as plain data: ``kinds``, ``tables``, ``missing``, ``histograms``, ``labelers``, ``settings``.
 
     For every kind ``raw + added == kept + dropped``.
 
     Args:
         account: The books of the curation.
         settings: Of the curation, to stand in the card.
+        labelers: How far they agree: ``agreement`` with ``value``, ``low`` and ``high``, ``pairs``, ``alpha`` and
+            ``by_labelers``; None where no two of them ranked the same responses.
     """
     tables = card_tables(account)
     return {
@@ -31,6 +35,7 @@ def data_card(account: Account, settings: Mapping[str, Any]) -> dict[str, Any]:
         "missing": [sentence for table in tables for sentence in table.missing],
         "histograms": {name: found for name in DATASETS.values() if (found := _histogram(account, name))},
         "ranked_later": bool(account.ranked),
+        "labelers": None if labelers is None else dict(labelers),
         "settings": dict(settings),
     }
 
