@@ -111,7 +111,10 @@ class Tokenization:
         return lengths
 
     def cut_response(self, response: str) -> str:
-        """The text of as many tokens as a response may have; all of a shorter one."""
+        """The text of as many tokens as a response may have; all of a shorter one.
+
+        It is read back as at least as many tokens, so that no EOS follows it.
+        """
         limit = self.max_response_tokens
         # No token is shorter than a byte, but some tokenizers put one in front.
         if len(response.encode("utf-8", "replace")) + 1 < limit:
@@ -119,12 +122,17 @@ class Tokenization:
         ids = self._ids(response, False)
         if len(ids) <= limit:
             return response
-        if not self.tokenizer.is_fast:
-            return str(self.tokenizer.decode(ids[:limit]))
-        ends: list[tuple[int, int]] = self.tokenizer(
-            response, add_special_tokens=False, truncation=False, return_offsets_mapping=True
-        )["offset_mapping"]
-        return response[: ends[limit - 1][1]]
+        ends: list[tuple[int, int]] = []
+        if self.tokenizer.is_fast:
+            ends = self.tokenizer(response, add_special_tokens=False, truncation=False, return_offsets_mapping=True)[
+                "offset_mapping"
+            ]
+        for last in range(limit, len(ids)):
+            text = response[: ends[last - 1][1]] if ends else str(self.tokenizer.decode(ids[:last]))
+            # A word that is cut may make fewer tokens than it did as a part of the whole.
+            if len(self._ids(text, False)) >= limit:
+                return text
+        return response
 
     def response_ids(self, response: str) -> list[int]:
         """Token ids of the response with its EOS, or cut at the limit without one."""
