@@ -89,7 +89,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
         return {}
     except ValueError:
         stage = None
-    if not isinstance(stage, dict) or not {"status", "identity"} <= stage.keys():
+    if not isinstance(stage, dict):
         raise PipelineError(
             f"{path} is torn ({path.stat().st_size} bytes), as after a power cut or on a full disk, so what {folder} "
             "was made from is not known. Name the stage in stages with overwrite=true to make it again, or put the "

@@ -9,7 +9,7 @@ from rlhf_lightning.artifacts import PipelineError, Runs, begin_stage, complete_
 from rlhf_lightning.export import complete_folder
 
 
-@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"\xff\x00", b"[]", b'{"status": "complete"}'])
+@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"\xff\x00", b"[]"])
 def test_a_torn_stage_file_is_a_sentence(tmp_path, content):
     folder = tmp_path / "demo" / "sft"
     begin_stage(folder, {"seed": 1}, overwrite=False)

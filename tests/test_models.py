@@ -271,7 +271,7 @@ def test_a_classifier_gives_the_score_without_bias(exported, tiny_lm):
 
 def test_a_reward_model_survives_the_round_trip(exported):
     model, folder = exported
-    use_fast_kernels(model)
+    use_fast_kernels(model.backbone)
     again = load_scalar_model(str(folder)).eval()
     assert float(again.bias) == 1.5
     assert torch.equal(token_scores(again, IDS), token_scores(model, IDS))
