@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -85,7 +85,7 @@ def collect_comparisons(
             wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
             answers = _distinct_responses(policies, tokenization, chunk, wanted, temperature, batch_size, rounds, seed)
             asked = zip(chunk, answers, strict=True)
-            found = [_ranked(prompts[e.index].prompt, e, responses, labelers, seed) for e, responses in asked]
+            found = [_ranked(prompts[e.index], e, responses, labelers, seed) for e, responses in asked]
             rankings += found
             if kept is not None:
                 with kept.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -107,14 +107,15 @@ def _read_kept(path: Path) -> list[Comparison | None]:
 
 
 def _ranked(
-    prompt: Any, example: PromptExample, answers: list[str], labelers: Sequence[Labeler], seed: int
+    prompt: Prompt, example: PromptExample, answers: list[str], labelers: Sequence[Labeler], seed: int
 ) -> Comparison | None:
     """The responses as one labeler ranks them; None where there is nothing to choose from."""
     if len(answers) < 2:
         return None
     labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
     ranks = labeler.rank(example.text, answers)
-    return Comparison(prompt, answers, ranks, labeler.name, getattr(labeler, "team", None) or "collected")
+    source = getattr(labeler, "team", None) or "collected"
+    return Comparison(prompt.prompt, answers, ranks, labeler.name, source, prompt.labels, prompt.user)
 
 
 def _distinct_responses(

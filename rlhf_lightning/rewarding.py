@@ -68,23 +68,14 @@ def train_reward_model(
         return scores
 
     module, metrics = trained(folder)
-    demonstrations = inputs.records("demonstrations", "train")[: options["bias_demonstrations"]]
-    written = [
-        ComparisonExample(example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], "")
-        for example in inputs.tokenization.demonstrations(demonstrations)
-    ]
-    scores = [row[0] for row in reward_scores(inputs, module, written)]
-    module.model.bias -= sum(scores) / len(scores)
+    _centre(inputs, module, options["bias_demonstrations"])
     export_scalar_model(module.model, start.config, inputs.tokenizer, folder / "model")
     for split in ("validation", "test"):
         comparisons = inputs.comparisons(records, split)
         if comparisons:
             rankings, examples = _fitting(inputs, comparisons)
             metrics[f"{split}_left_out"] = len(comparisons) - len(rankings)
-            ranks, groups = [own.ranks for own in rankings], [example.group for example in examples]
-            scored = reward_scores(inputs, module, examples)
-            metrics[split] = ranking_results([own.completions for own in rankings], ranks, groups, scored)
-            by_prompt = {"groups": groups, "accuracies": prompt_accuracies(ranks, scored)}
+            metrics[split], by_prompt = _accuracy(inputs, module, rankings, examples)
             write_json(folder / f"{split}.json", by_prompt)
     if options["folds"]:
         train: Any = inputs.datamodule(stage, "reward", records).train
@@ -105,6 +96,27 @@ def reward_scores(inputs: Inputs, module: RewardModule, examples: Sequence[Compa
             for own, exists in zip(module.scores(moved), moved.mask, strict=True):
                 scores.append(own[exists].tolist())
     return scores
+
+
+def _centre(inputs: Inputs, module: RewardModule, count: int) -> None:
+    """Put the mean score of so many demonstrations at 0 (InstructGPT, section 3.5)."""
+    demonstrations = inputs.tokenization.demonstrations(inputs.records("demonstrations", "train")[:count])
+    written = [
+        ComparisonExample(example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], "")
+        for example in demonstrations
+    ]
+    scores = [row[0] for row in reward_scores(inputs, module, written)]
+    module.model.bias -= sum(scores) / len(scores)
+
+
+def _accuracy(
+    inputs: Inputs, module: RewardModule, rankings: Sequence[Comparison], examples: Sequence[ComparisonExample]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The table of accuracies, and the accuracy on every prompt with its group."""
+    ranks, groups = [own.ranks for own in rankings], [example.group for example in examples]
+    scored = reward_scores(inputs, module, examples)
+    results = ranking_results([own.completions for own in rankings], ranks, groups, scored)
+    return results, {"groups": groups, "accuracies": prompt_accuracies(ranks, scored)}
 
 
 def _fitting(inputs: Inputs, rankings: Sequence[Comparison]) -> tuple[list[Comparison], list[ComparisonExample]]:

@@ -104,6 +104,13 @@ def test_a_labeler_reads_a_conversation_as_text(tiny_tokenizer):
     assert labeler.asked[0][0] == "w5 w9"
 
 
+def test_what_is_known_of_a_prompt_goes_into_its_ranking(tiny_tokenizer):
+    prompts = [Prompt("w5", user="u7", labels={"use_case": "chat"}), Prompt("w6")]
+    known, unknown = collect(tiny_tokenizer, {"one": Speaker(*MANY)}, prompts)[0]
+    assert (known.user, known.labels) == ("u7", {"use_case": "chat"})
+    assert (unknown.user, unknown.labels) == (None, None)
+
+
 def test_the_seed_alone_decides(tiny_tokenizer, make_tiny_lm):
     policies = {"one": make_tiny_lm("gpt2", dtype=torch.float64), "two": make_tiny_lm("llama", dtype=torch.float64)}
     labelers = [Alphabetic(name) for name in "abc"]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -112,58 +113,27 @@ class Curator:
                 passing = self._passing(_noting(given, overlap), tokenization, books, dropped)
                 passing = watched(passing, f"{kind} checked", progress)
                 waiting[kind] = self.thinning.waiting(work / kind, passing, self.splits)
+            desk = _Desk(account, overlap, folder, dropped, progress)
             for kind in waiting:
-                self._write_rest(kind, waiting[kind], overlap, account, folder, dropped, progress)
+                self._write_rest(kind, waiting[kind], desk)
             if "text" in records:
-                self._write_text(records["text"], overlap, account, folder, dropped, progress)
+                _write_text(records["text"], desk)
         account.check()
         return account
 
-    def _write_rest(
-        self,
-        kind: str,
-        waiting: Waiting,
-        overlap: EvaluationOverlap,
-        account: Account,
-        folder: Path,
-        dropped: TextIO,
-        progress: Progress,
-    ) -> None:
+    def _write_rest(self, kind: str, waiting: Waiting, desk: "_Desk") -> None:
         """Decide among the rows of a kind, and write those that stay."""
         self.thinning.drop_repeats(kind, waiting)
-        drop_overlaps(waiting, overlap)
+        drop_overlaps(waiting, desk.overlap)
         self.thinning.drop_surplus(kind, waiting, self.splits.column)
         with ExitStack() as stack:
-            files = {split: stack.enter_context(_lines(folder / f"{kind}.{split}.jsonl")) for split in SPLITS}
-            for row, reason in watched(waiting.rows(), f"{kind} written", progress):
+            files = {split: stack.enter_context(_lines(desk.folder / f"{kind}.{split}.jsonl")) for split in SPLITS}
+            for row, reason in watched(waiting.rows(), f"{kind} written", desk.progress):
                 if reason:
-                    _drop(account.kinds[kind], dropped, row.place, reason)
+                    _drop(desk.account.kinds[kind], desk.dropped, row.place, reason)
                 else:
-                    account.keep(kind, row)
+                    desk.account.keep(kind, row)
                     _write(files[row.split], vars(row.record))
-
-    def _write_text(
-        self,
-        given: Mapping[str, Iterable[Any]],
-        overlap: EvaluationOverlap,
-        account: Account,
-        folder: Path,
-        dropped: TextIO,
-        progress: Progress,
-    ) -> None:
-        """Write the documents, of the training ones those that do not overlap with an evaluation prompt."""
-        books = account.kinds["text"] = KindAccount()
-        for split, documents in given.items():
-            with _lines(folder / f"text.{split}.jsonl") as file:
-                placed = watched(_placed(documents, f"text.{split}"), "text", progress)
-                for place, document in placed:
-                    books.raw += 1
-                    if split == "train" and overlap(document.text):
-                        _drop(books, dropped, place, OVERLAP)
-                    else:
-                        books.kept[split] += 1
-                        _write(file, vars(document))
-            _book_malformed(books, dropped, _malformed(documents))
 
     def _given(
         self,
@@ -207,6 +177,32 @@ class Curator:
                     _drop(books, dropped, row.place, fit)
                 else:
                     yield fit
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What one call of :meth:`Curator.curate` writes with."""
+
+    account: Account
+    overlap: EvaluationOverlap
+    folder: Path
+    dropped: TextIO
+    progress: Progress
+
+
+def _write_text(given: Mapping[str, Iterable[Any]], desk: _Desk) -> None:
+    """Write the documents, of the training ones those that do not overlap with an evaluation prompt."""
+    books = desk.account.kinds["text"] = KindAccount()
+    for split, documents in given.items():
+        with _lines(desk.folder / f"text.{split}.jsonl") as file:
+            for place, document in watched(_placed(documents, f"text.{split}"), "text", desk.progress):
+                books.raw += 1
+                if split == "train" and desk.overlap(document.text):
+                    _drop(books, desk.dropped, place, OVERLAP)
+                else:
+                    books.kept[split] += 1
+                    _write(file, vars(document))
+        _book_malformed(books, desk.dropped, _malformed(documents))
 
 
 def _noting(rows: Iterable[Row], overlap: EvaluationOverlap) -> Iterator[Row]:
