@@ -1,7 +1,6 @@
 """``python -m rlhf_lightning.reproduce``: run what the claims need, measure them, write the page."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rlhf_lightning.reproduce.finding import Outcome
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.page import headline, write_reports
 from rlhf_lightning.reproduce.plan import SEEDS, jobs, selected
-from rlhf_lightning.reproduce.runner import plan_table, run_jobs, unfinished
+from rlhf_lightning.reproduce.runner import cores, plan_table, run_jobs, unfinished
 
 STYLES = {"holds": "green", "does not hold": "red", "not run": "dim"}
 
@@ -28,17 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = selected(all_jobs, kinds_of(numbers))
     if options.plan:
         needed = {job.kind: [c.number for c in CLAIMS if job.kind in c.kinds and c.number in numbers] for job in chosen}
-        console.print(plan_table(chosen, options.runs, needed))
+        console.print(plan_table(chosen, options.runs, needed, options.jobs))
         return 0
     failed = []
     if not options.only_report:
         try:
-            failed = run_jobs(chosen, options.runs, console, options.jobs)
+            failed = run_jobs(chosen, options.runs, console, options.jobs, options.overwrite)
         except KeyboardInterrupt:
             console.print("\ninterrupted; run it again to go on where it stopped")
             return 130
-    results = Results(options.runs, options.seeds)
-    found = outcomes(results, unfinished(all_jobs, options.runs))
+    results = Results(options.runs, options.seeds, unfinished(all_jobs, options.runs))
+    found = outcomes(results)
     page = write_reports(found, results, options.report)
     console.print(_table(found, numbers))
     console.print(str(page))
@@ -55,12 +54,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("claims", nargs="*", type=_claim, metavar="claim", help="numbers of claims; default: all")
     parser.add_argument("--plan", action="store_true", help="show the jobs with their times and run nothing")
     parser.add_argument("--only-report", action="store_true", help="measure what is there and run nothing")
+    parser.add_argument("--overwrite", action="store_true", help="make again what was made with other settings")
     parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="default: 1,2,3")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report; default: report")
-    parser.add_argument(
-        "--jobs", type=_count, default=os.cpu_count() or 1, help="run so many side by side; default: one per core"
-    )
+    parser.add_argument("--jobs", type=_count, default=cores(), help="run so many side by side; default: one per core")
     return parser.parse_args(arguments)
 
 

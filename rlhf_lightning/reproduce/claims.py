@@ -1,6 +1,6 @@
 """The twelve claims in order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rlhf_lightning.reproduce import claims_models, claims_sweeps, claims_training
 from rlhf_lightning.reproduce.finding import Outcome
@@ -18,16 +18,11 @@ def kinds_of(numbers: Iterable[int]) -> set[str]:
     return {kind for claim in CLAIMS if claim.number in wanted for kind in claim.kinds}
 
 
-def outcomes(results: Results, unfinished: Sequence[str]) -> list[Outcome]:
-    """Measure every claim with what is there.
-
-    Args:
-        results: What the jobs left behind.
-        unfinished: Names of the jobs that are not complete.
-    """
+def outcomes(results: Results) -> list[Outcome]:
+    """Measure every claim with what is there."""
     found = []
     for claim in CLAIMS:
         needed = [job_name(kind, seed) for kind in claim.kinds for seed in results.seeds]
-        lacking = [name for name in needed if name in set(unfinished)]
+        lacking = [name for name in needed if name in results.unfinished]
         found.append(Outcome(claim, claim.measure(results), lacking, results.seeds))
     return found

@@ -20,6 +20,14 @@ def rankings_as_one(results: Results) -> Finding:
     for name in arms:
         finding.row("validation accuracy", name, results.mean(accuracies[name]), percent=True, main=True)
         finding.row("validation loss", name, results.mean(losses[name]), main=True)
+    for name, kind in arms.items():
+        # Beside the validation accuracy it shows what a model has learned by heart.
+        finding.row(
+            "training accuracy, last quarter",
+            name,
+            results.mean(results.late(kind, "reward", "train/accuracy")),
+            percent=True,
+        )
     pairs, prompts = (results.figure("whole", "reward", "validation", "all", key) for key in ("pairs", "prompts"))
     per_step = combined(lambda a, b: PROMPTS_PER_STEP * a / b, pairs, prompts)
     finding.row("pairs per step, by the validation rankings", whole, results.mean(per_step))
@@ -73,10 +81,14 @@ def overfitting(results: Results) -> Finding:
         finding.row(f"win rate against epoch {first}", "SFT", rate, f"{epoch}", percent=True)
     if len(means) == len(loss):
         best = min(means, key=lambda epoch: means[epoch])
-        text = f"the validation loss is lowest before epoch {RISES_BEFORE}: at epoch {best}"
-        finding.checks.append(Check(text, best < RISES_BEFORE))
+        text = f"the validation loss is lowest before epoch {RISES_BEFORE}"
+        finding.checks.append(Check(text, f"at epoch {best}", best < RISES_BEFORE))
         text = f"the validation loss is higher after epoch {last} than at its lowest"
         finding.above(text, results.difference(loss[last], loss[best]), percent=False)
+        turn = min(EPOCHS, key=lambda epoch: abs(epoch - best))
+        for measure, sources in by_epoch.items():
+            text = f"{measure}: goes on rising after epoch {turn}, the kept one next to the lowest loss"
+            finding.above(text, results.difference(sources[last], sources[turn]), percent=False)
     for measure, sources in by_epoch.items():
         text = f"{measure}: higher after epoch {last} than after epoch {first}"
         finding.above(text, results.difference(sources[last], sources[first]), percent=False)
@@ -89,9 +101,8 @@ CLAIMS = (
         "Whole rankings",
         "section 3.5",
         "Shuffled pairs overfit a reward model in one epoch; all C(K,2) pairs of a prompt as one batch element do not.",
-        "With the same pairs, about as many per step, at the same learning rate: the reward model on whole "
-        "rankings has the "
-        "higher accuracy on validation rankings, the one on shuffled pairs the higher validation loss.",
+        "With the same pairs, about as many per step, at the same learning rate: the reward model on whole rankings "
+        "has the higher accuracy on validation rankings, the one on shuffled pairs the higher validation loss.",
         ("whole", "pairs"),
         rankings_as_one,
     ),
@@ -100,8 +111,8 @@ CLAIMS = (
         "Labelers who were not asked",
         "section 4.1, appendix E.2",
         "Reward models predict held-out groups of labelers a little worse than their own (69.6 % against 72.4 %).",
-        "Five teams, each left out once: on the same validation rankings the reward model that has not learned "
-        "from their team is less accurate than those that have, by at most 6 points.",
+        "Five teams, each left out once: on the same validation rankings the reward model that has not learned from "
+        "their team is less accurate than those that have, by at most 6 points.",
         TEAMS,
         held_out_teams,
     ),
@@ -111,9 +122,9 @@ CLAIMS = (
         "section 3.5",
         "SFT overfits in validation loss after one epoch, while more epochs help the reward score and human "
         "preference.",
-        f"Over {EPOCHS[-1]} epochs the mean validation loss is lowest before epoch {RISES_BEFORE} and higher "
-        "at the end than "
-        "there; the reward model's score and the true utility are higher at the end than after the first epoch.",
+        f"Over {EPOCHS[-1]} epochs the mean validation loss is lowest before epoch {RISES_BEFORE} and higher at the "
+        "end than there; the reward model's score and the true utility are higher at the end than after the first "
+        "epoch, and than where the loss is lowest.",
         (SMALL, "epochs"),
         overfitting,
     ),

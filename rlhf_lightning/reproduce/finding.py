@@ -12,8 +12,9 @@ Verdict = Literal["holds", "does not hold", "not run"]
 LEAST_SEEDS = 3
 RULES = (
     "A direction (higher, lower) holds when the 95 % interval of the difference excludes no difference. It is "
-    "bootstrapped over seeds and prompts; for a loss it is Student's over the seeds. A threshold is met by the "
-    "measured value. A claim holds when each of its checks does."
+    "bootstrapped over seeds and prompts; for a loss it is Student's over the seeds. Three seeds are few: where they "
+    "differ more than their prompts let expect, a bootstrapped interval covers less than 95 %. A threshold is met by "
+    "the measured value, whatever its interval. A claim holds when each of its checks does."
 )
 
 
@@ -48,12 +49,19 @@ class Check:
     """One condition of a claim.
 
     Args:
-        text: The condition with what was measured.
-        holds: Whether it was met.
+        condition: What has to be so.
+        measured: What was measured.
+        holds: Whether the condition was met.
     """
 
-    text: str
+    condition: str
+    measured: str
     holds: bool
+
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.condition}: {self.measured}"
 
 
 @dataclass
@@ -99,9 +107,9 @@ class Finding:
         except MissingError as reason:
             self.missing.append(str(reason))
         except UndefinedError as reason:
-            self.checks.append(Check(f"{text}: {reason}", False))
+            self.checks.append(Check(text, str(reason), False))
         else:
-            self.checks.append(Check(f"{text}: {written(found, percent)}", bool(condition(found))))
+            self.checks.append(Check(text, written(found, percent), bool(condition(found))))
 
 
 @dataclass(frozen=True)

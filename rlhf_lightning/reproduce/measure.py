@@ -37,10 +37,11 @@ class Results:
     Args:
         runs: Folder of all runs.
         seeds: Which to pool.
+        unfinished: Names of the jobs that are not complete, or were made from something else: they are not read.
     """
 
-    def __init__(self, runs: Path, seeds: Sequence[int]) -> None:
-        self.runs, self.seeds = runs, tuple(seeds)
+    def __init__(self, runs: Path, seeds: Sequence[int], unfinished: Sequence[str] = ()) -> None:
+        self.runs, self.seeds, self.unfinished = runs, tuple(seeds), frozenset(unfinished)
         self._samples: dict[str, dict[str, Any]] = {}
         self._prompts: list[str] | None = None
 
@@ -90,6 +91,19 @@ class Results:
             if len(losses) < epoch:
                 raise MissingError(f"{path} has no validation loss of epoch {epoch}")
             return [losses[epoch - 1]]
+
+        return values
+
+    def late(self, kind: str, stage: str, name: str) -> Source:
+        """The mean of a figure over the last quarter of the steps that a stage recorded."""
+
+        def values(seed: int) -> Values:
+            path = self._stage(kind, seed, stage) / "metrics.csv"
+            rows = read_metrics(path) if path.exists() else []
+            found = [row[name] for row in rows if name in row]
+            if not found:
+                raise MissingError(f"{path} has no {name}")
+            return [float(np.mean(found[-(len(found) + 3) // 4 :]))]
 
         return values
 
@@ -144,16 +158,17 @@ class Results:
         return float(found)
 
     def _stage(self, kind: str, seed: int, stage: str) -> Path:
-        folder = self.runs / job_name(kind, seed) / stage
-        if not is_complete(folder):
-            raise NotRunError(f"{job_name(kind, seed)}/{stage} has not run")
+        return self._folder(job_name(kind, seed), stage)
+
+    def _folder(self, name: str, stage: str) -> Path:
+        folder = self.runs / name / stage
+        if name in self.unfinished or not is_complete(folder):
+            raise NotRunError(f"{name}/{stage} has not run")
         return folder
 
     def _read_samples(self, name: str) -> dict[str, Any]:
         if name not in self._samples:
-            folder = self.runs / name / "evaluate"
-            if not is_complete(folder):
-                raise NotRunError(f"{name}/evaluate has not run")
+            folder = self._folder(name, "evaluate")
             samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
             prompts = samples.pop("prompts")
             self._prompts = self._prompts or prompts

@@ -1,9 +1,8 @@
 """What came out: a page for people, a table for the README, numbers for programs."""
 
 import datetime
-import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from rlhf_lightning.reproduce.figures import figures
 from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, written
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.notes import NOTES
+from rlhf_lightning.reproduce.runner import cores
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
 
@@ -42,7 +42,7 @@ def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -
         rules=RULES,
         marks=MARKS,
         notes={outcome.claim.number: _note(outcome) for outcome in outcomes},
-        about=about,
+        origin=_origin(about),
         few_seeds=len(results.seeds) < LEAST_SEEDS,
     )
     _write(folder / "claims.html", page)
@@ -70,7 +70,7 @@ def _about(results: Results) -> dict[str, Any]:
         "git_commit": git_commit(),
         "commits_of_the_runs": sorted(commit for commit in commits if commit),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "cpu": _cpu(),
         "seeds": list(results.seeds),
     }
@@ -95,18 +95,28 @@ def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
             ". ".join(filter(None, (outcome.verdict, _note(outcome)))),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    seeds = ", ".join(map(str, about["seeds"]))
-    commit = (about["git_commit"] or "unknown")[:9]
-    lines.append(
-        f"\n{headline(outcomes)}. Seeds {seeds}; {about['cores']} cores, {about['cpu']}; commit {commit}, "
-        f"{about['date']}.\n"
-    )
+    lines.append(f"\n{headline(outcomes)}. {_origin(about)}\n")
     return "\n".join(lines)
 
 
+def _origin(about: Mapping[str, Any]) -> str:
+    """Where the numbers come from, in a sentence or two."""
+    seeds = ", ".join(map(str, about["seeds"]))
+    commits = " and ".join(commit[:9] for commit in about["commits_of_the_runs"]) or "none"
+    mixed = " The runs are of several commits: make them again to compare them." * (
+        len(about["commits_of_the_runs"]) > 1
+    )
+    return (
+        f"Seeds {seeds}; commit of the runs: {commits}; measured at commit {(about['git_commit'] or 'unknown')[:9]} "
+        f"on {about['date']}, {about['cores']} cores, {about['cpu']}.{mixed}"
+    )
+
+
 def _note(outcome: Outcome) -> str | None:
-    """Our explanation of a claim that does not hold."""
-    return NOTES.get(outcome.claim.number) if outcome.verdict == "does not hold" else None
+    """Our explanation of a claim that does not hold, where it is about the very checks that were not met."""
+    note = NOTES.get(outcome.claim.number)
+    failed = {check.condition for check in outcome.finding.checks if not check.holds}
+    return note.text if note and outcome.verdict == "does not hold" and failed == set(note.failed) else None
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:

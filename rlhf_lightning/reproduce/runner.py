@@ -31,21 +31,39 @@ class State:
 
     Args:
         complete: Its stages that are complete and were made from what they would be made from now, and their seconds.
-        done: Whether all are.
+        stale: Its stages that were made from something else, or of which that is not known.
+        done: Whether all are complete.
     """
 
     complete: Mapping[str, float]
+    stale: Sequence[str]
     done: bool
+
+    @property
+    def word(self) -> str:
+        """For people."""
+        if self.done:
+            return "complete"
+        if self.stale:
+            return f"stale: {', '.join(self.stale)}"
+        return f"{', '.join(self.complete)} complete" if self.complete else "to do"
 
 
 def state_of(job: Job, runs: Path) -> State:
     """What a job has left behind so far."""
-    complete = {}
+    complete, stale = {}, []
     for stage in job.stages:
-        record = read_stage(runs / job.name / stage)
-        if record.get("status") == "complete" and record.get("fingerprint") == fingerprint_of(job, stage, runs):
+        try:
+            record = read_stage(runs / job.name / stage)
+        except PipelineError:
+            stale.append(stage)
+            continue
+        now = fingerprint_of(job, stage, runs) if record else None
+        if record and now is not None and record.get("fingerprint") != now:
+            stale.append(stage)
+        elif record.get("status") == "complete" and now is not None:
             complete[stage] = float(record.get("seconds") or 0.0)
-    return State(complete, len(complete) == len(job.stages))
+    return State(complete, stale, len(complete) == len(job.stages))
 
 
 def fingerprint_of(job: Job, stage: str, runs: Path) -> str | None:
@@ -64,12 +82,13 @@ def unfinished(all_jobs: Sequence[Job], runs: Path) -> list[str]:
     return [job.name for job in all_jobs if not state_of(job, runs).done]
 
 
-def command(job: Job, runs: Path) -> list[str]:
+def command(job: Job, runs: Path, overwrite: bool = False) -> list[str]:
     """What starts a job."""
-    return [sys.executable, "-m", "rlhf_lightning", f"paths.runs={runs}", *job.overrides]
+    extra = ["overwrite=true"] if overwrite else []
+    return [sys.executable, "-m", "rlhf_lightning", f"paths.runs={runs}", *job.overrides, *extra]
 
 
-def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1) -> list[str]:
+def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1, overwrite: bool = False) -> list[str]:
     """Run what is not complete; a failure stops only the jobs that build on it.
 
     Args:
@@ -78,6 +97,7 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
         console: Where progress goes.
         at_once: How many run side by side. Models this small leave a second thread little to do: two jobs of one
             thread each finish earlier than one job of two threads after the other.
+        overwrite: Whether what was made from something else is made again; else its job fails.
 
     Returns:
         Names of the jobs that failed or could not be started.
@@ -98,9 +118,15 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
                 if lacking:
                     console.print(f"{places[job.name]}: [red]not started[/], {', '.join(lacking)} failed")
                     failed.append(job.name)
+                elif (stale := state_of(job, runs).stale) and not overwrite:
+                    console.print(
+                        f"{places[job.name]}: [red]not started[/], {', '.join(stale)} in {runs / job.name} was made "
+                        "with other settings or is torn; --overwrite makes it again, --runs takes another folder"
+                    )
+                    failed.append(job.name)
                 elif len(running) < at_once:
                     console.print(f"{places[job.name]}: {', '.join(job.stages)}, about {minutes(remaining(job, runs))}")
-                    running[workers.submit(_run, job, runs, at_once)] = (job, time.perf_counter())
+                    running[workers.submit(_run, job, runs, at_once, overwrite)] = (job, time.perf_counter())
                 else:
                     break
                 waiting.remove(job)
@@ -129,33 +155,31 @@ def remaining(job: Job, runs: Path) -> float:
     return float(left)
 
 
-def plan_table(jobs: Sequence[Job], runs: Path, claims: Mapping[str, Sequence[int]]) -> Table:
+def plan_table(jobs: Sequence[Job], runs: Path, claims: Mapping[str, Sequence[int]], at_once: int = 1) -> Table:
     """The jobs with their times and how far they are.
 
     Args:
         jobs: In the order in which they would run.
         runs: Folder of all runs.
         claims: For each kind of job, the claims that need it.
+        at_once: How many run side by side.
     """
     states = {job.name: state_of(job, runs) for job in jobs}
     left = sum(remaining(job, runs) for job in jobs)
     spent = sum(sum(state.complete.values()) for state in states.values())
     table = Table(
-        title=f"{len(jobs)} jobs, {sum(state.done for state in states.values())} complete; measured so far "
-        f"{minutes(spent)}, still to come about {minutes(left)}",
-        caption="Times with ~ are estimates for 2 cores, the others were measured.",
+        title=f"{len(jobs)} jobs, {sum(state.done for state in states.values())} complete; {minutes(left / at_once)} "
+        f"to go with {at_once} at once",
+        caption=f"Times with ~ are estimates for one core per job, the others were measured: {minutes(spent)} of jobs.",
     )
     for name in ("job", "claims", "stages", "state", "time"):
         table.add_column(name, justify="right" if name == "time" else "left")
     for job in jobs:
         state = states[job.name]
-        word = (
-            "complete" if state.done else f"{len(state.complete)} of {len(job.stages)}" if state.complete else "to do"
-        )
         own = sum(state.complete.values()) + remaining(job, runs)
         numbers = ", ".join(map(str, claims.get(job.kind, ())))
         time_ = minutes(own) if state.done else f"~{minutes(own)}"
-        table.add_row(job.name, numbers, ", ".join(job.stages), word, time_)
+        table.add_row(job.name, numbers, ", ".join(job.stages), state.word, time_)
     return table
 
 
@@ -171,14 +195,19 @@ def minutes(seconds: float) -> str:
     return f"{whole} min" if whole < 60 else f"{whole // 60} h {whole % 60} min"
 
 
-def _run(job: Job, runs: Path, at_once: int) -> bool:
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(job: Job, runs: Path, at_once: int, overwrite: bool) -> bool:
     runs.mkdir(parents=True, exist_ok=True)
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "HF_HUB_OFFLINE": "1"}
     if at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_once)))
     with _log(job, runs).open("w", encoding="utf-8") as output:
         finished = subprocess.run(
-            command(job, runs), stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+            command(job, runs, overwrite), stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
         )
     return finished.returncode == 0
 

@@ -65,6 +65,7 @@ def write_job(runs: Path, job: Job, changes: Changes | None = None) -> None:
             samples, metrics = _evaluation(job, changes)
             (folder / "samples.json").write_text(json.dumps(samples))
         elif stage == "reward":
+            (folder / "metrics.csv").write_text("step,train/accuracy\n1,0.6\n2,0.7\n3,0.75\n4,0.8\n")
             metrics, by_prompt = _reward(job, changes)
             (folder / "validation.json").write_text(json.dumps(by_prompt))
         elif stage == "sft":

@@ -38,6 +38,7 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
     (7, "ptx costs preference", {("*", "ppo_ptx", "score"): 0.3}),
     (7, "a KL coefficient does it too", {("klbase-0.2", "ppo", "tasks"): 0.8}),
     (7, "large KL coefficients cost nothing", {("klbase-2.0", "ppo", "reward"): 2.0}),
+    (7, "a large KL coefficient costs reward and no preference", {("klbase-2.0", "ppo", "score"): 1.0}),
     (7, "a large KL coefficient does it, at a cost", {("klbase-2.0", "ppo", "tasks"): 0.8}),
     (8, "best without KL", {("klptx-0.0", "ppo_ptx", "likert"): 6.0}),
     (8, "best at the largest", {("klptx-2.0", "ppo_ptx", "likert"): 6.0}),
@@ -49,6 +50,7 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
     (11, "the loss is lowest late", {("epochs", "8", "epoch_loss"): 0.9}),
     (11, "the loss does not rise", {("epochs", "16", "epoch_loss"): 1.0}),
     (11, "the reward falls", {("epochs", "sft/epoch-16", "reward"): -1.0}),
+    (11, "the reward is highest where the loss is lowest", {("epochs", "sft/epoch-2", "reward"): 2.0}),
     (11, "preference falls", {("epochs", "sft/epoch-16", "score"): -1.0}),
     (12, "the start matters", {("init-0.5", "ppo_ptx", "score"): 0.3}),
     (12, "little text is enough", {("ratio-16", "ppo_ptx", "pretrain_loss"): 0.91}),
@@ -59,7 +61,8 @@ VIOLATIONS: list[tuple[int, str, Changes]] = [
 
 def outcome(claim: Claim, runs: Path, seeds: tuple[int, ...] = SEEDS) -> Outcome:
     needed = [job for job in jobs(seeds) if job.kind in claim.kinds]
-    return Outcome(claim, claim.measure(Results(runs, seeds)), unfinished(needed, runs), seeds)
+    lacking = unfinished(needed, runs)
+    return Outcome(claim, claim.measure(Results(runs, seeds, lacking)), lacking, seeds)
 
 
 def test_there_are_twelve() -> None:
@@ -87,7 +90,7 @@ def test_does_not_hold(number: int, why: str, changes: Changes, tmp_path: Path) 
 
 
 def test_nothing_has_run(tmp_path: Path) -> None:
-    for found in outcomes(Results(tmp_path, SEEDS), [job.name for job in jobs()]):
+    for found in outcomes(Results(tmp_path, SEEDS, [job.name for job in jobs()])):
         assert found.verdict == "not run"
         assert found.finding.checks == []
 

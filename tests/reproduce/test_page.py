@@ -9,7 +9,7 @@ from fake_runs import write_runs
 
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
-from rlhf_lightning.reproduce.notes import NOTES
+from rlhf_lightning.reproduce.notes import Note
 
 
 class Page(HTMLParser):
@@ -115,10 +115,13 @@ def test_rules_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_note_is_shown_only_where_its_claim_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NOTES, 9, "The world is <small>.")
-    for missed in (False, True):
-        runs = tmp_path / str(missed)
-        write_runs(runs, {("pairs", "all", "loss"): 0.4} if missed else {}, kinds_of([8, 9]))
+    note = Note(("shuffled pairs end with the higher validation loss",), "The world is <small>.")
+    monkeypatch.setattr("rlhf_lightning.reproduce.page.NOTES", {9: note})
+    lower_loss, as_accurate = {("pairs", "all", "loss"): 0.4}, {("pairs", "all", "accuracy"): 0.75}
+    for number, changes in enumerate(({}, lower_loss, as_accurate)):
+        missed = changes == lower_loss
+        runs = tmp_path / str(number)
+        write_runs(runs, changes, kinds_of([8, 9]))
         page, table, numbers = report(runs)
         assert ("The world is <small>." in page.text) == missed
         assert ("does not hold. The world is <small>." in table) == missed

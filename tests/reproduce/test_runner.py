@@ -1,7 +1,7 @@
 """The plan and the runner: what is needed is started once, in order, and failures are told."""
 
 import io
-import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -19,7 +19,7 @@ from rlhf_lightning.inputs import Inputs
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
 from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, RANKINGS, SIZES, jobs, selected
-from rlhf_lightning.reproduce.runner import fingerprint_of, plan_table, run_jobs, state_of, unfinished
+from rlhf_lightning.reproduce.runner import cores, fingerprint_of, plan_table, run_jobs, state_of, unfinished
 
 SAMPLE = (
     "small",
@@ -52,13 +52,18 @@ class Calls:
     def __init__(self, runs: Path, failing: tuple[str, ...] = ()) -> None:
         self.runs, self.failing = runs, failing
         self.started: list[str] = []
+        self.commands: list[list[str]] = []
         self.environments: list[dict[str, str]] = []
+        self.clearing = False
 
     def __call__(self, command: list[str], **options: Any) -> Any:
         if command[0] == "git":
             return SimpleNamespace(stdout="c0ffee\n")
         name = next(text.removeprefix("run=") for text in command if text.startswith("run="))
         self.started.append(name)
+        self.commands.append(command)
+        if self.clearing:
+            shutil.rmtree(self.runs / name)
         self.environments.append(options["env"])
         if name in self.failing:
             options["stdout"].write("all was well\nValueError: it broke\n")
@@ -122,6 +127,23 @@ def test_finished_jobs_are_not_started(tmp_path: Path, calls: Calls) -> None:
     assert len(calls.started) == 3
 
 
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_stale_job_is_made_again_only_on_request(torn: bool, tmp_path: Path, calls: Calls) -> None:
+    write_runs(tmp_path, kinds={"small", "medium", "whole"}, seeds=(1,))
+    path = tmp_path / "whole-s1" / "reward" / "stage.json"
+    path.write_text("{" if torn else path.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
+    chosen, said = selected(jobs((1,)), {"whole"}), io.StringIO()
+    assert "stale: reward" in printed(plan_table(chosen, tmp_path, {}))
+    assert run_jobs(chosen, tmp_path, Console(file=said, width=300)) == ["whole-s1"]
+    assert calls.started == []
+    assert "not started, reward in" in said.getvalue()
+    assert "--overwrite makes it again" in said.getvalue()
+    calls.clearing = True
+    assert run_jobs(chosen, tmp_path, Console(file=said), overwrite=True) == []
+    assert calls.started == ["whole-s1"]
+    assert calls.commands[0][-1] == "overwrite=true"
+
+
 def test_jobs_side_by_side_wait_for_what_they_build_on(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +166,7 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
     for seed in (1, 2):
         assert order.index(f"end medium-s{seed}") < order.index(f"start small-s{seed}")
         assert order.index(f"end small-s{seed}") < order.index(f"start pairs-s{seed}")
-    assert {own["OMP_NUM_THREADS"] for own in calls.environments} == {str(max(1, (os.cpu_count() or 1) // 2))}
+    assert {own["OMP_NUM_THREADS"] for own in calls.environments} == {str(max(1, cores() // 2))}
 
 
 @pytest.mark.real_fingerprints
@@ -223,7 +245,7 @@ def test_a_half_done_job_shows_what_it_has(tmp_path: Path) -> None:
     job = jobs((1,))[0]
     write_job(tmp_path, job)
     (tmp_path / job.name / "evaluate" / "stage.json").unlink()
-    assert "5 of 6" in printed(plan_table([job], tmp_path, {"small": [1]}))
+    assert "sft, collect, reward, ppo, ppo_ptx complete" in printed(plan_table([job], tmp_path, {"small": [1]}))
 
 
 @pytest.mark.parametrize("arguments", [["13"], ["x"], ["--seeds", "1,b"], ["--jobs", "0"]])
