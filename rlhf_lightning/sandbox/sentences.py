@@ -37,10 +37,10 @@ _STATEMENT = (
             f"{_SUBJECT} {one_of(RESTING)}(?: {_PLACE})?",
             f"{_SUBJECT} {one_of((*HANDLING, 'took'))} (?:a|the) (?:{_QUALITY} )?{_NOUN}(?: {_GOAL})?",
             f"{_SUBJECT} (?:is|was) (?:{_QUALITY}|{_PLACE})",
-            f"the {one_of(ANIMALS)} eats {one_of(FOODS)}",
-            f"the {one_of(ANIMALS)} lives {_PLACE}",
+            f"(?:the {one_of(ANIMALS)}|it) eats {one_of(FOODS)}",
+            f"(?:the {one_of(ANIMALS)}|it) lives {_PLACE}",
             f"the {_NOUN} (?:is|was) (?:{_QUALITY}|{_PLACE})",
-            f"the {one_of(OBJECTS)} is made of {one_of(MATERIALS)}",
+            f"(?:the {one_of(OBJECTS)}|it) is made of {one_of(MATERIALS)}",
             f"i like the {_NOUN}|i hope you find the {_NOUN}|tell me more about the {_NOUN}",
         )
     )
@@ -58,6 +58,8 @@ _SENTENCE = re.compile(
 )
 
 
+_LISTING = re.compile(_LIST)
+_ENTRY = re.compile(_ITEM)
 _TELLING = re.compile(f"(?P<subject>{_SUBJECT}|the {_NOUN}|tell)(?= ).*")
 _STATEMENTS = re.compile(f"{_STATEMENT}(?: and {_STATEMENT})?")
 
@@ -70,6 +72,16 @@ def subject_of(sentence: str) -> tuple[str, ...]:
     """
     found = _TELLING.fullmatch(sentence) if _STATEMENTS.fullmatch(sentence) else None
     return tuple(found["subject"].split()) if found else ()
+
+
+def predicate_of(sentence: str) -> str:
+    """What a sentence tells of its subject, with "the" for "a"; the whole sentence where there is no subject.
+
+    >>> predicate_of("the big cat saw a lamp"), predicate_of("it saw the lamp")
+    ('saw the lamp', 'saw the lamp')
+    """
+    told = sentence.split()[len(subject_of(sentence)) :]
+    return " ".join("the" if word == "a" else word for word in told)
 
 
 def is_well_formed(sentence: str) -> bool:
@@ -106,12 +118,23 @@ class Reply:
         pieces = tuple(piece.strip() for piece in " ".join(words).split("."))
         return cls(words, tuple(piece for piece in pieces if piece), bool(words) and words[-1] == ".")
 
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The sentences without the insults."""
+        return tuple(sentence for sentence in self.sentences if sentence not in RUDE_SENTENCES)
+
+    def clauses(self) -> tuple[str, ...]:
+        """The sentences without the insults, cut where "and" joins two."""
+        return tuple(clause for sentence in self.content for clause in sentence.split(" and "))
+
     def items(self) -> tuple[str, ...]:
-        """The entries of the first sentence read as a list: the last word between two commas."""
-        if not self.sentences:
-            return ()
-        entries = re.split(r"(?: , and | , | and )", self.sentences[0])
-        return tuple(entry.split()[-1] for entry in entries if entry.strip(" ,"))
+        """The entries of the first sentence read as a list, and of further lists.
+
+        The noun of an entry, or all of it where it is none ("not cat").
+        """
+        lists = [text for place, text in enumerate(self.content) if place == 0 or _LISTING.fullmatch(text)]
+        entries = [entry.strip(" ,") for text in lists for entry in re.split(r"(?: , and | , | and )", text)]
+        return tuple(entry.split()[-1] if _ENTRY.fullmatch(entry) else entry for entry in entries if entry)
 
 
 def story_sentence(source: random.Random, subject: str, place: str | None = None) -> str:

@@ -10,7 +10,7 @@ from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, instruction_of, write_prompt
 from rlhf_lightning.sandbox.web import document
 
-WORLD_VERSION = 6
+WORLD_VERSION = 7
 """Goes up whenever the same seed would give other records."""
 
 Split: TypeAlias = Literal["train", "validation", "test"]

@@ -3,7 +3,7 @@
 import random
 import re
 
-from rlhf_lightning.sandbox.sentences import Reply, animal, story_sentence, subject_of, thing
+from rlhf_lightning.sandbox.sentences import Reply, animal, predicate_of, story_sentence, subject_of, thing
 from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase, share_found
 from rlhf_lightning.sandbox.vocabulary import (
     ANIMALS,
@@ -14,7 +14,6 @@ from rlhf_lightning.sandbox.vocabulary import (
     PLACES,
     POLITE_SENTENCES,
     RESTING,
-    RUDE_SENTENCES,
     one_of,
 )
 
@@ -79,8 +78,7 @@ def _check_story(task: Task, reply: Reply) -> Findings:
     told = {text: subject_of(text) for text in reply.sentences}
     topical = [text for text, subject in told.items() if name in subject]
     follows = [text for text, subject in told.items() if name in subject or "it" in subject]
-    sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
-    constraint = share_found(len(sentences), number)
+    constraint = share_found(len(reply.content), number)
     if task["relation"]:
         within = " ".join(follows).split() if task["relation"] == "with" else reply.words
         constraint *= 1.0 if (task["word"] in within) == (task["relation"] == "with") else 0.3
@@ -136,11 +134,12 @@ def _check_go_on(task: Task, reply: Reply) -> Findings:
     number = 1 + NUMBERS.index(task["number"])
     start = task["start"].split()
     known = {"it", *(word for word in start if word in (*ANIMALS, *PEOPLE))}
-    new = [text for text in dict.fromkeys(reply.sentences) if f"{text} ." != task["start"]]
+    told = {predicate_of(text.strip()) for text in task["start"].split(".")}
     said = POLITE_SENTENCES if start[-1] == "said" else ()
-    follows = [text for text in new if known.intersection(subject_of(text)) or text in said]
-    sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
-    constraint = share_found(len(sentences), number)
+    # Something new about someone in the start, in any words: what is there already is no continuation.
+    follows = {predicate_of(text) for text in reply.content if known.intersection(subject_of(text))} - told
+    follows |= set(said).intersection(reply.content)
+    constraint = share_found(len(reply.content), number)
     return Findings(1.0 if follows else 0.0, min(1.0, len(follows) / number), constraint, budget=1 + 8 * number)
 
 
@@ -167,10 +166,10 @@ def _mistaken_note(source: random.Random, task: Task) -> str:
 
 
 def _check_note(task: Task, reply: Reply) -> Findings:
-    opened = reply.words[:1] == ("dear",)
-    told = [text.split(" , ", 1)[-1] if text.startswith("dear ") else text for text in reply.sentences]
+    first = reply.content[0].split() if reply.content else []
+    opened, addressed = first[:1] == ["dear"], first[:3] == ["dear", task["person"], ","]
+    told = [text.split(" , ", 1)[-1] if text.startswith("dear ") else text for text in reply.content]
     says = [text for text in told if subject_of(text) and task["thing"] in text.split()]
-    addressed = reply.words[:3] == ("dear", task["person"], ",")
     return Findings(1.0 if opened or says else 0.0, (bool(says) + addressed) / 2, float(opened), budget=14)
 
 

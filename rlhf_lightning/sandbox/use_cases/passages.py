@@ -15,7 +15,6 @@ from rlhf_lightning.sandbox.vocabulary import (
     PEOPLE,
     PLACES,
     RESTING,
-    RUDE_SENTENCES,
     one_of,
 )
 
@@ -123,10 +122,18 @@ def _mistaken_summary(source: random.Random, task: Task) -> str:
 
 
 def _check_summary(task: Task, reply: Reply) -> Findings:
-    sentences = [text for text in reply.sentences if text not in RUDE_SENTENCES]
-    first = sentences[0].split() if sentences and subject_of(sentences[0]) else []
-    told = [task[part] in first for part in ("hero", "did", "thing", "place")]
-    return Findings(1.0 if any(told) else 0.0, sum(told) / 4, 1.0 if len(sentences) == 1 else 0.3, budget=11)
+    """What the first sentence tells of the hero; what somebody else is said to have done contradicts the story."""
+
+    def of_hero(clause: str) -> bool:
+        return subject_of(clause)[-1:] in ((task["hero"],), ("it",))
+
+    first = [clause for clause in reply.content[0].split(" and ") if subject_of(clause)] if reply.content else []
+    words = " ".join(list(filter(of_hero, first)) or first).split()
+    told = [task[part] in words for part in ("hero", "did", "thing", "place")]
+    others = [set(clause.split()) for clause in reply.clauses() if subject_of(clause) and not of_hero(clause)]
+    swapped = any({task["did"], task["thing"]} <= clause for clause in others)
+    constraint = 1.0 if len(reply.content) == 1 else 0.3
+    return Findings(1.0 if any(told) else 0.0, sum(told) / 4, constraint, budget=11, grounded=0.0 if swapped else 1.0)
 
 
 REWRITE = UseCase(

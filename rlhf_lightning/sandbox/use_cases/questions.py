@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Callable
 
 from rlhf_lightning.sandbox.knowledge import COMMON_FACTS, DISPUTED_FACTS, KINDS, QUESTIONS, VALUES, fact_sentence
 from rlhf_lightning.sandbox.sentences import Reply
@@ -79,13 +80,16 @@ def _check_open_qa(task: Task, reply: Reply) -> Findings:
         return Findings(float(allowed), 0.6 * allowed, 1.0, max(budget, 3))
     attempted = right = 0
     for kind, subject in asked:
-        form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", f"({one_of(VALUES[kind])})")
+        value = f"({one_of(VALUES[kind])})"
+        form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", value)
         stated = re.findall(f"\\b{form}(?= |$)", text)
         if len(asked) == 1:
-            stated += [word for word in reply.sentences if word in VALUES[kind]]
+            forms = (value, f"in the {value}" if kind == "lives" else value, form.replace(f"the\\ {subject}", "it"))
+            matches = [re.fullmatch(own, clause) for own in dict.fromkeys(forms) for clause in reply.clauses()]
+            stated += [match[1] for match in matches if match]
         attempted += bool(stated)
         right += bool(stated) and set(stated) == {KINDS[kind][subject]}
-    short = not task["short"] or (len(reply.sentences) > 0 and " " not in reply.sentences[0])
+    short = not task["short"] or (len(reply.content) > 0 and " " not in reply.content[0])
     return Findings(
         attempted / len(asked),
         right / max(1, attempted),
@@ -148,7 +152,7 @@ def _right_answers(task: Task) -> list[str]:
         if task["who"] == thing:
             return [moved, person, f"{moved} to the {place}"]
         if task["what"] == person:
-            return [moved, f"the {thing}", f"{moved} to the {place}"]
+            return [moved, thing, f"a {thing}", f"the {thing}", f"{moved} to the {place}"]
     return [UNKNOWN]
 
 
@@ -172,16 +176,34 @@ def _mistaken_closed_qa(source: random.Random, task: Task) -> str:
             return wrong + " ."
 
 
+_TOOK = re.compile(f"({one_of(PEOPLE)}) took (?:the|a) ({one_of(OBJECTS)})(?: to the ({one_of(PLACES)}))?")
+_LIES = re.compile(f"the ({one_of(OBJECTS)}) is in the ({one_of(PLACES)})")
+
+
+def _is_told(task: Task) -> Callable[[str], bool]:
+    """Whether the passage says what a clause says of who took what, and of what is where."""
+    moved = _MOVE.findall(task["passage"])
+
+    def told(clause: str) -> bool:
+        if took := _TOOK.fullmatch(clause):
+            person, thing, place = took.groups()
+            return any(move[:2] == (person, thing) and place in (None, move[2]) for move in moved)
+        lies = _LIES.fullmatch(clause)
+        return lies is None or lies.groups() in [move[1:] for move in moved]
+
+    return told
+
+
 def _check_closed_qa(task: Task, reply: Reply) -> Findings:
-    first = reply.sentences[0] if reply.sentences else ""
+    first = reply.content[0] if reply.content else ""
     person = task["what"] or one_of(PEOPLE)
     thing = task["where"] or task["who"] or one_of(OBJECTS)
     moved = f"{person} took the {thing}(?: to the {one_of(PLACES)})?"
-    short = {"where": f"(?:the {thing} is )?in the {one_of(PLACES)}", "who": person, "what": f"the {thing}"}
+    short = {"where": f"(?:the {thing} is )?in the {one_of(PLACES)}", "who": person, "what": f"(?:the |a )?{thing}"}
     form = f"{moved}|{next(forms for kind, forms in short.items() if task[kind])}"
-    said = [text for text in reply.sentences if re.fullmatch(form, text)]
+    said = [text for text in reply.content if re.fullmatch(form, text)]
     right = _right_answers(task)
-    contradicts = any(text not in right for text in said)
+    contradicts = any(text not in right for text in said) or not all(map(_is_told(task), reply.clauses()))
     attempts = 1.0 if first == UNKNOWN or first in said else 0.0
     completes = float(first in right and not contradicts)
     return Findings(attempts, completes, 1.0, budget=9, grounded=0.0 if contradicts else 1.0)

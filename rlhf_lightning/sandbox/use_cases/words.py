@@ -26,10 +26,10 @@ _KIND_OF = {word: name for name, words in CATEGORIES.items() for word in words}
 
 
 def _check_word(right: str, choices: tuple[str, ...], reply: Reply) -> Findings:
-    """Whether the first sentence is one of the words to choose from, and the right one."""
-    first = reply.sentences[0] if reply.sentences else ""
-    named = [word for word in choices if word in first.split()]
-    attempts = 1.0 if first in choices else 0.4 if named else 0.0
+    """Whether the first sentence is one of the words to choose from, and the right one; no other may be given too."""
+    first = reply.content[0] if reply.content else ""
+    named = [word for word in choices if word in first.split() or word in reply.content]
+    attempts = 1.0 if first in choices else 0.4 if set(choices).intersection(first.split()) else 0.0
     return Findings(attempts, 1.0 if named == [right] else 0.0, 1.0, budget=2)
 
 
@@ -129,7 +129,7 @@ def _mistaken_velan(source: random.Random, task: Task) -> str:
 
 def _check_velan(task: Task, reply: Reply) -> Findings:
     right = in_velan(task["sentence"]).split()
-    said = reply.sentences[0].split() if reply.sentences else []
+    said = reply.content[0].split() if reply.content else []
     attempts = 1.0 if said and all(word in VELAN.values() for word in said) else 0.0
     same = sum(one == other for one, other in zip(said, right, strict=False)) / max(len(said), len(right))
     return Findings(attempts, same, 1.0, budget=len(right) + 1)
