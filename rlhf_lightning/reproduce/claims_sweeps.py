@@ -20,6 +20,10 @@ from rlhf_lightning.reproduce.plan import (
     PTX_COEFS,
     PTX_KL_COEFS,
     TEXT_ROWS,
+    WEAK_ITERATIONS,
+    WEAK_KL_COEFS,
+    WEAK_RANKINGS,
+    weak_kind,
 )
 
 SMALL = "small"
@@ -39,6 +43,7 @@ RATIO_ARMS: Mapping[float, Arm] = {
     DEFAULT_TEXT_ROWS: (SMALL, "ppo_ptx"),
     **{rows: (f"ratio-{rows}", "ppo_ptx") for rows in TEXT_ROWS},
 }
+WEAK = f"reward model of {WEAK_RANKINGS} rankings, over iterations: "
 STARTS = "share of text in the start"
 SMALL_COST, SMALL_TAX, MOST_OF_THE_TAX = 0.03, 0.02, 0.8
 
@@ -105,8 +110,9 @@ def _cheap(results: Results, kind: str, policy: str) -> bool:
 
 
 def best_kl(results: Results) -> Finding:
-    """Claim 8: mean Likert score of PPO-ptx over the KL coefficient."""
+    """Claim 8: mean Likert score of PPO-ptx over the KL coefficient; and what the penalty is for."""
     finding = Finding()
+    _overoptimisation(finding, results)
     likert = {coef: results.of(*arm, "metadata", "likert") for coef, arm in sorted(PTX_KL_ARMS.items())}
     means: dict[float, Interval] = {}
     for coef, source in likert.items():
@@ -125,6 +131,16 @@ def best_kl(results: Results) -> Finding:
         text = f"KL coefficient {end:g} is worse than {best:g}"
         finding.below(text, results.difference(likert[end], likert[best]), percent=False)
     return finding
+
+
+def _overoptimisation(finding: Finding, results: Results) -> None:
+    """A weak reward model's own score, and the truth, the longer PPO follows it."""
+    for coef in WEAK_KL_COEFS:
+        arms = {0: (weak_kind(coef, WEAK_ITERATIONS[0]), "sft")}
+        arms |= {count: (weak_kind(coef, count), "ppo") for count in WEAK_ITERATIONS}
+        for count, arm in arms.items():
+            for measure, key in (("its score", "rewards"), ("true utility", "scores")):
+                finding.row(WEAK + measure, f"KL coefficient {coef:g}", results.mean(results.of(*arm, key)), f"{count}")
 
 
 def settings(results: Results) -> Finding:
@@ -188,8 +204,13 @@ CLAIMS = (
         "With pretraining gradients, the Likert score is best at a KL coefficient of .01 to .02 and worse at 0 and "
         "at 2.",
         "The mean Likert score is best strictly inside the range of KL coefficients, and lower than that at 0 and at "
-        "2.",
-        (SMALL, *(kind for kind, _ in PTX_KL_ARMS.values() if kind != SMALL)),
+        "2. (What the penalty is for is shown without a rule: PPO against a reward model of "
+        f"{WEAK_RANKINGS} rankings.)",
+        (
+            SMALL,
+            *(kind for kind, _ in PTX_KL_ARMS.values() if kind != SMALL),
+            *(weak_kind(coef, count) for coef in WEAK_KL_COEFS for count in WEAK_ITERATIONS),
+        ),
         best_kl,
     ),
     Claim(

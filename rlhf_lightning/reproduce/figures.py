@@ -12,7 +12,7 @@ from rlhf_lightning.reproduce.finding import Outcome, Row, written
 from rlhf_lightning.reproduce.plan import SIZES
 
 AXES = {7: "coefficient", 8: "KL coefficient", 11: "epoch of SFT"}
-"""What numbers on the horizontal axis are, where the title does not say it."""
+"""What numbers on the horizontal axis are, where the title does not say it ("over iterations")."""
 
 
 def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
@@ -23,7 +23,11 @@ def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
     return [
         {
             "title": measure,
-            "svg": _plot(f"claim {outcome.claim.number} {measure}", AXES.get(outcome.claim.number), rows),
+            "svg": _plot(
+                f"claim {outcome.claim.number} {measure}",
+                None if " over " in measure else AXES.get(outcome.claim.number),
+                rows,
+            ),
         }
         for measure, rows in measures.items()
         if any(row.at for row in rows)

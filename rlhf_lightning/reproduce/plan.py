@@ -31,6 +31,11 @@ EPISODES = 6400
 MINIBATCHES = (1, 8)
 DEFAULT_MINIBATCHES = 4
 
+WEAK_RANKINGS = 100
+"""What a reward model has that is soon over-optimised."""
+WEAK_ITERATIONS = (25, 50, 100)
+WEAK_KL_COEFS = (0.0, DEFAULT_KL_COEF)
+
 FEW_RANKINGS = 6000
 """What the comparison of whole rankings with shuffled pairs has: every pair costs a pass of its own there."""
 PROMPTS_PER_STEP = 16
@@ -83,7 +88,7 @@ def job_name(kind: str, seed: int) -> str:
 
 def jobs(seeds: Sequence[int] = SEEDS) -> list[Job]:
     """All jobs, each after those that it builds on; what most claims need comes first."""
-    makers = (_full, _ptx_coefs, _base_kl_coefs, _ptx_kl_coefs, _pairs, _teams, _epochs, _inits, _batches)
+    makers = (_full, _ptx_coefs, _base_kl_coefs, _ptx_kl_coefs, _weak, _pairs, _teams, _epochs, _inits, _batches)
     return [job for make in makers for seed in seeds for job in make(seed)]
 
 
@@ -132,6 +137,30 @@ def _base_kl_coefs(seed: int) -> list[Job]:
 
 def _ptx_kl_coefs(seed: int) -> list[Job]:
     return [_ptx_sweep(f"klptx-{coef}", seed, f"ppo_ptx.module.kl_coef={coef}") for coef in PTX_KL_COEFS]
+
+
+def _weak(seed: int) -> list[Job]:
+    """PPO against a reward model of few rankings; all use that of the first."""
+    arms = [(coef, count) for coef in WEAK_KL_COEFS for count in WEAK_ITERATIONS]
+    first = weak_kind(*arms[0])
+    made = []
+    for coef, count in arms:
+        kind = weak_kind(coef, count)
+        options = [f"ppo.module.kl_coef={coef}", f"ppo.data.num_batches={count}", "evaluate.policies=[sft,ppo]"]
+        stages: tuple[str, ...] = ("ppo", "evaluate")
+        upstream: tuple[str, ...] = (job_name("small", seed), job_name(JUDGED, seed))
+        if kind == first:
+            options, stages = [f"reward.data.max_train={WEAK_RANKINGS}", *options], ("reward", *stages)
+        else:
+            upstream = (job_name(first, seed), *upstream)
+        factors = {"reward": 0.2, "ppo": count * DEFAULT_BATCH / EPISODES, "evaluate": FEWER_POLICIES}
+        made.append(_job(kind, seed, stages, *options, upstream=upstream, factors=factors))
+    return made
+
+
+def weak_kind(kl_coef: float, iterations: int) -> str:
+    """Of the job of PPO against a reward model of few rankings."""
+    return f"weak-{kl_coef}-{iterations}"
 
 
 def _pairs(seed: int) -> list[Job]:

@@ -27,6 +27,8 @@ SAMPLE = (
     "ptx-2.0",
     "klbase-2.0",
     "klptx-0.0",
+    "weak-0.0-25",
+    "weak-0.05-100",
     "whole",
     "pairs",
     "team-3",
@@ -81,7 +83,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def test_every_job_once_and_upstream_first() -> None:
     everything = jobs()
-    assert len({job.name for job in everything}) == len(everything) == 90
+    assert len({job.name for job in everything}) == len(everything) == 108
     seen: set[str] = set()
     for job in everything:
         assert set(job.upstream) <= seen
