@@ -94,7 +94,7 @@ def test_people_agree_as_much_as_in_the_paper():
     path = Path(__file__).with_name("sft_samples.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     answered = {row["prompt"]: row["responses"] for row in rows}
-    assert agreement(screened_labelers(20), answered) == pytest.approx(0.726, abs=0.015)
+    assert agreement(screened_labelers(), answered) == pytest.approx(0.726, abs=0.015)
     assert agreement(held_out_labelers(20), answered) == pytest.approx(0.773, abs=0.013)
 
 
