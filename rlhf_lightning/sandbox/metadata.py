@@ -30,9 +30,8 @@ def flags_of(prompt: str, response: str) -> dict[str, bool | None]:
 def _flags(prompt: str, response: str) -> tuple[tuple[str, bool | None], ...]:
     request, found = read_prompt(prompt), facts(prompt, response)
     constrained = states_constraint(request) or bool(request.manner)
-    kept = found.keeps_constraint >= 0.99 and (found.polite == 1.0 or not request.manner)
     # Who does not do what was asked keeps no constraint on how to do it.
-    kept = kept and found.attempts > 0
+    kept = found.attempts > 0 and found.keeps_constraint >= 0.99 and (found.polite == 1.0 or not request.manner)
     return (
         ("follows_instruction", found.attempts * found.completes >= 0.6),
         ("satisfies_constraint", kept if constrained else None),

@@ -111,6 +111,12 @@ def test_likert_and_metadata():
     assert EXACT.metadata(PASSAGE, "the cup is in the barn .")["hallucination"] is False
     assert flags_of(PROMPT, "the cat eats tea .")["falsehood"] is True
     assert flags_of(PROMPT, "milk .")["satisfies_constraint"] is None
+    polite = PROMPT.replace(" answer :", " polite answer :")
+    assert [flags_of(polite, text)["satisfies_constraint"] for text in ("milk .", "", "dog dog .")] == [
+        True,
+        False,
+        False,
+    ]
     short = PROMPT.replace("?", "? use one word .")
     assert [flags_of(short, text)["satisfies_constraint"] for text in ("milk .", "the cat eats milk .")] == [
         True,

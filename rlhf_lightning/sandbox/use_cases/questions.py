@@ -84,8 +84,12 @@ def _check_open_qa(task: Task, reply: Reply) -> Findings:
         form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", value)
         stated = re.findall(f"\\b{form}(?= |$)", text)
         if len(asked) == 1:
-            forms = (value, f"in the {value}" if kind == "lives" else value, form.replace(f"the\\ {subject}", "it"))
-            matches = [re.fullmatch(own, clause) for own in dict.fromkeys(forms) for clause in reply.clauses()]
+            short_forms = [
+                value,
+                form.replace(f"the\\ {subject}", "it"),
+                *([f"in the {value}"] if kind == "lives" else []),
+            ]
+            matches = [re.fullmatch(own, clause) for own in short_forms for clause in reply.clauses()]
             stated += [match[1] for match in matches if match]
         attempted += bool(stated)
         right += bool(stated) and set(stated) == {KINDS[kind][subject]}
