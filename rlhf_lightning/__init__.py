@@ -1,13 +1,14 @@
 """InstructGPT (Ouyang et al. 2022) as PyTorch Lightning modules."""
 
+from rlhf_lightning.algorithms.losses import lm_loss, policy_loss, ranking_loss, value_loss
 from rlhf_lightning.checks import Subject, check
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.losses import lm_loss, policy_loss, ranking_loss, value_loss
-from rlhf_lightning.models import ScalarHeadModel, load_causal_lm, load_scalar_model, load_tokenizer
-from rlhf_lightning.stages.lm import LanguageModelModule
-from rlhf_lightning.stages.ppo import PPOModule
-from rlhf_lightning.stages.reward import RewardModule
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
+from rlhf_lightning.modules.language_model import LanguageModelModule
+from rlhf_lightning.modules.ppo import PPOModule
+from rlhf_lightning.modules.reward import RewardModule
 
 __all__ = [
     "Comparison",

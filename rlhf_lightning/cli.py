@@ -27,11 +27,12 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint, redacted
-from rlhf_lightning.distributed import join_processes, rank
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
-from rlhf_lightning.pipeline import Pipeline
-from rlhf_lightning.targets import builder, is_allowed
+from rlhf_lightning.parallel.processes import join_processes, rank
+from rlhf_lightning.recipe.pipeline import Pipeline
+from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
+from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.targets import builder, is_allowed
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"

@@ -39,7 +39,7 @@ from rlhf_lightning.curation import (
     near_duplicate_groups,
 )
 from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, beginning, key_of, normalised
-from rlhf_lightning.data.tokens import Tokenization
+from rlhf_lightning.data.tokenize import Tokenization
 
 MAX_TOKENS = 128
 MOST = 200

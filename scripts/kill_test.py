@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rlhf_lightning.artifacts import git_commit, is_complete, read_metrics, write_json
+from rlhf_lightning.runs.files import read_metrics, write_json
+from rlhf_lightning.runs.folders import git_commit, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "ppo_ptx")

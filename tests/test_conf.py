@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from rlhf_lightning.cli import CONFIG_DIR, builder
-from rlhf_lightning.pipeline import STAGES
+from rlhf_lightning.cli import CONFIG_DIR
+from rlhf_lightning.runs.folders import STAGES
+from rlhf_lightning.runs.targets import builder
 
 CONF = Path(CONFIG_DIR)
 NOT_NODES = {"hydra", "experiment", "sweep", "debug"}

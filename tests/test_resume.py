@@ -10,18 +10,19 @@ import lightning as L
 import pytest
 import torch
 
-from rlhf_lightning import checkpoints
-from rlhf_lightning.adapters import adapted_critic, add_adapters
-from rlhf_lightning.artifacts import read_metrics
-from rlhf_lightning.callbacks import MetricsFile, SampleTable
-from rlhf_lightning.checkpoints import BatchCheckpoint
+from rlhf_lightning.algorithms.schedules import cosine_schedule, warmup_schedule
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.schedules import cosine_schedule, warmup_schedule
-from rlhf_lightning.stages.lm import LanguageModelModule
-from rlhf_lightning.stages.ppo import PPOModule
-from rlhf_lightning.stages.reward import RewardModule
+from rlhf_lightning.models.lora import adapted_critic, add_adapters
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.modules.language_model import LanguageModelModule
+from rlhf_lightning.modules.ppo import PPOModule
+from rlhf_lightning.modules.reward import RewardModule
+from rlhf_lightning.runs.files import read_metrics
+from rlhf_lightning.training import checkpoint as checkpoints
+from rlhf_lightning.training.callbacks import SampleTable
+from rlhf_lightning.training.checkpoint import BatchCheckpoint
+from rlhf_lightning.training.metrics_file import MetricsFile
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*",

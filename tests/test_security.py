@@ -22,16 +22,18 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rlhf_lightning.artifacts import REDACTED, PipelineError, Runs, begin_stage, read_stage, redacted
-from rlhf_lightning.checkpoints import newest_whole
 from rlhf_lightning.cli import SweepSummary, _runs, composed, main
 from rlhf_lightning.evaluation.tables import sample_table
-from rlhf_lightning.export import export_causal_lm
-from rlhf_lightning.models import load_causal_lm, load_scalar_model, load_tokenizer
-from rlhf_lightning.pipeline import Pipeline
-from rlhf_lightning.scoring import TextReward
-from rlhf_lightning.stages.lm import LanguageModelModule
-from rlhf_lightning.targets import FACTORIES, builder
+from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.models.export import export_causal_lm
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.scalar_head import load_scalar_model
+from rlhf_lightning.modules.language_model import LanguageModelModule
+from rlhf_lightning.recipe.pipeline import Pipeline
+from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, read_stage
+from rlhf_lightning.runs.secrets import REDACTED, redacted
+from rlhf_lightning.runs.targets import FACTORIES, builder
+from rlhf_lightning.training.checkpoint import newest_whole
 
 REPOSITORY = Path(__file__).parents[1]
 IN_THE_CONFIG, IN_THE_ENVIRONMENT = "correct-horse-battery", "staple-and-nothing-else"
@@ -138,11 +140,11 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
         "torch.utils.collect_env.run",  # a function of torch's own that hands a text to the shell
         "torch.hub.load",
         "torch.load",
-        "rlhf_lightning.sharding.call",  # a function of ours that calls what it is given
+        "rlhf_lightning.parallel.sharding.call",  # a function of ours that calls what it is given
         "rlhf_lightning.cli.builder",
-        "rlhf_lightning.targets.importlib.import_module",
-        "rlhf_lightning.models.ScalarHeadModel.from_causal_lm",
-        "rlhf_lightning.artifacts.subprocess.Popen",
+        "rlhf_lightning.runs.targets.importlib.import_module",
+        "rlhf_lightning.models.scalar_head.ScalarHeadModel.from_causal_lm",
+        "rlhf_lightning.runs.folders.subprocess.Popen",
         "torch.nn.Module.__call__",
         "lightning.pytorch.cli.LightningCLI",
     ],
@@ -163,7 +165,7 @@ def shell(canary: Path, place: str = "torch.utils.collect_env.run") -> dict[str,
 def test_a_call_of_what_is_built_from_pairs_does_nothing(canary: Path) -> None:
     pairs = [["_target_", "torch.utils.collect_env.run"], ["_args_", [f"touch {canary}"]]]
     inner = {"_target_": "rlhf_lightning.cli.builder", "more_targets": ["torch"]}
-    node = {"_target_": "rlhf_lightning.sharding.call", "_args_": [inner, pairs]}
+    node = {"_target_": "rlhf_lightning.parallel.sharding.call", "_args_": [inner, pairs]}
     with pytest.raises(PipelineError, match="allowed_targets"):
         builder([])(node)
     for other in (pairs, tuple(map(tuple, pairs)), "os.system", None, {"a": 1}):
@@ -198,9 +200,10 @@ def test_every_factory_is_a_function_and_none_is_missing() -> None:
     named = set()
     for path in (REPOSITORY / "conf").rglob("*.yaml"):
         named |= set(re.findall(r"_target_: (rlhf_lightning\.[\w.]+)", path.read_text(encoding="utf-8")))
-    functions = {name for name in named if not isinstance(get_object(name), type)}
+    found = [get_object(name) for name in named]
+    functions = {f"{one.__module__}.{one.__qualname__}" for one in found if not isinstance(one, type)}
     assert functions <= set(FACTORIES)
-    assert set(FACTORIES) - functions == {"rlhf_lightning.models.load_scalar_model"}
+    assert set(FACTORIES) - functions == {"rlhf_lightning.models.loading.load_scalar_model"}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_every_factory_is_a_function_and_none_is_missing() -> None:
         ["+hydra.callbacks.x={_target_: torch.utils.collect_env.run, _args_: [touch CANARY]}"],
         ["+hydra.callbacks.x={_target_: os.system, command: touch CANARY}"],
         ["+hydra.callbacks.x={_target_: hydra.utils.call, config: {_target_: os.system, command: touch CANARY}}"],
-        ["+hydra.callbacks.x={_target_: rlhf_lightning.sharding.call, _args_: [touch CANARY]}"],
+        ["+hydra.callbacks.x={_target_: rlhf_lightning.parallel.sharding.call, _args_: [touch CANARY]}"],
         ["+a={_target_: torch.utils.collect_env.run, _args_: [touch CANARY]}", "+hydra.callbacks.x=${a}"],
         ["+a=torch.utils.collect_env.run", "+hydra.callbacks.x={_target_: '${a}', _args_: [touch CANARY]}"],
         ["experiment=evil", "--config-dir=EVIL"],

@@ -2,7 +2,7 @@
 
 from rlhf_lightning.checks.result import CheckSkippedError, demand
 from rlhf_lightning.checks.subject import Subject
-from rlhf_lightning.data import collate
+from rlhf_lightning.data import loader
 
 
 def endings(subject: Subject) -> str:
@@ -12,7 +12,7 @@ def endings(subject: Subject) -> str:
     examples = tokens.demonstrations(subject.demonstrations[:64])
     if not examples:
         raise CheckSkippedError("there are no demonstrations")
-    batch = collate.collate_lm(examples, subject.pad)
+    batch = loader.collate_lm(examples, subject.pad)
     for row, example in enumerate(examples):
         length = len(example.input_ids)
         if length - example.loss_start >= tokens.max_response_tokens and example.input_ids[-1] != subject.eos:

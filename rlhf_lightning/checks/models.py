@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from rlhf_lightning import functional
+from rlhf_lightning.algorithms import functional
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
 from rlhf_lightning.checks.subject import Subject, altered, plain_log_probs, single_rows
-from rlhf_lightning.generation import response_log_probs
-from rlhf_lightning.logits import causal_log_probs
+from rlhf_lightning.generation.sample import response_log_probs
+from rlhf_lightning.models.log_probs import causal_log_probs
 
 
 def _tolerance(subject: Subject) -> float:

@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from rlhf_lightning.batch import Experience
+from rlhf_lightning.algorithms.batch import Experience
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
 from rlhf_lightning.checks.subject import Subject, plain_values, single_rows
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_lightning import export
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
 from rlhf_lightning.checks.subject import Subject
-from rlhf_lightning.stages.reward import RewardModule
+from rlhf_lightning.models import export
+from rlhf_lightning.modules.reward import RewardModule
 
 ENOUGH = 5e11
 """Tokens times parameters that are read for the mean score: a few seconds."""

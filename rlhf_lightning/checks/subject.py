@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.adapters import actors
-from rlhf_lightning.batch import ComparisonBatch, Experience, LMBatch, PromptBatch, Rollout
+from rlhf_lightning.algorithms.batch import ComparisonBatch, Experience, LMBatch, PromptBatch, Rollout
 from rlhf_lightning.checks.result import CheckSkippedError
-from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
+from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.tokens import ComparisonExample, LMExample, Tokenization
-from rlhf_lightning.generation import response_texts, sample_responses, token_id
-from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.stages.ppo import PPOModule
+from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, Tokenization
+from rlhf_lightning.generation.sample import response_texts, sample_responses, token_id
+from rlhf_lightning.models.lora import actors
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.modules.ppo import PPOModule
 
 STEP = partial(torch.optim.SGD, lr=1e-2)
 LONGEST = 16
@@ -45,7 +45,7 @@ class Subject:
         block_size: Tokens per row of text.
         make_ppo: Builds PPO from ``policy, reference, reward, value, tokenizer`` and further options.
         reference: Of PPO; None is the policy itself, before training.
-        lora: Options of :func:`rlhf_lightning.adapters.actors`.
+        lora: Options of :func:`rlhf_lightning.models.lora.actors`.
         autocast: Precision of mixed-precision training, or None.
         centring: Demonstrations that the reward's bias was computed on; None is ``demonstrations``.
     """

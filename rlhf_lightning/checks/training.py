@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.adapters import without_adapters
 from rlhf_lightning.checks.result import close, demand
 from rlhf_lightning.checks.subject import Subject, learning, plain_log_probs, single_rows
-from rlhf_lightning.generation import response_log_probs
-from rlhf_lightning.scoring import response_scores
-from rlhf_lightning.stages.ppo import PPOModule
+from rlhf_lightning.generation.rewards import response_scores
+from rlhf_lightning.generation.sample import response_log_probs
+from rlhf_lightning.models.lora import without_adapters
+from rlhf_lightning.modules.ppo import PPOModule
 
 
 def averaging(subject: Subject) -> str:

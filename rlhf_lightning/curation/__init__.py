@@ -1,7 +1,6 @@
 """The paper's care with data: curation of prompts, demonstrations and rankings, and the data card."""
 
 from rlhf_lightning.curation.card import card_page, data_card
-from rlhf_lightning.curation.curated import CuratedData
 from rlhf_lightning.curation.curator import Curator
 from rlhf_lightning.curation.few_shot import few_shot_examples, read_few_shot
 from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter
@@ -13,6 +12,7 @@ from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.personal import find_personal, masked
 from rlhf_lightning.curation.presidio import PresidioFinder
 from rlhf_lightning.curation.thinning import Thinning
+from rlhf_lightning.recipe.curated import CuratedData
 
 __all__ = [
     "CuratedData",

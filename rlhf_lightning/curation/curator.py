@@ -16,10 +16,10 @@ from rlhf_lightning.curation.keys import words_of
 from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.rows import Progress, Row, chunks, watched
 from rlhf_lightning.curation.thinning import OVERLAP, Thinning, Waiting, drop_overlaps
-from rlhf_lightning.data.files import SourceRow
 from rlhf_lightning.data.records import Demonstration, PromptText, RecordError
+from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.sources import RecordStream
-from rlhf_lightning.data.tokens import Tokenization
+from rlhf_lightning.data.tokenize import Tokenization
 
 UNREAD = "rest of a file, unread"
 """Reason of what stands for all that follows it."""

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.data.files import SourceRow, read_rows
-from rlhf_lightning.data.reading import Problems
 from rlhf_lightning.data.records import Demonstration, RecordError, short
+from rlhf_lightning.data.rows.files import read_rows
+from rlhf_lightning.data.rows.readers import SourceRow
+from rlhf_lightning.data.rows.records_of import Problems
 
 
 def few_shot_examples(

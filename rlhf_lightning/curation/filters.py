@@ -9,9 +9,9 @@ from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.curation.language import UNSURE
 from rlhf_lightning.curation.personal import Finder, apart, find_personal, masked
 from rlhf_lightning.curation.rows import Row
-from rlhf_lightning.data.columns import dense_ranks
 from rlhf_lightning.data.records import Comparison, Demonstration
-from rlhf_lightning.data.tokens import Tokenization
+from rlhf_lightning.data.rows.columns import dense_ranks
+from rlhf_lightning.data.tokenize import Tokenization
 
 
 class PersonalFilter:

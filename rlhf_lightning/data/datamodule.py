@@ -9,11 +9,17 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.data.collate import collate_comparisons, collate_lm, collate_prompts
-from rlhf_lightning.data.loader import ResumableBatches, ResumableLoader
+from rlhf_lightning.data.loader import (
+    ResumableBatches,
+    ResumableLoader,
+    collate_comparisons,
+    collate_lm,
+    collate_prompts,
+)
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.sources import Source, read_records
-from rlhf_lightning.data.tokens import LMExample, Tokenization, split_into_pairs
+from rlhf_lightning.data.rows.records_of import read_records
+from rlhf_lightning.data.sources import Source
+from rlhf_lightning.data.tokenize import LMExample, Tokenization, split_into_pairs
 
 Task = Literal["pretrain", "sft", "reward", "ppo"]
 

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.batch import LMBatch, PromptBatch, Rollout
+from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch, Rollout
+from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
-from rlhf_lightning.generation import response_log_probs, response_texts, sample_responses, token_id
-from rlhf_lightning.logits import causal_log_probs
-from rlhf_lightning.losses import lm_loss
-from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.scoring import TextScorer, response_scores
+from rlhf_lightning.generation.rewards import TextScorer, response_scores
+from rlhf_lightning.generation.sample import response_log_probs, response_texts, sample_responses, token_id
+from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 
 @dataclass

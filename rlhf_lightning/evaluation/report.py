@@ -8,7 +8,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlhf_lightning.artifacts import read_metrics, read_stage, write_json
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import (
     CURVES,
@@ -20,14 +19,9 @@ from rlhf_lightning.evaluation.plots import (
     score_chart,
     win_rate_chart,
 )
-from rlhf_lightning.evaluation.report_tables import (
-    COLUMNS,
-    accuracy_rows,
-    measure_table,
-    measured,
-    policy_table,
-    split_tables,
-)
+from rlhf_lightning.evaluation.tables import COLUMNS, accuracy_rows, measure_table, measured, policy_table, split_tables
+from rlhf_lightning.runs.files import read_metrics, write_json
+from rlhf_lightning.runs.folders import read_stage
 
 SETTINGS = (
     ("learning rate", "module.optimizer.lr"),

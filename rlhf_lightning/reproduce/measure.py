@@ -7,9 +7,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from rlhf_lightning.artifacts import is_complete, read_metrics, read_stage
 from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, pooled_means, wins
 from rlhf_lightning.reproduce.plan import job_name
+from rlhf_lightning.runs.files import read_metrics
+from rlhf_lightning.runs.folders import is_complete, read_stage
 
 Found = TypeVar("Found")
 Values: TypeAlias = list[float | None]

@@ -8,12 +8,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlhf_lightning.artifacts import git_commit, read_stage, write_json
 from rlhf_lightning.reproduce.figures import figures
 from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, written
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.notes import NOTES
 from rlhf_lightning.reproduce.runner import cores
+from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.folders import git_commit, read_stage
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_lightning.artifacts import PipelineError, Runs, fingerprint, read_stage
 from rlhf_lightning.cli import composed
-from rlhf_lightning.inputs import Inputs
+from rlhf_lightning.recipe.context import Inputs
 from rlhf_lightning.reproduce.plan import Job
-from rlhf_lightning.targets import builder
+from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint, read_stage
+from rlhf_lightning.runs.targets import builder
 
 TAIL = 25
 """Lines of a failed job's output that are shown."""

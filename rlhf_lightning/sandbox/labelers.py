@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
-from rlhf_lightning.batch import decided_pairs
+from rlhf_lightning.algorithms.batch import decided_pairs
 from rlhf_lightning.evaluation.agreement import Screening, order_counts, passes, screening_scores
 from rlhf_lightning.sandbox.metadata import flags_of, likert_of
 from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond

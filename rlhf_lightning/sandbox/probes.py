@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from rlhf_lightning.probes import Choice, Continuation
+from rlhf_lightning.evaluation.probes import Choice, Continuation
 from rlhf_lightning.sandbox.knowledge import HELD_OUT_FACTS
 from rlhf_lightning.sandbox.sentences import animal
 from rlhf_lightning.sandbox.truth import facts

@@ -9,12 +9,14 @@ import torch
 from gate import EOS, PAD, make_tokenizer, response_lengths, tokens
 from gate import make_lm as make_plain_lm
 
-from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, generation
-from rlhf_lightning.adapters import adapted_critic, add_adapters
-from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
-from rlhf_lightning.generation import sample_responses
-from rlhf_lightning.models import ScalarHeadModel, use_fast_kernels
-from rlhf_lightning.sampling import inverse_cdf_sample
+from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule
+from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
+from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample
+from rlhf_lightning.generation import sample as generation
+from rlhf_lightning.generation.sample import sample_responses
+from rlhf_lightning.models.loading import use_fast_kernels
+from rlhf_lightning.models.lora import adapted_critic, add_adapters
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 
 def make_lm(shape):

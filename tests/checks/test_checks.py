@@ -12,17 +12,19 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rlhf_lightning import functional, prefix
-from rlhf_lightning.averaging import MovingAverage
+from rlhf_lightning.algorithms import functional
 from rlhf_lightning.checks import Subject, check, check_table, models
 from rlhf_lightning.checks.run import CHECKS
-from rlhf_lightning.data import collate
+from rlhf_lightning.data import loader
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.tokens import Tokenization
-from rlhf_lightning.models import ScalarHeadModel, fit_to_tokenizer, load_causal_lm, load_tokenizer
-from rlhf_lightning.stages import experience, ppo, ptx
-from rlhf_lightning.stages import reward as reward_stage
-from rlhf_lightning.stages.ppo import PPOModule
+from rlhf_lightning.data.tokenize import Tokenization
+from rlhf_lightning.models import shared_prefix as prefix
+from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.moving_average import MovingAverage
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.modules import ppo, ppo_experience, ppo_ptx
+from rlhf_lightning.modules import reward as reward_stage
+from rlhf_lightning.modules.ppo import PPOModule
 
 PROMPTS = [Prompt(" ".join(f"w{3 + (n + k) % 30}" for k in range(1 + n % 4))) for n in range(8)]
 DEMONSTRATIONS = [Demonstration(f"w{3 + n} w5", " ".join(f"w{6 + n + k}" for k in range(1 + n % 3))) for n in range(12)]
@@ -142,19 +144,19 @@ def _temperature_is_forgotten(patch: pytest.MonkeyPatch, subject: Subject) -> No
 
 
 def _eos_does_not_count(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    collate_lm = collate.collate_lm
+    collate_lm = loader.collate_lm
 
     def without(examples: Any, pad: int) -> Any:
         batch = collate_lm(examples, pad)
         return batch._replace(loss_mask=batch.loss_mask & (batch.input_ids != 1))
 
-    patch.setattr(collate, "collate_lm", without)
+    patch.setattr(loader, "collate_lm", without)
 
 
 def _prompt_counts(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    collate_lm = collate.collate_lm
+    collate_lm = loader.collate_lm
     patch.setattr(
-        collate, "collate_lm", lambda examples, pad: (lambda b: b._replace(loss_mask=b.mask))(collate_lm(examples, pad))
+        loader, "collate_lm", lambda examples, pad: (lambda b: b._replace(loss_mask=b.mask))(collate_lm(examples, pad))
     )
 
 
@@ -191,7 +193,7 @@ def _bias_is_a_little_off(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 
 
 def _export_loses_the_head(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    from rlhf_lightning import export
+    from rlhf_lightning.models import export
 
     original = export.export_scalar_model
 
@@ -233,7 +235,7 @@ def _score_on_the_first_token(patch: pytest.MonkeyPatch, subject: Subject) -> No
 def _scores_at(column: Callable[[Any], Any]) -> Plant:
     def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
         def broken(reward: Any, rollout: Any, tokenizer: Any) -> Any:
-            ids, mask, _ = experience.joined(rollout)
+            ids, mask, _ = ppo_experience.joined(rollout)
             return reward(ids).gather(1, column(mask).clamp(min=0)).squeeze(1)
 
         patch.setattr(ppo, "response_scores", broken)
@@ -373,13 +375,13 @@ def _micro_batches_average_themselves(patch: pytest.MonkeyPatch, subject: Subjec
 
 
 def _ptx_is_weighted_twice(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    lm_loss = ptx.lm_loss
+    lm_loss = ppo_ptx.lm_loss
 
     def broken(*args: Any) -> Any:
         loss, statistics = lm_loss(*args)
         return 2 * loss, statistics
 
-    patch.setattr(ptx, "lm_loss", broken)
+    patch.setattr(ppo_ptx, "lm_loss", broken)
 
 
 def _average_forgets_its_decay(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -400,7 +402,7 @@ def _critic_starts_fresh(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 
 def _values_one_token_late(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     def broken(model: Any, rollout: Any) -> Any:
-        input_ids, _, columns = experience.joined(rollout)
+        input_ids, _, columns = ppo_experience.joined(rollout)
         return torch.where(rollout.response_mask, model(input_ids).gather(1, columns), 0.0)
 
     patch.setattr(ppo, "response_values", broken)

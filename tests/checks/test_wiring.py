@@ -9,12 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from rlhf_lightning import checking
-from rlhf_lightning.artifacts import PipelineError, Runs
 from rlhf_lightning.checks import CheckResult, Subject
 from rlhf_lightning.cli import composed
-from rlhf_lightning.inputs import Inputs
-from rlhf_lightning.targets import builder
+from rlhf_lightning.recipe import check as checking
+from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.runs.folders import PipelineError, Runs
+from rlhf_lightning.runs.targets import builder
 
 SMALL = ("model.size=small", "data.source.prompts=40", "data.source.demonstrations=600", "data.source.text=20")
 

@@ -13,7 +13,7 @@ from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter, hidd
 from rlhf_lightning.curation.personal import Finding
 from rlhf_lightning.curation.rows import Row
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
-from rlhf_lightning.data.tokens import Tokenization
+from rlhf_lightning.data.tokenize import Tokenization
 
 CHAT = [
     {"role": "user", "content": "i am jo@example.org"},

@@ -4,7 +4,7 @@ import json
 import pytest
 from jaxtyping import config
 
-from rlhf_lightning.batch import ComparisonBatch, LMBatch, PromptBatch
+from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
 

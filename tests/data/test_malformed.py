@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
-from rlhf_lightning.data.sources import read_records
+from rlhf_lightning.data.rows.records_of import read_records
 
 pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from public_rows import PUBLIC_SETS
 
-from rlhf_lightning.cli import builder, composed
+from rlhf_lightning.cli import composed
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
-from rlhf_lightning.fitting import QUIET
-from rlhf_lightning.models import ScalarHeadModel
-from rlhf_lightning.stages.reward import RewardModule
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.modules.reward import RewardModule
+from rlhf_lightning.runs.targets import builder
+from rlhf_lightning.training.fit import QUIET
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
-from rlhf_lightning.data.sources import read_records
-from rlhf_lightning.data.tokens import Tokenization
+from rlhf_lightning.data.rows.records_of import read_records
+from rlhf_lightning.data.tokenize import Tokenization
 
 pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 

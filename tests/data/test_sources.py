@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
-from rlhf_lightning.data.sources import FileData, read_records
+from rlhf_lightning.data.rows.records_of import read_records
+from rlhf_lightning.data.sources import FileData
 
 pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 

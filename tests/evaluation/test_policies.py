@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from rlhf_lightning.data.collate import collate_lm, collate_prompts
-from rlhf_lightning.data.tokens import LMExample, PromptExample
+from rlhf_lightning.data.loader import collate_lm, collate_prompts
+from rlhf_lightning.data.tokenize import LMExample, PromptExample
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
-from rlhf_lightning.models import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 PROMPTS = [PromptExample([3, 4, 5][: n % 3 + 1], n, f"prompt {n}") for n in range(6)]
 

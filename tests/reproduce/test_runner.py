@@ -13,13 +13,14 @@ from fake_runs import write_job, write_runs
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from rlhf_lightning.artifacts import Runs, fingerprint
-from rlhf_lightning.cli import CONFIG_DIR, builder, resolved
-from rlhf_lightning.inputs import Inputs
+from rlhf_lightning.cli import CONFIG_DIR, resolved
+from rlhf_lightning.recipe.context import Inputs
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
 from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, SIZES, jobs, selected
 from rlhf_lightning.reproduce.runner import cores, fingerprint_of, plan_table, run_jobs, state_of, unfinished
+from rlhf_lightning.runs.folders import Runs, fingerprint
+from rlhf_lightning.runs.targets import builder
 
 SAMPLE = (
     "small",

@@ -1,0 +1,1 @@
+"""The mathematics of the recipe: losses, estimators, batches, keyed random numbers."""

@@ -1,0 +1,120 @@
+"""Rows of files, folders and data sets, each with its place."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from rlhf_lightning.data.records import RecordError
+from rlhf_lightning.data.rows.readers import (
+    MAX_ROW_BYTES,
+    SUFFIXES,
+    SourceRow,
+    file_rows,
+    guarded,
+    suffix_of,
+    table_rows,
+)
+
+__all__ = [
+    "MAX_ROW_BYTES",
+    "SPLIT_WORDS",
+    "SUFFIXES",
+    "SourceRow",
+    "files_of",
+    "holds_split",
+    "is_saved_data_set",
+    "read_rows",
+    "table_rows",
+]
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+"""Words in the names of files and folders that say which split a file holds; as ``datasets`` reads them."""
+
+
+def read_rows(path: str, split: str, load: Mapping[str, Any] | None = None) -> Iterator[SourceRow]:
+    """The rows of a file, a folder or a data set of the hub, without holding more than a few in memory.
+
+    Lines are counted from 1, rows of lists and tables from 0.
+
+    Args:
+        path: See :func:`files_of`; a folder that ``save_to_disk`` wrote; or, where nothing is there, an id of the hub.
+        split: Which files of a folder, which part of a data set.
+        load: Further arguments of ``datasets.load_dataset`` for an id of the hub.
+
+    Raises:
+        RecordError: When a data set or folder as a whole cannot be read.
+    """
+    local = Path(path)
+    if is_saved_data_set(local) or not local.exists():
+        yield from guarded(path, table_rows(_data_set(path, split, load or {}), f"{path} ({split}), "))
+        return
+    files = files_of(local, split)
+    if not files:
+        raise RecordError(f"{path} holds no {', '.join(SUFFIXES)} file of the split {split}. Name the files after it.")
+    for file in files:
+        yield from file_rows(file)
+
+
+def files_of(path: Path, split: str) -> list[Path]:
+    """A file itself, or the data files below a folder that belong to a split.
+
+    Names say which (``train-00000.parquet``, ``data/test/part.jsonl.gz``); where no name does, all of them.
+    """
+    splits = _splits(path)
+    named = any(splits.values())
+    return [file for file in splits if not named or splits[file] == split or file == path]
+
+
+def holds_split(path: Path, split: str) -> bool:
+    """Whether a file or folder with a whole set has that split; one whose names say nothing is train."""
+    found = set(_splits(path).values()) if path.exists() else set()
+    return split in found or (found == {None} and split == "train")
+
+
+def is_saved_data_set(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _splits(path: Path) -> dict[Path, str | None]:
+    """The data files of a folder, or the file itself, and the split that each name says."""
+    if not path.is_dir():
+        return {path: _split_of(path.name)}
+    found = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("dataset_info"))
+    files = sorted(file for file in found if suffix_of(file) in SUFFIXES)
+    return {file: _split_of(str(file.relative_to(path))) for file in files}
+
+
+def _split_of(name: str) -> str | None:
+    words = re.split("[^a-z]+", name.lower())
+    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), None)
+
+
+def _data_set(path: str, split: str, load: Mapping[str, Any]) -> Dataset:
+    try:
+        if not is_saved_data_set(Path(path)):
+            return load_dataset(path, split=split, **load)
+        saved = load_from_disk(path)
+        return saved if isinstance(saved, Dataset) else saved[split]
+    except (DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError, pa.ArrowException) as error:
+        what = "cannot be read" if Path(path).exists() else "is no file here, and the hub does not give it"
+        raise RecordError(
+            f"{path} {what} (split {split}; {type(error).__name__}: {error}). Mend the path or the id, its 'split' or "
+            "its 'load', or set the entry to null."
+        ) from error

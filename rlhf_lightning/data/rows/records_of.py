@@ -1,0 +1,212 @@
+"""From a source to records: every row becomes one, or a problem with its place."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from datasets import Dataset
+
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
+from rlhf_lightning.data.rows.columns import column_value, label_values
+from rlhf_lightning.data.rows.files import read_rows
+from rlhf_lightning.data.rows.formats import record_from_row
+from rlhf_lightning.data.rows.readers import SourceRow, table_rows
+from rlhf_lightning.data.rows.shapes import shaped
+
+Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Sequence[Record]
+"""A path, a hub id, a mapping with ``path`` (see :func:`read_records`), a data set, or records."""
+
+KEYS = ("path", "load", "split", "shape", "where", "columns", "set")
+"""What a mapping may say of a source."""
+
+FIELDS = tuple(
+    dict.fromkeys(
+        [field.name for kind in (Prompt, Demonstration, Comparison, Text) for field in fields(kind)]
+        + ["completion", "chosen", "rejected", "messages", "id"]
+    )
+)
+"""What ``columns`` and ``set`` may fill: fields of any record, and those of the formats that are read as records."""
+
+_SHOWN = 3
+_HINT = "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
+
+
+class Problems:
+    """Malformed rows, one after the other: how many, and the first few for a message.
+
+    Args:
+        keep: Gets each of them; None where they are not kept.
+    """
+
+    def __init__(self, keep: Callable[[SourceRow], None] | None = None) -> None:
+        self.keep, self.count = keep, 0
+        self._first: list[str] = []
+
+    def add(self, row: SourceRow) -> None:
+        """Count one."""
+        self.count += 1
+        if self.count <= _SHOWN:
+            self._first.append(f"{row.place}: {row.problem}")
+        if self.keep is not None:
+            self.keep(row)
+
+    def __str__(self) -> str:
+        """The first problem as a sentence, then how many there are and the next few."""
+        if self.count < 2:
+            return "".join(self._first)
+        shown = "".join(f"\n  {other}" for other in self._first[1:])
+        rest = "" if self.count <= _SHOWN else f"\n  and {self.count - _SHOWN} more"
+        return f"{self._first[0]}\n{self.count} malformed rows in all; also{shown}{rest}"
+
+    def stop(self) -> None:
+        """Stop where malformed rows are not kept.
+
+        Raises:
+            RecordError: Names the first of them, and how many there are.
+        """
+        if self.count and self.keep is None:
+            raise RecordError(f"{self}\n{_HINT}")
+
+
+def read_records(source: Source, kind: type[Any], problems: list[SourceRow] | None = None) -> list[Any]:
+    """Read and check all records of a source.
+
+    Args:
+        source: A file (JSONL, a JSON list, CSV, parquet, arrow; the first three also ``.gz``), a folder of such files
+            or one that ``save_to_disk`` wrote, a hub id, a data set in memory, records themselves, or a mapping with
+            ``path`` and what of the following is needed:
+
+            - ``split``: part of a folder (by its files' names) or data set, default ``train``;
+            - ``load``: further arguments of ``datasets.load_dataset``;
+            - ``shape``: how rows form records, see :func:`rlhf_lightning.data.rows.shapes.shaped`;
+            - ``where``: column -> the value, or list of values, of the rows to take; ``"*"`` for all but null;
+            - ``columns``: record field -> column, see `rlhf_lightning.data.rows.columns.column_value`; for
+              ``labels`` also label -> column, see :func:`rlhf_lightning.data.rows.columns.label_values`;
+            - ``set``: record field -> its value in every row.
+        kind: The record to build.
+        problems: Where to put malformed rows and go on; None stops at them.
+
+    Raises:
+        RecordError: Names file, line, field, value and remedy of the first malformed rows, and how many there are; or
+            what the mapping says that no source knows.
+    """
+    if not isinstance(source, (str, Path, Mapping, Dataset)):
+        return list(_checked(source, kind))
+    return [record for _, record in placed_records(source, kind, None if problems is None else problems.append)]
+
+
+def placed_records(
+    source: str | Path | Mapping[str, Any] | Dataset, kind: type[Any], keep: Callable[[SourceRow], None] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Each record of a source with its place, as :func:`read_records`, but one at a time.
+
+    Args:
+        source: See :func:`read_records`.
+        kind: The record to build.
+        keep: Gets malformed rows; None stops at them, once all are counted.
+
+    Raises:
+        RecordError: As :func:`read_records`.
+    """
+    options, rows = _opened(source)
+    problems = Problems(keep)
+    places: dict[Any, str] = {}
+    count = 0
+    for row in rows:
+        try:
+            record = _record(row, kind, options, places)
+        except RecordError as error:
+            problems.add(row._replace(problem=str(error)))
+            continue
+        if record is not None:
+            count += 1
+            yield row.place, record
+    problems.stop()
+    if not count:
+        name = options.get("path", "the data set")
+        reason = "all its rows are malformed" if problems.count else "no row of it is to be read"
+        more = f"\n{problems}" if problems.count else ""
+        raise RecordError(
+            f"{name} holds no {kind.kind}: {reason}. Mend it, name another, or set the entry to null.{more}"
+        )
+
+
+def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KEYS) -> None:
+    """Refuse what no source knows, which a slip of the pen would otherwise hide.
+
+    Args:
+        source: The mapping.
+        where: What the message calls it.
+        keys: The known ones.
+
+    Raises:
+        RecordError: Names the unknown key or field, and those that there are.
+    """
+    if unknown := [str(key) for key in source if key not in keys]:
+        raise RecordError(
+            f"{where} has the key {short(unknown[0])}; it takes {', '.join(keys)}. Mend the key or take it out."
+        )
+    for name in ("columns", "set"):
+        given = source.get(name) or {}
+        if not isinstance(given, Mapping):
+            raise RecordError(
+                f"{where}: '{name}' is {short(given)}. Write it as field: value, such as prompt: question."
+            )
+        if unknown := [str(field) for field in given if field not in FIELDS]:
+            raise RecordError(
+                f"{where}: '{name}' names {short(unknown[0])}, which no record has; the fields are "
+                f"{', '.join(FIELDS)}. Mend the name, or put it below 'labels'."
+            )
+
+
+def _opened(source: str | Path | Mapping[str, Any] | Dataset) -> tuple[Mapping[str, Any], Iterable[SourceRow]]:
+    """What a source says about its rows, and the rows in their shape."""
+    if isinstance(source, Dataset):
+        return {}, table_rows(source)
+    options: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": str(source)}
+    check_source(options, f"the source {options.get('path')}")
+    if "path" not in options:
+        raise RecordError(f"the source {short(dict(options))} has no 'path'. Add the file, folder or id to read.")
+    rows = read_rows(str(options["path"]), options.get("split", "train"), options.get("load"))
+    return options, shaped(rows, options.get("shape"))
+
+
+def _checked(records: Iterable[Any], kind: type[Any]) -> Iterator[Any]:
+    for number, record in enumerate(records):
+        if not isinstance(record, kind):
+            raise RecordError(f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed.")
+        yield record
+
+
+def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | None:
+    """The record of a row; None where the source does not want the row."""
+    if row.problem is not None:
+        raise RecordError(row.problem)
+    if not isinstance(row.value, Mapping):
+        raise RecordError(f"a row must be a JSON object, got {short(row.value)}. Mend it or leave it out.")
+    for column, wanted in (options.get("where") or {}).items():
+        value = column_value(row.value, column)
+        given = value is not None if wanted == "*" else value in (wanted if isinstance(wanted, list) else [wanted])
+        if not given:
+            return None
+    columns = {name: _field(row.value, name, column) for name, column in (options.get("columns") or {}).items()}
+    values = {**row.value, **columns, **(options.get("set") or {})}
+    record = record_from_row(kind, values)
+    identifier = values.get("id")
+    if isinstance(identifier, (str, int)):
+        # Files that were put together from several sets number the rows of each.
+        key = (str(row.value.get("source")), identifier)
+        if key in places:
+            raise RecordError(
+                f"field 'id' is {short(identifier)}, as at {places[key]}. Leave one of the rows out, or hide the "
+                "column if it names something else: 'columns: {id: null}'."
+            )
+        places[key] = row.place
+    return record
+
+
+def _field(row: Mapping[str, Any], name: str, column: Any) -> Any:
+    if name == "labels" and isinstance(column, Mapping) and column.keys() != {"column", "values"}:
+        return label_values(row, column)
+    return column_value(row, column)

@@ -1,0 +1,116 @@
+"""Automatic measures of a model beside preference: continuations that a function judges, and choices by likelihood."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
+from rlhf_lightning.data.loader import collate_lm, padded
+from rlhf_lightning.data.tokenize import LMExample
+from rlhf_lightning.generation.sample import response_texts, sample_responses, token_id
+from rlhf_lightning.models.log_probs import causal_log_probs
+
+Outcomes: TypeAlias = dict[str, list[float]]
+"""What was found, by measure; one number per item."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Texts to go on with; a function judges what the model writes.
+
+    Source: InstructGPT, appendix D (temperature 0, cut at the first newline).
+
+    Args:
+        name: Of the measure.
+        prompts: What the model reads.
+        judge: From all continuations, in order, to what was found.
+        stop: A continuation is cut before this word; None lets it run to EOS.
+        max_new_tokens: Length limit of a continuation.
+        temperature: 0 takes the most likely token.
+    """
+
+    name: str
+    prompts: Sequence[str]
+    judge: Callable[[Sequence[str]], Mapping[str, list[float]]]
+    stop: str | None = None
+    max_new_tokens: int = 24
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of several endings a model finds most likely, by the mean log-probability per token.
+
+    Source: InstructGPT, appendix D.
+
+    Args:
+        name: Of the measure.
+        contexts: What the model reads.
+        endings: For each context, the endings to choose from.
+        right: For each context, the index of the right one.
+    """
+
+    name: str
+    contexts: Sequence[str]
+    endings: Sequence[Sequence[str]]
+    right: Sequence[int]
+
+
+@torch.no_grad()
+def run_probe(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Continuation | Choice,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> Outcomes:
+    """What a model does on a probe, item by item; the seed is that of sampling."""
+    if isinstance(probe, Choice):
+        return {"accuracy": _choices(model, tokenizer, probe, batch_size)}
+    pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
+    texts: list[str] = []
+    for start in range(0, len(probe.prompts), batch_size):
+        part = list(probe.prompts[start : start + batch_size])
+        ids, mask = padded([_ids(tokenizer, text) for text in part], pad, left=True)
+        index = torch.arange(start, start + len(part), device=device)
+        rollout = sample_responses(
+            model,
+            PromptBatch(ids.to(device), mask.to(device), index, part),
+            max_new_tokens=probe.max_new_tokens,
+            eos_token_id=token_id(tokenizer.eos_token_id),
+            pad_token_id=pad,
+            temperature=probe.temperature,
+            key=(seed,),
+        )
+        texts += response_texts(tokenizer, rollout)
+    if probe.stop is not None:
+        texts = [text.split(probe.stop)[0].strip() for text in texts]
+    return dict(probe.judge(texts))
+
+
+def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice, batch_size: int) -> list[float]:
+    pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
+    rows = [
+        LMExample(_ids(tokenizer, context) + _ids(tokenizer, ending), len(_ids(tokenizer, context)))
+        for context, endings in zip(probe.contexts, probe.endings, strict=True)
+        for ending in endings
+    ]
+    means: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        batch = LMBatch(*(field.to(device) for field in collate_lm(rows[start : start + batch_size], pad)))
+        log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
+        means += (log_probs.sum(1) / batch.loss_mask[:, 1:].sum(1)).tolist()
+    found, first = [], 0
+    for endings, right in zip(probe.endings, probe.right, strict=True):
+        own = means[first : first + len(endings)]
+        found.append(float(own.index(max(own)) == right))
+        first += len(endings)
+    return found
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text)["input_ids"])

@@ -1,0 +1,71 @@
+"""Scores of responses: by a reward model over the same tokens, by any classifier over texts, or by a function."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf_lightning.algorithms.batch import Rollout
+from rlhf_lightning.generation.sample import joined, response_texts
+from rlhf_lightning.models.loading import freeze
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+
+TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""From prompt texts and response texts to scores; higher is better."""
+
+
+def response_scores(
+    reward: ScalarHeadModel | TextScorer, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+) -> Float[Tensor, " rows"]:
+    """Score of each response: at its last token, or from its text.
+
+    The last token is EOS where there is one, so the action that ends a response gets its due.
+    """
+    if not isinstance(reward, ScalarHeadModel):
+        return torch.tensor(list(reward(rollout.prompts.texts, response_texts(tokenizer, rollout))), dtype=torch.float)
+    input_ids, mask, _ = joined(rollout)
+    scores: Tensor = reward(input_ids)
+    return scores.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
+
+
+class TextReward:
+    """A reward from any sequence classification model with one label and its own tokenizer.
+
+    Args:
+        path: Folder or hub id.
+        batch_size: Texts per forward pass.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+
+    def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
+        self.model = freeze(
+            AutoModelForSequenceClassification.from_pretrained(
+                path, use_safetensors=True, trust_remote_code=trust_remote_code
+            )
+        )
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token  # hidden by the attention mask
+        if self.model.config.pad_token_id is None:
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.batch_size = batch_size
+        self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Score of each response, one number per text, with the tokenizer's EOS behind it where it has one."""
+        scores: list[float] = []
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        rows = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            response_ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+            rows.append([*self.tokenizer(prompt)["input_ids"], *response_ids, *end])
+        for start in range(0, len(rows), self.batch_size):
+            batch = self.tokenizer.pad(
+                {"input_ids": rows[start : start + self.batch_size]}, padding_side="right", return_tensors="pt"
+            )
+            scores += (self.model(**batch).logits.squeeze(-1).float() + self.bias).tolist()
+        return scores

@@ -1,0 +1,151 @@
+"""Sampling responses. Left padding, positions, EOS and random numbers are handled here and nowhere else."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.algorithms.batch import PromptBatch, Rollout, left_aligned
+from rlhf_lightning.algorithms.functional import token_log_probs
+from rlhf_lightning.algorithms.keyed_random import distinct_index, inverse_cdf_sample, keyed_uniforms
+from rlhf_lightning.generation.decoding import decoder
+from rlhf_lightning.models.log_probs import causal_log_probs
+
+
+@torch.no_grad()
+def sample_responses(
+    model: nn.Module,
+    prompts: PromptBatch,
+    *,
+    max_new_tokens: int,
+    eos_token_id: int,
+    pad_token_id: int,
+    temperature: float = 1.0,
+    key: Sequence[int] = (0,),
+) -> Rollout:
+    """Sample one response per prompt from the full distribution of the model.
+
+    Sampling inverts the cumulative distribution with one uniform number per token. The numbers are keyed by
+    ``(*key, prompt index, position)``: how prompts are batched does not change a response (up to rounding of
+    the logits). There is no top-k or top-p: a policy trained on truncated samples is not the policy that sampled them.
+
+    Args:
+        model: A transformers model (with a key-value cache), or any module that maps ids and mask to logits.
+        prompts: Padded on the left.
+        max_new_tokens: Length limit of a response, its EOS included.
+        eos_token_id: The token that ends a response.
+        pad_token_id: What fills the columns after the end; differs from EOS.
+        temperature: Divides the logits; 0 takes the most likely token.
+        key: Whole numbers that set the stream of random numbers, such as (seed, iteration).
+
+    Raises:
+        ValueError: When ``pad_token_id`` equals ``eos_token_id``.
+    """
+    if pad_token_id == eos_token_id:
+        raise ValueError(
+            f"pad_token_id and eos_token_id are both {pad_token_id}; the end could not be told from padding."
+        )
+    rows, device = prompts.prompt_ids.shape[0], prompts.prompt_ids.device
+    uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), max_new_tokens)
+    tokens = torch.full((rows, max_new_tokens), pad_token_id, device=device)
+    log_probs = torch.zeros(rows, max_new_tokens, device=device)
+    steps = decoder(model, prompts, max_new_tokens)
+    logits = steps.first()
+    length = 0
+    while True:
+        if temperature > 0:
+            chosen, log_prob = inverse_cdf_sample(logits, uniforms[steps.rows, length], temperature)
+        else:
+            chosen = logits.argmax(-1)
+            log_prob = token_log_probs(logits, chosen)
+        tokens[steps.rows, length] = chosen
+        log_probs[steps.rows, length] = log_prob.to(log_probs.dtype)
+        length += 1
+        going = chosen != eos_token_id
+        if length == max_new_tokens or not bool(going.any()):
+            break
+        logits = steps.next(chosen, going)
+    tokens = tokens[:, :length]
+    ends = tokens == eos_token_id
+    mask = (ends.long().cumsum(1) - ends.long()) == 0
+    return Rollout(prompts, tokens, mask, log_probs[:, :length], ends.any(1))
+
+
+def response_log_probs(
+    model: nn.Module, rollout: Rollout, temperature: float = 1.0
+) -> Float[Tensor, "rows response_time"]:
+    """Log-probability of each response token, 0 on padding, from one pass over prompt and response.
+
+    Args:
+        model: A transformers model, or any module that maps ids and mask to logits.
+        rollout: Prompts and responses.
+        temperature: Of sampling; divides the logits.
+    """
+    input_ids, mask, columns = joined(rollout)
+    prompt_lengths = rollout.prompts.prompt_mask.sum(1, keepdim=True)
+    counts = mask & (torch.arange(mask.shape[1], device=mask.device) >= prompt_lengths)
+    log_probs = causal_log_probs(model, input_ids, mask, counts, temperature)
+    return torch.where(rollout.response_mask, log_probs.gather(1, columns - 1), 0.0)
+
+
+class Joined(NamedTuple):
+    """Prompt and response in one row, padded on the right."""
+
+    input_ids: Int[Tensor, "rows time"]
+    mask: Bool[Tensor, "rows time"]
+    columns: Int[Tensor, "rows response_time"]
+    """Where in the row each response token is."""
+
+
+def joined(rollout: Rollout) -> Joined:
+    """Prompt and response in one row: no token sees padding, so attention needs no mask besides the causal one."""
+    input_ids = torch.cat([rollout.prompts.prompt_ids, rollout.response_ids], 1)
+    mask = torch.cat([rollout.prompts.prompt_mask, rollout.response_mask], 1)
+    input_ids, mask = left_aligned(input_ids, mask)
+    lengths = rollout.prompts.prompt_mask.sum(1, keepdim=True)
+    time = torch.arange(rollout.response_ids.shape[1], device=mask.device)
+    # Padding of a short response would be to the right of the row.
+    columns = (lengths + time).clamp(max=mask.shape[1] - 1)
+    return Joined(input_ids, mask, columns)
+
+
+def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
+    """Those rows of a rollout, without the columns that are padding in all of them."""
+    prompt_mask, response_mask = rollout.prompts.prompt_mask[rows], rollout.response_mask[rows]
+    start = int(prompt_mask.shape[1] - prompt_mask.sum(1).max())
+    stop = int(response_mask.sum(1).max())
+    prompts = PromptBatch(
+        rollout.prompts.prompt_ids[rows, start:],
+        prompt_mask[:, start:],
+        rollout.prompts.prompt_index[rows],
+        [rollout.prompts.texts[row] for row in rows.tolist()],
+    )
+    return Rollout(
+        prompts,
+        rollout.response_ids[rows, :stop],
+        response_mask[:, :stop],
+        rollout.log_probs[rows, :stop],
+        rollout.ended[rows],
+    )
+
+
+def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
+    """Responses as text, without EOS and padding."""
+    return [
+        str(tokenizer.decode(ids[mask], skip_special_tokens=True))
+        for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
+    ]
+
+
+def token_id(value: int | list[int] | None) -> int:
+    """The id of a special token that has to exist, and to be one.
+
+    Raises:
+        ValueError: When it is not a single number.
+    """
+    if not isinstance(value, int):
+        raise ValueError(f"the tokenizer's EOS and pad tokens must be one token each, got {value!r}.")
+    return value

@@ -1,0 +1,5 @@
+"""What transformers does not do: the scalar head, log-probs, shared prefixes, adapters, export."""
+
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
+
+__all__ = ["load_causal_lm", "load_tokenizer"]

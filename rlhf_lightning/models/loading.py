@@ -1,0 +1,183 @@
+"""Models and tokenizers: loading, the scalar head, freezing."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.activations import NewGELUActivation
+from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
+
+from rlhf_lightning.models.matmul import fast_products
+
+Module = TypeVar("Module", bound=nn.Module)
+_SHIPPED = Path(__file__).parents[1] / "sandbox" / "base"
+_SIZES = ("small", "medium", "large")
+
+
+def model_folder(path: str) -> str:
+    """The folder of a model: ``sandbox/small``, ``sandbox/medium`` and ``sandbox/large`` ship in the package.
+
+    Any other path, or hub id, stands for itself; ``sandbox`` is short for ``sandbox/medium``.
+
+    Raises:
+        ValueError: When the sandbox has no model of that size.
+    """
+    name, _, size = path.partition("/")
+    if name != "sandbox":
+        return path
+    if (size or "medium") not in _SIZES:
+        raise ValueError(f"the sandbox has no model {path!r}; it has sandbox/{', sandbox/'.join(_SIZES)}.")
+    return str(_SHIPPED / (size or "medium"))
+
+
+def load_causal_lm(
+    path: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    residual_dropout: float = 0.0,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model, or make a fresh one.
+
+    Args:
+        path: A local folder, a hub id, or a shipped model (:func:`model_folder`).
+        config: Instead of ``path``: ``model_type`` and the architecture's own configuration fields; the weights are
+            then random.
+        dtype: Name of the torch dtype of the weights; training keeps 32-bit master weights.
+        attention: Attention implementation of transformers: ``sdpa``, ``eager``, ``flex_attention`` (GPU), ...
+        residual_dropout: Dropout on the residual branches (0.2 for SFT in InstructGPT, appendix C.1); every other
+            dropout is 0. Only for architectures that have one.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: When not exactly one of ``path`` and ``config`` is given, or the dropout does not exist.
+    """
+    architecture = model_config(path, config, trust_remote_code=trust_remote_code)
+    _set_dropout(architecture, residual_dropout)
+    options: dict[str, Any] = {
+        "config": architecture,
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": attention,
+        "trust_remote_code": trust_remote_code,
+    }
+    if path is None:
+        model = AutoModelForCausalLM.from_config(**options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model_folder(path), use_safetensors=True, **options)
+    return use_fast_kernels(cast(PreTrainedModel, model))
+
+
+def model_config(
+    path: str | None = None, config: Mapping[str, Any] | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """The architecture of a model, without its weights; arguments as those of :func:`load_causal_lm`.
+
+    Raises:
+        ValueError: When not exactly one of ``path`` and ``config`` is given.
+    """
+    if (path is None) == (config is None):
+        raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
+    if path is not None:
+        found = AutoConfig.from_pretrained(model_folder(path), trust_remote_code=trust_remote_code)
+    else:
+        fields = dict(config or {})
+        tokens = {"bos_token_id": None, "eos_token_id": None}
+        found = AutoConfig.for_model(fields.pop("model_type"), **tokens | fields)
+    return cast(PreTrainedConfig, found)
+
+
+def use_fast_kernels(model: Module) -> Module:
+    """Put faster kernels into a model; its values are the same up to rounding, its parameters the very same.
+
+    Linear layers multiply by :func:`rlhf_lightning.models.matmul.product`. Where transformers writes out the formula of
+    tanh-GELU (``gelu_new``: GPT-2 and others) stands torch's kernel: a training step takes about a fifth less time, and
+    the activations that are kept for the backward pass shrink.
+    """
+    fast_products(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+    return model
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and make sure that it has an EOS and a pad token that differ.
+
+    Args:
+        path: A local folder, a hub id, a shipped model, a single ``tokenizer.json``, or a folder with the original
+            GPT-2 files ``encoder.json`` and ``vocab.bpe``.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
+
+    Raises:
+        ValueError: When the tokenizer has no EOS token.
+    """
+    folder = Path(model_folder(path))
+    if (folder / "encoder.json").exists():
+        vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+        merges = cast(Any, [tuple(line.split()) for line in lines if line])
+        tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(vocab=vocabulary, merges=merges)
+    elif folder.suffix == ".json":
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder), eos_token="<|endoftext|>")
+    else:
+        source = str(folder) if folder.exists() else path
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no EOS token; responses could never end. Set one and save it.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # An EOS that is also padding would be masked away, and no model could learn to end.
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Give the model the tokenizer's special tokens and, where it has more tokens, rows for them.
+
+    New rows start at the mean of the old ones, so that the new tokens are neither likely nor unlikely.
+    """
+    old = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    if len(tokenizer) > old:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                weight = cast(Tensor, layer.weight)
+                weight[old:] = weight[:old].mean(0)
+    for config in (model.config, model.generation_config):
+        if config is not None:
+            config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+            config.bos_token_id = tokenizer.bos_token_id
+    return model
+
+
+def freeze(module: Module) -> Module:
+    """Turn off gradients and dropout, for good."""
+    return module.requires_grad_(False).eval()
+
+
+def _set_dropout(config: Any, residual_dropout: float) -> None:
+    for name in ("attn_pdrop", "embd_pdrop", "attention_dropout", "hidden_dropout", "embedding_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    names = [name for name in ("resid_pdrop", "residual_dropout", "hidden_dropout") if hasattr(config, name)]
+    if residual_dropout and not names:
+        raise ValueError(
+            f"residual_dropout is {residual_dropout}, but {config.model_type} models have no residual dropout. "
+            "Set it to 0."
+        )
+    for name in names:
+        setattr(config, name, residual_dropout)

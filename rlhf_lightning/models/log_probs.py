@@ -1,0 +1,222 @@
+"""What a causal language model says: logits where they are asked for, log-probabilities without keeping the logits."""
+
+import sys
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_lightning.algorithms.batch import length_groups
+from rlhf_lightning.algorithms.functional import position_ids, token_log_probs
+from rlhf_lightning.models.attention import fast_attention
+from rlhf_lightning.models.matmul import product
+
+CHUNK = 2**22
+"""Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
+KEPT = 2**25
+"""Logits up to this many are kept for the backward pass (128 MiB in 32 bits), more are computed again."""
+
+
+def causal_logits(
+    model: nn.Module,
+    input_ids: Int[Tensor, "rows time"],
+    mask: Bool[Tensor, "rows time"],
+    positions: Int[Tensor, "rows time"],
+    last: int | None = None,
+) -> Float[Tensor, "rows kept vocab"]:
+    """Logits of any causal language model, of the last positions only where that is asked for.
+
+    Args:
+        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
+        input_ids: Tokens.
+        mask: Real tokens.
+        positions: Position of each token (:func:`rlhf_lightning.algorithms.functional.position_ids`).
+        last: Keep that many positions from the end; None keeps all.
+    """
+    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
+    if isinstance(model, PreTrainedModel):
+        options["use_cache"] = False
+    if last is not None and "logits_to_keep" in signature(model.forward).parameters:
+        options["logits_to_keep"] = last
+    output = model(input_ids=input_ids, **options)
+    logits = cast(Tensor, getattr(output, "logits", output))
+    return logits if last is None else logits[:, -last:]
+
+
+def causal_log_probs(
+    model: nn.Module,
+    input_ids: Int[Tensor, "rows time"],
+    mask: Bool[Tensor, "rows time"],
+    counts: Bool[Tensor, "rows time"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "rows time-1"]:
+    """Log-probability of each token that counts, given those before it.
+
+    The head of the model runs at the positions before those tokens only, and in chunks: at no time are there logits of
+    all tokens, which for a large vocabulary would be most of the memory. Rows that are padded on the right are read in
+    groups of similar length, and their padding is not masked: no real token sees it, and attention is faster without.
+
+    Args:
+        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
+        input_ids: Tokens.
+        mask: Real tokens.
+        counts: Tokens that are wanted. The first of a row has none before it and is left out.
+        temperature: Divides the logits.
+
+    Returns:
+        For every token but the first; 0 where it does not count.
+    """
+    rows, times = counts[:, 1:].nonzero(as_tuple=True)
+    targets = input_ids[rows, times + 1]
+    if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
+        if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            hidden, places = _hidden_by_length(model, input_ids, mask)
+            hidden = hidden[places[rows], times]
+        else:
+            hidden = last_hidden(model, input_ids, attention_mask=mask, position_ids=position_ids(mask))[rows, times]
+        weight = cast(Tensor, model.get_output_embeddings().weight)
+        found = linear_log_probs(hidden, weight, targets, temperature)
+    else:
+        logits = causal_logits(model, input_ids, mask, position_ids(mask))[rows, times]
+        found = token_log_probs(logits / temperature, targets)
+    return torch.zeros(counts[:, 1:].shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
+
+
+def last_hidden(
+    model: PreTrainedModel, input_ids: Int[Tensor, "rows time"], **options: Tensor
+) -> Float[Tensor, "rows time width"]:
+    """What the head of a transformers model reads."""
+    with fast_attention(model, input_ids.device, input_ids.shape[1]):
+        return cast(Tensor, model.base_model(input_ids=input_ids, use_cache=False, **options).last_hidden_state)
+
+
+def _hidden_by_length(model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states of rows that are padded on the right, the longest first, and the place of each row."""
+    lengths = mask.sum(1)
+    # transformers would warn about pad tokens without a mask.
+    input_ids = torch.where(mask, input_ids, input_ids[:, :1])
+    groups = length_groups(lengths, sys.maxsize)
+    parts = [last_hidden(model, input_ids[group, : int(lengths[group[0]])]) for group in groups]
+    width = parts[0].shape[1]
+    wide = [
+        part if part.shape[1] == width else nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts
+    ]
+    return torch.cat(wide) if len(wide) > 1 else wide[0], torch.cat(groups).argsort()
+
+
+def linear_log_probs(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocab width"],
+    targets: Int[Tensor, " tokens"],
+    temperature: float = 1.0,
+) -> Float[Tensor, " tokens"]:
+    """``token_log_probs(hidden @ weight.T / temperature, targets)`` in chunks, in 32 bits at least.
+
+    Args:
+        hidden: What the head reads at each position.
+        weight: Of the head, which has no bias.
+        targets: The token that came.
+        temperature: Divides the logits.
+
+    Example:
+        >>> linear_log_probs(torch.ones(1, 1), torch.zeros(4, 1), torch.tensor([2])).exp()
+        tensor([0.2500])
+    """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    apply = cast(Callable[..., Tensor], _LinearLogProbs.apply)
+    return apply(hidden, weight.to(hidden.dtype), targets, temperature)
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """Keeps the probabilities of what fits into ``KEPT`` and computes the rest again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Chunk by chunk; the chunks are the same with and without gradient, and so is the result."""
+        ctx.temperature = temperature
+        needed = any(ctx.needs_input_grad)
+        keep = needed and len(targets) * len(weight) <= KEPT
+        found, kept = [], []
+        for part, wanted in zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True):
+            logits = _logits(part, weight, temperature)
+            # One pass of exponentials: the largest probability is exp(largest logit - total).
+            probabilities = logits.softmax(1)
+            total = logits.amax(1) - probabilities.amax(1).log()
+            found.append(logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - total)
+            if keep:
+                kept.append(probabilities)
+        if needed:
+            ctx.save_for_backward(hidden, weight, targets)
+            ctx.kept = kept
+        if not found:
+            return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        weight_gradient = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+        start = 0
+        for number, part in enumerate(_chunks(hidden, weight)):
+            chunk = slice(start, start + len(part))
+            start += len(part)
+            slope = ctx.kept[number] if ctx.kept else None
+            if slope is not None:
+                ctx.kept[number] = None  # it is overwritten below
+            else:
+                slope = _logits(part, weight, ctx.temperature).softmax(1)
+            # d log p(target) / d logits = [v is the target] - p(v)
+            gradient = gradients[0][chunk].unsqueeze(1) / ctx.temperature
+            slope.mul_(-gradient).scatter_add_(1, targets[chunk].unsqueeze(1), gradient.to(slope.dtype))
+            slope = slope.to(hidden.dtype)
+            if hidden_gradient is not None:
+                hidden_gradient[chunk] = product(slope, weight)
+            if weight_gradient is not None:
+                weight_gradient += product(slope.t(), part)
+        return hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype), None, None
+
+
+def _chunks(values: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return values.split(max(1, CHUNK // len(weight))) if len(values) else ()
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = product(hidden, weight.t())
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits if temperature == 1 else logits.div_(temperature)
+
+
+_PLAIN_HEAD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
+    """Whether the logits are the body's last hidden state times the head's weight, and nothing else.
+
+    Some architectures scale or cap their logits. It is tried once per model, on a few tokens.
+    """
+    if model not in _PLAIN_HEAD:
+        head = model.get_output_embeddings()
+        plain = isinstance(head, nn.Linear) and head.bias is None and model.base_model is not model
+        if plain:
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+            ids = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+            logits = model(input_ids=ids, use_cache=False).logits.float()
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            for module, mode in modes:
+                module.training = mode
+            own = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
+            plain = own.shape == logits.shape and bool((own - logits).abs().max() <= 1e-3 * logits.abs().max())
+        _PLAIN_HEAD[model] = plain
+    return _PLAIN_HEAD[model]

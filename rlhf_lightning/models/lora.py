@@ -1,0 +1,156 @@
+"""Low-rank adapters (LoRA, Hu et al. 2022): few weights learn beside frozen ones, and one model serves as two.
+
+With its adapters on a model is the policy or the critic; with them off it is the reference or the reward model, at no
+further memory. The adapters are those of peft (extra ``lora``), put into the model in place.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from rlhf_lightning.models.loading import freeze
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def add_adapters(
+    model: PreTrainedModel, rank: int, alpha: float | None = None, targets: str | Sequence[str] = "all-linear"
+) -> None:
+    """Freeze a model and put adapters into it that learn; they change nothing before the first step.
+
+    Args:
+        model: Changed in place.
+        rank: Of each adapter.
+        alpha: Adapters count ``alpha / rank`` times; None is twice the rank.
+        targets: Names of the layers that get one; ``all-linear`` is all but the output layer.
+
+    Raises:
+        ImportError: When peft is not installed.
+        ValueError: When the rank is below 1 or the model has adapters already.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("LoRA needs peft: pip install 'rlhf-lightning[lora]'.") from error
+    if rank < 1:
+        raise ValueError(f"the rank of adapters must be at least 1, got {rank}.")
+    if has_adapters(model):
+        raise ValueError(f"this {type(model).__name__} has adapters already.")
+    freeze(model)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=cast(Any, 2 * rank if alpha is None else alpha),
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
+
+
+def adapted_critic(reward: ScalarHeadModel, **options: Any) -> ScalarHeadModel:
+    """A critic on the body of the reward model: with adapters and a head of its own, equal to it at the start.
+
+    Args:
+        reward: Frozen, and given adapters that only the critic reads.
+        options: Of :func:`add_adapters`.
+    """
+    freeze(reward)
+    add_adapters(cast(PreTrainedModel, reward.backbone), **options)
+    value = ScalarHeadModel(reward.backbone, reward.head.in_features)
+    value.head, value.bias = copy.deepcopy(reward.head).requires_grad_(True), reward.bias.clone()
+    return value
+
+
+def actors(
+    policy: PreTrainedModel,
+    reward: ScalarHeadModel,
+    reference: PreTrainedModel | None = None,
+    *,
+    rank: int = 0,
+    **options: Any,
+) -> dict[str, nn.Module]:
+    """The four models of PPO: of their own, or with adapters in the two that are given, which then serve as two each.
+
+    Args:
+        policy: Learns.
+        reward: The critic starts as it.
+        reference: None is the policy, before it learns.
+        rank: Of the adapters; 0 is none.
+        options: Further ones of :func:`add_adapters`.
+    """
+    if rank:
+        add_adapters(policy, rank, **options)
+        value = adapted_critic(reward, rank=rank, **options)
+        return {"policy": policy, "reference": reference or policy, "reward": reward, "value": value}
+    reference = reference or copy.deepcopy(policy)
+    return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
+
+
+def frozen_beside(learner: nn.Module, model: Any) -> Any:
+    """Freeze a model; of one that shares its body with a learner only what is its own.
+
+    Args:
+        learner: What learns.
+        model: What is frozen; anything that is no module comes back as it is.
+
+    Raises:
+        ValueError: When the two share a body that has no adapters, so that the frozen one would learn too.
+    """
+    if not isinstance(model, nn.Module):
+        return model
+    learned = {id(parameter) for parameter in learner.parameters()}
+    shared = any(id(parameter) in learned for parameter in model.parameters())
+    if shared and not has_adapters(learner):
+        raise ValueError(
+            f"a frozen {type(model).__name__} shares weights with the {type(learner).__name__} that learns, and would "
+            "change with it. Give it a copy, or add adapters (rlhf_lightning.models.lora)."
+        )
+    for parameter in model.parameters():
+        if id(parameter) not in learned:
+            parameter.requires_grad_(False)
+    return model.eval()
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether there are adapters in the model."""
+    return isinstance(model, nn.Module) and bool(_adapted(model))
+
+
+@contextmanager
+def without_adapters(*models: Any) -> Iterator[None]:
+    """Turn the adapters of the models off within the block; anything that has none stays as it is."""
+    layers = [layer for model in models if isinstance(model, nn.Module) for layer in _adapted(model).values()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merged(model: Module) -> Module:
+    """A copy that has its adapters added to its weights and is a plain model again."""
+    plain = copy.deepcopy(model)
+    for name, layer in _adapted(plain).items():
+        layer.merge()
+        parent, _, own = name.rpartition(".")
+        setattr(plain.get_submodule(parent), own, layer.get_base_layer())
+    return plain.requires_grad_(False)
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    if "peft" not in sys.modules:
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}

@@ -1,0 +1,197 @@
+"""Scores of the K responses of a prompt: the prompt is read once, not K times.
+
+Three ways to the same scores. :func:`cached_scores` reads the prompts into a key-value cache and then all responses
+behind it. :func:`tree_scores` reads one row ``[prompt | y1 | .. | yK]`` under a mask; it needs no cache, and reads no
+padding. :func:`separate_scores` reads one row ``[prompt | y]`` per response: the plain form that both must equal.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from rlhf_lightning.algorithms.batch import ComparisonBatch, compacting_order, left_aligned, length_groups, padded_size
+from rlhf_lightning.algorithms.functional import position_ids
+from rlhf_lightning.models.attention import attention_implementation
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+
+GROUP_TOKENS = 8192
+"""Responses are read in groups of similar length of up to so many tokens."""
+TREE_TOKENS = 320
+"""Where no prompt has more tokens than this with its responses, one short row is faster than two passes."""
+
+Scores: TypeAlias = Callable[[ScalarHeadModel, ComparisonBatch], Tensor]
+"""From a model and a batch to ``prompts x K`` scores; 0 where a prompt has fewer than K responses."""
+
+
+def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+    """Scores of responses that are read behind the cached keys and values of their prompt; gradients flow through them.
+
+    P + sum(len y) tokens per prompt, and attention over len y * (P + len y) pairs per response, as in separate rows.
+
+    Raises:
+        ValueError: When the model's cache holds anything else than all keys and values.
+    """
+    cache = DynamicCache(config=cast(Any, model.backbone.config))
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        raise ValueError("its cache does not keep all keys and values")
+    prompt_ids, prompt_mask = left_aligned(batch.prompt_ids, batch.prompt_mask)
+    model(prompt_ids, cache=cache)
+    prompt, number = batch.mask.nonzero(as_tuple=True)
+    lengths = batch.response_mask[prompt, number].sum(1)
+    scores = batch.response_mask.new_zeros(batch.mask.shape, dtype=model.head.weight.dtype)
+    for group in length_groups(lengths, GROUP_TOKENS):
+        rows, columns = prompt[group], number[group]
+        width = int(lengths[group].max())
+        ids, mask = batch.response_ids[rows, columns, :width], batch.response_mask[rows, columns, :width]
+        both = torch.cat([prompt_mask[rows], mask], 1)
+        positions = position_ids(both)[:, -width:]
+        values = model(ids, continuation_mask(prompt_mask[rows], mask), positions, selected(cache, rows))
+        last = values.gather(1, (lengths[group] - 1).unsqueeze(1)).squeeze(1)
+        scores = scores.to(last.dtype).index_put((rows, columns), last)
+    return scores
+
+
+def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+    """Scores from one row ``[prompt | y1 | .. | yK]`` per prompt.
+
+    Every response sees the prompt and itself, never its neighbours, and its positions go on from the prompt: the
+    scores are those of K separate rows, at P + sum(len y) tokens instead of K * P + sum(len y).
+    """
+    prompts, count, width = batch.response_ids.shape
+    # 0 is the prompt, k the k-th response.
+    owner = torch.arange(1, count + 1, device=batch.ranks.device).repeat_interleave(width).expand(prompts, -1)
+    segments = torch.cat([torch.zeros_like(batch.prompt_ids), owner], 1)
+    input_ids = torch.cat([batch.prompt_ids, batch.response_ids.flatten(1)], 1)
+    mask = torch.cat([batch.prompt_mask, batch.response_mask.flatten(1)], 1)
+
+    order = compacting_order(mask)
+    input_ids, segments, mask = (x.gather(1, order) for x in (input_ids, segments, mask))
+    lengths = torch.cat([batch.prompt_mask.sum(1, keepdim=True), batch.response_mask.sum(2)], 1)
+    starts = lengths.cumsum(1) - lengths
+    index = torch.arange(input_ids.shape[1], device=mask.device).expand_as(input_ids)
+    positions = index - starts.gather(1, segments) + lengths[:, :1] * (segments > 0)
+
+    flex = attention_implementation(model.backbone) == "flex_attention"
+    visible = tree_block_mask(segments, mask) if flex else tree_mask(segments, mask)
+    scores = model(input_ids, visible, torch.where(mask, positions, 0))
+    last = (starts + lengths - 1)[:, 1:].clamp(min=0)
+    return torch.where(batch.mask, scores.gather(1, last), 0.0)
+
+
+def separate_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+    """Scores from one row ``[prompt | y]`` per response: the plain form that the shared prefix must equal."""
+    prompt, response = batch.mask.nonzero(as_tuple=True)
+    input_ids = torch.cat([batch.prompt_ids[prompt], batch.response_ids[prompt, response]], 1)
+    mask = torch.cat([batch.prompt_mask[prompt], batch.response_mask[prompt, response]], 1)
+    input_ids, mask = left_aligned(input_ids, mask)
+    values = model(input_ids)
+    last = values.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
+    return torch.zeros(batch.mask.shape, dtype=last.dtype, device=last.device).index_put((prompt, response), last)
+
+
+def fastest_pass(sound: Sequence[Scores], batch: ComparisonBatch) -> Scores:
+    """The pass to take for a batch of such shapes, of those that are sound for the model."""
+    tokens = int((batch.prompt_mask.sum(1) + batch.response_mask.sum((1, 2))).max())
+    order = (tree_scores, cached_scores) if tokens <= TREE_TOKENS else (cached_scores, tree_scores)
+    return next((scores for scores in order if scores in sound), separate_scores)
+
+
+def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
+    """Tokens that a pass reads of a batch, and positions: those and the padding."""
+    prompt, response = batch.prompt_mask.sum(1), batch.response_mask.sum(2)
+    own = response[batch.mask]
+    if scores is tree_scores:
+        lengths = prompt + response.sum(1)
+        return int(lengths.sum()), len(lengths) * int(lengths.max())
+    if scores is cached_scores:
+        read = len(prompt) * int(prompt.max()) + padded_size(own, GROUP_TOKENS)
+        return int(prompt.sum() + own.sum()), read
+    lengths = own + prompt[batch.mask.nonzero(as_tuple=True)[0]]
+    return int(lengths.sum()), len(lengths) * int(lengths.max())
+
+
+@torch.no_grad()
+def sound_passes(
+    model: ScalarHeadModel, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
+) -> tuple[tuple[Scores, ...], str]:
+    """The candidates that give the scores of separate rows on two prompts of the batch.
+
+    Returns:
+        Those passes, and what is wrong with the others.
+    """
+    prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
+    two = ComparisonBatch(prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2])
+    faults = {scores: _fault(scores, model, two) for scores in candidates}
+    reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
+    return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
+
+
+def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> str:
+    # What one response says must not touch the scores of its neighbours, in any precision.
+    other = batch.response_ids.clone()
+    other[:, 0] = batch.prompt_ids[:, -1:]
+    try:
+        own = scores(model, batch)
+        leak = (scores(model, batch._replace(response_ids=other)) - own)[:, 1:].abs().max()
+        difference = (own - separate_scores(model, batch)).abs().max()
+    except (AttributeError, ValueError, RuntimeError, TypeError) as error:
+        return str(error)
+    weight = model.head.weight
+    exact = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
+    if bool(leak < 1e-6) and bool(difference < (1e-3 if exact else 0.1)):
+        return ""
+    return f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
+
+
+def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows 1 time time"]:
+    """Who sees whom: earlier tokens of the prompt and of one's own response.
+
+    Padding sees itself, because a query without any key has no softmax.
+    """
+    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
+    time = torch.arange(segments.shape[1], device=segments.device)
+    causal = time.unsqueeze(1) >= time
+    visible = causal & ((key == 0) | (key == query)) & mask.unsqueeze(1)
+    return (visible | (time.unsqueeze(1) == time)).unsqueeze(1)
+
+
+def tree_block_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> BlockMask:
+    """:func:`tree_mask` for flex attention, which leaves out whole blocks that nobody sees, such as other responses."""
+    rows, time = segments.shape
+    return create_block_mask(
+        lambda row, head, query, key: (
+            (query == key)
+            | (
+                (query > key)
+                & ((segments[row, key] == 0) | (segments[row, key] == segments[row, query]))
+                & mask[row, key]
+            )
+        ),
+        *(rows, None, time, time),
+        device=str(segments.device),
+    )
+
+
+def continuation_mask(
+    prompt_mask: Bool[Tensor, "rows prompt_time"], mask: Bool[Tensor, "rows time"]
+) -> Bool[Tensor, "rows 1 time prompt_time+time"]:
+    """Each token of a response sees the prompt and what came before in the response; padding sees itself too."""
+    width = mask.shape[1]
+    causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
+    own = (causal & mask.unsqueeze(1)) | torch.eye(width, dtype=torch.bool, device=mask.device)
+    return torch.cat([prompt_mask.unsqueeze(1).expand(-1, width, -1), own], 2).unsqueeze(1)
+
+
+def selected(cache: DynamicCache, rows: Int[Tensor, " chosen"]) -> DynamicCache:
+    """The cache of those rows; the original stays as it is."""
+    chosen = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        full = cast(DynamicLayer, layer)
+        chosen.update(cast(Tensor, full.keys)[rows], cast(Tensor, full.values)[rows], number)
+    return chosen

@@ -1,0 +1,1 @@
+"""The LightningModules: language model, reward model, PPO."""

@@ -1,0 +1,68 @@
+"""Pretraining and supervised fine-tuning."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.algorithms.batch import LMBatch, padded_size
+from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
+from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.recompute import checkpoint_activations
+from rlhf_lightning.modules.base import OptimizerFactory, SchedulerFactory, StageModule
+from rlhf_lightning.parallel.processes import share, sum_over_processes
+from rlhf_lightning.parallel.sharding import call
+
+
+class LanguageModelModule(StageModule):
+    """Trains a causal language model by cross-entropy on the tokens that count.
+
+    For demonstrations these are the response tokens and their EOS; for pretraining text, every token. Source:
+    InstructGPT, section 3.5 and appendix C.1.
+
+    Args:
+        model: A transformers causal language model, or any module that maps ids and mask to logits. Its dropout is
+            on in training.
+        optimizer: Factory of the optimizer.
+        scheduler: Factory of its schedule, or None.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        *,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.model = model
+        if activation_checkpointing:
+            checkpoint_activations(model)
+
+    def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
+        """Mean negative log-likelihood in nats per token that counts."""
+        log_probs = call(causal_log_probs, self.model, batch.input_ids, batch.mask, batch.loss_mask)
+        return lm_loss(log_probs, batch.loss_mask[:, 1:])
+
+    def on_train_start(self) -> None:
+        """Turn dropout on: Lightning leaves a model in eval mode as it was handed over."""
+        super().on_train_start()
+        self.model.train()
+
+    def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:
+        """One optimizer step."""
+        loss, statistics = self.loss(batch)
+        loss = loss * share(statistics.num_tokens)
+        lengths = batch.mask.sum(1)
+        self.throughput.count(self.model, lengths.sum(), padded_size(lengths), backward=True)
+        self.check_finite(loss=loss.detach())
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: LMBatch, batch_idx: int) -> None:
+        """Loss per token over the whole validation set."""
+        loss, statistics = self.loss(batch)
+        loss, tokens = loss * share(statistics.num_tokens), sum_over_processes(statistics.num_tokens)
+        self.log("validation/loss", loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)

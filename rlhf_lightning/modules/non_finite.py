@@ -1,0 +1,60 @@
+"""Numbers that are none: what made them is kept, and the message says what usually does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.parallel.processes import rank
+
+CAUSES = {
+    "loss": "a learning rate that is too high, or a precision that overflows (16-mixed; try bf16-mixed or 32-true)",
+    "gradient": "a learning rate that is too high, no limit on the gradient's norm, or a precision that overflows",
+    "sample": "weights that an earlier step spoilt, or an engine that samples in a precision that overflows",
+    "reward": "a reward function that divides by nothing or parses nothing; look at the responses in the batch",
+    "value": "weights of the critic that an earlier step spoilt; lower value_optimizer.lr",
+}
+"""What usually makes a kind of number infinite or undefined."""
+
+
+class NumericalFaultError(RuntimeError):
+    """A loss, gradient, reward or sample is NaN or infinite."""
+
+
+def numerical_fault(name: str, value: Tensor, batch: Any, trainer: Any) -> NumericalFaultError:
+    """The error for a number that is none, after its batch was saved beside the metrics.
+
+    Args:
+        name: Of the number; its first word says its kind.
+        value: Where not all is finite.
+        batch: What the step read, or None.
+        trainer: Of the run, or None outside of one.
+    """
+    bad = int((~value.isfinite()).sum())
+    kept = ""
+    if trainer is not None and batch is not None:
+        folder, number = Path(trainer.default_root_dir), trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        path = folder / f"fault-batch-{number}-rank-{rank()}.pt"
+        torch.save(_plain(batch), path)
+        before = folder / "checkpoints" / "last.ckpt"
+        saved = f"{before} is from before it" if before.exists() else "there is no checkpoint yet"
+        kept = f" The batch is in {path}, for torch.load with weights_only=True; {saved}."
+    cause = CAUSES.get(name.split()[0], CAUSES["loss"])
+    return NumericalFaultError(
+        f"the {name} is not finite ({bad} of {value.numel()} numbers).{kept} Likely causes: {cause}."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists, tensors and plain values, which load without running anything."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

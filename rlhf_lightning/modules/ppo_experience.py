@@ -1,0 +1,118 @@
+"""What PPO computes on a rollout besides gradients: log-probs, values, minibatches, checks, figures."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlhf_lightning.algorithms.batch import Experience, Rollout
+from rlhf_lightning.algorithms.functional import kl_k1, kl_k3, masked_mean
+from rlhf_lightning.algorithms.keyed_random import keyed_uniforms
+from rlhf_lightning.algorithms.losses import PolicyStatistics
+from rlhf_lightning.generation.sample import joined
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.parallel.processes import mean_over_processes, processes, rank, sum_over_processes
+
+
+def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
+    """Value estimate before each response token, 0 on padding."""
+    input_ids, _, columns = joined(rollout)
+    values: Tensor = model(input_ids)
+    return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
+
+
+def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:
+    """A random partition of the rows of all processes that depends on the key only.
+
+    Args:
+        rows: Of this process, as many as every other one has.
+        count: Minibatches.
+        key: Of the random numbers.
+
+    Returns:
+        The rows of this process in each minibatch. It has every n-th row of all of them, see
+        :class:`rlhf_lightning.data.loader.ResumableBatches`.
+
+    Raises:
+        ValueError: When there are fewer rows than minibatches.
+    """
+    everyone = processes()
+    if rows * everyone < count:
+        raise ValueError(f"a rollout of {rows * everyone} episodes cannot be split into num_minibatches={count}.")
+    order = keyed_uniforms(key, torch.arange(rows * everyone), 1).squeeze(1).argsort()
+    return [part[part % everyone == rank()] // everyone for part in order.tensor_split(count)]
+
+
+def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], tolerance: float) -> Float[Tensor, ""]:
+    """Mean difference between sampled and recomputed log-probs, in nats.
+
+    Raises:
+        RuntimeError: When it is above the tolerance.
+    """
+    gap = _token_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
+    if gap > tolerance:
+        raise RuntimeError(
+            f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
+            "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout, or an "
+            "engine whose weights are not the policy's (try generation.engine=loop)."
+        )
+    return gap
+
+
+def check_first_ratio(deviation: Float[Tensor, ""], tolerance: float) -> None:
+    """Before the first update of an iteration the policy is the one that was measured: ratio 1.
+
+    Raises:
+        RuntimeError: When it is off by more than the tolerance.
+    """
+    if deviation > tolerance:
+        raise RuntimeError(
+            f"before the first update the ratio is off 1 by {float(deviation):.3g}. Likely causes: dropout is on, the "
+            "model changes state in its forward pass, or its kernels are not deterministic."
+        )
+
+
+def merge_statistics(parts: Sequence[tuple[Tensor, PolicyStatistics]]) -> PolicyStatistics:
+    """Statistics of a minibatch from those of its micro-batches, each with its share of the tokens."""
+    return PolicyStatistics(
+        torch.stack([share * part.clip_fraction for share, part in parts]).sum(),
+        torch.stack([share * part.approx_kl for share, part in parts]).sum(),
+        torch.stack([part.ratio_deviation * (share > 0) for share, part in parts]).max(),
+    )
+
+
+def adapted_kl_coef(
+    kl_coef: Float[Tensor, ""], experience: Experience, target: float | None, horizon: int
+) -> Float[Tensor, ""]:
+    """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2); without a target it stays."""
+    if target is None:
+        return kl_coef
+    error = (mean_over_processes(response_kl(experience)) / target - 1).clamp(-0.2, 0.2)
+    return kl_coef * (1 + error * len(experience.scores) * processes() / horizon)
+
+
+def rollout_figures(experience: Experience) -> dict[str, Tensor]:
+    """What is logged of a rollout; KL in nats per response, length in tokens."""
+    mask, scores = experience.rollout.response_mask, experience.scores
+    k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
+    error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
+    spread = _token_mean((experience.returns - _token_mean(experience.returns, mask)) ** 2, mask)
+    squares = sum_over_processes((scores - mean_over_processes(scores.mean())).square().sum())
+    return {
+        "rollout/score_std": (squares / (len(scores) * processes() - 1)).sqrt(),
+        "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
+        "rollout/length": mask.sum(1).float().mean(),
+        "rollout/ended": experience.rollout.ended.float().mean(),
+        "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
+    }
+
+
+def _token_mean(values: Float[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Float[Tensor, ""]:
+    """Over the tokens of all processes."""
+    return sum_over_processes(masked_mean(values, mask, sum_over_processes(mask.sum())))
+
+
+def response_kl(experience: Experience) -> Float[Tensor, ""]:
+    """Mean over these responses of the summed k1 estimate, in nats: what the penalty is made of."""
+    return kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1).mean()

@@ -1,0 +1,93 @@
+"""PPO-ptx: the gradient of the pretraining loss, added to that of PPO (InstructGPT, section 3.5, equation 2)."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.algorithms.batch import LMBatch, length_groups
+from rlhf_lightning.algorithms.losses import lm_loss
+from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.parallel.processes import averaged, mean_over_processes
+from rlhf_lightning.parallel.sharding import call, full, reducing_last
+
+
+def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
+    """One of ``count`` equal parts: the text of one minibatch.
+
+    Raises:
+        ValueError: When there is no text, or less than a row per minibatch.
+    """
+    if batch is None:
+        raise ValueError(
+            "ptx_coef is not 0, but the batch has no 'pretrain'. Give the data module 'text' and a text_batch_size."
+        )
+    if len(batch.mask) < count:
+        raise ValueError(
+            f"{len(batch.mask)} rows of text cannot be shared out over num_minibatches={count}; raise text_batch_size."
+        )
+    return LMBatch(*(field.tensor_split(count)[number] for field in batch))
+
+
+def backward_pretrain(
+    policy: nn.Module,
+    batch: LMBatch,
+    coef: float,
+    micro_batch_size: int | None,
+    backward: Callable[[Tensor], None],
+) -> Float[Tensor, ""]:
+    """Add ``coef`` times the gradient of the pretraining loss to the policy's gradient.
+
+    Args:
+        policy: A causal language model.
+        batch: Text.
+        coef: gamma of equation 2.
+        micro_batch_size: Rows per backward pass; None takes all of similar length at once.
+        backward: ``loss.backward()``, or Lightning's ``manual_backward``.
+
+    Returns:
+        The loss, in nats per token, without ``coef``: the part of this process, whose mean is that of all text.
+    """
+    num_tokens = mean_over_processes(batch.loss_mask[:, 1:].sum())
+    total = torch.zeros((), device=batch.mask.device)
+    for rows in reducing_last(policy, length_groups(batch.mask.sum(1), sys.maxsize, micro_batch_size)):
+        ids, mask, loss_mask = (field[rows] for field in batch)
+        width = int(mask.sum(1).max())
+        log_probs = call(causal_log_probs, policy, ids[:, :width], mask[:, :width], loss_mask[:, :width])
+        loss, _ = lm_loss(log_probs, loss_mask[:, 1:width], num_tokens)
+        backward(coef * loss)
+        total += loss.detach()
+    return total
+
+
+@contextmanager
+def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]:
+    """Norms of the gradient before the block and of what the block adds, and the cosine between the two.
+
+    Of the mean gradient, where there are several processes.
+
+    Args:
+        policy: What has the gradient.
+        wanted: Whether to measure at all; it takes a copy of the gradient.
+
+    Yields:
+        A dictionary that has the figures after the block.
+    """
+    figures: dict[str, Tensor] = {}
+    if not wanted:
+        yield figures
+        return
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    before = averaged([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
+    yield figures
+    after = averaged([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+    squares = torch.zeros(3, dtype=torch.float64, device=before[0].device)
+    for old, new in zip(before, after, strict=True):
+        added = new - old
+        squares += torch.stack([full((x * y).sum()).double() for x, y in ((old, old), (added, added), (old, added))])
+    old_norm, added_norm = squares[0].sqrt(), squares[1].sqrt()
+    figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = old_norm.float(), added_norm.float()
+    figures["update/grad_cosine"] = (squares[2] / (old_norm * added_norm).clamp(min=1e-30)).float()

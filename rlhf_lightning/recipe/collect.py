@@ -1,0 +1,171 @@
+"""Comparison data: sample K responses per prompt and have labelers rank them."""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from rlhf_lightning.algorithms.batch import PromptBatch
+from rlhf_lightning.data.loader import collate_prompts
+from rlhf_lightning.data.records import Comparison, Prompt
+from rlhf_lightning.data.tokenize import PromptExample, Tokenization
+from rlhf_lightning.generation.sample import response_texts, sample_responses, token_id
+
+Progress = Callable[[int], None]
+
+
+@runtime_checkable
+class Labeler(Protocol):
+    """Anyone who can rank responses."""
+
+    @property
+    def name(self) -> str:
+        """Who it is."""
+
+    def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
+        """One rank per response; 1 is best, equal is a tie; dense (1, 2, 2, 3) or competition ranks (1, 2, 2, 4)."""
+
+
+def collect_comparisons(
+    policies: Mapping[str, nn.Module],
+    tokenization: Tokenization,
+    prompts: Sequence[Prompt],
+    labelers: Sequence[Labeler],
+    *,
+    min_responses: int = 4,
+    max_responses: int = 9,
+    temperature: float = 1.0,
+    batch_size: int = 256,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+    kept: Path | None = None,
+) -> tuple[list[Comparison], dict[str, int]]:
+    """Sample K responses per prompt, in turn from the policies, and let one labeler rank each prompt's.
+
+    Identical responses of a prompt count once and are sampled again, ``rounds`` times at most; a prompt left with one
+    response is dropped. Source: InstructGPT, section 3.5 and appendix C.2 (K between 4 and 9).
+
+    Args:
+        policies: Models by name.
+        tokenization: Shared by the policies.
+        prompts: What to ask.
+        labelers: Each prompt goes to one of them, drawn by the seed.
+        min_responses: Smallest K, at least 2.
+        max_responses: Largest K; K is uniform between the two.
+        temperature: Of sampling.
+        batch_size: Responses per batch.
+        rounds: Times to sample.
+        seed: Of K, of sampling and of who ranks what.
+        progress: Called with the number of prompts finished since the last call.
+        kept: A file that finished batches are added to, so that an interrupted call with the same arguments goes on
+            after them; its result is that of an unbroken one. The caller deletes it.
+
+    Returns:
+        The comparisons, and how many prompts were dropped, by reason.
+
+    Raises:
+        ValueError: When K is out of range or there is nobody to ask.
+    """
+    if not 2 <= min_responses <= max_responses:
+        raise ValueError(f"K must be between 2 and more: min_responses={min_responses}, max_responses={max_responses}.")
+    if not policies or not labelers:
+        raise ValueError("collect needs at least one policy and one labeler.")
+    examples = tokenization.prompts(prompts)
+    dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
+    rankings: list[Comparison | None] = [] if kept is None else _read_kept(kept)
+    for start in range(0, len(examples), batch_size):
+        chunk = examples[start : start + batch_size]
+        if start >= len(rankings):
+            wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
+            answers = _distinct_responses(policies, tokenization, chunk, wanted, temperature, batch_size, rounds, seed)
+            asked = zip(chunk, answers, strict=True)
+            found = [_ranked(prompts[e.index], e, responses, labelers, seed) for e, responses in asked]
+            rankings += found
+            if kept is not None:
+                with kept.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(json.dumps([each and asdict(each) for each in found], ensure_ascii=False) + "\n")
+        if progress is not None:
+            progress(len(chunk))
+    if None in rankings:
+        dropped["one distinct response"] = rankings.count(None)
+    return [each for each in rankings if each is not None], dropped
+
+
+def _read_kept(path: Path) -> list[Comparison | None]:
+    """Whole lines only: the last one may be torn, and is cut off."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        path.write_bytes(b"".join(whole))
+    return [each and Comparison(**each) for line in whole for each in json.loads(line)]
+
+
+def _ranked(
+    prompt: Prompt, example: PromptExample, answers: list[str], labelers: Sequence[Labeler], seed: int
+) -> Comparison | None:
+    """The responses as one labeler ranks them; None where there is nothing to choose from."""
+    if len(answers) < 2:
+        return None
+    labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
+    ranks = labeler.rank(example.text, answers)
+    source = getattr(labeler, "team", None) or "collected"
+    return Comparison(prompt.prompt, answers, ranks, labeler.name, source, prompt.labels, prompt.user)
+
+
+def _distinct_responses(
+    policies: Mapping[str, nn.Module],
+    tokenization: Tokenization,
+    examples: Sequence[PromptExample],
+    wanted: Sequence[int],
+    temperature: float,
+    batch_size: int,
+    rounds: int,
+    seed: int,
+) -> list[list[str]]:
+    answers: list[list[str]] = [[] for _ in examples]
+    names = list(policies)
+    for number in range(rounds):
+        open_slots = [(row, slot) for row, count in enumerate(wanted) for slot in range(len(answers[row]), count)]
+        for which, name in enumerate(names):
+            rows = [(row, slot) for row, slot in open_slots if slot % len(names) == which]
+            # Neighbours of similar length need little padding.
+            rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                texts = _sample(policies[name], tokenization, examples, part, temperature, (seed, number, which))
+                for (row, _), text in zip(part, texts, strict=True):
+                    if text.strip() and text not in answers[row]:
+                        answers[row].append(text)
+    return answers
+
+
+def _sample(
+    model: nn.Module,
+    tokenization: Tokenization,
+    examples: Sequence[PromptExample],
+    rows: Sequence[tuple[int, int]],
+    temperature: float,
+    key: Iterable[int],
+) -> list[str]:
+    tokenizer = tokenization.tokenizer
+    pad = token_id(tokenizer.pad_token_id)
+    device = next(model.parameters()).device
+    batch = collate_prompts([examples[row] for row, _ in rows], pad)
+    index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
+    prompts = PromptBatch(batch.prompt_ids.to(device), batch.prompt_mask.to(device), index.to(device), batch.texts)
+    rollout = sample_responses(
+        model,
+        prompts,
+        max_new_tokens=tokenization.max_response_tokens,
+        eos_token_id=token_id(tokenizer.eos_token_id),
+        pad_token_id=pad,
+        temperature=temperature,
+        key=tuple(key),
+    )
+    return response_texts(tokenizer, rollout)

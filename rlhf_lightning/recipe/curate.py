@@ -1,0 +1,136 @@
+"""Stage curate: the records of the data option, cleaned, dealt out to splits and described."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlhf_lightning.curation.account import CURATED, DATASETS, Account
+from rlhf_lightning.curation.card import card_page, data_card
+from rlhf_lightning.curation.curator import Curator
+from rlhf_lightning.curation.few_shot import read_few_shot
+from rlhf_lightning.curation.groups import SPLITS
+from rlhf_lightning.curation.keys import key_of, plain_text
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
+from rlhf_lightning.data.rows.readers import SourceRow
+from rlhf_lightning.data.sources import FileData, Quarantine, RecordStream
+from rlhf_lightning.evaluation.agreement import agreement, krippendorff_alpha
+from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.training.progress import progress_bar
+
+
+def curate_records(inputs: Inputs, folder: Path, build: Callable[..., Any], console: Console) -> dict[str, Any]:
+    """Curate what the data option has and write records, ``dropped.jsonl`` and the data card.
+
+    Args:
+        inputs: Of the run.
+        folder: Of the stage.
+        build: Builds the object that a node with ``_target_`` describes.
+        console: Where progress and counts go.
+
+    Returns:
+        The counts of every kind.
+
+    Raises:
+        PipelineError: When the data option has nothing to curate.
+    """
+    options = inputs.config["curate"]
+    curator: Curator = build(options["curator"])
+    records = _given(inputs)
+    few_shot, malformed = _few_shot(inputs, options["few_shot"])
+    if not records.keys() & DATASETS and not few_shot:
+        raise PipelineError(f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate.")
+    with progress_bar(console) as bar:
+        task = bar.add_task("curate", total=_rows(records), figures="")
+        account = curator.curate(
+            records,
+            inputs.tokenization,
+            folder,
+            few_shot=few_shot,
+            evaluation=(row.prompt for row in _evaluation(inputs, options["evaluation"])),
+            malformed={"demonstrations": malformed},
+            ranked=None if "comparisons" in records else inputs.config["collect"]["prompts"],
+            progress=lambda what, count: bar.update(task, advance=count, figures=what),
+        )
+        bar.update(task, total=1, completed=1)
+    card = data_card(account, options, _labelers(folder))
+    write_json(folder / "data_card.json", card)
+    (folder / "data_card.html").write_text(card_page(card, folder.parent.name), encoding="utf-8", errors="replace")
+    for sentence in _sentences(account):
+        console.print(sentence)
+    for sentence in card["missing"]:
+        console.print(f"[dim]{sentence}[/]")
+    return dict(card["kinds"])
+
+
+def _given(inputs: Inputs) -> dict[str, dict[str, Iterable[Any]]]:
+    """What the source has, by kind and split: streams of records where it offers them, else lists."""
+    read = getattr(inputs.data, "stream", inputs.data.records)
+    given = {kind: {split: own for split in SPLITS if (own := read(kind, split)) is not None} for kind in CURATED}
+    return {kind: own for kind, own in given.items() if own}
+
+
+def _rows(records: Mapping[str, Mapping[str, Iterable[Any]]]) -> int | None:
+    """How many there are to look at, twice each; None where that is not known before."""
+    given = [own for splits in records.values() for own in splits.values()]
+    lists = [own for own in given if isinstance(own, list)]
+    return 2 * sum(map(len, lists)) if len(lists) == len(given) else None
+
+
+def _few_shot(inputs: Inputs, paths: Sequence[str]) -> tuple[list[list[Demonstration]], list[SourceRow]]:
+    """The demonstrations of each few-shot prompt, and the malformed rows where these go to quarantine."""
+    if not paths or not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
+        return [examples for path in paths for examples in read_few_shot(Path(path))], []
+    with Quarantine(inputs.data.quarantine / "few_shot.jsonl") as quarantine:
+        examples = [found for path in paths for found in read_few_shot(Path(path), quarantine.add)]
+    if quarantine.count:
+        inputs.data.malformed[str(quarantine.path)] = quarantine
+    return examples, list(quarantine.rows())
+
+
+def _evaluation(inputs: Inputs, sources: Sequence[Any]) -> Iterable[Prompt]:
+    """The prompts of files that nothing may be trained on."""
+    if not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
+        return RecordStream(sources, Prompt, None, {})
+    return RecordStream(sources, Prompt, inputs.data.quarantine / "evaluation.jsonl", inputs.data.malformed)
+
+
+def _labelers(folder: Path) -> dict[str, Any] | None:
+    """How far labelers agree on the rankings that stay, where two of them ranked the same prompt."""
+    paths = [
+        path for split in SPLITS if (path := folder / f"comparisons.{split}.jsonl").exists() and path.stat().st_size
+    ]
+    stream = RecordStream(paths, Comparison, None, {})
+    voices = Counter(key_of(plain_text(ranking.prompt)) for ranking in stream if ranking.labeler is not None)
+    several = {prompt for prompt, count in voices.items() if count > 1}
+    rankings = [own for own in stream if own.labeler is not None and key_of(plain_text(own.prompt)) in several]
+    try:
+        found = agreement(rankings)
+    except ValueError:  # nobody ranked what another one did
+        return None
+    ranks: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for ranking in rankings:
+        for completion, rank in zip(ranking.completions, ranking.ranks, strict=True):
+            ranks[plain_text(ranking.prompt), completion].append(rank)
+    width = max(map(len, ranks.values()))
+    try:
+        alpha = krippendorff_alpha([[*own, *[None] * (width - len(own))] for own in ranks.values()], "ordinal")
+    except ValueError:  # all ranks are the same
+        alpha = None
+    return {**found, "alpha": alpha}
+
+
+def _sentences(account: Account) -> list[str]:
+    return [
+        f"{kind}: {books.raw} read + {books.added} added = {books.kept.total()} kept + {books.dropped.total()} dropped"
+        + (
+            f" ({', '.join(f'{reason} {count}' for reason, count in books.dropped.most_common())})"
+            if books.dropped
+            else ""
+        )
+        for kind, books in account.kinds.items()
+    ]

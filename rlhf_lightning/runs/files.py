@@ -1,0 +1,63 @@
+"""Files that appear when they are complete, and what is read back from them."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.parallel.processes import rank
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that appears when complete; where there are several processes, the first one writes."""
+    if rank() != 0:
+        return
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    put_in_place(unfinished, path)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line to a file that appears when complete; what JSON does not know, as a string.
+
+    Where there are several processes, the first one writes.
+    """
+    if rank() != 0:
+        return
+    unfinished = path.with_name(path.name + ".unfinished")
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
+    unfinished.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    put_in_place(unfinished, path)
+
+
+def put_in_place(unfinished: Path, path: Path) -> None:
+    """Give a file or folder that was written under another name its own: whatever happens, what has it is complete."""
+    for file in (unfinished, *(unfinished.rglob("*") if unfinished.is_dir() else ())):
+        sync(file)
+    unfinished.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, last through a power cut."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = []
+        for row in csv.DictReader(file):
+            if row["step"] and None not in row.values():
+                numbers = {name: float(value) for name, value in row.items() if value != "" and name != "step"}
+                rows.append({"step": int(row["step"]), **numbers})
+        return rows

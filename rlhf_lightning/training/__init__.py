@@ -1,0 +1,1 @@
+"""Around the Trainer: fit, checkpoints, callbacks, metrics, memory."""

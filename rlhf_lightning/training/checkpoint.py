@@ -1,0 +1,203 @@
+"""Checkpoints that cannot be lost: written beside, synced, renamed, and looked at before they are used."""
+
+import errno
+import signal
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from rlhf_lightning.parallel.processes import from_first, sum_over_processes
+from rlhf_lightning.runs.files import put_in_place, sync
+from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
+
+LATEST, BEFORE = "last.ckpt", "previous.ckpt"
+ENDED = 128 + signal.SIGTERM
+"""Exit code of what SIGTERM ended, as a shell has it."""
+
+
+class BatchCheckpoint(L.Callback):
+    """Writes ``last.ckpt`` every so many batches and after every epoch; the one before stays as ``previous.ckpt``.
+
+    Lightning's ``global_step`` counts every step of every optimizer, so the cadence comes from the batches. Lightning
+    logs a batch after its last hook: a checkpoint is written at the end of the batch, takes its name when the batch
+    is in ``metrics.csv``, and a run that goes on from it cuts ``metrics.csv`` to the batches it has. After a SIGTERM
+    the batch at hand is finished and saved, and the run ends with exit code 143.
+
+    Args:
+        folder: Where.
+        every_n_batches: Batches (PPO iterations) between two checkpoints.
+        say: Told where a run that was ended will go on.
+
+    Raises:
+        ValueError: When there would be less than one batch between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, every_n_batches: int, say: Callable[[str], None] = print) -> None:
+        if every_n_batches < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 batch, got {every_n_batches}.")
+        self.path, self.every_n_batches, self.say = folder / LATEST, every_n_batches, say
+        self._unfinished = self.path.with_suffix(".unfinished")
+        self._nameless = False
+        self._sigterm = Sigterm()
+        self._ending = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write to where the checkpoint will be: Lightning writes to the system's temporary folder first."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _PlainFile()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop the metrics of batches that will be made again, and listen for SIGTERM."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.cut(batches_done(trainer))
+        self._sigterm.listen()
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Give the checkpoint of the batch before its name; end here after a SIGTERM."""
+        self._finish(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Save where it is time to; at the end of an epoch its validation comes first."""
+        due = batches_done(trainer) % self.every_n_batches == 0
+        if (self._ends(trainer, pl_module) or due) and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after the last batch of an epoch and its validation."""
+        self._ends(trainer, pl_module)
+        self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the last checkpoint its name."""
+        self._finish(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave signals as they were; one that came after the last batch still ends the run."""
+        self._sigterm.ignore()
+        if self._sigterm.came and not self._ending:
+            raise SystemExit(ENDED)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave signals as they were."""
+        self._sigterm.ignore()
+
+    def _ends(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
+        """Whether any process was told to end: all of them must save the same batch."""
+        came = torch.tensor(float(self._sigterm.came or trainer.received_sigterm), device=module.device)
+        self._ending = self._ending or bool(sum_over_processes(came) > 0)
+        return self._ending
+
+    def _save(self, trainer: L.Trainer) -> None:
+        try:
+            trainer.save_checkpoint(self._unfinished)
+            if trainer.is_global_zero:
+                sync(self._unfinished)
+        except (OSError, RuntimeError) as error:
+            self._unfinished.unlink(missing_ok=True)
+            kept = f"the one before it, {self.path}, is whole" if self.path.exists() else "there is none before it"
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            raise RuntimeError(
+                f"the checkpoint after batch {batches_done(trainer)} could not be written to {self.path.parent} "
+                f"({'the disk is full' if full else error}); {kept}. Make room and give the same command again."
+            ) from error
+        self._nameless = True
+
+    def _finish(self, trainer: L.Trainer) -> None:
+        if self._nameless and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsFile) and logger.path.exists():
+                    sync(logger.path)
+            if self.path.exists():
+                self.path.rename(self.path.with_name(BEFORE))
+            put_in_place(self._unfinished, self.path)
+        self._nameless = False
+        if self._ending:
+            self.say(f"ended by SIGTERM; the same command goes on from {self.path}")
+            raise SystemExit(ENDED)
+
+
+class Sigterm:
+    """Remembers that SIGTERM came, and does nothing else: what a process sends in a signal handler, others may miss."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def listen(self) -> None:
+        """Take the place of the handler that is there."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def ignore(self) -> None:
+        """Put the handler back that was there."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+
+
+class _PlainFile(TorchCheckpointIO):
+    """Writes a checkpoint to its place, without a copy in memory or in another folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Given a path, torch would not say that the disk is full.
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+def newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is complete and of this model, or None; the first process looks for all.
+
+    Args:
+        folder: Where :class:`BatchCheckpoint` writes.
+        module: What would go on.
+        say: Told of every checkpoint that is skipped, and why.
+    """
+    return from_first(lambda: _newest_whole(folder, module, say))
+
+
+def _newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], None]) -> Path | None:
+    for path in (folder / LATEST, folder / BEFORE):
+        if not path.exists():
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise RuntimeError(f"its part {damaged} is damaged (the checksum differs).")
+            # Mapped into memory, so that no tensor is copied.
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            module.on_load_checkpoint(checkpoint)
+        except Exception as error:  # torn files fail in many ways
+            say(f"{path} is skipped: {str(error).splitlines()[0]}")
+        else:
+            return path
+    return None
+
+
+def check_shareable(path: Path) -> None:
+    """Refuse what ``ModelParallelStrategy`` would put into the wrong weights.
+
+    Its own checkpoints name the weights of every optimizer. Others number them, and it takes the numbers for places in
+    the whole module, which is right for a single optimizer only.
+
+    Raises:
+        RuntimeError: When a checkpoint with several optimizers numbers their weights.
+    """
+    optimizers = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["optimizer_states"]
+    if len(optimizers) > 1 and any(isinstance(name, int) for optimizer in optimizers for name in optimizer["state"]):
+        raise RuntimeError(
+            f"{path} was not made with trainer=fsdp, which cannot go on from another trainer's checkpoint of PPO. Go "
+            "on with trainer=ddp, cpu or gpu (the other way round works), or start anew with overwrite=true."
+        )

@@ -1,0 +1,156 @@
+"""Two processes do what one does: weights, metrics, checkpoints that the other number of processes goes on from."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlhf_lightning.cli import check_processes
+from rlhf_lightning.runs.files import read_metrics
+from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.training.checkpoint import check_shareable
+
+WORKER = Path(__file__).with_name("training_worker.py")
+STAGES = ("sft", "reward", "ppo")
+
+
+def run(folder: Path, kind: str, epochs: int, *options: str) -> list[tuple[int, str]]:
+    """Run the worker in one process, or in two for the other kinds; exit codes and what was printed."""
+    count = 1 if kind == "one" else 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if count > 1:  # what torchrun sets
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, str(WORKER), str(folder), kind, str(epochs), *options]
+    folder.mkdir(parents=True, exist_ok=True)
+    started, logs = [], [folder / f"process-{rank}.log" for rank in range(count)]
+    for rank, log in enumerate(logs):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"} if count > 1 else {}
+        with log.open("w") as output:
+            started.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=output, stderr=output))
+    try:
+        return [(process.wait(timeout=300), log.read_text()) for process, log in zip(started, logs, strict=True)]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def train(folder: Path, kind: str, epochs: int, *options: str) -> Path:
+    """Run the worker to its end."""
+    for code, printed in run(folder, kind, epochs, *options):
+        assert code == 0, printed[-6000:]
+    return folder
+
+
+def interrupt(folder: Path, kind: str, stage: str, batch: int) -> Path:
+    """Run a stage until the last of its processes, and it alone, is told to end."""
+    ended = run(folder, kind, 2, stage, str(batch))
+    assert [code for code, _ in ended] == len(ended) * [143], ended
+    last = folder / "sft" / "checkpoints" / "last.ckpt"
+    assert f"ended by SIGTERM; the same command goes on from {last}" in ended[0][1]
+    saved = torch.load(last, weights_only=True)
+    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == batch + 1
+    assert len(saved["random_states"]) == len(ended)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("one"), "one", 2)
+
+
+def compare(alone, other, stages=STAGES):
+    """Weights to 1e-5 and every metric but the times to 1e-4."""
+    for stage in stages:
+        for path in (alone / stage).rglob("model.safetensors"):
+            expected, found = load_file(path), load_file(other / path.relative_to(alone))
+            assert expected.keys() == found.keys()
+            for name, weight in expected.items():
+                assert (found[name] - weight).abs().max() < 1e-5, f"{path.relative_to(alone)}, {name}"
+        rows = [read_metrics(folder / stage / "metrics.csv") for folder in (alone, other)]
+        assert len(rows[0]) == len(rows[1]) >= 20, stage
+        for expected_row, row in zip(*rows, strict=True):
+            wanted = {name: value for name, value in expected_row.items() if not name.startswith("time/")}
+            assert wanted == pytest.approx({name: row[name] for name in wanted}, rel=1e-4, abs=1e-4), stage
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_as_one_does(alone, tmp_path, kind):
+    compare(alone, train(tmp_path, kind, 2))
+
+
+@pytest.mark.parametrize(("before", "then"), [("one", "ddp"), ("ddp", "one")])
+def test_after_a_sigterm_another_number_of_processes_goes_on(alone, tmp_path, before, then):
+    interrupt(tmp_path, before, "sft", 5)
+    compare(alone, train(tmp_path, then, 2, "sft"), ["sft"])
+
+
+@pytest.mark.slow
+def test_every_process_goes_on_with_its_own_random_state(tmp_path):
+    whole = train(tmp_path / "whole", "ddp", 2, "dropout")
+    states = torch.load(whole / "sft" / "checkpoints" / "last.ckpt", weights_only=True)["random_states"]
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
+    broken = train(interrupt(tmp_path / "broken", "ddp", "dropout", 5), "ddp", 2, "dropout")
+    expected, found = (load_file(folder / "sft" / "model" / "model.safetensors") for folder in (whole, broken))
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["ddp", "fsdp"])
+def test_another_number_of_processes_goes_on(alone, tmp_path, before):
+    train(tmp_path, before, 1)
+    compare(alone, train(tmp_path, "one", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["ddp", "fsdp"])
+def test_the_options_of_the_trainer_run_by_torchrun(tmp_path, option):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "rlhf_lightning"]
+    small = ["model.size=small", "data.source.demonstrations=40", "data.source.validation=8", "sft.fit.epochs=1"]
+    sizes = [*small, f"paths.runs={tmp_path}", "run=two", "stages=[sft]"]
+    command = [sys.executable, *launcher, f"trainer={option}", "trainer.accelerator=cpu", *sizes]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+    assert ended.stdout.count("done in") == 1  # the first process speaks for all
+    assert read_stage(tmp_path / "two" / "sft")["status"] == "complete"
+    saved = torch.load(tmp_path / "two" / "sft" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(saved["random_states"]) == 2
+
+
+def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tmp_path):
+    states = [{"state": {0: {"step": torch.tensor(1.0)}}}]
+    torch.save({"optimizer_states": states}, tmp_path / "one.ckpt")
+    torch.save({"optimizer_states": 2 * states}, tmp_path / "two.ckpt")
+    torch.save({"optimizer_states": 2 * [{"state": {"policy.weight": {}}}]}, tmp_path / "named.ckpt")
+    check_shareable(tmp_path / "one.ckpt")
+    check_shareable(tmp_path / "named.ckpt")
+    with pytest.raises(RuntimeError, match=r"two.ckpt was not made with trainer=fsdp.*trainer=ddp"):
+        check_shareable(tmp_path / "two.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "started", "sweeping", "sentence"),
+    [
+        ({"devices": 2}, 1, False, "devices=2 needs 2 processes, and 1 runs.*torchrun --nproc-per-node"),
+        ({"devices": [0, 1], "num_nodes": 2}, 2, False, "needs 4 processes, and 2"),
+        ({"devices": "auto"}, 1, False, "devices=auto needs a number of processes"),
+        ({"devices": 2}, 1, True, "cannot be used in a multirun.*trainer.devices=1"),
+        ({"devices": 1}, 2, True, "cannot be used in a multirun"),
+    ],
+)
+def test_several_devices_need_a_process_each(trainer, started, sweeping, sentence):
+    with pytest.raises(PipelineError, match=sentence):
+        check_processes(trainer, started, sweeping)
+
+
+def test_one_process_per_device_is_accepted():
+    check_processes({"devices": 2, "num_nodes": 2}, 4, sweeping=False)
+    check_processes({"devices": [3]}, 1, sweeping=True)

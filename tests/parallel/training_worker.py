@@ -1,0 +1,147 @@
+"""Trains each kind of stage; run in one process, or in several by torchrun. See test_distributed.py.
+
+Usage: training_worker.py <folder> <one|ddp|fsdp> <epochs> [stages, with commas] [batch]
+
+The last process gets a SIGTERM at the start of that batch of every stage.
+"""
+
+import os
+import signal
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from rlhf_lightning import (
+    LanguageModelModule,
+    PPOModule,
+    RewardModule,
+    RLHFDataModule,
+    ScalarHeadModel,
+    load_causal_lm,
+    load_tokenizer,
+)
+from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
+from rlhf_lightning.parallel.processes import join_processes, processes, rank
+from rlhf_lightning.sandbox.world import generate_demonstrations, generate_prompts, generate_text
+from rlhf_lightning.training.fit import fit_stage
+
+LENGTHS = {"max_prompt_tokens": 48, "max_response_tokens": 12, "block_size": 32}
+
+
+def trainer(kind: str, **options: object) -> L.Trainer:
+    """On the CPU, with the strategy of that name."""
+    sharded = ModelParallelStrategy(processes(), 1, save_distributed_checkpoint=False)
+    strategy = {"one": "auto", "ddp": "ddp", "fsdp": sharded}[kind]
+    return L.Trainer(
+        accelerator="cpu", devices=processes(), strategy=strategy, use_distributed_sampler=False, **options
+    )
+
+
+class SigtermAt(L.Callback):
+    """Ends one process of several."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        """Tell the last process alone."""
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch and rank() == processes() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Worker:
+    """Makes stages, each with its metrics and its exported weights in a folder of its own."""
+
+    def __init__(self, folder: Path, kind: str, epochs: int, sigterm_at: int) -> None:
+        self.folder, self.kind, self.epochs, self.sigterm_at = folder, kind, epochs, sigterm_at
+        self.tokenizer = load_tokenizer("sandbox")
+        self.demonstrations = generate_demonstrations(41, 0)  # the last batch of 4 has one row: a process has none
+        self.adam = partial(torch.optim.Adam, lr=1e-4, eps=1e-5)
+
+    def base(self, **options: float) -> torch.nn.Module:
+        """What every stage starts from."""
+        L.seed_everything(1, verbose=False)
+        return load_causal_lm("sandbox", **options)
+
+    def fit(self, name: str, module: L.LightningModule, *data: object, **sizes: object) -> None:
+        """Train a stage."""
+        folder = self.folder / name
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        records = RLHFDataModule(name, self.tokenizer, *data, **LENGTHS, **sizes)
+        counts = {"epochs": self.epochs, "checkpoint_every": 100, "log_every": 1}
+        make = partial(trainer, self.kind)
+        fit_stage(module, records, folder, make, [SigtermAt(self.sigterm_at)], print, **counts)
+
+    def sft(self, residual_dropout: float = 0.0) -> None:
+        """On demonstrations."""
+        module = LanguageModelModule(self.base(residual_dropout=residual_dropout), self.adam)
+        self.fit("sft", module, self.demonstrations, self.demonstrations[:11], batch_size=4)
+        export_causal_lm(module.model, self.tokenizer, self.folder / "sft" / "model")
+
+    def dropout(self) -> None:
+        """The same with dropout, which draws from the random state of each process."""
+        self.sft(0.2)
+
+    def reward(self) -> None:
+        """On rankings of three, with ties."""
+        ranks = 14 * [[1, 2, 3], [2, 1, 1], [1, 1, 1]]
+        answers = [each.response for each in self.demonstrations]
+        comparisons = [
+            Comparison(first.prompt, answers[number : number + 3], ranks[number], source=f"team-{number % 3}")
+            for number, first in enumerate(self.demonstrations[:-2])
+        ]
+        model = self.base()
+        module = RewardModule(ScalarHeadModel.from_causal_lm(model), self.adam)
+        self.fit("reward", module, comparisons, comparisons[:7], batch_size=3)
+        export_scalar_model(module.model, model.config, self.tokenizer, self.folder / "reward" / "model")
+
+    def ppo(self) -> None:
+        """With text, micro-batches and a coefficient that adapts."""
+        model = self.base()
+        critic = ScalarHeadModel.from_causal_lm(model)
+        module = PPOModule(
+            model,
+            self.base(),
+            ScalarHeadModel.from_causal_lm(model),
+            critic,
+            self.tokenizer,
+            self.adam,
+            self.adam,
+            max_new_tokens=LENGTHS["max_response_tokens"],
+            num_minibatches=3,
+            micro_batch_size=2,
+            kl_coef=0.1,
+            kl_target=2.0,
+            kl_horizon=200,
+            ptx_coef=0.5,
+            max_grad_norm=1.0,
+            seed=3,
+        )
+        prompts, text = generate_prompts(40, 0), generate_text(20, 0)
+        self.fit("ppo", module, prompts, text=text, batch_size=8, num_batches=10, text_batch_size=6)
+        export_causal_lm(module.policy, self.tokenizer, self.folder / "ppo" / "model")
+        with module.ema.applied(module.policy):
+            export_causal_lm(module.policy, self.tokenizer, self.folder / "ppo" / "model_ema")
+
+
+def main(folder: str, kind: str, epochs: str, stages: str = "sft,reward,ppo", sigterm_at: str = "-1") -> None:
+    """Make the stages."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    join_processes(gpu=False)
+    worker = Worker(Path(folder), kind, int(epochs), int(sigterm_at))
+    for stage in stages.split(","):
+        getattr(worker, stage)()
+    if processes() > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

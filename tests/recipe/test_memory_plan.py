@@ -1,0 +1,100 @@
+"""From a configuration to the memory table: what it counts, and what it says when that is too much."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from rlhf_lightning.cli import composed
+from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.recipe.memory_plan import PLANNED, available_memory, plan_stages, with_remedies
+from rlhf_lightning.recipe.pipeline import Pipeline
+from rlhf_lightning.runs.folders import Runs
+from rlhf_lightning.runs.targets import builder
+
+FRESH = ["model=sandbox_scratch", "model.causal_lm.config.n_layer=2", "model.causal_lm.config.n_embd=64"]
+
+
+def inputs_of(folder: Path, *overrides: str) -> Inputs:
+    config = composed([*FRESH, *overrides])
+    return Inputs(config, builder([]), Runs(folder, config["run"]))
+
+
+def test_every_training_stage_has_a_plan(tmp_path: Path) -> None:
+    plans = plan_stages(inputs_of(tmp_path), [*PLANNED, "collect", "evaluate"])
+    assert [plan.stage for plan in plans] == list(PLANNED)
+    assert all(plan.peak.total > plan.peak.parts["optimizer"] > 0 for plan in plans)
+    phases = {plan.stage: [phase.name for phase in plan.phases] for plan in plans}
+    assert phases["ppo"] == ["rollout", "score", "update policy", "update value"]
+    assert "ptx" in phases["ppo_ptx"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
+    def parts(*overrides: str) -> dict[str, int]:
+        phases = plan_stages(inputs_of(tmp_path, *overrides), ["ppo"])[0].phases
+        return next(phase.parts for phase in phases if phase.name == "update policy")
+
+    plain = parts()
+    assert plain["optimizer"] == pytest.approx(4 * plain["policy"], rel=0.1)  # two moments, policy and critic
+    assert "average" not in parts("ppo.module.ema_decay=null")
+    both = [f"ppo.module.{name}" for name in ("optimizer", "value_optimizer")]
+    sgd = [f"{one}._target_=torch.optim.SGD" for one in both] + [f"~{one}.betas" for one in both]
+    assert parts(*sgd)["optimizer"] == 0
+    assert parts("trainer.precision=bf16-true")["policy"] == plain["policy"] / 2
+    assert parts("ppo.module.micro_batch_size=4")["activations"] < plain["activations"] / 2
+    assert parts("trainer.devices=4")["activations"] < plain["activations"] / 2
+
+
+def test_offloaded_models_count_where_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = inputs_of(tmp_path, "ppo.module.offload_frozen=true")
+    monkeypatch.setattr(inputs, "device", torch.device("cuda"))
+    with_both = [phase.name for phase in plan_stages(inputs, ["ppo"])[0].phases if "reference" in phase.parts]
+    assert with_both == ["score"]
+
+
+def test_a_reward_model_of_another_architecture_is_planned_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(tmp_path)
+    same = plan_stages(inputs, ["ppo"])[0].peak.parts
+    monkeypatch.setattr(inputs, "available", lambda name: name == "reward")
+    monkeypatch.setattr(inputs, "model_path", lambda name: "sandbox/large" if name == "reward" else None)
+    other = plan_stages(inputs, ["ppo"])[0].peak.parts
+    assert other["policy"] == same["policy"]
+    assert other["reward"] > 10 * same["reward"]
+
+
+def test_remedies_name_what_fits(tmp_path: Path) -> None:
+    inputs = inputs_of(tmp_path)
+    plan = plan_stages(inputs, ["ppo"])[0]
+    resident = sum(size for part, size in plan.peak.parts.items() if part not in ("activations", "gradients"))
+    enough = with_remedies(inputs, plan, int(0.7 * plan.peak.total)).remedies
+    assert enough
+    for override, promised in enough.items():
+        assert plan_stages(inputs_of(tmp_path, override), ["ppo"])[0].peak.total == promised <= 0.7 * plan.peak.total
+    (together, promised), *others = with_remedies(inputs, plan, resident // 2).remedies.items()
+    assert not others
+    assert len(together.split()) > 1
+    assert plan_stages(inputs_of(tmp_path, *together.split()), ["ppo"])[0].peak.total == promised
+
+
+@pytest.mark.parametrize("available", [2**40, 2**20])
+def test_the_table_says_whether_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    config = composed([*FRESH, "stages=[sft,ppo]"])
+    out = io.StringIO()
+    pipeline = Pipeline(config, builder([]), Runs(tmp_path, "default"), Console(file=out, width=160))
+    monkeypatch.setattr("rlhf_lightning.recipe.pipeline.available_memory", lambda device: available)
+    pipeline.plan()
+    text = out.getvalue()
+    assert "Memory of stage sft: 32 rows of 48 + 26 tokens" in text
+    assert ("does not fit" in text) == (available == 2**20)
+    assert ("ppo.data.batch_size=" in text) == (available == 2**20)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_machine_says_how_much_it_has() -> None:
+    size = available_memory(torch.device("cpu"))
+    assert size is None or 2**28 < size < 2**45
