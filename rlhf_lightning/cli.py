@@ -28,7 +28,7 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
-from rlhf_lightning.parallel.processes import join_processes, rank
+from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
 from rlhf_lightning.runs.secrets import redacted
@@ -56,7 +56,7 @@ def run(config: DictConfig) -> float | None:
     hydra_config: Any = HydraConfig.instance().cfg
     sweeping = hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), sweeping)
-    join_processes(gpu=plain["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available())
+    init_process_group(gpu=plain["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available())
     console = Console(quiet=rank() != 0)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own

@@ -13,7 +13,7 @@ import torch
 from rlhf_lightning.algorithms.schedules import cosine_schedule, warmup_schedule
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.models.lora import adapted_critic, add_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.modules.ppo import PPOModule
@@ -95,7 +95,7 @@ def ppo_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RL
     plain, data = ppo(model, tokenizer)
     torch.manual_seed(1)
     add_adapters(model, rank=2)
-    value = adapted_critic(plain.reward, rank=2)
+    value = critic_with_adapters(plain.reward, rank=2)
     options = {"max_new_tokens": 6, "num_minibatches": 2, "ptx_coef": 0.5, "seed": 5}
     return PPOModule(model, model, plain.reward, value, tokenizer, ADAM, ADAM, **options), data
 

@@ -140,7 +140,7 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
         "torch.utils.collect_env.run",  # a function of torch's own that hands a text to the shell
         "torch.hub.load",
         "torch.load",
-        "rlhf_lightning.parallel.sharding.call",  # a function of ours that calls what it is given
+        "rlhf_lightning.parallel.sharding.call_unsharded",  # a function of ours that calls what it is given
         "rlhf_lightning.cli.builder",
         "rlhf_lightning.runs.targets.importlib.import_module",
         "rlhf_lightning.models.scalar_head.ScalarHeadModel.from_causal_lm",
@@ -165,7 +165,7 @@ def shell(canary: Path, place: str = "torch.utils.collect_env.run") -> dict[str,
 def test_a_call_of_what_is_built_from_pairs_does_nothing(canary: Path) -> None:
     pairs = [["_target_", "torch.utils.collect_env.run"], ["_args_", [f"touch {canary}"]]]
     inner = {"_target_": "rlhf_lightning.cli.builder", "more_targets": ["torch"]}
-    node = {"_target_": "rlhf_lightning.parallel.sharding.call", "_args_": [inner, pairs]}
+    node = {"_target_": "rlhf_lightning.parallel.sharding.call_unsharded", "_args_": [inner, pairs]}
     with pytest.raises(PipelineError, match="allowed_targets"):
         builder([])(node)
     for other in (pairs, tuple(map(tuple, pairs)), "os.system", None, {"a": 1}):
@@ -203,7 +203,7 @@ def test_every_factory_is_a_function_and_none_is_missing() -> None:
     found = [get_object(name) for name in named]
     functions = {f"{one.__module__}.{one.__qualname__}" for one in found if not isinstance(one, type)}
     assert functions <= set(FACTORIES)
-    assert set(FACTORIES) - functions == {"rlhf_lightning.models.loading.load_scalar_model"}
+    assert set(FACTORIES) - functions == {"rlhf_lightning.models.scalar_head.load_scalar_model"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.checks.result import close
-from rlhf_lightning.checks.subject import Subject, altered, learning, plain_log_probs, plain_values, single_rows
+from rlhf_lightning.checks.subject import (
+    Subject,
+    altered,
+    plain_log_probs,
+    plain_values,
+    single_rows,
+    trainable_parameters,
+)
 
 OUTSIDE = (-2.0, -0.5, 0.5, 2.0)
 """Where made-up ratios and values lie, in units of the clip range."""
@@ -17,7 +24,7 @@ def _same_gradient(
     subject: Subject, models: list[nn.Module], one: Callable[[], object], other: Callable[[], object], what: str
 ) -> str:
     """Compare by the length of the difference: in a large model a wrong gradient is small in every place."""
-    weights = [weight for model in models for weight in learning(model)]
+    weights = [weight for model in models for weight in trainable_parameters(model)]
     seen = []
     for add in (one, other):
         for model in models:

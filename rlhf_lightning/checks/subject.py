@@ -183,7 +183,7 @@ class Subject:
             models = actors(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
             module = self.make_ppo(**models, tokenizer=self.tokenizer, **given)
         free = cast(Any, module)
-        optimizers = [optimizer(learning(model)) for model in (module.policy, module.value)]
+        optimizers = [optimizer(trainable_parameters(model)) for model in (module.policy, module.value)]
         free.log = free.log_dict = lambda *_, **__: None
         free.manual_backward, free.optimizers = (lambda loss: loss.backward()), (lambda *_, **__: optimizers)
         return module
@@ -226,7 +226,7 @@ class Subject:
     def moved(self) -> Experience:
         """A scored rollout of a policy that has left its reference, at a ``kl_coef`` of 1, so that KL has its say."""
         module, _ = self.episode
-        weights = learning(module.policy)
+        weights = trainable_parameters(module.policy)
         own, coef = [weight.detach().clone() for weight in weights], module.kl_coef.clone()
         generator = torch.Generator(self.device).manual_seed(0)
         try:
@@ -268,7 +268,7 @@ def plain_log_probs(model: nn.Module, prompt: Tensor, response: Tensor, temperat
     return cast(Tensor, (logits.float() / temperature).log_softmax(-1).gather(1, response.unsqueeze(1)).squeeze(1))
 
 
-def learning(model: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of a model that learn."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

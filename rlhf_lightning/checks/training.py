@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.checks.result import close, demand
-from rlhf_lightning.checks.subject import Subject, learning, plain_log_probs, single_rows
+from rlhf_lightning.checks.subject import Subject, plain_log_probs, single_rows, trainable_parameters
 from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.sample import response_log_probs
-from rlhf_lightning.models.lora import without_adapters
+from rlhf_lightning.models.lora import adapters_disabled
 from rlhf_lightning.modules.ppo import PPOModule
 
 
@@ -19,7 +19,7 @@ def averaging(subject: Subject) -> str:
     """The moving average follows decay * average + (1 - decay) * weights once per optimizer step, in 32 bits."""
     _, episode = subject.episode
     module = subject.ppo(ema_decay=0.9)
-    weights = learning(module.policy)
+    weights = trainable_parameters(module.policy)
     expected = [weight.detach().float().clone() for weight in weights]
     steps = 0
 
@@ -45,7 +45,7 @@ def frozen(subject: Subject) -> str:
     first, episode = subject.episode
     _reference_stays(first, subject)
     module = subject.ppo()
-    learned = {id(weight) for model in (module.policy, module.value) for weight in learning(model)}
+    learned = {id(weight) for model in (module.policy, module.value) for weight in trainable_parameters(model)}
     still: dict[str, Any] = {"reference": module.reference, "reward": module.reward}
     models = {**still, "policy": module.policy, "value": module.value}
     kept = {name: _kept(model, learned) for name, model in still.items()}
@@ -68,7 +68,7 @@ def frozen(subject: Subject) -> str:
 def _reference_stays(module: PPOModule, subject: Subject) -> None:
     """What was scored with a policy that had moved is the reference's own."""
     moved = subject.moved
-    with without_adapters(module.reference):
+    with adapters_disabled(module.reference):
         own = [
             plain_log_probs(module.reference, prompt, response, module.temperature)
             for _, prompt, response in single_rows(moved.rollout)
@@ -85,7 +85,7 @@ def _kept(model: nn.Module, learned: set[int]) -> dict[str, nn.Parameter]:
 @torch.no_grad()
 def _said(module: PPOModule, subject: Subject) -> tuple[Tensor, Tensor]:
     rollout = subject.episode[1].rollout
-    with without_adapters(module.reference, module.reward):
+    with adapters_disabled(module.reference, module.reward):
         log_probs = response_log_probs(module.reference, rollout, module.temperature)
         return log_probs, response_scores(module.reward, rollout, subject.tokenizer)
 

@@ -12,10 +12,8 @@ from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.personal import find_personal, masked
 from rlhf_lightning.curation.presidio import PresidioFinder
 from rlhf_lightning.curation.thinning import Thinning
-from rlhf_lightning.recipe.curated import CuratedData
 
 __all__ = [
-    "CuratedData",
     "Curator",
     "EvaluationOverlap",
     "GroupSplits",

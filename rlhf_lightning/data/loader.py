@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
-from rlhf_lightning.parallel.processes import processes, rank
+from rlhf_lightning.parallel.processes import rank, world_size
 
 
 class ResumableBatches(Sampler[list[int]]):
@@ -58,7 +58,7 @@ class ResumableBatches(Sampler[list[int]]):
 
     @staticmethod
     def _shard(rows: list[int]) -> list[int]:
-        return rows[rank() :: processes()]
+        return rows[rank() :: world_size()]
 
 
 class ResumableLoader(DataLoader[Any]):

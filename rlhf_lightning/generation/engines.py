@@ -17,7 +17,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
 from rlhf_lightning.generation.sample import sample_responses
-from rlhf_lightning.models.lora import has_adapters, merged
+from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
 Sampler: TypeAlias = Callable[..., Rollout]
 """Samples one response per prompt from the full distribution of a policy; arguments as :func:`sample_responses`."""
@@ -129,7 +129,7 @@ class VLLMSampler:
         key: Sequence[int] = (0,),
     ) -> Rollout:
         """Sample with a seed per prompt, keyed by ``key`` and the prompt's index."""
-        plain = cast(PreTrainedModel, merged(model) if has_adapters(model) else model)
+        plain = cast(PreTrainedModel, merge_adapters(model) if has_adapters(model) else model)
         engine = self._with_weights(plain)
         from vllm import SamplingParams
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.models.lora import has_adapters, merged
+from rlhf_lightning.models.lora import has_adapters, merge_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.parallel.sharding import full_state
+from rlhf_lightning.parallel.sharding import full_state_dict
 from rlhf_lightning.runs.files import put_in_place
 
 
@@ -32,7 +32,7 @@ def export_causal_lm(
         dtype: Of the weights on disk, by torch's name; None leaves them as they are.
     """
     if has_adapters(model):
-        model = merged(model)
+        model = merge_adapters(model)
     if dtype is not None:
         model = copy.deepcopy(model).to(getattr(torch, dtype))
     _write(model, tokenizer, folder)
@@ -61,7 +61,7 @@ def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    state = full_state(model)  # of all processes, before one of them writes
+    state = full_state_dict(model)  # of all processes, before one of them writes
     if rank() == 0:
         with complete_folder(folder) as unfinished:
             model.save_pretrained(unfinished, state_dict=state)

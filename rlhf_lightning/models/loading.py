@@ -19,7 +19,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
-from rlhf_lightning.models.matmul import fast_products
+from rlhf_lightning.models.matmul import use_fast_matmul
 
 Module = TypeVar("Module", bound=nn.Module)
 _SHIPPED = Path(__file__).parents[1] / "sandbox" / "base"
@@ -107,7 +107,7 @@ def use_fast_kernels(model: Module) -> Module:
     tanh-GELU (``gelu_new``: GPT-2 and others) stands torch's kernel: a training step takes about a fifth less time, and
     the activations that are kept for the backward pass shrink.
     """
-    fast_products(model)
+    use_fast_matmul(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):

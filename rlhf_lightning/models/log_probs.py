@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rlhf_lightning.algorithms.batch import length_groups
 from rlhf_lightning.algorithms.functional import position_ids, token_log_probs
 from rlhf_lightning.models.attention import fast_attention
-from rlhf_lightning.models.matmul import product
+from rlhf_lightning.models.matmul import matmul
 
 CHUNK = 2**22
 """Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
@@ -180,9 +180,9 @@ class _LinearLogProbs(torch.autograd.Function):
             slope.mul_(-gradient).scatter_add_(1, targets[chunk].unsqueeze(1), gradient.to(slope.dtype))
             slope = slope.to(hidden.dtype)
             if hidden_gradient is not None:
-                hidden_gradient[chunk] = product(slope, weight)
+                hidden_gradient[chunk] = matmul(slope, weight)
             if weight_gradient is not None:
-                weight_gradient += product(slope.t(), part)
+                weight_gradient += matmul(slope.t(), part)
         return hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype), None, None
 
 
@@ -191,7 +191,7 @@ def _chunks(values: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = product(hidden, weight.t())
+    logits = matmul(hidden, weight.t())
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return logits if temperature == 1 else logits.div_(temperature)
 

@@ -56,7 +56,7 @@ def add_adapters(
             parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
 
 
-def adapted_critic(reward: ScalarHeadModel, **options: Any) -> ScalarHeadModel:
+def critic_with_adapters(reward: ScalarHeadModel, **options: Any) -> ScalarHeadModel:
     """A critic on the body of the reward model: with adapters and a head of its own, equal to it at the start.
 
     Args:
@@ -89,7 +89,7 @@ def actors(
     """
     if rank:
         add_adapters(policy, rank, **options)
-        value = adapted_critic(reward, rank=rank, **options)
+        value = critic_with_adapters(reward, rank=rank, **options)
         return {"policy": policy, "reference": reference or policy, "reward": reward, "value": value}
     reference = reference or copy.deepcopy(policy)
     return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
@@ -126,7 +126,7 @@ def has_adapters(model: Any) -> bool:
 
 
 @contextmanager
-def without_adapters(*models: Any) -> Iterator[None]:
+def adapters_disabled(*models: Any) -> Iterator[None]:
     """Turn the adapters of the models off within the block; anything that has none stays as it is."""
     layers = [layer for model in models if isinstance(model, nn.Module) for layer in _adapted(model).values()]
     for layer in layers:
@@ -138,7 +138,7 @@ def without_adapters(*models: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged(model: Module) -> Module:
+def merge_adapters(model: Module) -> Module:
     """A copy that has its adapters added to its weights and is a plain model again."""
     plain = copy.deepcopy(model)
     for name, layer in _adapted(plain).items():

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def product(
+def matmul(
     left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"], bias: Tensor | None = None
 ) -> Float[Tensor, "rows columns"]:
     """``left @ right``, plus a bias of the columns.
@@ -27,7 +27,7 @@ def product(
         bias: Added to each row.
 
     Example:
-        >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]), torch.tensor([5.0]))
+        >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]), torch.tensor([5.0]))
         tensor([[16.]])
     """
     if not _fits(left, right):
@@ -37,7 +37,7 @@ def product(
     return _onednn(left, right, bias)
 
 
-def fast_products(model: Module) -> Module:
+def use_fast_matmul(model: Module) -> Module:
     """Let the linear layers of a model multiply by :func:`product`, where that helps; parameters stay as they are."""
     if onednn_is_faster():
         for module in model.modules():
@@ -97,15 +97,15 @@ class _Product(torch.autograd.Function):
         (left, right), (gradient,) = ctx.saved_tensors, gradients
         of_left, of_right, of_bias = ctx.needs_input_grad
         return (
-            product(gradient, right.t()) if of_left else None,
-            product(left.t(), gradient) if of_right else None,
+            matmul(gradient, right.t()) if of_left else None,
+            matmul(left.t(), gradient) if of_right else None,
             gradient.sum(0) if of_bias else None,
         )
 
 
 def _over_rows(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = values.reshape(-1, values.shape[-1])
-    return product(rows, weight, bias).view(*values.shape[:-1], weight.shape[1])
+    return matmul(rows, weight, bias).view(*values.shape[:-1], weight.shape[1])
 
 
 class _FastLinear(nn.Linear):

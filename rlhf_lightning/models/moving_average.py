@@ -22,7 +22,7 @@ class MovingAverage(nn.Module):
         for name, parameter in _learning(model):
             self.register_buffer(name.replace(".", "/"), parameter.detach().to(torch.float32, copy=True))
 
-    def share_out_like(self, model: nn.Module) -> None:
+    def shard_like(self, model: nn.Module) -> None:
         """Keep the part of the average in each process that it keeps of the model's weights."""
         for (name, average), (_, parameter) in zip(list(self.named_buffers()), _learning(model), strict=True):
             if isinstance(parameter, DTensor) and not isinstance(average, DTensor):

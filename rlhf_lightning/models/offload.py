@@ -17,7 +17,7 @@ def offload(*models: Any) -> None:
 
 
 @contextmanager
-def at_hand(device: torch.device, *models: Any) -> Iterator[None]:
+def on_device_within(device: torch.device, *models: Any) -> Iterator[None]:
     """Models on the device within the block, and back on the CPU after it."""
     for model in _movable(models):
         model.to(device)

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rlhf_lightning.models.lora import has_adapters
-from rlhf_lightning.modules.non_finite import numerical_fault
-from rlhf_lightning.parallel.processes import gathered_objects, rank
-from rlhf_lightning.parallel.sharding import full, is_sharded, shard
+from rlhf_lightning.modules.non_finite import non_finite_error
+from rlhf_lightning.parallel.processes import all_gather_objects, rank
+from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
 from rlhf_lightning.parallel.throughput import Throughput
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -95,7 +95,7 @@ class StageModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
         checkpoint["state_dict"] = self._kept(checkpoint["state_dict"])
-        checkpoint["random_states"] = gathered_objects(_random_state())
+        checkpoint["random_states"] = all_gather_objects(_random_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
@@ -145,12 +145,12 @@ class StageModule(L.LightningModule):
             values: What to look at, by name.
 
         Raises:
-            NumericalFaultError: Naming the first that is not finite, and the likely cause.
+            NonFiniteError: Naming the first that is not finite, and the likely cause.
         """
         for name, value in values.items():
-            whole = full(value)
+            whole = full_tensor(value)
             if not bool(whole.isfinite().all()):
-                raise numerical_fault(name, whole, self._batch, self._trainer)
+                raise non_finite_error(name, whole, self._batch, self._trainer)
 
     def note(self, name: str, value: Tensor) -> None:
         """Keep a figure of one of the minibatches of a step."""

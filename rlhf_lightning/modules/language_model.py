@@ -9,8 +9,8 @@ from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import OptimizerFactory, SchedulerFactory, StageModule
-from rlhf_lightning.parallel.processes import share, sum_over_processes
-from rlhf_lightning.parallel.sharding import call
+from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
+from rlhf_lightning.parallel.sharding import call_unsharded
 
 
 class LanguageModelModule(StageModule):
@@ -42,7 +42,7 @@ class LanguageModelModule(StageModule):
 
     def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
         """Mean negative log-likelihood in nats per token that counts."""
-        log_probs = call(causal_log_probs, self.model, batch.input_ids, batch.mask, batch.loss_mask)
+        log_probs = call_unsharded(causal_log_probs, self.model, batch.input_ids, batch.mask, batch.loss_mask)
         return lm_loss(log_probs, batch.loss_mask[:, 1:])
 
     def on_train_start(self) -> None:
@@ -53,7 +53,7 @@ class LanguageModelModule(StageModule):
     def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step."""
         loss, statistics = self.loss(batch)
-        loss = loss * share(statistics.num_tokens)
+        loss = loss * process_weight(statistics.num_tokens)
         lengths = batch.mask.sum(1)
         self.throughput.count(self.model, lengths.sum(), padded_size(lengths), backward=True)
         self.check_finite(loss=loss.detach())
@@ -64,5 +64,5 @@ class LanguageModelModule(StageModule):
     def validation_step(self, batch: LMBatch, batch_idx: int) -> None:
         """Loss per token over the whole validation set."""
         loss, statistics = self.loss(batch)
-        loss, tokens = loss * share(statistics.num_tokens), sum_over_processes(statistics.num_tokens)
+        loss, tokens = loss * process_weight(statistics.num_tokens), all_reduce_sum(statistics.num_tokens)
         self.log("validation/loss", loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)

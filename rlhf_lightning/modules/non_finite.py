@@ -19,11 +19,11 @@ CAUSES = {
 """What usually makes a kind of number infinite or undefined."""
 
 
-class NumericalFaultError(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A loss, gradient, reward or sample is NaN or infinite."""
 
 
-def numerical_fault(name: str, value: Tensor, batch: Any, trainer: Any) -> NumericalFaultError:
+def non_finite_error(name: str, value: Tensor, batch: Any, trainer: Any) -> NonFiniteError:
     """The error for a number that is none, after its batch was saved beside the metrics.
 
     Args:
@@ -42,9 +42,7 @@ def numerical_fault(name: str, value: Tensor, batch: Any, trainer: Any) -> Numer
         saved = f"{before} is from before it" if before.exists() else "there is no checkpoint yet"
         kept = f" The batch is in {path}, for torch.load with weights_only=True; {saved}."
     cause = CAUSES.get(name.split()[0], CAUSES["loss"])
-    return NumericalFaultError(
-        f"the {name} is not finite ({bad} of {value.numel()} numbers).{kept} Likely causes: {cause}."
-    )
+    return NonFiniteError(f"the {name} is not finite ({bad} of {value.numel()} numbers).{kept} Likely causes: {cause}.")
 
 
 def _plain(value: Any) -> Any:

@@ -18,9 +18,9 @@ from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, valu
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import response_log_probs, sample_responses, select_rows, token_id
-from rlhf_lightning.models.lora import frozen_beside, without_adapters
+from rlhf_lightning.models.lora import adapters_disabled, frozen_beside
 from rlhf_lightning.models.moving_average import MovingAverage
-from rlhf_lightning.models.offload import at_hand, offload
+from rlhf_lightning.models.offload import offload, on_device_within
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.base import OptimizerFactory, SchedulerFactory, StageModule, check_positive
@@ -35,8 +35,8 @@ from rlhf_lightning.modules.ppo_experience import (
     rollout_figures,
 )
 from rlhf_lightning.modules.ppo_ptx import backward_pretrain, measured_gradient, text_share
-from rlhf_lightning.parallel.processes import average_gradients, mean_over_processes, sum_over_processes, unsynchronised
-from rlhf_lightning.parallel.sharding import call, full, gathered, reducing_last
+from rlhf_lightning.parallel.processes import all_reduce_gradients, all_reduce_mean, all_reduce_sum, no_sync
+from rlhf_lightning.parallel.sharding import call_unsharded, full_tensor, sync_on_last, unshard
 
 FORWARD_TOKENS = 2**14
 """Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
@@ -157,9 +157,9 @@ class PPOModule(StageModule):
         """One iteration."""
         with self.throughput.phase("rollout"):
             rollout = self.rollout(batch["prompts"])
-        with self.throughput.phase("score"), at_hand(self.device, *self._offloaded):
+        with self.throughput.phase("score"), on_device_within(self.device, *self._offloaded):
             experience = self.score(rollout)
-        with self.throughput.phase("update"), unsynchronised(self.trainer.model):
+        with self.throughput.phase("update"), no_sync(self.trainer.model):
             self.update(experience, batch.get("pretrain"))
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
@@ -173,7 +173,7 @@ class PPOModule(StageModule):
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
-        with gathered(self.policy):
+        with unshard(self.policy):
             rollout = self.sampler(
                 self.policy,
                 prompts,
@@ -188,7 +188,7 @@ class PPOModule(StageModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
-        with at_hand(self.device, *self._offloaded), without_adapters(self.reward), gathered(self.reward):
+        with on_device_within(self.device, *self._offloaded), adapters_disabled(self.reward), unshard(self.reward):
             score = response_scores(self.reward, self.rollout(batch), self.tokenizer).mean()
         self.log("validation/score", score, prog_bar=True, sync_dist=True)
 
@@ -205,17 +205,17 @@ class PPOModule(StageModule):
         minibatches = self._draw_minibatches(len(mask), epoch=0)
         old_log_probs, reference_log_probs, values = torch.zeros(3, *mask.shape, device=mask.device)
         scores = torch.zeros(len(mask), device=mask.device)
-        with gathered(self.policy):
+        with unshard(self.policy):
             for rows in (micro for minibatch in minibatches for micro in self._micro_batches(rollout, minibatch)):
                 part = self._read(rollout, rows, self.policy)
                 width = part.response_ids.shape[1]
                 old_log_probs[rows, :width] = response_log_probs(self.policy, part, self.temperature).float()
-        with gathered(self.reference, self.value, self.reward):
+        with unshard(self.reference, self.value, self.reward):
             for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
                 part = self._read(rollout, rows, self.reference, self.value, self.reward)
                 width = part.response_ids.shape[1]
                 values[rows, :width] = response_values(self.value, part).float()
-                with without_adapters(self.reference, self.reward):
+                with adapters_disabled(self.reference, self.reward):
                     log_probs = response_log_probs(self.reference, part, self.temperature)
                     reference_log_probs[rows, :width] = log_probs.float()
                     scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
@@ -225,7 +225,7 @@ class PPOModule(StageModule):
         self.log("rollout/sampler_gap", check_sampler(rollout, old_log_probs, 0.01 if self._exact else 0.1))
         rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.discount, self.gae_lambda)
-        advantages = whiten(advantages, mask, sum_over_processes)
+        advantages = whiten(advantages, mask, all_reduce_sum)
         return Experience(rollout, scores, old_log_probs, reference_log_probs, values, advantages, returns, minibatches)
 
     def update(self, experience: Experience, pretrain: LMBatch | None = None) -> None:
@@ -245,7 +245,7 @@ class PPOModule(StageModule):
                 if first:
                     self.log("update/first_ratio_deviation", deviation, sync_dist=True, reduce_fx="max")
                     check_first_ratio(deviation, 0.0 if self._exact else 0.1)
-                if self.stop_kl is not None and mean_over_processes(approx_kl) > self.stop_kl:
+                if self.stop_kl is not None and all_reduce_mean(approx_kl) > self.stop_kl:
                     self.note("update/left_out", torch.tensor(float(len(drawn) - number)))
                     policy_optimizer.zero_grad()
                     return
@@ -266,7 +266,7 @@ class PPOModule(StageModule):
         for micro, part in self._parts(experience.rollout, rows, self.policy):
             width = part.response_ids.shape[1]
             loss, statistics = policy_loss(
-                call(response_log_probs, self.policy, part, self.temperature),
+                call_unsharded(response_log_probs, self.policy, part, self.temperature),
                 experience.old_log_probs[micro, :width],
                 experience.advantages[micro, :width],
                 part.response_mask,
@@ -288,7 +288,7 @@ class PPOModule(StageModule):
         for micro, part in self._parts(experience.rollout, rows, self.value):
             width = part.response_ids.shape[1]
             loss, _ = value_loss(
-                call(response_values, self.value, part),
+                call_unsharded(response_values, self.value, part),
                 experience.old_values[micro, :width],
                 experience.returns[micro, :width],
                 part.response_mask,
@@ -310,8 +310,8 @@ class PPOModule(StageModule):
 
     def _step(self, optimizer: LightningOptimizer | Optimizer, module: nn.Module, name: str) -> None:
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        average_gradients(module)
-        norm = full(nn.utils.clip_grad_norm_(module.parameters(), limit))
+        all_reduce_gradients(module)
+        norm = full_tensor(nn.utils.clip_grad_norm_(module.parameters(), limit))
         self.check_finite(**{f"gradient of the {name}": norm})
         self.note(f"update/{name}_grad_norm", norm)
         optimizer.step()
@@ -325,7 +325,7 @@ class PPOModule(StageModule):
         """Where weights are shared out over processes, so is their moving average."""
         super().configure_model()
         if self.ema is not None:
-            self.ema.share_out_like(self.policy)
+            self.ema.shard_like(self.policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Policy and critic have optimizers of their own; schedules count iterations."""
@@ -348,11 +348,11 @@ class PPOModule(StageModule):
 
     def _counted(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of a minibatch and what its loss is divided by; who has none reads one that counts for nothing."""
-        num_tokens = mean_over_processes(rollout.response_mask[rows].sum())
+        num_tokens = all_reduce_mean(rollout.response_mask[rows].sum())
         return (rows, num_tokens) if len(rows) else (rows.new_zeros(1), num_tokens * float("inf"))
 
     def _parts(self, rollout: Rollout, rows: Tensor, model: nn.Module) -> Iterator[tuple[Tensor, Rollout]]:
-        parts = reducing_last(model, self._micro_batches(rollout, rows))
+        parts = sync_on_last(model, self._micro_batches(rollout, rows))
         return ((micro, self._read(rollout, micro, model, backward=True)) for micro in parts)
 
     def _read(self, rollout: Rollout, rows: Tensor, *models: Any, backward: bool = False) -> Rollout:

@@ -12,7 +12,7 @@ from rlhf_lightning.algorithms.keyed_random import keyed_uniforms
 from rlhf_lightning.algorithms.losses import PolicyStatistics
 from rlhf_lightning.generation.sample import joined
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.parallel.processes import mean_over_processes, processes, rank, sum_over_processes
+from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, rank, world_size
 
 
 def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
@@ -37,7 +37,7 @@ def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tens
     Raises:
         ValueError: When there are fewer rows than minibatches.
     """
-    everyone = processes()
+    everyone = world_size()
     if rows * everyone < count:
         raise ValueError(f"a rollout of {rows * everyone} episodes cannot be split into num_minibatches={count}.")
     order = keyed_uniforms(key, torch.arange(rows * everyone), 1).squeeze(1).argsort()
@@ -88,8 +88,8 @@ def adapted_kl_coef(
     """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2); without a target it stays."""
     if target is None:
         return kl_coef
-    error = (mean_over_processes(response_kl(experience)) / target - 1).clamp(-0.2, 0.2)
-    return kl_coef * (1 + error * len(experience.scores) * processes() / horizon)
+    error = (all_reduce_mean(response_kl(experience)) / target - 1).clamp(-0.2, 0.2)
+    return kl_coef * (1 + error * len(experience.scores) * world_size() / horizon)
 
 
 def rollout_figures(experience: Experience) -> dict[str, Tensor]:
@@ -98,9 +98,9 @@ def rollout_figures(experience: Experience) -> dict[str, Tensor]:
     k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
     error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
     spread = _token_mean((experience.returns - _token_mean(experience.returns, mask)) ** 2, mask)
-    squares = sum_over_processes((scores - mean_over_processes(scores.mean())).square().sum())
+    squares = all_reduce_sum((scores - all_reduce_mean(scores.mean())).square().sum())
     return {
-        "rollout/score_std": (squares / (len(scores) * processes() - 1)).sqrt(),
+        "rollout/score_std": (squares / (len(scores) * world_size() - 1)).sqrt(),
         "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
         "rollout/length": mask.sum(1).float().mean(),
         "rollout/ended": experience.rollout.ended.float().mean(),
@@ -110,7 +110,7 @@ def rollout_figures(experience: Experience) -> dict[str, Tensor]:
 
 def _token_mean(values: Float[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Float[Tensor, ""]:
     """Over the tokens of all processes."""
-    return sum_over_processes(masked_mean(values, mask, sum_over_processes(mask.sum())))
+    return all_reduce_sum(masked_mean(values, mask, all_reduce_sum(mask.sum())))
 
 
 def response_kl(experience: Experience) -> Float[Tensor, ""]:

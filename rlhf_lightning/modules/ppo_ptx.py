@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rlhf_lightning.algorithms.batch import LMBatch, length_groups
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
-from rlhf_lightning.parallel.processes import averaged, mean_over_processes
-from rlhf_lightning.parallel.sharding import call, full, reducing_last
+from rlhf_lightning.parallel.processes import all_reduce_mean, mean_gradients
+from rlhf_lightning.parallel.sharding import call_unsharded, full_tensor, sync_on_last
 
 
 def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
@@ -51,12 +51,12 @@ def backward_pretrain(
     Returns:
         The loss, in nats per token, without ``coef``: the part of this process, whose mean is that of all text.
     """
-    num_tokens = mean_over_processes(batch.loss_mask[:, 1:].sum())
+    num_tokens = all_reduce_mean(batch.loss_mask[:, 1:].sum())
     total = torch.zeros((), device=batch.mask.device)
-    for rows in reducing_last(policy, length_groups(batch.mask.sum(1), sys.maxsize, micro_batch_size)):
+    for rows in sync_on_last(policy, length_groups(batch.mask.sum(1), sys.maxsize, micro_batch_size)):
         ids, mask, loss_mask = (field[rows] for field in batch)
         width = int(mask.sum(1).max())
-        log_probs = call(causal_log_probs, policy, ids[:, :width], mask[:, :width], loss_mask[:, :width])
+        log_probs = call_unsharded(causal_log_probs, policy, ids[:, :width], mask[:, :width], loss_mask[:, :width])
         loss, _ = lm_loss(log_probs, loss_mask[:, 1:width], num_tokens)
         backward(coef * loss)
         total += loss.detach()
@@ -81,13 +81,15 @@ def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Ten
         yield figures
         return
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    before = averaged([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
+    before = mean_gradients([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
     yield figures
-    after = averaged([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+    after = mean_gradients([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
     squares = torch.zeros(3, dtype=torch.float64, device=before[0].device)
     for old, new in zip(before, after, strict=True):
         added = new - old
-        squares += torch.stack([full((x * y).sum()).double() for x, y in ((old, old), (added, added), (old, added))])
+        squares += torch.stack(
+            [full_tensor((x * y).sum()).double() for x, y in ((old, old), (added, added), (old, added))]
+        )
     old_norm, added_norm = squares[0].sqrt(), squares[1].sqrt()
     figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = old_norm.float(), added_norm.float()
     figures["update/grad_cosine"] = (squares[2] / (old_norm * added_norm).clamp(min=1e-30)).float()

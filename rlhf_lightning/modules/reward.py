@@ -19,8 +19,8 @@ from rlhf_lightning.models.shared_prefix import (
     tree_scores,
 )
 from rlhf_lightning.modules.base import OptimizerFactory, SchedulerFactory, StageModule
-from rlhf_lightning.parallel.processes import gathered_objects, share, sum_over_processes
-from rlhf_lightning.parallel.sharding import call, gathered
+from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_sum, process_weight
+from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
 
 class RewardModule(StageModule):
@@ -60,14 +60,14 @@ class RewardModule(StageModule):
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
         if self.passes is None and batch.ranks.shape[1] > 1:
-            with gathered(self.model):
+            with unshard(self.model):
                 self.passes, reason = sound_passes(self.model, batch, self.candidates)
             if not self.passes:
                 rank_zero_warn(
                     f"{type(self.model.backbone).__name__} does not support a shared prefix ({reason}); each "
                     "response is scored in a row of its own, which is slower and gives the same result."
                 )
-        return call(fastest_pass(self.passes or (), batch), self.model, batch)
+        return call_unsharded(fastest_pass(self.passes or (), batch), self.model, batch)
 
     def loss(self, batch: ComparisonBatch) -> tuple[Float[Tensor, ""], RankingStatistics]:
         """Ranking loss over all pairs of each prompt that are not ties."""
@@ -76,11 +76,11 @@ class RewardModule(StageModule):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step."""
         loss, statistics = self.loss(batch)
-        loss = loss * share(statistics.num_prompts)
+        loss = loss * process_weight(statistics.num_prompts)
         tokens, positions = tokens_read(fastest_pass(self.passes or (), batch), batch)
         self.throughput.count(self.model, tokens, positions, backward=True)
         self.check_finite(loss=loss.detach())
-        accuracy = statistics.accuracy * share(statistics.num_pairs)
+        accuracy = statistics.accuracy * process_weight(statistics.num_pairs)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
         self.log("train/accuracy", accuracy, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
         return loss
@@ -93,7 +93,7 @@ class RewardModule(StageModule):
         """Loss, and accuracy over all pairs and per group."""
         scores = self.scores(batch)
         loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
-        loss, prompts = loss * share(statistics.num_prompts), sum_over_processes(statistics.num_prompts)
+        loss, prompts = loss * process_weight(statistics.num_prompts), all_reduce_sum(statistics.num_prompts)
         self.log("validation/loss", loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)
         for group in {"", *batch.groups}:
             rows = torch.tensor([group in ("", own) for own in batch.groups], device=scores.device)
@@ -103,7 +103,7 @@ class RewardModule(StageModule):
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
         # A process may not have met every group, and all of them must ask for the same sums.
-        for group in sorted({group for groups in gathered_objects(list(self.accuracy)) for group in groups}):
+        for group in sorted({group for groups in all_gather_objects(list(self.accuracy)) for group in groups}):
             metric = self.accuracy.setdefault(group, PairwiseAccuracy().to(self.device))
             nothing = torch.zeros(0, 2, device=self.device)
             metric.update(nothing, nothing.long(), nothing.bool())

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 T = TypeVar("T")
 
 
-def join_processes(gpu: bool) -> int:
+def init_process_group(gpu: bool) -> int:
     """Meet the other processes that ``torchrun`` started; returns how many there are.
 
     Args:
@@ -35,83 +35,83 @@ def join_processes(gpu: bool) -> int:
     return count
 
 
-def leave_processes() -> None:
+def destroy_process_group() -> None:
     """Part from the other processes when all have come so far.
 
     A thread of gloo that lets go of a tensor while the interpreter ends aborts the process.
     """
-    if processes() > 1:
+    if world_size() > 1:
         distributed.barrier()
         distributed.destroy_process_group()
         time.sleep(0.5)  # caches of DTensor keep such threads alive; they need a moment only
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
     """Which of them this one is."""
-    return distributed.get_rank() if processes() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
-def sum_over_processes(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum of a tensor that has the same shape in every process, without gradient."""
-    if processes() == 1:
+    if world_size() == 1:
         return value.detach()
     summed = value.detach().clone()
     distributed.all_reduce(summed)
     return summed
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """The mean of a tensor that has the same shape in every process, without gradient."""
-    return sum_over_processes(value) / processes()
+    return all_reduce_sum(value) / world_size()
 
 
-def share(count: Tensor) -> Tensor:
+def process_weight(count: Tensor) -> Tensor:
     """A process's count as a multiple of the mean one: what turns its mean into its part of the mean over all rows."""
-    return count / mean_over_processes(count).clamp(min=1 / processes())
+    return count / all_reduce_mean(count).clamp(min=1 / world_size())
 
 
-def gathered_objects(value: T) -> list[T]:
+def all_gather_objects(value: T) -> list[T]:
     """The value of every process, in order; tensors must be on the CPU."""
-    if processes() == 1:
+    if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * processes()
+    found: list[Any] = [None] * world_size()
     distributed.all_gather_object(found, value)
     return found
 
 
-def from_first(function: Callable[[], T]) -> T:
+def on_rank_zero(function: Callable[[], T]) -> T:
     """What a function returns in the first process; the others wait for it."""
     found: list[Any] = [function() if rank() == 0 else None]
-    if processes() > 1:
+    if world_size() > 1:
         distributed.broadcast_object_list(found)
     return cast(T, found[0])
 
 
-def averaged(gradients: Sequence[Tensor]) -> list[Tensor]:
+def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:
     """The mean over processes of gradients; those of shared-out weights are it already."""
-    if processes() == 1 or any(isinstance(gradient, DTensor) for gradient in gradients):
+    if world_size() == 1 or any(isinstance(gradient, DTensor) for gradient in gradients):
         return list(gradients)
-    flat = mean_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    flat = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = flat.split([gradient.numel() for gradient in gradients])
     return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
 
-def unsynchronised(model: Any) -> AbstractContextManager[None]:
+def no_sync(model: Any) -> AbstractContextManager[None]:
     """Keep ``DistributedDataParallel`` from exchanging gradients within the block; they are averaged by hand."""
     synchronised = isinstance(model, DistributedDataParallel)
     return cast(AbstractContextManager[None], model.no_sync()) if synchronised else nullcontext()
 
 
-def average_gradients(module: nn.Module) -> None:
+def all_reduce_gradients(module: nn.Module) -> None:
     """Give every process the mean gradient of the weights that learn."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if processes() == 1 or any(isinstance(parameter, DTensor) for parameter in learning):
+    if world_size() == 1 or any(isinstance(parameter, DTensor) for parameter in learning):
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
-    for parameter, gradient in zip(learning, averaged(gradients), strict=True):
+    for parameter, gradient in zip(learning, mean_gradients(gradients), strict=True):
         parameter.grad = gradient

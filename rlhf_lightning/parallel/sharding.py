@@ -44,7 +44,7 @@ def is_sharded(model: Any) -> bool:
     return _unit(model) is not None
 
 
-def call(function: Callable[..., T], model: nn.Module, *arguments: Any) -> T:
+def call_unsharded(function: Callable[..., T], model: nn.Module, *arguments: Any) -> T:
     """``function(model, *arguments)``, where the weights of the model may be shared out."""
     unit = _unit(model)
     if unit is None:
@@ -56,7 +56,7 @@ def call(function: Callable[..., T], model: nn.Module, *arguments: Any) -> T:
 
 
 @contextmanager
-def gathered(*models: Any) -> Iterator[None]:
+def unshard(*models: Any) -> Iterator[None]:
     """Hold all weights of the models in every process within the block, for passes without gradient."""
     units = [unit for model in models if (unit := _unit(model)) is not None]
     for unit in units:
@@ -68,7 +68,7 @@ def gathered(*models: Any) -> Iterator[None]:
             unit.reshard()
 
 
-def reducing_last(model: nn.Module, parts: Iterable[T]) -> Iterator[T]:
+def sync_on_last(model: nn.Module, parts: Iterable[T]) -> Iterator[T]:
     """The parts of a batch, with shared-out gradients exchanged once, in the backward pass of the last one."""
     listed, unit = list(parts), _unit(model)
     for number, part in enumerate(listed, 1):
@@ -82,12 +82,12 @@ def _unit(model: Any) -> FSDPModule | None:
     return cast(FSDPModule | None, getattr(model, "__dict__", {}).get("sharded_unit"))
 
 
-def full(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A tensor as a whole; all processes must ask for it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def full_state(model: nn.Module) -> dict[str, Tensor]:
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a model as a whole, tied ones once; all processes must ask for them."""
     state: dict[str, Tensor] = model.state_dict()
     owners = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}

@@ -19,7 +19,7 @@ from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import fit_to_tokenizer
 from rlhf_lightning.models.lora import actors
-from rlhf_lightning.parallel.processes import from_first, leave_processes
+from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import check_run
 from rlhf_lightning.recipe.collect import collect_comparisons
 from rlhf_lightning.recipe.context import Inputs
@@ -68,13 +68,13 @@ class Pipeline:
         metrics: dict[str, Any] = {}
         if "check" in self.stages:
             folder = self.runs.folder("check")
-            metrics["check"] = from_first(lambda: check_run(self.inputs, folder, self.build, self.console))
+            metrics["check"] = on_rank_zero(lambda: check_run(self.inputs, folder, self.build, self.console))
         for stage in (stage for stage in STAGES if stage in self.stages):
             if stage == "collect" and self.inputs.brings("comparisons"):
                 self._say(stage, "skipped: the data option brings rankings of its own")
                 continue
             metrics[stage] = self._run_stage(stage)
-        leave_processes()
+        destroy_process_group()
         return metrics
 
     def plan(self) -> None:
@@ -99,19 +99,19 @@ class Pipeline:
             "evaluate": self.evaluate,
         }[stage]
         folder = self.runs.folder(stage)
-        if from_first(lambda: self._begin(stage, folder)) == "complete":
+        if on_rank_zero(lambda: self._begin(stage, folder)) == "complete":
             self._say(stage, f"complete already, skipped ({folder})")
             metrics = read_stage(folder)["metrics"]
         else:
             L.seed_everything(self.seed, workers=True, verbose=False)
             start = time.perf_counter()
-            metrics = run(stage, folder) if stage in PLANNED else from_first(lambda: run(stage, folder))
+            metrics = run(stage, folder) if stage in PLANNED else on_rank_zero(lambda: run(stage, folder))
             self._say_malformed(stage)
             seconds = time.perf_counter() - start
-            from_first(lambda: complete_stage(folder, metrics, seconds, self.seed))
+            on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.seed))
             self._say(stage, f"done in {seconds:.0f} s ({folder})")
         if stage == "evaluate":
-            from_first(self._report)
+            on_rank_zero(self._report)
         return metrics
 
     def _begin(self, stage: str, folder: Path) -> Progress:

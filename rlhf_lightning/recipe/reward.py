@@ -18,8 +18,8 @@ from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.models.export import export_scalar_model
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
-from rlhf_lightning.parallel.processes import from_first
-from rlhf_lightning.parallel.sharding import gathered
+from rlhf_lightning.parallel.processes import on_rank_zero
+from rlhf_lightning.parallel.sharding import unshard
 from rlhf_lightning.recipe.context import Inputs
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
 from rlhf_lightning.runs.files import write_json
@@ -57,7 +57,7 @@ def train_reward_model(
     def fold_scores(examples: Sequence[ComparisonExample], number: int, keep: Keep) -> Scores:
         place = folder / "folds" / str(number)
         done = place / "scores.json"
-        if from_first(done.exists):
+        if on_rank_zero(done.exists):
             scores: Scores = json.loads(done.read_text(encoding="utf-8"))
             return scores
         (place / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def reward_scores(inputs: Inputs, module: RewardModule, examples: Sequence[Compa
     """Score of every response to every prompt."""
     scores = []
     module.to(inputs.device)
-    with gathered(module.model):
+    with unshard(module.model):
         for batch in inputs.batches(examples, collate_comparisons, 16):
             moved = move_data_to_device(batch, inputs.device)
             for own, exists in zip(module.scores(moved), moved.mask, strict=True):

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from rlhf_lightning.parallel.processes import from_first, sum_over_processes
+from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
 from rlhf_lightning.runs.files import put_in_place, sync
 from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
 
@@ -92,7 +92,7 @@ class BatchCheckpoint(L.Callback):
     def _ends(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
         """Whether any process was told to end: all of them must save the same batch."""
         came = torch.tensor(float(self._sigterm.came or trainer.received_sigterm), device=module.device)
-        self._ending = self._ending or bool(sum_over_processes(came) > 0)
+        self._ending = self._ending or bool(all_reduce_sum(came) > 0)
         return self._ending
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -164,7 +164,7 @@ def newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], N
         module: What would go on.
         say: Told of every checkpoint that is skipped, and why.
     """
-    return from_first(lambda: _newest_whole(folder, module, say))
+    return on_rank_zero(lambda: _newest_whole(folder, module, say))
 
 
 def _newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], None]) -> Path | None:
@@ -186,7 +186,7 @@ def _newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], 
     return None
 
 
-def check_shareable(path: Path) -> None:
+def check_shardable(path: Path) -> None:
     """Refuse what ``ModelParallelStrategy`` would put into the wrong weights.
 
     Its own checkpoints name the weights of every optimizer. Others number them, and it takes the numbers for places in

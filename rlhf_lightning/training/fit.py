@@ -8,9 +8,9 @@ import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
-from rlhf_lightning.parallel.processes import from_first
+from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.folders import PipelineError
-from rlhf_lightning.training.checkpoint import BatchCheckpoint, check_shareable, newest_whole
+from rlhf_lightning.training.checkpoint import BatchCheckpoint, check_shardable, newest_whole
 from rlhf_lightning.training.metrics_file import MetricsFile, last_figures
 
 QUIET = (
@@ -76,9 +76,9 @@ def fit_stage(
         )
     resume = newest_whole(folder / "checkpoints", module, say)
     if resume is not None and isinstance(trainer.strategy, ModelParallelStrategy):
-        check_shareable(resume)
+        check_shardable(resume)
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    return from_first(lambda: last_figures(folder / "metrics.csv"))
+    return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))

@@ -63,6 +63,6 @@ def parameter_bytes(model: nn.Module) -> int:
     return sum(int(p.numel()) * p.element_size() for p in model.parameters())
 
 
-def learning_bytes(model: nn.Module) -> int:
+def trainable_bytes(model: nn.Module) -> int:
     """Bytes of the parameters that have a gradient."""
     return sum(int(p.numel()) * p.element_size() for p in model.parameters() if p.requires_grad)

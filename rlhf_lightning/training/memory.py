@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, P
 from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
-from rlhf_lightning.models.lora import adapted_critic, add_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import TREE_TOKENS, continuation_mask, selected
-from rlhf_lightning.training.live_bytes import LiveBytes, learning_bytes, parameter_bytes, without_values
+from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
 
 
 @dataclass
@@ -139,8 +139,8 @@ class MemoryPlanner:
         resident = {"policy": parameter_bytes(policy), "reward": parameter_bytes(reward)}
         if self.lora:
             add_adapters(policy, **self.lora)
-            value = adapted_critic(reward, **self.lora)
-            resident["adapters"] = learning_bytes(policy) + learning_bytes(value)
+            value = critic_with_adapters(reward, **self.lora)
+            resident["adapters"] = trainable_bytes(policy) + trainable_bytes(value)
         else:
             value = self._scalar_model(self.reward_config)
             resident |= {"reference": resident["policy"], "value": resident["reward"]}
@@ -197,7 +197,7 @@ class MemoryPlanner:
         return model
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
-        return {"optimizer": int(self.optimizer_bytes * learning_bytes(model))}
+        return {"optimizer": int(self.optimizer_bytes * trainable_bytes(model))}
 
     def _log_probs(self, model: PreTrainedModel, rows: int, tokens: int, counted: int) -> Tensor:
         hidden = last_hidden(model, _ids(rows, tokens))[:, :counted].flatten(0, 1)
@@ -206,7 +206,7 @@ class MemoryPlanner:
 
     def _passes(self, model: nn.Module, forward: Callable[[], Tensor], steps: int = 1) -> dict[str, int]:
         """Gradients, and what the fullest moment of forward and backward passes has besides them."""
-        size = learning_bytes(model)
+        size = trainable_bytes(model)
         torch.clear_autocast_cache()
         with LiveBytes() as live:
             for _ in range(steps):

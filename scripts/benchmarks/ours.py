@@ -15,7 +15,7 @@ from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample
 from rlhf_lightning.generation import sample as generation
 from rlhf_lightning.generation.sample import sample_responses
 from rlhf_lightning.models.loading import use_fast_kernels
-from rlhf_lightning.models.lora import adapted_critic, add_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 
@@ -149,7 +149,7 @@ def ppo(gate, shape):
     reward = ScalarHeadModel.from_causal_lm(make_lm(shape))
     if shape.get("lora"):
         add_adapters(policy, shape["lora"])
-        reference, value = policy, adapted_critic(reward, rank=shape["lora"])
+        reference, value = policy, critic_with_adapters(reward, rank=shape["lora"])
     else:
         reference, value = make_lm(shape), ScalarHeadModel.from_causal_lm(make_lm(shape))
     module = PPOModule(

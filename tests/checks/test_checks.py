@@ -554,7 +554,7 @@ def test_adapters_that_stay_on_in_the_reference_are_found(
     pytest.importorskip("peft")
     subject = sound(tiny_gpt2, tiny_tokenizer)
     subject.lora = {"rank": 4}
-    monkeypatch.setattr(ppo, "without_adapters", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(ppo, "adapters_disabled", lambda *_: contextlib.nullcontext())
     assert failures(subject) == {"frozen models"}
 
 

@@ -16,12 +16,12 @@ from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import (
-    adapted_critic,
+    adapters_disabled,
     add_adapters,
+    critic_with_adapters,
     frozen_beside,
     has_adapters,
-    merged,
-    without_adapters,
+    merge_adapters,
 )
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.ppo import PPOModule
@@ -67,7 +67,7 @@ def test_without_them_it_is_the_old_model_bit_for_bit(adapted: tuple[Any, Any]) 
     model, before = adapted
     disturb(model)
     assert not torch.allclose(logits(model), logits(before), atol=1e-2)
-    with without_adapters(model, "no model"):
+    with adapters_disabled(model, "no model"):
         assert torch.equal(logits(model), logits(before))
     assert any(parameter.requires_grad for parameter in model.parameters())
     assert not torch.allclose(logits(model), logits(before), atol=1e-2)
@@ -78,7 +78,7 @@ def test_merging_gives_a_plain_model_that_says_the_same(
 ) -> None:
     model, before = adapted
     disturb(model)
-    plain = merged(model)
+    plain = merge_adapters(model)
     assert not has_adapters(plain)
     assert has_adapters(model)
     assert plain.state_dict().keys() == before.state_dict().keys()
@@ -90,11 +90,11 @@ def test_merging_gives_a_plain_model_that_says_the_same(
 def test_the_critic_shares_the_body_and_starts_as_the_reward_model(tiny_lm: Any) -> None:
     reward = ScalarHeadModel.from_causal_lm(tiny_lm)
     before = copy.deepcopy(reward)
-    value = adapted_critic(reward, rank=4)
+    value = critic_with_adapters(reward, rank=4)
     assert torch.equal(value(IDS), before(IDS))
     assert value.backbone is reward.backbone
     disturb(value)
-    with without_adapters(reward):
+    with adapters_disabled(reward):
         assert torch.equal(reward(IDS), before(IDS))
     assert not torch.allclose(value(IDS), before(IDS), atol=1e-2)
     assert not any(parameter.requires_grad for parameter in reward.head.parameters())
@@ -126,7 +126,7 @@ def test_ppo_on_shared_bodies_is_ppo_on_copies_bit_for_bit(tiny_lm: Any, tiny_to
     copies = {"reference": copy.deepcopy(tiny_lm), "reward": ScalarHeadModel.from_causal_lm(tiny_lm)}
     reward = copy.deepcopy(copies["reward"])
     add_adapters(tiny_lm, rank=4)
-    value = adapted_critic(reward, rank=4)
+    value = critic_with_adapters(reward, rank=4)
     for model in (tiny_lm, value):
         disturb(model)
     policy, critic = copy.deepcopy(tiny_lm), copy.deepcopy(value)
@@ -154,7 +154,7 @@ def test_validation_scores_without_the_critics_adapters(tiny_gpt2: Any, tiny_tok
     reward = ScalarHeadModel.from_causal_lm(tiny_gpt2)
     alone = copy.deepcopy(reward)
     add_adapters(tiny_gpt2, rank=2)
-    value = adapted_critic(reward, rank=2)
+    value = critic_with_adapters(reward, rank=2)
     disturb(value)
     logged: dict[str, Any] = {}
     module = ppo(tiny_gpt2, tiny_gpt2, reward, value, tiny_tokenizer)
@@ -167,7 +167,7 @@ def test_validation_scores_without_the_critics_adapters(tiny_gpt2: Any, tiny_tok
 def test_checkpoints_hold_what_learns(tiny_lm: Any, tiny_tokenizer: Any) -> None:
     reward = ScalarHeadModel.from_causal_lm(tiny_lm)
     add_adapters(tiny_lm, rank=2)
-    module = ppo(tiny_lm, tiny_lm, reward, adapted_critic(reward, rank=2), tiny_tokenizer)
+    module = ppo(tiny_lm, tiny_lm, reward, critic_with_adapters(reward, rank=2), tiny_tokenizer)
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     kept = checkpoint["state_dict"]

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.models import matmul as products
 from rlhf_lightning.models.loading import load_causal_lm
-from rlhf_lightning.models.matmul import fast_products, product
+from rlhf_lightning.models.matmul import matmul, use_fast_matmul
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_values_and_gradients_are_those_in_64_bits():
     own = factors()
     exact = [value.detach().double().requires_grad_() for value in own]
     weight = torch.randn(7, 12)
-    found, expected = product(*own), exact[0] @ exact[1] + exact[2]
+    found, expected = matmul(*own), exact[0] @ exact[1] + exact[2]
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
     (found * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -40,7 +40,7 @@ def test_gradients_have_gradients():
     own = factors(inner=5)
     exact = [value.detach().double().requires_grad_() for value in own]
     seconds = []
-    for values, result in ((own, product(*own)), (exact, exact[0] @ exact[1] + exact[2])):
+    for values, result in ((own, matmul(*own)), (exact, exact[0] @ exact[1] + exact[2])):
         gradients = torch.autograd.grad(result.sin().sum(), values, create_graph=True)
         seconds.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), values[:2]))
     for found, expected in zip(*seconds, strict=True):
@@ -51,17 +51,17 @@ def test_the_fast_path_is_taken_and_only_where_it_fits(monkeypatch):
     taken = []
     monkeypatch.setattr(products, "_onednn", lambda left, right, bias: taken.append(1) or left @ right)
     left, right, _ = (value.detach() for value in factors())
-    product(left, right)
+    matmul(left, right)
     assert len(taken) == 1
-    product(left.double(), right.double())
-    product(left[:0], right)
+    matmul(left.double(), right.double())
+    matmul(left[:0], right)
     with torch.autocast("cpu", torch.bfloat16):
-        product(left, right)
+        matmul(left, right)
     with monkeypatch.context() as switched_off:
         switched_off.setattr(torch.backends.mkldnn, "enabled", False)
-        product(left, right)
+        matmul(left, right)
     monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
-    product(left, right)
+    matmul(left, right)
     assert len(taken) == 1
 
 
@@ -79,14 +79,14 @@ def test_strides_do_not_matter(view):
     left, right, bias = (value.detach() for value in factors())
     for first, second in ((view(left), right), (left, view(right)), (view(left), view(right))):
         expected = first.double() @ second.double() + bias.double()
-        torch.testing.assert_close(product(first, second, bias).double(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(matmul(first, second, bias).double(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(5, 3), nn.Linear(5, 3, bias=False), Conv1D(3, 5)])
 def test_layers_keep_parameters_and_values(layer):
     values = torch.randn(2, 4, 5)
     expected, names = layer(values), list(layer.state_dict())
-    fast = fast_products(nn.Sequential(copy.deepcopy(layer)))[0]
+    fast = use_fast_matmul(nn.Sequential(copy.deepcopy(layer)))[0]
     assert type(fast) is not type(layer)
     assert isinstance(fast, type(layer))
     assert list(fast.state_dict()) == names

@@ -15,7 +15,7 @@ from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule
-from rlhf_lightning.modules.non_finite import NumericalFaultError
+from rlhf_lightning.modules.non_finite import NonFiniteError
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.runs.folders import PipelineError
@@ -67,7 +67,7 @@ def test_a_gradient_that_is_none_stops_before_the_step(
 ) -> None:
     module = module_of(task, tiny_gpt2, tiny_tokenizer)
     poison_gradient(module, model, at=5 if task == "ppo" else 2)
-    with pytest.raises(NumericalFaultError, match=f"the {what} is not finite") as caught:
+    with pytest.raises(NonFiniteError, match=f"the {what} is not finite") as caught:
         fit(task, module, tiny_tokenizer, tmp_path)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     (batch,) = tmp_path.glob("fault-batch-*.pt")
@@ -87,20 +87,20 @@ def test_a_loss_that_is_none_stops(task: str, tiny_gpt2: Any, tiny_tokenizer: An
     loss = module.loss
     module.loss = lambda batch: (loss(batch)[0] * math.inf, loss(batch)[1])
     likely = r"the loss is not finite .*; there is no checkpoint yet.* learning rate that is too high"
-    with pytest.raises(NumericalFaultError, match=likely):
+    with pytest.raises(NonFiniteError, match=likely):
         fit(task, module, tiny_tokenizer, tmp_path)
 
 
 def test_a_reward_that_is_none_stops(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     module = module_of("ppo", tiny_gpt2, tiny_tokenizer, reward=lambda prompts, responses: [math.nan] * len(responses))
-    with pytest.raises(NumericalFaultError, match=r"the reward is not finite \(4 of 4 numbers\).*divides by nothing"):
+    with pytest.raises(NonFiniteError, match=r"the reward is not finite \(4 of 4 numbers\).*divides by nothing"):
         fit("ppo", module, tiny_tokenizer, tmp_path)
 
 
 def test_weights_that_are_none_stop_at_the_sample(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     module = module_of("ppo", tiny_gpt2, tiny_tokenizer)
     next(module.policy.parameters()).data[7] = math.inf
-    with pytest.raises(NumericalFaultError, match="the sample is not finite"):
+    with pytest.raises(NonFiniteError, match="the sample is not finite"):
         fit("ppo", module, tiny_tokenizer, tmp_path)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from rlhf_lightning.cli import check_processes
 from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import PipelineError, read_stage
-from rlhf_lightning.training.checkpoint import check_shareable
+from rlhf_lightning.training.checkpoint import check_shardable
 
 WORKER = Path(__file__).with_name("training_worker.py")
 STAGES = ("sft", "reward", "ppo")
@@ -130,10 +130,10 @@ def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tm
     torch.save({"optimizer_states": states}, tmp_path / "one.ckpt")
     torch.save({"optimizer_states": 2 * states}, tmp_path / "two.ckpt")
     torch.save({"optimizer_states": 2 * [{"state": {"policy.weight": {}}}]}, tmp_path / "named.ckpt")
-    check_shareable(tmp_path / "one.ckpt")
-    check_shareable(tmp_path / "named.ckpt")
+    check_shardable(tmp_path / "one.ckpt")
+    check_shardable(tmp_path / "named.ckpt")
     with pytest.raises(RuntimeError, match=r"two.ckpt was not made with trainer=fsdp.*trainer=ddp"):
-        check_shareable(tmp_path / "two.ckpt")
+        check_shardable(tmp_path / "two.ckpt")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from rlhf_lightning import (
 )
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
-from rlhf_lightning.parallel.processes import join_processes, processes, rank
+from rlhf_lightning.parallel.processes import init_process_group, rank, world_size
 from rlhf_lightning.sandbox.world import generate_demonstrations, generate_prompts, generate_text
 from rlhf_lightning.training.fit import fit_stage
 
@@ -36,10 +36,10 @@ LENGTHS = {"max_prompt_tokens": 48, "max_response_tokens": 12, "block_size": 32}
 
 def trainer(kind: str, **options: object) -> L.Trainer:
     """On the CPU, with the strategy of that name."""
-    sharded = ModelParallelStrategy(processes(), 1, save_distributed_checkpoint=False)
+    sharded = ModelParallelStrategy(world_size(), 1, save_distributed_checkpoint=False)
     strategy = {"one": "auto", "ddp": "ddp", "fsdp": sharded}[kind]
     return L.Trainer(
-        accelerator="cpu", devices=processes(), strategy=strategy, use_distributed_sampler=False, **options
+        accelerator="cpu", devices=world_size(), strategy=strategy, use_distributed_sampler=False, **options
     )
 
 
@@ -51,7 +51,7 @@ class SigtermAt(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         """Tell the last process alone."""
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch and rank() == processes() - 1:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch and rank() == world_size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -134,11 +134,11 @@ def main(folder: str, kind: str, epochs: str, stages: str = "sft,reward,ppo", si
     """Make the stages."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    join_processes(gpu=False)
+    init_process_group(gpu=False)
     worker = Worker(Path(folder), kind, int(epochs), int(sigterm_at))
     for stage in stages.split(","):
         getattr(worker, stage)()
-    if processes() > 1:
+    if world_size() > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

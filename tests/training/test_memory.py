@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, ScalarHeadModel
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.models.loading import use_fast_kernels
-from rlhf_lightning.models.lora import adapted_critic, add_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
 from rlhf_lightning.training.fit import QUIET
 from rlhf_lightning.training.live_bytes import LiveBytes
 from rlhf_lightning.training.memory import MemoryPlanner, Precision, key_value_width
@@ -122,7 +122,7 @@ class TestWithinFifteenPercent:
                 policy,
                 policy if rank else copy.deepcopy(policy),
                 reward,
-                adapted_critic(reward, rank=rank) if rank else copy.deepcopy(reward),
+                critic_with_adapters(reward, rank=rank) if rank else copy.deepcopy(reward),
                 tiny_tokenizer,
                 adam,
                 adam,
