@@ -229,7 +229,7 @@ def _placed(records: Iterable[Any], name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _malformed(records: Iterable[Any]) -> Iterable[SourceRow]:
-    return records.malformed() if isinstance(records, RecordStream) else ()
+    return records.malformed.rows() if isinstance(records, RecordStream) else ()
 
 
 def _book_malformed(books: KindAccount, dropped: TextIO, rows: Iterable[SourceRow]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rlhf_lightning.data.records import Demonstration, RecordError, short
 from rlhf_lightning.data.rows.files import read_rows
+from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SourceRow
-from rlhf_lightning.data.rows.records_of import Problems
 
 
 def few_shot_examples(
@@ -62,23 +62,15 @@ def read_few_shot(path: Path, keep: Callable[[SourceRow], None] | None = None) -
     """
     if not path.exists():
         raise RecordError(f"{path} does not exist. Mend the path in curate.few_shot, or take it out.")
-    problems, count = Problems(keep), 0
-    for row in read_rows(str(path), "train"):
-        try:
-            examples = _examples(row)
-        except RecordError as error:
-            problems.add(row._replace(problem=str(error)))
-            continue
-        count += 1
+    malformed, empty = MalformedRows(), True
+    for _, examples in malformed.sift(read_rows(str(path), "train"), _examples, keep):
+        empty = False
         yield examples
-    problems.stop()
-    if not count:
-        raise RecordError(f"{path} holds no few-shot prompt. Mend it, or take it out of curate.few_shot.\n{problems}")
+    if empty:
+        raise RecordError(f"{path} holds no few-shot prompt. Mend it, or take it out of curate.few_shot.\n{malformed}")
 
 
 def _examples(given_row: SourceRow) -> list[Demonstration]:
-    if given_row.problem is not None:
-        raise RecordError(given_row.problem)
     row = given_row.value
     if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
         raise RecordError(

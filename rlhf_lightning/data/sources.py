@@ -2,19 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, Text
 from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
-from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow
+from rlhf_lightning.data.rows.malformed import MalformedRows
+from rlhf_lightning.data.rows.readers import SUFFIXES
 from rlhf_lightning.data.rows.records_of import KEYS, Source, check_source, placed_records, read_records
-from rlhf_lightning.parallel.processes import rank
 
-__all__ = ["RECORD_TYPES", "DataSource", "FileData", "RecordStream", "Source", "read_records"]
+__all__ = [
+    "RECORD_TYPES",
+    "DataSource",
+    "FileData",
+    "MalformedRows",
+    "RecordStream",
+    "Source",
+    "check_data_source",
+    "read_records",
+]
 
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
@@ -26,98 +33,61 @@ RECORD_TYPES: dict[str, type[Record]] = {
 """What a data source may hold, by name; ``judge_comparisons`` train the reward model that judges the evaluation."""
 
 
+@runtime_checkable
 class DataSource(Protocol):
-    """What the pipeline asks of a data option."""
+    """What the pipeline asks of a data option: records by kind (see ``RECORD_TYPES``) and split."""
+
+    @property
+    def malformed(self) -> Mapping[str, MalformedRows]:
+        """The malformed rows that were met so far, by the file that they went to."""
+
+    def has(self, name: str, split: str) -> bool:
+        """Whether there are records of that kind and split, without reading them."""
 
     def records(self, name: str, split: str) -> list[Any] | None:
-        """Records of that name (see ``RECORD_TYPES``) and split; None where the source has none."""
+        """The records of that kind and split; None where the source has none."""
+
+    def stream(self, name: str, split: str) -> Iterable[Any] | None:
+        """The same as something that can be gone through again and again, and need not hold them."""
 
     def fingerprint(self) -> str:
         """Changes when the data changes."""
 
 
-class Quarantine(AbstractContextManager["Quarantine"]):
-    """A JSONL file of malformed rows with their places and problems, written row by row.
+def check_data_source(source: object) -> DataSource:
+    """The source, if it answers all that is asked of one.
 
-    It appears when all is read; without a malformed row one of an earlier run goes. Where there are several processes,
-    the first one writes. As a sequence it is the problems as sentences, read from the file each time.
-
-    Args:
-        path: The file.
+    Raises:
+        ValueError: Names what a user's own class lacks.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.count, self.first = path, 0, ""
-        self._unfinished = path.with_name(path.name + ".unfinished")
-        self._file: TextIO | None = None
-
-    def add(self, row: SourceRow) -> None:
-        """Write one."""
-        self.count += 1
-        self.first = self.first or f"{row.place}: {row.problem}"
-        if rank() != 0:
-            return
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Half a surrogate pair cannot be written; as \\ud800, which JSON reads back, it can.
-            self._file = self._unfinished.open("w", encoding="utf-8", errors="backslashreplace")
-        fields = {"place": row.place, "problem": row.problem, "row": row.value}
-        if row.unread:
-            fields["unread"] = True
-        self._file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finish the file; where reading stopped before its end, it says nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if rank() != 0:
-            return
-        if kind is not None:
-            self._unfinished.unlink(missing_ok=True)
-        elif self.count:
-            self._unfinished.replace(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
-
-    def rows(self) -> Iterator[SourceRow]:
-        """The malformed rows, without their values."""
-        if self.count:
-            with self.path.open(encoding="utf-8") as lines:
-                for line in lines:
-                    row = json.loads(line)
-                    yield SourceRow(row["place"], None, row["problem"], row.get("unread", False))
-
-    def __len__(self) -> int:
-        """How many."""
-        return self.count
-
-    def __iter__(self) -> Iterator[str]:
-        """Place and problem of each."""
-        return (f"{row.place}: {row.problem}" for row in self.rows())
-
-    def __getitem__(self, place: int) -> str:
-        """Place and problem of one."""
-        return self.first if place == 0 else list(self)[place]
+    if isinstance(source, DataSource):
+        return source
+    asked = ("malformed", "has", "records", "stream", "fingerprint")
+    lacking = [name for name in asked if not hasattr(source, name)]
+    raise ValueError(
+        f"data.source builds a {type(source).__name__} without {', '.join(lacking)}. "
+        "Add what rlhf_lightning.data.sources.DataSource asks: has(name, split), records(name, split), "
+        "stream(name, split), fingerprint() and the mapping malformed."
+    )
 
 
 class RecordStream:
     """Records that are read from their sources anew each time one goes through them, and never held all at once.
 
+    Its ``malformed`` are those of the last time that one went through all.
+
     Args:
-        sources: One after the other; see :func:`read_records`.
-        kind: The record to build.
-        aside: The file that malformed rows go to, each time; None stops at them.
-        told: Gets what went there, by the file's name.
+        sources: read one after the other; see `read_records`.
+        kind: the record to build.
+        aside: the file that malformed rows go to, each time; None stops at them.
+        told: gets what went there, by the file's name.
     """
 
     def __init__(
-        self, sources: Sequence[Any], kind: type[Any], aside: Path | None, told: dict[str, Quarantine]
+        self, sources: Sequence[Any], kind: type[Any], aside: Path | None, told: dict[str, MalformedRows]
     ) -> None:
         self.sources, self.kind, self.aside, self.told = sources, kind, aside, told
-        self.quarantine: Quarantine | None = None
+        self.malformed = MalformedRows()
 
     def __iter__(self) -> Iterator[Any]:
         """The records."""
@@ -129,20 +99,15 @@ class RecordStream:
         Raises:
             RecordError: At malformed rows that are not put aside, or a source without any other.
         """
-        if self.aside is None:
+        with MalformedRows(self.aside) as malformed:
             for source in self.sources:
-                yield from placed_records(source, self.kind)
-            return
-        with Quarantine(self.aside) as quarantine:
-            for source in self.sources:
-                yield from placed_records(source, self.kind, quarantine.add)
-        self.quarantine = quarantine
-        if quarantine.count:
-            self.told[str(self.aside)] = quarantine
+                yield from placed_records(source, self.kind, malformed.add if self.aside else None)
+        self.malformed = malformed
+        if malformed:
+            self.told[str(self.aside)] = malformed
 
-    def malformed(self) -> Iterator[SourceRow]:
-        """The malformed rows of the last time that one went through them all."""
-        return iter(()) if self.quarantine is None else self.quarantine.rows()
+
+Quarantine = MalformedRows  # until its last caller says MalformedRows
 
 
 class FileData:
@@ -174,7 +139,7 @@ class FileData:
             raise ValueError("on_error=quarantine needs the folder that malformed rows go to: quarantine=<folder>.")
         self.root = None if root is None else Path(root)
         self.quarantine = Path(quarantine) if on_error == "quarantine" and quarantine is not None else None
-        self.malformed: dict[str, Quarantine] = {}
+        self.malformed: dict[str, MalformedRows] = {}
         self.files: dict[str, dict[str, list[Any]]] = {}
         absent: list[str] = []
         for name, splits in files.items():
@@ -191,6 +156,10 @@ class FileData:
                 "the files of the set, or give data.root=null to read it from the hub."
             )
 
+    def has(self, name: str, split: str) -> bool:
+        """Whether a source is named for that kind and split; what it holds shows when it is read."""
+        return bool(self.files.get(name, {}).get(split))
+
     def records(self, name: str, split: str) -> list[Record] | None:
         """Records of that kind and split; None where no file is given."""
         stream = self.stream(name, split)
@@ -198,11 +167,10 @@ class FileData:
 
     def stream(self, name: str, split: str) -> RecordStream | None:
         """The same without holding them; each time one goes through it, the files are read anew."""
-        sources = self.files.get(name, {}).get(split)
-        if not sources:
+        if not self.has(name, split):
             return None
         aside = None if self.quarantine is None else self.quarantine / f"{name}.{split}.jsonl"
-        return RecordStream(sources, RECORD_TYPES[name], aside, self.malformed)
+        return RecordStream(self.files[name][split], RECORD_TYPES[name], aside, self.malformed)
 
     def fingerprint(self) -> str:
         """Hash of the sources and of the bytes of every local file."""

@@ -44,7 +44,7 @@ def records_and_problems(source, kind):
     """Records, malformed rows and whether anything was left."""
     problems = []
     try:
-        records, message = read_records(source, kind, problems), ""
+        records, message = read_records(source, kind, problems.append), ""
     except RecordError as error:
         records, message = [], str(error)
     assert records or "holds no" in message
@@ -169,7 +169,7 @@ def test_any_bytes_are_records_or_problems(folder, content, name, packed, kind):
     source = {"path": str(folder / name), "columns": {"text": "{text}"}}
     problems = []
     try:
-        records = read_records(source, kind, problems)
+        records = read_records(source, kind, problems.append)
     except RecordError as error:
         (reason,) = re.findall(r"holds no \w+: (.*?)\. Mend it", str(error))
         # Nothing was there, or else it is said what was.
@@ -186,7 +186,7 @@ def test_any_rows_have_a_shape(folder, rows, shape, kind):
     (folder / "d.jsonl").write_bytes(jsonl(*rows))
     problems = []
     try:
-        records = read_records({"path": str(folder / "d.jsonl"), "shape": shape}, kind, problems)
+        records = read_records({"path": str(folder / "d.jsonl"), "shape": shape}, kind, problems.append)
     except RecordError:
         records = []
     if shape == "message_trees":
@@ -206,7 +206,7 @@ def test_a_turn_with_one_ranked_reply_is_counted(tmp_path):
     more += [{"message_id": n, "parent_id": "r", "role": "assistant", "text": n, "rank": ord(n)} for n in "cd"]
     (tmp_path / "a.jsonl").write_bytes(jsonl(*turns, *more))
     problems = []
-    records = read_records({"path": str(tmp_path / "a.jsonl"), "shape": "message_trees"}, Comparison, problems)
+    records = read_records({"path": str(tmp_path / "a.jsonl"), "shape": "message_trees"}, Comparison, problems.append)
     assert [record.completions for record in records] == [["c", "d"]]
     assert [row.place.rpartition(", ")[2] for row in problems] == ["line 1"]
 
@@ -214,7 +214,7 @@ def test_a_turn_with_one_ranked_reply_is_counted(tmp_path):
 def test_rows_behind_a_huge_cell_are_read(tmp_path):
     (tmp_path / "a.csv").write_text("text\na\n" + "x" * 10_000_000 + "\nb\n")
     problems = []
-    assert [record.text for record in read_records(tmp_path / "a.csv", Text, problems)] == ["a", "b"]
+    assert [record.text for record in read_records(tmp_path / "a.csv", Text, problems.append)] == ["a", "b"]
     assert [(row.place.rpartition(", ")[2], row.unread) for row in problems] == [("line 3", False)]
     assert csv.field_size_limit() == 131_072
 
@@ -224,7 +224,7 @@ def test_what_stands_for_the_rest_of_a_file_says_so(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(*[TEXT] * 9))[:-9])
     for name in ("a.csv", "a.jsonl.gz"):
         problems = []
-        read_records(tmp_path / name, Text, problems)
+        read_records(tmp_path / name, Text, problems.append)
         assert [row.unread for row in problems] == [True]
 
 

@@ -2,13 +2,15 @@ import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from datasets import Dataset, DatasetDict
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
 from rlhf_lightning.data.rows.records_of import read_records
-from rlhf_lightning.data.sources import FileData
+from rlhf_lightning.data.sources import FileData, check_data_source
+from rlhf_lightning.sandbox.data import SandboxData
 
 pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 
@@ -127,7 +129,7 @@ def test_the_message_names_file_line_column_and_count(tmp_path):
         "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
     )
     problems = []
-    assert read_records(source, Demonstration, problems) == [Demonstration("a", "b")]
+    assert read_records(source, Demonstration, problems.append) == [Demonstration("a", "b")]
     assert [(row.place.removeprefix(path), row.value) for row in problems] == [
         (f", line {number}", row) for number, row in enumerate(bad, 3)
     ]
@@ -191,7 +193,7 @@ def test_an_identifier_occurs_once(tmp_path):
     # The first of the rows stays, and one that is malformed for another reason takes no identifier.
     path = write(tmp_path / "more.jsonl", {"id": 1, "text": ""}, {"id": 1, "text": "x"}, {"id": 1, "text": "y"})
     problems = []
-    assert read_records(path, Text, problems) == [Text("x")]
+    assert read_records(path, Text, problems.append) == [Text("x")]
     assert len(problems) == 2
 
 
@@ -220,7 +222,7 @@ def test_a_line_that_is_no_json(tmp_path):
 def test_a_line_that_is_no_json_can_be_set_aside(tmp_path):
     path = write(tmp_path / "rows.jsonl", "{text: a}", {"text": "a"})
     problems = []
-    assert read_records(path, Text, problems) == [Text("a")]
+    assert read_records(path, Text, problems.append) == [Text("a")]
     assert [row.value for row in problems] == ["{text: a}"]
 
 
@@ -246,7 +248,7 @@ def test_nothing_but_malformed_rows(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"prompt": ""}, "x")
     problems = []
     with pytest.raises(RecordError, match=r"holds no prompt: all its rows are malformed\. Mend it.*\n.*line 1: field"):
-        read_records(path, Prompt, problems)
+        read_records(path, Prompt, problems.append)
     with pytest.raises(RecordError, match="the data set holds no prompt: no row"):
         read_records(Dataset.from_list([]), Prompt)
 
@@ -298,21 +300,21 @@ def test_a_stream_reads_anew_each_time(tmp_path):
     data = FileData(str(tmp_path), {"text": {"train": "a.jsonl"}}, "quarantine", str(tmp_path / "aside"))
     stream = data.stream("text", "train")
     assert data.stream("text", "test") is None
-    assert list(stream.malformed()) == []
+    assert list(stream.malformed.rows()) == []
     aside = tmp_path / "aside" / "text.train.jsonl"
     assert next(iter(stream)) == Text("a")
     # Who stops before the end leaves nothing behind.
     assert not list(tmp_path.glob("aside/*"))
     for _ in range(2):
         assert list(stream.placed()) == [(f"{path}, line 1", Text("a")), (f"{path}, line 3", Text("b"))]
-        assert [(row.place, row.problem[:21]) for row in stream.malformed()] == [
+        assert [(row.place, row.problem[:21]) for row in stream.malformed.rows()] == [
             (f"{path}, line 2", "field 'text' is empty")
         ]
         assert len(aside.read_text().splitlines()) == 1
     assert len(data.malformed[str(aside)]) == 1
     write(path, {"text": "c"})
     assert list(stream) == [Text("c")]
-    assert list(stream.malformed()) == []
+    assert list(stream.malformed.rows()) == []
     assert not aside.exists()
     write(path, {"text": ""})
     stopping = FileData(str(tmp_path), {"text": {"train": "a.jsonl"}}).stream("text", "train")
@@ -413,3 +415,33 @@ def test_fingerprint_follows_the_content(tmp_path):
     write(file, {"text": "a"})
     write(folder / "b.jsonl", {"text": "b"})
     assert fingerprint() == seen[0]
+
+
+# What the pipeline asks
+
+
+def test_whether_there_are_records_is_told_without_reading(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{no json")
+    data = FileData(str(tmp_path), {"text": {"train": "a.jsonl", "test": None}, "prompts": {}})
+    assert data.has("text", "train")
+    assert not any(data.has(*place) for place in [("text", "test"), ("prompts", "train"), ("comparisons", "train")])
+    with pytest.raises(RecordError, match=r"a\.jsonl, line 1: the last line is cut off"):
+        data.records("text", "train")
+
+
+def test_a_source_of_a_user():
+    class Own:
+        malformed = MappingProxyType({})
+
+        def has(self, name, split):
+            return False
+
+        records = stream = has
+
+    with pytest.raises(ValueError, match=r"data\.source builds a Own without fingerprint\. Add what rlhf_lightning\.d"):
+        check_data_source(Own())
+    Own.fingerprint = lambda self: "0"
+    source = Own()
+    assert check_data_source(source) is source
+    for source in (SandboxData(), FileData(None, {})):
+        assert check_data_source(source) is source

@@ -243,7 +243,10 @@ def test_the_records_of_the_sandbox():
     assert len(data.records("text", "test")) == 5
     assert data.records("comparisons", "train") is None
     assert data.records("judge_comparisons", "validation") is None
-    assert data.dropped == {}
+    assert data.malformed == {}
+    assert [data.has(name, "test") for name in ("demonstrations", "prompts", "text", "comparisons")] == [True] * 3 + [
+        False
+    ]
     assert all(isinstance(record, Demonstration) for record in data.records("demonstrations", "train"))
     with pytest.raises(ValueError, match="no records called 'essays'"):
         data.records("essays", "train")

@@ -11,6 +11,7 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Recor
 from rlhf_lightning.data.rows.columns import column_value, label_values
 from rlhf_lightning.data.rows.files import read_rows
 from rlhf_lightning.data.rows.formats import record_from_row
+from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SourceRow, table_rows
 from rlhf_lightning.data.rows.shapes import shaped
 
@@ -28,48 +29,8 @@ FIELDS = tuple(
 )
 """What ``columns`` and ``set`` may fill: fields of any record, and those of the formats that are read as records."""
 
-_SHOWN = 3
-_HINT = "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
 
-
-class Problems:
-    """Malformed rows, one after the other: how many, and the first few for a message.
-
-    Args:
-        keep: Gets each of them; None where they are not kept.
-    """
-
-    def __init__(self, keep: Callable[[SourceRow], None] | None = None) -> None:
-        self.keep, self.count = keep, 0
-        self._first: list[str] = []
-
-    def add(self, row: SourceRow) -> None:
-        """Count one."""
-        self.count += 1
-        if self.count <= _SHOWN:
-            self._first.append(f"{row.place}: {row.problem}")
-        if self.keep is not None:
-            self.keep(row)
-
-    def __str__(self) -> str:
-        """The first problem as a sentence, then how many there are and the next few."""
-        if self.count < 2:
-            return "".join(self._first)
-        shown = "".join(f"\n  {other}" for other in self._first[1:])
-        rest = "" if self.count <= _SHOWN else f"\n  and {self.count - _SHOWN} more"
-        return f"{self._first[0]}\n{self.count} malformed rows in all; also{shown}{rest}"
-
-    def stop(self) -> None:
-        """Stop where malformed rows are not kept.
-
-        Raises:
-            RecordError: Names the first of them, and how many there are.
-        """
-        if self.count and self.keep is None:
-            raise RecordError(f"{self}\n{_HINT}")
-
-
-def read_records(source: Source, kind: type[Any], problems: list[SourceRow] | None = None) -> list[Any]:
+def read_records(source: Source, kind: type[Any], keep: Callable[[SourceRow], None] | None = None) -> list[Any]:
     """Read and check all records of a source.
 
     Args:
@@ -84,16 +45,19 @@ def read_records(source: Source, kind: type[Any], problems: list[SourceRow] | No
             - ``columns``: record field -> column, see `rlhf_lightning.data.rows.columns.column_value`; for
               ``labels`` also label -> column, see :func:`rlhf_lightning.data.rows.columns.label_values`;
             - ``set``: record field -> its value in every row.
-        kind: The record to build.
-        problems: Where to put malformed rows and go on; None stops at them.
+        kind: the record to build.
+        keep: gets malformed rows; None stops at them, once all are counted.
 
     Raises:
         RecordError: Names file, line, field, value and remedy of the first malformed rows, and how many there are; or
             what the mapping says that no source knows.
     """
-    if not isinstance(source, (str, Path, Mapping, Dataset)):
-        return list(_checked(source, kind))
-    return [record for _, record in placed_records(source, kind, None if problems is None else problems.append)]
+    if isinstance(source, (str, Path, Mapping, Dataset)):
+        return [record for _, record in placed_records(source, kind, keep)]
+    for number, record in enumerate(source):
+        if not isinstance(record, kind):
+            raise RecordError(f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed.")
+    return list(source)
 
 
 def placed_records(
@@ -110,23 +74,15 @@ def placed_records(
         RecordError: As :func:`read_records`.
     """
     options, rows = _opened(source)
-    problems = Problems(keep)
     places: dict[Any, str] = {}
-    count = 0
-    for row in rows:
-        try:
-            record = _record(row, kind, options, places)
-        except RecordError as error:
-            problems.add(row._replace(problem=str(error)))
-            continue
-        if record is not None:
-            count += 1
-            yield row.place, record
-    problems.stop()
-    if not count:
+    malformed, empty = MalformedRows(), True
+    for place, record in malformed.sift(rows, lambda row: _record(row, kind, options, places), keep):
+        empty = False
+        yield place, record
+    if empty:
         name = options.get("path", "the data set")
-        reason = "all its rows are malformed" if problems.count else "no row of it is to be read"
-        more = f"\n{problems}" if problems.count else ""
+        reason = "all its rows are malformed" if malformed else "no row of it is to be read"
+        more = f"\n{malformed}" if malformed else ""
         raise RecordError(
             f"{name} holds no {kind.kind}: {reason}. Mend it, name another, or set the entry to null.{more}"
         )
@@ -172,17 +128,8 @@ def _opened(source: str | Path | Mapping[str, Any] | Dataset) -> tuple[Mapping[s
     return options, shaped(rows, options.get("shape"))
 
 
-def _checked(records: Iterable[Any], kind: type[Any]) -> Iterator[Any]:
-    for number, record in enumerate(records):
-        if not isinstance(record, kind):
-            raise RecordError(f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed.")
-        yield record
-
-
 def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | None:
     """The record of a row; None where the source does not want the row."""
-    if row.problem is not None:
-        raise RecordError(row.problem)
     if not isinstance(row.value, Mapping):
         raise RecordError(f"a row must be a JSON object, got {short(row.value)}. Mend it or leave it out.")
     for column, wanted in (options.get("where") or {}).items():

@@ -1,0 +1,124 @@
+"""Malformed rows: counted, named in messages, and put aside in a file where one is asked for."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO, TypeVar
+
+from rlhf_lightning.data.records import RecordError
+from rlhf_lightning.data.rows.readers import SourceRow
+from rlhf_lightning.parallel.processes import rank
+
+Item = TypeVar("Item")
+_SHOWN = 3
+_HINT = "(data.on_error=quarantine puts malformed rows into a file and reads the others.)"
+
+
+class MalformedRows(AbstractContextManager["MalformedRows"]):
+    """Counts malformed rows, keeps the first few as sentences and, where a file is named, writes all of them to it.
+
+    The file is JSONL with the place, the problem and the value of each row. As a context the collection finishes it:
+    it appears when all is read, and without a malformed row one of an earlier run goes. Rank 0 writes.
+
+    Args:
+        path: the file; None only counts.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self.count = path, 0
+        self.sentences: list[str] = []
+        self._file: TextIO | None = None
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.count
+
+    def __str__(self) -> str:
+        """The first row as a sentence, then how many there are and the next few."""
+        if self.count < 2:
+            return "".join(self.sentences)
+        shown = "".join(f"\n  {sentence}" for sentence in self.sentences[1:])
+        rest = "" if self.count <= _SHOWN else f"\n  and {self.count - _SHOWN} more"
+        return f"{self.sentences[0]}\n{self.count} malformed rows in all; also{shown}{rest}"
+
+    def add(self, row: SourceRow) -> None:
+        """Collect one."""
+        self.count += 1
+        if self.count <= _SHOWN:
+            self.sentences.append(f"{row.place}: {row.problem}")
+        if self.path is None or rank() != 0:
+            return
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
+            self._file = self._unfinished(self.path).open("w", encoding="utf-8", errors="backslashreplace")
+        fields = {"place": row.place, "problem": row.problem, "row": row.value} | (
+            {"unread": True} if row.unread else {}
+        )
+        self._file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+
+    def sift(
+        self,
+        rows: Iterable[SourceRow],
+        make: Callable[[SourceRow], Item | None],
+        keep: Callable[[SourceRow], None] | None = None,
+    ) -> Iterator[tuple[str, Item]]:
+        """What is made of each row, with the row's place; a row of which nothing can be made is malformed.
+
+        Args:
+            rows: the rows of one source.
+            make: makes a record of a row, or None of a row that the source does not want.
+            keep: gets each malformed row; None stops at them, once all are counted.
+
+        Raises:
+            RecordError: Names the first malformed rows, and how many there are.
+        """
+        for row in rows:
+            try:
+                if row.problem is not None:
+                    raise RecordError(row.problem)
+                item = make(row)
+            except RecordError as error:
+                malformed = row._replace(problem=str(error))
+                self.add(malformed)
+                if keep is not None:
+                    keep(malformed)
+                continue
+            if item is not None:
+                yield row.place, item
+        if self.count and keep is None:
+            raise RecordError(f"{self}\n{_HINT}")
+
+    def rows(self) -> Iterator[SourceRow]:
+        """All of them as the file has them, without their values."""
+        if self.path is not None and self.count:
+            with self.path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    row = json.loads(line)
+                    yield SourceRow(row["place"], None, row["problem"], row.get("unread", False))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the file; where reading stopped before its end, it says nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self.path is None or rank() != 0:
+            return
+        if kind is not None:
+            self._unfinished(self.path).unlink(missing_ok=True)
+        elif self.count:
+            self._unfinished(self.path).replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _unfinished(path: Path) -> Path:
+        return path.with_name(path.name + ".unfinished")
+
+    def __getitem__(self, place: int) -> str:
+        """Place and problem of one of the first."""
+        return self.sentences[place]
