@@ -1,0 +1,159 @@
+"""What README, docs and CONTRIBUTING name exists: links, paths, modules, overrides, steps, options."""
+
+import ast
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from rlhf_lightning.cli import composed
+
+REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
+PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+CODE = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`([^`]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?<![\w/.-])(?:rlhf_lightning|conf|tests|scripts|docs)/[\w./*-]*[\w/*]")
+DOTTED = re.compile(r"(?<![\w/])rlhf_lightning(?:\.[A-Za-z_]\w*)+")
+LAUNCHERS = {"rlhf": [], "scripts/demo": ["experiment=demo"]}
+"""What starts the command line, and the overrides that it brings."""
+FILES = ["data=jsonl", "data.root=/my/data"]
+"""What keys of `data` belong to, the sealed world has none."""
+PLACEHOLDER = re.compile(r"\.\.\.$|<.*>")
+pages = pytest.mark.parametrize("page", TEXTS)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def headings(text: str) -> set[str]:
+    return {slug(line.lstrip("#")) for line in CODE.sub("", text).splitlines() if line.startswith("#")}
+
+
+def spans(text: str) -> list[str]:
+    """Code within the text, joined where it goes over the end of a line."""
+    return [" ".join(span.split()) for span in SPAN.findall(CODE.sub("", text))]
+
+
+def indented(text: str) -> list[str]:
+    return [line.strip() for line in CODE.sub("", text).splitlines() if line.startswith("    ")]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every command line that starts the recipe, in blocks and within the text."""
+    lines = chain(*(block.splitlines() for block in CODE.findall(text)), indented(text), spans(text))
+    found = []
+    for line in lines:
+        launcher, _, rest = re.sub(r"^torchrun .*-m rlhf_lightning", "rlhf", line).partition(" ")
+        if launcher in LAUNCHERS:
+            found.append([*LAUNCHERS[launcher], *shlex.split(rest, comments=True)])
+    return found
+
+
+def composed_jobs(arguments: list[str]) -> Iterator[dict[str, object]]:
+    """The configurations of a command line: one, or as many as its longest sweep has values."""
+    overrides = [text for text in arguments if not text.startswith("-") and not PLACEHOLDER.search(text)]
+    parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "job"])  # --cfg job
+    values = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [None] for one in parsed]
+    for job in range(max(map(len, values), default=0)):
+        chosen = [each[job % len(each)] for each in values]
+        yield composed(
+            [
+                one.input_line or "" if value is None else f"{one.get_key_element()}={value}"
+                for one, value in zip(parsed, chosen, strict=True)
+            ]
+        )
+
+
+def table(text: str, first_column: str) -> list[list[str]]:
+    """The rows of the table whose first column has this name, each as its cells."""
+    rows = text[text.index(f"| {first_column} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 140
+
+
+@pages
+def test_links_lead_somewhere(page: str) -> None:
+    for link in LINK.findall(TEXTS[page]):
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        target = (REPOSITORY / page).parent / place if place else REPOSITORY / page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    links = set(chain(*map(LINK.findall, TEXTS.values())))
+    assert {page.name for page in PAGES[1:]} <= {link.partition("#")[0].split("/")[-1] for link in links}
+
+
+@pages
+def test_paths_exist(page: str) -> None:
+    assert [path for path in PATH.findall(LINK.sub("", TEXTS[page])) if not list(REPOSITORY.glob(path))] == []
+
+
+@pages
+def test_modules_exist(page: str) -> None:
+    for name in DOTTED.findall(TEXTS[page]):
+        pkgutil.resolve_name(name)
+
+
+@pages
+def test_python_parses(page: str) -> None:
+    for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL):
+        ast.parse(code)
+
+
+@pages
+def test_commands_compose(page: str) -> None:
+    for arguments in commands(TEXTS[page]):
+        for config in composed_jobs(arguments):
+            assert config["stages"], arguments
+
+
+def test_commands_are_found() -> None:
+    assert len(commands(TEXTS["README.md"])) >= 6
+    assert ["-m", "stages=[ppo]", "upstream=demo", "ppo.module.kl_coef=0.01,0.02,0.05", "seed=1,2,3"] in commands(
+        TEXTS["README.md"]
+    )
+    jobs = list(composed_jobs(["-m", "ppo.module.kl_coef=0.01,0.02", "seed=1,2,3", "..."]))
+    assert [job["seed"] for job in jobs] == [1, 2, 3]
+
+
+def test_single_overrides_compose() -> None:
+    """What stands in the text as `key=value`, where the configuration has such a key or group."""
+    known = composed([]).keys() | {path.name for path in (REPOSITORY / "conf").iterdir()}
+    found = {span for text in TEXTS.values() for span in spans(text) if re.fullmatch(r"[\w.@/]+=\S+", span)}
+    ours = {span for span in found if re.split(r"[.@=]", span)[0] in known and not PLACEHOLDER.search(span)}
+    assert len(ours) >= 10
+    for override in ours:
+        assert list(composed_jobs([*FILES, override] if override.startswith("data.") else [override]))
+
+
+def test_the_table_of_steps_is_the_recipe() -> None:
+    from rlhf_lightning.recipe.stage import RECIPE
+
+    names = [SPAN.findall(row[0]) for row in table(TEXTS["README.md"], "step")]
+    assert names == [[stage.name] for stage in RECIPE]
+
+
+def test_the_table_of_groups_is_the_folder_of_configurations() -> None:
+    rows = {
+        SPAN.findall(row[0])[0]: set(SPAN.findall(row[1])) for row in table(TEXTS["docs/configuration.md"], "group")
+    }
+    groups = {path for path in (REPOSITORY / "conf").iterdir() if path.is_dir() and path.name != "hydra"}
+    options = {group.name: {file.stem for file in group.glob("*.yaml")} for group in groups}
+    assert rows == {name: found for name, found in options.items() if found}
