@@ -22,10 +22,15 @@ SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.-])(?:rlhf_lightning|conf|tests|scripts|docs)/[\w./*-]*[\w/*]")
 DOTTED = re.compile(r"(?<![\w/])rlhf_lightning(?:\.[A-Za-z_]\w*)+")
+LOGGED = re.compile(r'"((?:train|validation|rollout|update|time)/\w+)"')
 LAUNCHERS = {"rlhf": [], "scripts/demo": ["experiment=demo"]}
 """What starts the command line, and the overrides that it brings."""
-FILES = ["data=jsonl", "data.root=/my/data"]
-"""What keys of `data` belong to, the sealed world has none."""
+BESIDE = {
+    "data.": ["data=jsonl", "data.root=/my/data"],
+    "model.": ["model=folder", "model.path=/my/model"],
+    "model=folder": ["model.path=/my/model"],
+}
+"""What an override needs beside it where the text names it alone, by how it starts."""
 PLACEHOLDER = re.compile(r"\.\.\.$|<.*>")
 pages = pytest.mark.parametrize("page", TEXTS)
 
@@ -140,7 +145,8 @@ def test_single_overrides_compose() -> None:
     ours = {span for span in found if re.split(r"[.@=]", span)[0] in known and not PLACEHOLDER.search(span)}
     assert len(ours) >= 10
     for override in ours:
-        assert list(composed_jobs([*FILES, override] if override.startswith("data.") else [override]))
+        beside = chain(*(needed for start, needed in BESIDE.items() if override.startswith(start)))
+        assert list(composed_jobs([*beside, override]))
 
 
 def test_the_table_of_steps_is_the_recipe() -> None:
@@ -157,3 +163,14 @@ def test_the_table_of_groups_is_the_folder_of_configurations() -> None:
     groups = {path for path in (REPOSITORY / "conf").iterdir() if path.is_dir() and path.name != "hydra"}
     options = {group.name: {file.stem for file in group.glob("*.yaml")} for group in groups}
     assert rows == {name: found for name, found in options.items() if found}
+
+
+def test_the_table_of_log_keys_is_what_the_modules_log() -> None:
+    rows = table(TEXTS["docs/metrics.md"], "key")
+    documented = set(chain(*(SPAN.findall(row[0]) for row in rows)))
+    package = {file: file.read_text(encoding="utf-8") for file in (REPOSITORY / "rlhf_lightning").rglob("*.py")}
+    logged = set(chain(*(LOGGED.findall(text) for file, text in package.items() if file.parent.name == "modules")))
+    assert len(logged) >= 15
+    assert logged - documented == set()
+    written = set(chain(*map(LOGGED.findall, package.values())))
+    assert {key for key in documented if re.fullmatch(r"\w+/\w+", key)} - written == set()
