@@ -21,7 +21,7 @@ FLAGS, COMPARISONS, DEMONSTRATIONS = 0.75, 0.75, 6.0
 
 @runtime_checkable
 class Ranking(Protocol):
-    """What one labeler says of the responses to one prompt; a ``Comparison`` is one."""
+    """What one labeler says of the responses to one prompt; a `Comparison` is one."""
 
     @property
     def prompt(self) -> Any:
@@ -65,14 +65,14 @@ def agreement(rankings: Iterable[Ranking], resamples: int = 2000, seed: int = 0)
     Source: InstructGPT, section 3.4 (72.6 % among training labelers, 77.3 % among held-out ones).
 
     Args:
-        rankings: Of prompts that at least two labelers ranked; others have no say.
-        resamples: Of the bootstrap over prompts.
-        seed: Of the bootstrap.
+        rankings: Rankings of all labelers; a prompt that one of them alone ranked has no say.
+        resamples: Number of bootstrap samples, drawn over prompts.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: When a ranking has no labeler, or no two labelers order the same pair.
 
-    Example:
+    Examples:
         >>> from rlhf_lightning.data.records import Comparison
         >>> texts = ["a", "b", "c"]
         >>> ann, bob = Comparison("p", texts, [1, 2, 3], "ann"), Comparison("p", texts, [1, 3, 2], "bob")
@@ -88,8 +88,8 @@ def agreement(rankings: Iterable[Ranking], resamples: int = 2000, seed: int = 0)
         prompts.setdefault(json.dumps(ranking.prompt, sort_keys=True), []).append((ranking.labeler, pairs))
     alike: dict[tuple[str, str], tuple[list[float], list[int]]] = {}
     for prompt, voices in enumerate(prompts.values()):
-        for (one, own), (two, other) in combinations(sorted(voices, key=lambda voice: voice[0]), 2):
-            agreed, opposed = order_counts(own, other)
+        for (one, first), (two, second) in combinations(sorted(voices, key=lambda voice: voice[0]), 2):
+            agreed, opposed = order_counts(first, second)
             if one != two and agreed + opposed:
                 values, clusters = alike.setdefault((one, two), ([], []))
                 values += [1.0] * agreed + [0.0] * opposed
@@ -102,11 +102,7 @@ def agreement(rankings: Iterable[Ranking], resamples: int = 2000, seed: int = 0)
         "agreement": mean_interval(everything, everywhere, resamples, seed),
         "pairs": len(everything),
         "by_labelers": [
-            {
-                "labelers": labelers,
-                "agreement": mean_interval(values, clusters, resamples, seed),
-                "pairs": len(values),
-            }
+            {"labelers": labelers, "agreement": mean_interval(values, clusters, resamples, seed), "pairs": len(values)}
             for labelers, (values, clusters) in sorted(alike.items())
         ],
     }
@@ -122,7 +118,7 @@ def order_counts(
 def krippendorff_alpha(ratings: Sequence[Sequence[Any]], level: str) -> float:
     """Krippendorff's alpha: 1 is perfect agreement, 0 is what chance would give.
 
-    ``1 - observed / expected`` disagreement, where two values of the same unit, or of any two units, disagree by 1 or
+    `1 - observed / expected` disagreement, where two values of the same unit, or of any two units, disagree by 1 or
     0 (nominal), by the square of their difference (interval), or by that of their places among all values (ordinal).
 
     Source: K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011).
@@ -130,12 +126,12 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]], level: str) -> float:
     Args:
         ratings: One row per unit (a flag of a response, a response among others), one value per labeler; None where
             a labeler gave none. Units with fewer than two values have no say.
-        level: ``nominal`` for flags and categories, ``ordinal`` for ranks, ``interval`` for Likert scores.
+        level: `nominal` for flags and categories, `ordinal` for ranks, `interval` for Likert scores.
 
     Raises:
         ValueError: When the level is unknown or fewer than two different values are compared: alpha is not defined.
 
-    Example:
+    Examples:
         >>> krippendorff_alpha([[True, True], [False, False], [True, False], [True, None]], "nominal")
         0.4444444444444444
     """
@@ -148,10 +144,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]], level: str) -> float:
         raise ValueError(
             f"alpha is not defined: units with two labels or more hold {len(order)} different values, 2 are needed."
         )
-    counts = np.zeros((len(units), len(order)))
-    for row, values in enumerate(units):
-        for value in values:
-            counts[row, order[value]] += 1
+    counts = np.array([np.bincount([order[value] for value in values], minlength=len(order)) for values in units])
     weights = 1 / (counts.sum(1, keepdims=True) - 1)
     together = (counts * weights).T @ counts - np.diag((counts * weights).sum(0))
     totals = together.sum(1)
@@ -169,8 +162,8 @@ class Screening:
     """What the screening of a candidate found.
 
     Args:
-        flags: Agreement with the key on what is sensitive or wrong, a share.
-        comparisons: Agreement with the key on pairs that neither ties, a share.
+        flags: Share of agreement with the key on what is sensitive or wrong.
+        comparisons: Share of agreement with the key on pairs that neither ties.
         demonstrations: Mean quality of the demonstrations, from 1 to 7.
     """
 
@@ -191,37 +184,36 @@ def screening_scores(
     Source: InstructGPT, appendix B.1.
 
     Args:
-        flags: Of the candidate, one per question; None where there is none.
-        key_flags: Of the key, for the same questions.
-        ranks: Of the candidate, per prompt and response; 1 is best, equal is a tie.
-        key_ranks: Of the key, for the same responses.
+        flags: The candidate's answers, one per question; None where there is none.
+        key_flags: The key's answers to the same questions.
+        ranks: The candidate's ranks, per prompt and response; 1 is best, equal is a tie.
+        key_ranks: The key's ranks of the same responses.
         demonstrations: The quality that the researchers gave each demonstration of the candidate, from 1 to 7.
 
     Raises:
         ValueError: When lists differ in length, or there is no flag or no demonstration to judge by.
 
-    Example:
+    Examples:
         >>> screening_scores([True, False, None], [True, True, True], [[1, 2, 3]], [[1, 3, 2]], [7, 6])
         Screening(flags=0.5, comparisons=0.6666666666666666, demonstrations=6.5)
     """
-    given = [own == key for own, key in zip(flags, key_flags, strict=True) if own is not None and key is not None]
-    for name, values in (("flags", given), ("demonstrations", demonstrations)):
+    matches = [flag == key for flag, key in zip(flags, key_flags, strict=True) if flag is not None and key is not None]
+    for name, values in (("flags", matches), ("demonstrations", demonstrations)):
         if not values:
             raise ValueError(f"the screening needs at least one value in {name}.")
     agreed = opposed = 0
-    for prompt, (own, right) in enumerate(zip(ranks, key_ranks, strict=True)):
-        if len(own) != len(right):
-            raise ValueError(f"prompt {prompt} has {len(own)} ranks of the candidate and {len(right)} of the key.")
-        alike, apart = order_counts(set(decided_pairs(own)), set(decided_pairs(right)))
+    for prompt, (order, key) in enumerate(zip(ranks, key_ranks, strict=True)):
+        if len(order) != len(key):
+            raise ValueError(f"prompt {prompt} has {len(order)} ranks of the candidate and {len(key)} of the key.")
+        alike, apart = order_counts(set(decided_pairs(order)), set(decided_pairs(key)))
         agreed, opposed = agreed + alike, opposed + apart
     return Screening(
-        flags=sum(given) / len(given),
+        flags=sum(matches) / len(matches),
         comparisons=agreed / max(agreed + opposed, 1),
         demonstrations=sum(demonstrations) / len(demonstrations),
     )
 
 
-def passes(found: Screening) -> bool:
+def passes(scores: Screening) -> bool:
     """Whether a candidate reaches all three cut-offs."""
-    reached = (found.flags >= FLAGS, found.comparisons >= COMPARISONS, found.demonstrations >= DEMONSTRATIONS)
-    return all(reached)
+    return scores.flags >= FLAGS and scores.comparisons >= COMPARISONS and scores.demonstrations >= DEMONSTRATIONS

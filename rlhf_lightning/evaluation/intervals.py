@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 
 class Interval(TypedDict):
@@ -21,15 +22,16 @@ def mean_interval(
     """Mean with a 95 % percentile-bootstrap interval.
 
     Args:
-        values: One per unit, such as a prompt.
-        clusters: Units with the same number are drawn together (the pairs of one prompt, the prompts of one seed).
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        values: One number per unit, such as a prompt.
+        clusters: The number of each unit's cluster; a cluster is drawn as a whole (the pairs of one prompt, the prompts
+            of one seed).
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: When there are no values.
 
-    Example:
+    Examples:
         >>> mean_interval([1.0, 1.0, 1.0])
         {'value': 1.0, 'low': 1.0, 'high': 1.0}
     """
@@ -47,7 +49,7 @@ def mean_interval(
 def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over groups of equal weight, with a 95 % interval over groups and over the values in each.
 
-    A bootstrap over both (see :func:`pooled_means`). With one value per group there is nothing to resample in a group
+    A bootstrap over both (see `pooled_means`). With one value per group there is nothing to resample in a group
     and too little among three of them: then it is Student's interval over the groups.
 
     In simulations with three groups the bootstrap covers the truth in 97 of 100 cases where groups do not differ, in 95
@@ -55,14 +57,15 @@ def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, se
     where it is seven times as large.
 
     Args:
-        groups: One list per seed, such as the wins on every prompt; lists of one length are about the same prompts.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        groups: One list of values per seed, such as the wins on every prompt; lists of one length are about the same
+            prompts.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: When there is no group or an empty one.
 
-    Example:
+    Examples:
         >>> pooled_interval([[1.0, 1.0], [1.0]])
         {'value': 1.0, 'low': 1.0, 'high': 1.0}
     """
@@ -70,7 +73,8 @@ def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, se
         raise ValueError("a pooled mean needs at least one group, and values in each.")
     value = float(np.mean([np.mean(group) for group in groups]))
     if all(len(group) == 1 for group in groups):
-        return _student(value, [group[0] for group in groups])
+        half = float(stats.t.ppf(0.975, len(groups) - 1) * stats.sem(groups).item()) if len(groups) > 1 else 0.0
+        return {"value": value, "low": value - half, "high": value + half}
     low, high = np.percentile(pooled_means(groups, resamples, seed), [2.5, 97.5], axis=0)
     return {"value": value, "low": float(low), "high": float(high)}
 
@@ -86,11 +90,11 @@ def pooled_means(
 
     Args:
         groups: One list per seed, of numbers or of rows of numbers.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
 
     Returns:
-        Shape ``(resamples,)``, or ``(resamples, columns)`` for rows.
+        Shape `(resamples,)`, or `(resamples, columns)` for rows.
     """
     random = np.random.default_rng(seed)
     arrays = [np.asarray(group, dtype=float) for group in groups]
@@ -102,22 +106,10 @@ def pooled_means(
     return pooled
 
 
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Quantiles .975 of Student's distribution with 1, 2, .. 9 degrees of freedom; above that the normal one's is near."""
-
-
-def _student(value: float, means: Sequence[float]) -> Interval:
-    if len(means) == 1:
-        return {"value": value, "low": value, "high": value}
-    quantile = _STUDENT[len(means) - 2] if len(means) - 2 < len(_STUDENT) else 1.96
-    half = quantile * float(np.std(means, ddof=1)) / len(means) ** 0.5
-    return {"value": value, "low": value - half, "high": value + half}
-
-
 def wins(scores: Sequence[float], baseline: Sequence[float]) -> list[float]:
     """1 where a score beats the baseline's for the same prompt, 0 where it loses, one half where they are equal.
 
-    Example:
+    Examples:
         >>> wins([2.0, 1.0, 0.0], [1.0, 1.0, 1.0])
         [1.0, 0.5, 0.0]
     """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_lightning.algorithms.batch import decided_pairs
-from rlhf_lightning.evaluation.intervals import mean_interval
+from rlhf_lightning.evaluation.intervals import mean_interval, wins
 
 
 def ranking_results(
@@ -17,29 +17,28 @@ def ranking_results(
     """Accuracy over the pairs that are not ties, per group and over all.
 
     Args:
-        completions: Texts, per prompt.
-        ranks: 1 is best, per prompt and completion.
-        groups: Source of each prompt.
-        scores: Of the reward model, per prompt and completion.
+        completions: The texts of each prompt's responses.
+        ranks: The rank of each response, per prompt; 1 is best.
+        groups: The source of each prompt.
+        scores: The reward model's score of each response, per prompt.
         clusters: The number of each prompt, where one stands there several times.
 
     Returns:
-        Per group, and for ``all``: ``accuracy`` and ``longer_wins`` with 95 % intervals over prompts, ``prompts`` and
-        ``pairs``.
+        Per group, and for `all`: `accuracy` and `longer_wins` with 95 % intervals over prompts, `prompts` and
+        `pairs`.
     """
     table: dict[str, list[tuple[int, float, float]]] = {}
     numbers = range(len(ranks)) if clusters is None else clusters
-    for prompt, texts, order, group, own in zip(numbers, completions, ranks, groups, scores, strict=True):
+    for prompt, texts, order, group, values in zip(numbers, completions, ranks, groups, scores, strict=True):
         lengths = [float(len(text)) for text in texts]
-        for better, worse in decided_pairs(order):
-            row = (prompt, _correct(own, better, worse), _correct(lengths, better, worse))
+        for correct, longer in zip(_wins(order, values), _wins(order, lengths), strict=True):
             for name in ("all", group):
-                table.setdefault(name, []).append(row)
+                table.setdefault(name, []).append((prompt, correct, longer))
     results = {}
     for group, rows in table.items():
-        prompts, own_wins, longer_wins = zip(*rows, strict=True)
+        prompts, correct_pairs, longer_wins = zip(*rows, strict=True)
         results[group] = {
-            "accuracy": mean_interval(own_wins, prompts),
+            "accuracy": mean_interval(correct_pairs, prompts),
             "longer_wins": mean_interval(longer_wins, prompts),
             "prompts": len(set(prompts)),
             "pairs": len(rows),
@@ -51,19 +50,18 @@ def prompt_accuracies(ranks: Sequence[Sequence[int]], scores: Sequence[Sequence[
     """Per prompt the share of its pairs that are not ties which the scores order rightly; None where all are ties.
 
     Args:
-        ranks: 1 is best, per prompt and completion.
-        scores: Of the reward model, per prompt and completion.
+        ranks: The rank of each response, per prompt; 1 is best.
+        scores: The reward model's score of each response, per prompt.
 
-    Example:
+    Examples:
         >>> prompt_accuracies([[1, 2, 3], [1, 1]], [[3.0, 1.0, 2.0], [0.0, 1.0]])
         [0.6666666666666666, None]
     """
-    shares: list[float | None] = []
-    for order, own in zip(ranks, scores, strict=True):
-        found = [_correct(own, better, worse) for better, worse in decided_pairs(order)]
-        shares.append(sum(found) / len(found) if found else None)
-    return shares
+    wins_of = [_wins(order, values) for order, values in zip(ranks, scores, strict=True)]
+    return [sum(won) / len(won) if won else None for won in wins_of]
 
 
-def _correct(values: Sequence[float], better: int, worse: int) -> float:
-    return float(values[better] > values[worse]) + 0.5 * float(values[better] == values[worse])
+def _wins(ranks: Sequence[int], values: Sequence[float]) -> list[float]:
+    """For every pair that is not a tie: 1 where the better response has the higher value, one half where both equal."""
+    pairs = decided_pairs(ranks)
+    return wins([values[better] for better, _ in pairs], [values[worse] for _, worse in pairs])

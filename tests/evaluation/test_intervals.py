@@ -77,6 +77,14 @@ def test_one_group_is_a_mean_over_its_values():
     assert one["high"] - one["low"] == pytest.approx(plain["high"] - plain["low"], rel=0.15)
 
 
+def test_one_value_per_group_gives_the_interval_of_student():
+    # Mean 2, standard error 1 / sqrt(3); the quantile .975 with two degrees of freedom is 4.3027 in any table.
+    interval = pooled_interval([[1.0], [2.0], [3.0]])
+    assert interval["value"] == 2.0
+    assert interval["high"] - 2 == pytest.approx(4.30265 / 3**0.5, abs=1e-4) == 2 - interval["low"]
+    assert pooled_interval([[1.5]]) == {"value": 1.5, "low": 1.5, "high": 1.5}
+
+
 def test_wins_with_ties():
     assert wins([1.0, 0.0, 2.0, -1.0], [0.0, 1.0, 2.0, -1.5]) == [1.0, 0.0, 0.5, 1.0]
     scores, others = [0.3, 0.3, -2.0, 5.0], [0.3, 0.4, -3.0, 1.0]
