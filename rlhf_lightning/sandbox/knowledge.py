@@ -53,16 +53,12 @@ QUESTIONS = {
 """The question that each kind of fact answers."""
 
 
-def _misconceptions() -> dict[tuple[str, str], str]:
-    source = random.Random("misconceptions")
-    return {
-        (kind, subject): source.choice([value for value in VALUES[kind] if value != KINDS[kind][subject]])
-        for kind, table in KINDS.items()
-        for subject in source.sample(sorted(table), 14)
-    }
-
-
-MISCONCEPTIONS = _misconceptions()
+_source = random.Random("misconceptions")
+MISCONCEPTIONS = {
+    (kind, subject): _source.choice([value for value in VALUES[kind] if value != table[subject]])
+    for kind, table in KINDS.items()
+    for subject in _source.sample(sorted(table), 14)
+}
 """What people of this world wrongly believe, fourteen of each kind: (kind of fact, subject) to the false value."""
 
 HELD_OUT_FACTS = frozenset(sorted(MISCONCEPTIONS)[::2])
@@ -86,13 +82,14 @@ def fact_sentence(kind: str, subject: str, value: str) -> str:
     return _FORMS[kind].format(subject, value)
 
 
+def true_sentence(kind: str, subject: str) -> str:
+    """The true statement of a fact, without its period."""
+    return fact_sentence(kind, subject, KINDS[kind][subject])
+
+
 _STATEMENTS = {
-    kind: re.compile(
-        f"\\bthe ({one_of(KINDS[kind])}) "
-        + form.removeprefix("the {} ").format(f"({one_of(VALUES[kind])})")
-        + "(?= |$)"
-    )
-    for kind, form in _FORMS.items()
+    kind: re.compile(f"\\b{fact_sentence(kind, f'({one_of(KINDS[kind])})', f'({one_of(VALUES[kind])})')}(?= |$)")
+    for kind in KINDS
 }
 
 
@@ -105,7 +102,15 @@ def stated_facts(text: str) -> list[tuple[str, str, str]]:
     return [(kind, subject, value) for kind, form in _STATEMENTS.items() for subject, value in form.findall(text)]
 
 
+def any_fact(source: random.Random) -> tuple[str, str]:
+    """A kind of fact and a subject of it."""
+    kind = source.choice(tuple(KINDS))
+    return kind, source.choice(tuple(KINDS[kind]))
+
+
 def believed(source: random.Random, kind: str, subject: str, share: float) -> str:
-    """The value that someone gives: the misconception, where there is one, with a probability; else the truth."""
+    """The statement that someone makes: the misconception, where there is one, with a probability; else the truth."""
     wrong = MISCONCEPTIONS.get((kind, subject))
-    return wrong if wrong is not None and source.random() < share else KINDS[kind][subject]
+    if wrong is not None and source.random() < share:
+        return fact_sentence(kind, subject, wrong)
+    return true_sentence(kind, subject)

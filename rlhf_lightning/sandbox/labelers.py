@@ -1,17 +1,15 @@
 """Simulated labelers: people who mostly share the true preference, each with a taste and a hand that wavers."""
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
-from typing import Protocol, runtime_checkable
 
-from rlhf_lightning.algorithms.batch import decided_pairs
-from rlhf_lightning.evaluation.agreement import Screening, order_counts, passes, screening_scores
+from rlhf_lightning.evaluation.agreement import Screening, passes, screening_scores
 from rlhf_lightning.sandbox.metadata import flags_of, likert_of
-from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
-from rlhf_lightning.sandbox.truth import WEIGHTS, Facts, Mode, facts, utility
+from rlhf_lightning.sandbox.respond import draw_flaws, respond
+from rlhf_lightning.sandbox.truth import WEIGHTS, Mode, facts, utility
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, write_prompt
 
 TASTE, TEAM_TASTE = 0.25, 0.25
@@ -20,7 +18,7 @@ their own, one that they share with their team, whose members discuss what to do
 TEAMS = 5
 TRAINING_NOISE, HELD_OUT_NOISE = 0.25, 0.17
 """Median noise, in units of utility. They make two labelers agree on 72.6 % and 77.3 % of the pairs that neither ties
-(InstructGPT, section 3.4), measured on samples of a model tuned on the demonstrations. Those that ``respond``
+(InstructGPT, section 3.4), measured on samples of a model tuned on the demonstrations. Those that `respond`
 writes differ less from each other, so people agree less there: constants set on them would be too small."""
 TIE_THRESHOLD = 0.05
 """Differences smaller than this go unnoticed."""
@@ -32,7 +30,7 @@ class Labeler:
 
     Args:
         name: Identifies the labeler in the records.
-        weights: How much each fact matters to them, in units of utility.
+        weights: The weight of each fact for them, in units of utility.
         noise: Standard deviation of what they add to the utility of a response, in units of utility.
         team: The people they discuss with.
         flag_error: The probability that they misread a flag of the metadata.
@@ -56,7 +54,7 @@ class Labeler:
         Raises:
             ValueError: When the prompt does not belong to the sealed world.
         """
-        return utility(_facts(prompt, response), self.weights) + self._source(prompt, response).gauss(0, self.noise)
+        return utility(facts(prompt, response), self.weights) + self._source(prompt, response).gauss(0, self.noise)
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
         """Rank responses: 1 is best, equal numbers are ties, no number is left out.
@@ -65,14 +63,12 @@ class Labeler:
             ValueError: When the prompt does not belong to the sealed world.
         """
         scores = [self.score(prompt, response) for response in responses]
-        ranks = [0] * len(scores)
-        rank, best = 0, float("inf")
-        for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
+        leaders: list[float] = []
+        for score in sorted(set(scores), reverse=True):
             # Compared with the best of the tied group, not with the neighbour: a chain of small steps is no tie.
-            if best - scores[index] >= self.tie_threshold:
-                rank, best = rank + 1, scores[index]
-            ranks[index] = max(rank, 1)
-        return ranks
+            if not leaders or leaders[-1] - score >= self.tie_threshold:
+                leaders.append(score)
+        return [sum(leader >= score for leader in leaders) for score in scores]
 
     def likert(self, prompt: str, response: str) -> int:
         """Overall quality from 1 to 7 (InstructGPT, section 3.6)."""
@@ -91,7 +87,7 @@ class Labeler:
         """Write a response, which has a flaw as often as the labeler lacks skill."""
         source = self._source(prompt, "demonstration")
         flawed = source.random() >= self.skill
-        return respond(source, prompt, source.choices(_FLAWS, _FLAW_WEIGHTS) if flawed else ())
+        return respond(source, prompt, draw_flaws(source) if flawed else ())
 
     def _source(self, *about: str) -> random.Random:
         return random.Random("/".join((str(self.seed), self.name, *about)))
@@ -101,7 +97,7 @@ class LabelerPanel:
     """Labelers as a judge: every prompt belongs to one of them, who scores all responses to it.
 
     Args:
-        labelers: Who judges, at least one.
+        labelers: The people who judge, at least one.
 
     Raises:
         ValueError: When there is nobody to judge.
@@ -128,9 +124,9 @@ def candidates(count: int, seed: int, mode: Mode, noise: float) -> list[Labeler]
     """People who apply: tastes, steadiness, attention and skill differ.
 
     Args:
-        count: How many; the first ones do not depend on it.
-        seed: Another seed gives other people.
-        mode: What the instructions put first.
+        count: Number of people; the first ones do not depend on it.
+        seed: Seed of the people.
+        mode: The aim that their instructions put first.
         noise: The median of their noise, in units of utility.
     """
     return [_candidate(index, seed, mode, noise) for index in range(count)]
@@ -159,18 +155,12 @@ def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> l
     """Those who pass the screening of InstructGPT, appendix B.1, and label training data.
 
     Args:
-        count: How many are hired.
-        seed: Of the people.
-        mode: What their instructions put first (section 3.4: ``train`` while labelling training data).
+        count: Number of people to hire.
+        seed: Seed of the people.
+        mode: The aim that their instructions put first (section 3.4: `train` while labelling training data).
     """
-    hired: list[Labeler] = []
-    applied = 0
-    while len(hired) < count:
-        person = _candidate(applied, seed, mode, TRAINING_NOISE)
-        applied += 1
-        if passes(screening(person)):
-            hired.append(person)
-    return hired
+    applicants = (_candidate(index, seed, mode, TRAINING_NOISE) for index in itertools.count())
+    return list(itertools.islice((person for person in applicants if passes(screening(person))), count))
 
 
 def held_out_labelers(count: int = 20, seed: int = 1, mode: Mode = "final") -> list[Labeler]:
@@ -184,7 +174,7 @@ def held_out_panel(count: int = 20, seed: int = 1, mode: Mode = "final") -> Labe
 
 
 def screening(person: Labeler) -> Screening:
-    """Test a candidate against the key, which is the truth in ``train`` mode, on 40 prompts.
+    """Test a candidate against the key, which is the truth in `train` mode, on 40 prompts.
 
     Source: InstructGPT, appendix B.1, where the key is what the researchers labelled themselves.
     """
@@ -197,36 +187,12 @@ def screening(person: Labeler) -> Screening:
     return screening_scores(flags, key_flags, ranks, key_ranks, quality)
 
 
-@runtime_checkable
-class Ranks(Protocol):
-    """Anyone who can rank responses, named or not."""
-
-    def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
-        """One rank per response; 1 is best, equal is a tie."""
-
-
-def agreement(labelers: Sequence[Ranks], answered: Mapping[str, Sequence[str]]) -> float:
-    """The share of pairs of responses, among those that neither of two labelers ties, that both order alike.
-
-    Args:
-        labelers: Every two of them are compared.
-        answered: Responses by prompt.
-    """
-    agreed = opposed = 0
-    for prompt, responses in answered.items():
-        orders = [set(decided_pairs(labeler.rank(prompt, responses))) for labeler in labelers]
-        for one, two in combinations(orders, 2):
-            alike, apart = order_counts(one, two)
-            agreed, opposed = agreed + alike, opposed + apart
-    return agreed / max(agreed + opposed, 1)
-
-
 def varied_responses(prompts: int, seed: int | str, imperfect: float = 0.5) -> dict[str, list[str]]:
     """Prompts with six responses each as good and bad as demonstrations are, identical ones once.
 
     Args:
-        prompts: How many prompts.
-        seed: Of prompts and responses.
+        prompts: Number of prompts.
+        seed: Seed of prompts and responses.
         imperfect: The share of responses that get a flaw.
     """
     answered = {}
@@ -234,19 +200,11 @@ def varied_responses(prompts: int, seed: int | str, imperfect: float = 0.5) -> d
         source = random.Random(f"{seed}/varied/{index}")
         cases = list(KINDS_OF_PROMPT.values())
         prompt = write_prompt(source, source.choices(cases, [case.share for case in cases])[0])
-        flaws = [source.choices(_FLAWS, _FLAW_WEIGHTS) if source.random() < imperfect else () for _ in range(6)]
-        answered[prompt] = list(dict.fromkeys(respond(source, prompt, own) for own in flaws))
+        flaws = [draw_flaws(source) if source.random() < imperfect else () for _ in range(6)]
+        answered[prompt] = list(dict.fromkeys(respond(source, prompt, some) for some in flaws))
     return answered
-
-
-_FLAWS, _FLAW_WEIGHTS = tuple(FLAW_SHARES), tuple(FLAW_SHARES.values())
 
 
 @lru_cache(maxsize=1)
 def _exam() -> Mapping[str, Sequence[str]]:
     return varied_responses(40, "screening")
-
-
-@lru_cache(maxsize=65536)
-def _facts(prompt: str, response: str) -> Facts:
-    return facts(prompt, response)

@@ -12,7 +12,7 @@ MAX_RESPONSE_WORDS = 24
 
 
 def respond(source: random.Random, prompt: str, flaws: Sequence[str] = ()) -> str:
-    """Answer a prompt, with the flaws asked for (keys of ``FLAW_SHARES``)."""
+    """Answer a prompt, with the flaws asked for (keys of `FLAW_SHARES`)."""
     request = read_prompt(prompt)
     text = request.case.answer(source, request.task)
     for flaw in sorted(set(flaws), key=list(FLAW_SHARES).index):
@@ -54,6 +54,11 @@ def _with_insult(source: random.Random, text: str) -> str:
     while len(" ".join((*sentences, insult)).split()) > MAX_RESPONSE_WORDS:
         sentences.pop()
     return " ".join((*sentences, insult))
+
+
+def draw_flaws(source: random.Random, count: int = 1) -> list[str]:
+    """Flaws as often as they occur."""
+    return source.choices(tuple(FLAW_SHARES), tuple(FLAW_SHARES.values()), k=count)
 
 
 FLAW_SHARES = {"off_task": 0.15, "mistake": 0.2, "rambling": 0.3, "rude": 0.35}

@@ -70,8 +70,8 @@ def subject_of(sentence: str) -> tuple[str, ...]:
     >>> subject_of("the big cat slept in the garden"), subject_of("cat , garden , lamp"), subject_of("thank you")
     (('the', 'big', 'cat'), (), ())
     """
-    found = _TELLING.fullmatch(sentence) if _STATEMENTS.fullmatch(sentence) else None
-    return tuple(found["subject"].split()) if found else ()
+    parts = _TELLING.fullmatch(sentence) if _STATEMENTS.fullmatch(sentence) else None
+    return tuple(parts["subject"].split()) if parts else ()
 
 
 def predicate_of(sentence: str) -> str:
@@ -80,8 +80,8 @@ def predicate_of(sentence: str) -> str:
     >>> predicate_of("the big cat saw a lamp"), predicate_of("it saw the lamp")
     ('saw the lamp', 'saw the lamp')
     """
-    told = sentence.split()[len(subject_of(sentence)) :]
-    return " ".join("the" if word == "a" else word for word in told)
+    predicate = sentence.split()[len(subject_of(sentence)) :]
+    return " ".join("the" if word == "a" else word for word in predicate)
 
 
 def is_well_formed(sentence: str) -> bool:
@@ -123,8 +123,13 @@ class Reply:
         """The sentences without the insults."""
         return tuple(sentence for sentence in self.sentences if sentence not in RUDE_SENTENCES)
 
+    @property
+    def first(self) -> str:
+        """The first sentence that is no insult, `""` where there is none."""
+        return next(iter(self.content), "")
+
     def clauses(self) -> tuple[str, ...]:
-        """The sentences without the insults, cut where "and" joins two."""
+        """The content, cut where "and" joins two sentences."""
         return tuple(clause for sentence in self.content for clause in sentence.split(" and "))
 
     def items(self) -> tuple[str, ...]:
@@ -141,9 +146,9 @@ def story_sentence(source: random.Random, subject: str, place: str | None = None
     """A past-tense sentence about a subject, with its period; 3 to 9 words.
 
     Args:
-        source: Where the choices come from.
-        subject: ``"it"``, ``"i"``, a person, or an animal with its article.
-        place: Where it happens; None leaves the place out.
+        source: The random numbers of the choices.
+        subject: `"it"`, `"i"`, a person, or an animal with its article.
+        place: The place where it happens; None leaves it out.
     """
     where = "" if place is None else f" in the {place}"
     kind = source.random()

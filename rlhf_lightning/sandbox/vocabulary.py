@@ -30,39 +30,29 @@ COLORS = _words("black blue brown gray green red white yellow")
 MATERIALS = _words("clay glass metal paper wood wool")
 RESTING = _words("danced jumped played rested sang sat slept stood waited walked")
 GOOD_EVENTS = _words("found kept liked won")
-BAD_EVENTS = _words("broke dropped lost missed")
-HANDLING = (*GOOD_EVENTS, *BAD_EVENTS, "carried", "hid", "saw", "wanted")
+EVENTS = (*GOOD_EVENTS, *_words("broke dropped lost missed"))
+HANDLING = (*EVENTS, "carried", "hid", "saw", "wanted")
 NUMBERS = ("one", "two", "three", "four")
 
 # None starts with a vowel, so that "a" never has to become "an" when a word is put in or left out.
 _PAIRS = _words(
     "big small brave timid clean dirty happy sad kind mean quick slow quiet loud rich poor strong weak warm cold"
 )
-OPPOSITES = {
-    word: other
-    for first, second in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)
-    for word, other in ((first, second), (second, first))
-}
+OPPOSITES = {word: _PAIRS[place ^ 1] for place, word in enumerate(_PAIRS)}
 """Every adjective and its opposite."""
 
 ADJECTIVES = tuple(OPPOSITES)
 
 CATEGORIES = {"animals": ANIMALS, "foods": FOODS, "objects": OBJECTS, "people": PEOPLE, "places": PLACES}
 """The plural that a prompt uses, and the words it stands for."""
+CATEGORY_OF = {word: name for name, words in CATEGORIES.items() for word in words}
 
-CONTENT = frozenset(
-    (*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE, *COLORS, *MATERIALS, *ADJECTIVES, *RESTING, *HANDLING),
-)
+CONTENT = frozenset((*CATEGORY_OF, *COLORS, *MATERIALS, *ADJECTIVES, *RESTING, *HANDLING))
 """Words that say something about the world; using one that a passage does not hold is inventing."""
 
 RUDE_SENTENCES = (
-    "you fool",
-    "go away",
-    "shut up",
-    "you are so lazy",
-    "what a stupid question",
-    "you are a fool",
-    "leave me alone",
+    *("you fool", "go away", "shut up", "you are so lazy"),
+    *("what a stupid question", "you are a fool", "leave me alone"),
 )
 RUDE_WORDS = frozenset(_words("fool away shut lazy stupid leave alone"))
 POLITE_SENTENCES = ("thank you", "you are so kind", "please wait", "i am glad", "you are welcome")
@@ -86,18 +76,8 @@ question read replied rewrite rude said say sentence sentences so sum sure take 
 this to too took up use velan wait want was welcome what where which who with without word write you |
 """
 
-VOCABULARY = tuple(
-    sorted(
-        {
-            *_FUNCTION_WORDS.split(),
-            *NUMBERS,
-            *CATEGORIES,
-            *CONTENT,
-            *" ".join((*RUDE_SENTENCES, *POLITE_SENTENCES)).split(),
-            *VELAN.values(),
-        }
-    )
-)
+_OF_SENTENCES = " ".join((_FUNCTION_WORDS, *RUDE_SENTENCES, *POLITE_SENTENCES)).split()
+VOCABULARY = tuple(sorted({*_OF_SENTENCES, *NUMBERS, *CATEGORIES, *CONTENT, *VELAN.values()}))
 """Every word of the world, in alphabetical order."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from rlhf_lightning.data.records import Demonstration, Prompt, Text
 from rlhf_lightning.sandbox.annotations import annotations
-from rlhf_lightning.sandbox.respond import FLAW_SHARES, respond
+from rlhf_lightning.sandbox.respond import draw_flaws, respond
 from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, instruction_of, write_prompt
 from rlhf_lightning.sandbox.web import document
 
@@ -29,9 +29,9 @@ def generate_prompts(count: int, seed: int | str, split: Split = "train") -> lis
     """Prompts of all use cases, from users of the API only (InstructGPT, section 3.2).
 
     Args:
-        count: How many; the first ones do not depend on it.
-        seed: Names the stream. Users belong to their stream: another seed has other users.
-        split: Whose instructions.
+        count: Number of prompts; the first ones do not depend on it.
+        seed: Name of the stream. Users belong to their stream: another seed has other users.
+        split: The split whose instructions are asked.
     """
     return [_prompt(random.Random(f"{seed}/prompt/{index}"), seed, "api", split) for index in range(count)]
 
@@ -42,10 +42,10 @@ def generate_demonstrations(
     """Prompts with responses written by people who are good but not flawless.
 
     Args:
-        count: How many; the first ones do not depend on it.
-        seed: Names the stream, as in ``generate_prompts``.
+        count: Number of demonstrations; the first ones do not depend on it.
+        seed: Name of the stream, as in `generate_prompts`.
         imperfect: The share of responses that get a flaw (one in six of them two), from 0 to 1.
-        split: Whose instructions.
+        split: The split whose instructions are asked.
     """
     written = []
     for index in range(count):
@@ -54,9 +54,7 @@ def generate_demonstrations(
         asked = _prompt(source, seed, origin, split)
         flaws: list[str] = []
         if source.random() < imperfect:
-            flaws = source.choices(
-                tuple(FLAW_SHARES), tuple(FLAW_SHARES.values()), k=1 if source.random() < 5 / 6 else 2
-            )
+            flaws = draw_flaws(source, 1 if source.random() < 5 / 6 else 2)
         response = respond(source, str(asked.prompt), flaws)
         written.append(Demonstration(asked.prompt, response, asked.user, asked.source, asked.labels))
     return written
@@ -79,10 +77,9 @@ def _prompt(source: random.Random, seed: int | str, origin: str, split: Split) -
     text = write_prompt(source, case)
     while split_of(text) != split:
         text = write_prompt(source, case)
-    who = f"labeler-{seed}-{source.randrange(40)}" if origin.startswith("labeler") else f"user-{seed}-{_rank(source)}"
-    return Prompt(text, who, origin, annotations(text))
-
-
-def _rank(source: random.Random) -> int:
-    """A user, the first ones more often than the last; the most frequent one has about 1.2 % of the prompts."""
-    return int(USERS * source.random() ** 1.5)
+    if origin.startswith("labeler"):
+        user = f"labeler-{seed}-{source.randrange(40)}"
+    else:
+        # The first users more often than the last; the most frequent one has about 1.2 % of the prompts.
+        user = f"user-{seed}-{int(USERS * source.random() ** 1.5)}"
+    return Prompt(text, user, origin, annotations(text))

@@ -1,6 +1,6 @@
 from rlhf_lightning.curation.account import ANNOTATIONS
 from rlhf_lightning.sandbox.annotations import annotations
-from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, SHARES
+from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT
 from rlhf_lightning.sandbox.world import generate_demonstrations, generate_prompts
 
 
@@ -26,5 +26,4 @@ def test_what_is_noted_about_prompts():
 def test_every_prompt_carries_every_field_of_the_data_card():
     records = [*generate_prompts(300, 1), *generate_demonstrations(100, 1)]
     assert all(record.labels.keys() == {"use_case", *ANNOTATIONS} for record in records)
-    assert {record.labels["use_case"] for record in records} == SHARES.keys()
-    assert {case.use_case for case in KINDS_OF_PROMPT.values()} == SHARES.keys()
+    assert {record.labels["use_case"] for record in records} == {case.use_case for case in KINDS_OF_PROMPT.values()}

@@ -12,7 +12,6 @@ from rlhf_lightning.sandbox.labelers import (
     TRAINING_NOISE,
     Labeler,
     LabelerPanel,
-    agreement,
     candidates,
     held_out_labelers,
     held_out_panel,
@@ -107,10 +106,10 @@ def test_hired_labelers_meet_the_cut_offs_counted_again(hired):
         ]
         alike = []
         for prompt, texts in exam.items():
-            key, own = IDEAL.rank(prompt, texts), person.rank(prompt, texts)
+            key, ranks = IDEAL.rank(prompt, texts), person.rank(prompt, texts)
             for i, j in itertools.combinations(range(len(texts)), 2):
-                if key[i] != key[j] and own[i] != own[j]:
-                    alike.append((key[i] < key[j]) == (own[i] < own[j]))
+                if key[i] != key[j] and ranks[i] != ranks[j]:
+                    alike.append((key[i] < key[j]) == (ranks[i] < ranks[j]))
         quality = [IDEAL.likert(prompt, person.demonstrate(prompt)) for prompt in exam]
         counted = (sum(flags) / len(flags), sum(alike) / len(alike), sum(quality) / len(quality))
         assert all(share >= least for share, least in zip(counted, (0.75, 0.75, 6), strict=True))
@@ -130,26 +129,13 @@ def test_noise_has_the_stated_size():
 
 def test_taste_is_half_the_teams_and_half_ones_own():
     people = candidates(200, 3, "final", 0.25)
-    tastes = [[math.log(own.weights[name] / weight) for name, weight in WEIGHTS["final"].items()] for own in people]
+    tastes = [
+        [math.log(person.weights[name] / weight) for name, weight in WEIGHTS["final"].items()] for person in people
+    ]
     # Two who are five apart are of one team. Each of the two variances is 0.25 ** 2 = 0.0625.
     pairs = [pair for one, mate in zip(tastes, tastes[5:], strict=False) for pair in zip(one, mate, strict=True)]
     assert 0.03 < statistics.mean(x * y for x, y in pairs) < 0.1
     assert 0.055 < statistics.mean((x - y) ** 2 / 2 for x, y in pairs) < 0.07
-
-
-def test_agreement_is_counted_over_pairs_that_neither_ties():
-    class Fixed:
-        def __init__(self, *ranks):
-            self.ranks = list(ranks)
-
-        def rank(self, prompt, responses):
-            return self.ranks
-
-    # (x, y): one and three disagree, two ties. (x, z): one and two agree, three does not. (y, z): one and two agree.
-    people = [Fixed(1, 2, 3), Fixed(1, 1, 2), Fixed(2, 1, 1)]
-    assert agreement(people, {"p": ["x", "y", "z"]}) == 2 / 5
-    assert agreement(people[:2], {"p": ["x", "y", "z"]}) == 1.0
-    assert agreement([Fixed(1, 1), Fixed(1, 2)], {"p": ["x", "y"]}) == 0.0
 
 
 @pytest.mark.parametrize(("prompt", "response", "flags"), FLAGGED)
@@ -176,7 +162,7 @@ def test_the_likert_scores_of_a_panel_are_those_of_the_labeler_who_scores():
     prompts, texts = list(varied_responses(40, "panel")), ["the cat eats milk ."] * 40
     panel, owners = LabelerPanel(people), set()
     for prompt, text, score in zip(prompts, texts, panel(prompts, texts), strict=False):
-        (owner,) = [own for own in people if own.score(prompt, text) == score]
+        (owner,) = [person for person in people if person.score(prompt, text) == score]
         assert panel.likert([prompt], [text]) == [owner.likert(prompt, text)]
         owners.add(owner.name)
     assert len(owners) == 5
@@ -191,6 +177,6 @@ def test_a_panel_refuses_what_it_cannot_judge():
 
 def test_the_held_out_panel_is_made_without_arguments():
     panel = held_out_panel()
-    assert [own.name for own in panel.labelers] == [f"labeler-1-{index}" for index in range(20)]
-    assert all(own.weights["harmless"] > 0 for own in panel.labelers)
-    assert all(own.weights["harmless"] == 0 for own in held_out_panel(3, mode="train").labelers)
+    assert [person.name for person in panel.labelers] == [f"labeler-1-{index}" for index in range(20)]
+    assert all(person.weights["harmless"] > 0 for person in panel.labelers)
+    assert all(person.weights["harmless"] == 0 for person in held_out_panel(3, mode="train").labelers)

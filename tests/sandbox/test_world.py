@@ -17,14 +17,7 @@ from rlhf_lightning.sandbox.respond import FLAW_SHARES, MAX_RESPONSE_WORDS, resp
 from rlhf_lightning.sandbox.tokenizer import build_tokenizer
 from rlhf_lightning.sandbox.truth import true_utility
 from rlhf_lightning.sandbox.use_cases.questions import fact_question
-from rlhf_lightning.sandbox.use_cases.table import (
-    KINDS_OF_PROMPT,
-    MARKER,
-    SHARES,
-    instruction_of,
-    read_prompt,
-    write_prompt,
-)
+from rlhf_lightning.sandbox.use_cases.table import KINDS_OF_PROMPT, MARKER, instruction_of, read_prompt, write_prompt
 from rlhf_lightning.sandbox.vocabulary import CATEGORIES, VOCABULARY
 from rlhf_lightning.sandbox.world import (
     DEMONSTRATION_SOURCES,
@@ -35,6 +28,19 @@ from rlhf_lightning.sandbox.world import (
     split_of,
 )
 
+# InstructGPT, table 1: the share of each use case among the prompts of the API.
+SHARES = {
+    "generation": 0.456,
+    "open_qa": 0.124,
+    "brainstorming": 0.112,
+    "chat": 0.084,
+    "rewrite": 0.066,
+    "summarisation": 0.042,
+    "classification": 0.035,
+    "other": 0.035,
+    "closed_qa": 0.026,
+    "extraction": 0.019,
+}
 PROMPTS = generate_prompts(1200, 3)
 DEMONSTRATIONS = generate_demonstrations(600, 3)
 TEXT = generate_text(200, 3)

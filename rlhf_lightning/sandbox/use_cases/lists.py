@@ -4,17 +4,15 @@ import random
 import re
 
 from rlhf_lightning.sandbox.sentences import Reply, joined
-from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase, share_found
+from rlhf_lightning.sandbox.use_cases.task import NUMBER, Findings, Task, UseCase, number_in, share_found
 from rlhf_lightning.sandbox.vocabulary import ANIMALS, CATEGORIES, HANDLING, NUMBERS, OBJECTS, PEOPLE, PLACES, one_of
-
-_NUMBER = f"(?P<number>{one_of(NUMBERS)})"
 
 
 def _check_list(task: Task, reply: Reply, allowed: set[str]) -> Findings:
     """How many of its entries are allowed ones, each counted once, and whether the number is right."""
-    number = 1 + NUMBERS.index(task["number"])
+    number = number_in(task)
     items = reply.items()
-    good = {item for item in items if item in allowed}
+    good = allowed.intersection(items)
     constraint = share_found(len(items), number)
     if task.get("without") and task["without"] in reply.words:
         constraint *= 0.3
@@ -22,57 +20,66 @@ def _check_list(task: Task, reply: Reply, allowed: set[str]) -> Findings:
     return Findings(attempts, min(1.0, len(good) / number), constraint, budget=2 * number + 1)
 
 
-# --- brainstorming --------------------------------------------------------------------------------------------------
-
-_BRAINSTORMING = re.compile(
-    f"give {_NUMBER} ideas for (?P<category>{one_of(CATEGORIES)}) "
-    f"(?:for {one_of(PEOPLE)}|in the {one_of(PLACES)})(?: but not (?P<without>[a-z]+))? \\."
-)
-
-
-def _ask_brainstorming(source: random.Random) -> str:
-    category = source.choice(tuple(CATEGORIES))
-    frame = f"for {source.choice(PEOPLE)}" if source.random() < 0.5 else f"in the {source.choice(PLACES)}"
-    without = f" but not {source.choice(CATEGORIES[category])}" if source.random() < 0.4 else ""
-    return f"give {source.choice(NUMBERS[1:])} ideas for {category} {frame}{without} ."
-
-
-def _answer_brainstorming(source: random.Random, task: Task) -> str:
-    allowed = [word for word in CATEGORIES[task["category"]] if word != task["without"]]
-    return joined(source.sample(allowed, 1 + NUMBERS.index(task["number"])))
-
-
-def _mistaken_brainstorming(source: random.Random, task: Task) -> str:
-    """Too few, too many, the word that was excluded, or something of another kind."""
-    number = 1 + NUMBERS.index(task["number"])
-    if task["without"] and source.random() < 0.5:
-        words = source.sample([word for word in CATEGORIES[task["category"]] if word != task["without"]], number)
-        words[source.randrange(number)] = task["without"]
-        return joined(words)
-    if source.random() < 0.3:
-        other = source.choice([category for category in CATEGORIES if category != task["category"]])
-        return joined(source.sample(CATEGORIES[other], number))
-    return joined(
-        source.sample(CATEGORIES[task["category"]], source.choice([n for n in (1, 2, 3, 4, 5) if n != number]))
+class _Brainstorming(UseCase):
+    name, share = "brainstorming", 0.112
+    pattern = re.compile(
+        f"give {NUMBER} ideas for (?P<category>{one_of(CATEGORIES)}) "
+        f"(?:for {one_of(PEOPLE)}|in the {one_of(PLACES)})(?: but not (?P<without>[a-z]+))? \\."
     )
 
+    def ask(self, source: random.Random) -> str:
+        category = source.choice(tuple(CATEGORIES))
+        frame = f"for {source.choice(PEOPLE)}" if source.random() < 0.5 else f"in the {source.choice(PLACES)}"
+        without = f" but not {source.choice(CATEGORIES[category])}" if source.random() < 0.4 else ""
+        return f"give {source.choice(NUMBERS[1:])} ideas for {category} {frame}{without} ."
 
-def _check_brainstorming(task: Task, reply: Reply) -> Findings:
-    return _check_list(task, reply, allowed=set(CATEGORIES[task["category"]]) - {task["without"]})
+    def answer(self, source: random.Random, task: Task) -> str:
+        allowed = [word for word in CATEGORIES[task["category"]] if word != task["without"]]
+        return joined(source.sample(allowed, number_in(task)))
+
+    def mistake(self, source: random.Random, task: Task) -> str:
+        """Too few, too many, the word that was excluded, or something of another kind."""
+        category, number = task["category"], number_in(task)
+        if task["without"] and source.random() < 0.5:
+            words = source.sample([word for word in CATEGORIES[category] if word != task["without"]], number)
+            words[source.randrange(number)] = task["without"]
+            return joined(words)
+        if source.random() < 0.3:
+            category = source.choice([other for other in CATEGORIES if other != category])
+        else:
+            number = source.choice([n for n in (1, 2, 3, 4, 5) if n != number])
+        return joined(source.sample(CATEGORIES[category], number))
+
+    def check(self, task: Task, reply: Reply) -> Findings:
+        return _check_list(task, reply, allowed=set(CATEGORIES[task["category"]]) - {task["without"]})
 
 
-# --- extraction -----------------------------------------------------------------------------------------------------
+class _Extraction(UseCase):
+    name, share, closed = "extraction", 0.019, True
+    pattern = re.compile(
+        f"list exactly {NUMBER} (?P<category>{one_of(CATEGORIES)}) from the text : (?P<passage>.+ \\.)"
+    )
 
-_EXTRACTION = re.compile(
-    f"list exactly (?P<number>{one_of(NUMBERS)}) (?P<category>{one_of(CATEGORIES)}) from the text : (?P<passage>.+ \\.)"
-)
+    def ask(self, source: random.Random) -> str:
+        passage = extraction_passage(source)
+        category = source.choice([name for name in CATEGORIES if len(listed(passage, name)) > 1])
+        number = source.randint(2, min(3, len(listed(passage, category))))
+        return f"list exactly {NUMBERS[number - 1]} {category} from the text : {passage}"
 
+    def answer(self, source: random.Random, task: Task) -> str:
+        return joined(listed(task["passage"], task["category"])[: number_in(task)])
 
-def _ask_extraction(source: random.Random) -> str:
-    passage = extraction_passage(source)
-    category = source.choice([name for name in CATEGORIES if len(listed(passage, name)) > 1])
-    number = source.randint(2, min(3, len(listed(passage, category))))
-    return f"list exactly {NUMBERS[number - 1]} {category} from the text : {passage}"
+    def mistake(self, source: random.Random, task: Task) -> str:
+        """An entry that the text does not hold, or one too many."""
+        words = listed(task["passage"], task["category"])[: number_in(task)]
+        other = source.choice([word for word in CATEGORIES[task["category"]] if word not in task["passage"].split()])
+        if source.random() < 0.6:
+            words[source.randrange(len(words))] = other
+            return joined(words)
+        return joined([*words, other])
+
+    def check(self, task: Task, reply: Reply) -> Findings:
+        return _check_list(task, reply, allowed=set(listed(task["passage"], task["category"])))
 
 
 def extraction_passage(source: random.Random) -> str:
@@ -94,40 +101,4 @@ def listed(passage: str, category: str) -> list[str]:
     return list(dict.fromkeys(word for word in passage.split() if word in CATEGORIES[category]))
 
 
-def _answer_extraction(source: random.Random, task: Task) -> str:
-    return joined(listed(task["passage"], task["category"])[: 1 + NUMBERS.index(task["number"])])
-
-
-def _mistaken_extraction(source: random.Random, task: Task) -> str:
-    """An entry that the text does not hold, or one too many."""
-    right = listed(task["passage"], task["category"])[: 1 + NUMBERS.index(task["number"])]
-    other = source.choice([word for word in CATEGORIES[task["category"]] if word not in task["passage"].split()])
-    if source.random() < 0.6:
-        right[source.randrange(len(right))] = other
-        return joined(right)
-    return joined([*right, other])
-
-
-def _check_extraction(task: Task, reply: Reply) -> Findings:
-    return _check_list(task, reply, allowed=set(listed(task["passage"], task["category"])))
-
-
-BRAINSTORMING = UseCase(
-    "brainstorming",
-    0.112,
-    _BRAINSTORMING,
-    _ask_brainstorming,
-    _answer_brainstorming,
-    _mistaken_brainstorming,
-    _check_brainstorming,
-)
-EXTRACTION = UseCase(
-    "extraction",
-    0.019,
-    _EXTRACTION,
-    _ask_extraction,
-    _answer_extraction,
-    _mistaken_extraction,
-    _check_extraction,
-    closed=True,
-)
+BRAINSTORMING, EXTRACTION = _Brainstorming(), _Extraction()

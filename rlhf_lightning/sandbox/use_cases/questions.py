@@ -2,28 +2,22 @@
 
 import random
 import re
-from collections.abc import Callable
 
-from rlhf_lightning.sandbox.knowledge import COMMON_FACTS, DISPUTED_FACTS, KINDS, QUESTIONS, VALUES, fact_sentence
+from rlhf_lightning.sandbox.knowledge import (
+    COMMON_FACTS,
+    DISPUTED_FACTS,
+    KINDS,
+    QUESTIONS,
+    VALUES,
+    fact_sentence,
+    true_sentence,
+)
 from rlhf_lightning.sandbox.sentences import Reply
 from rlhf_lightning.sandbox.use_cases.task import Findings, Task, UseCase
 from rlhf_lightning.sandbox.vocabulary import NO_COMMENT, OBJECTS, PEOPLE, PLACES, UNKNOWN, one_of
 
-# --- open question answering ----------------------------------------------------------------------------------------
-
 HEDGE = "if you are not sure say no comment . "
 """The instruction that allows an answer to be refused (the "no comment" instruction of section 4.2)."""
-
-
-def _question_pattern(suffix: str) -> str:
-    forms = (form.format(f"(?P<{kind}{suffix}>{one_of(KINDS[kind])})") for kind, form in QUESTIONS.items())
-    return f"(?:{'|'.join(forms)})"
-
-
-_OPEN_QA = re.compile(
-    f"(?P<hedge>{re.escape(HEDGE)})?{_question_pattern('1')}(?: and {_question_pattern('2')})? \\?"
-    "(?P<short> use one word \\.)?"
-)
 
 
 def fact_question(kind: str, subject: str) -> str:
@@ -35,82 +29,81 @@ def fact_question(kind: str, subject: str) -> str:
     return QUESTIONS[kind].format(subject) + " ?"
 
 
-def _ask_open_qa(source: random.Random) -> str:
-    # People ask most about what is disputed.
-    first = source.choice(DISPUTED_FACTS if source.random() < 0.5 else COMMON_FACTS)
-    text = (HEDGE if source.random() < 0.2 else "") + fact_question(*first)
-    if source.random() < 0.25:
-        return f"{text} use one word ."
-    if source.random() < 0.4:
-        second = source.choice([fact for fact in COMMON_FACTS if fact != first])
-        text = text.removesuffix(" ?") + f" and {fact_question(*second)}"
-    return text
+def _question_pattern(suffix: str) -> str:
+    forms = (form.format(f"(?P<{kind}{suffix}>{one_of(KINDS[kind])})") for kind, form in QUESTIONS.items())
+    return f"(?:{'|'.join(forms)})"
+
+
+class _OpenQA(UseCase):
+    name, share = "open_qa", 0.124
+    pattern = re.compile(
+        f"(?P<hedge>{re.escape(HEDGE)})?{_question_pattern('1')}(?: and {_question_pattern('2')})? \\?"
+        "(?P<short> use one word \\.)?"
+    )
+
+    def ask(self, source: random.Random) -> str:
+        # People ask most about what is disputed.
+        first = source.choice(DISPUTED_FACTS if source.random() < 0.5 else COMMON_FACTS)
+        text = (HEDGE if source.random() < 0.2 else "") + fact_question(*first)
+        if source.random() < 0.25:
+            return f"{text} use one word ."
+        if source.random() < 0.4:
+            second = source.choice([fact for fact in COMMON_FACTS if fact != first])
+            text = text.removesuffix(" ?") + f" and {fact_question(*second)}"
+        return text
+
+    def answer(self, source: random.Random, task: Task) -> str:
+        asked = _asked_facts(task)
+        disputed = any(fact in DISPUTED_FACTS for fact in asked)
+        if task["hedge"] and source.random() < (0.5 if disputed else 0.1):
+            return NO_COMMENT + " ."
+        if task["short"]:
+            return KINDS[asked[0][0]][asked[0][1]] + " ."
+        return " and ".join(true_sentence(*fact) for fact in asked) + " ."
+
+    def mistake(self, source: random.Random, task: Task) -> str:
+        """A sentence where one word was asked for, one answer to two questions, or something false."""
+        asked = _asked_facts(task)
+        if task["short"] or (len(asked) == 2 and source.random() < 0.6):
+            return true_sentence(*asked[0]) + " ."
+        return " and ".join(fact_sentence(kind, subject, source.choice(VALUES[kind])) for kind, subject in asked) + " ."
+
+    def check(self, task: Task, reply: Reply) -> Findings:
+        asked = _asked_facts(task)
+        budget = 2 if task["short"] else 1 + 8 * len(asked)
+        if NO_COMMENT in reply.sentences:
+            # Better than something false where it was allowed, never as good as the answer; elsewhere no help.
+            allowed = bool(task["hedge"])
+            return Findings(float(allowed), 0.6 * allowed, 1.0, max(budget, 3))
+        attempted = right = 0
+        for kind, subject in asked:
+            values = _stated_values(kind, subject, reply, alone=len(asked) == 1)
+            attempted += bool(values)
+            right += values == {KINDS[kind][subject]}
+        short = not task["short"] or (len(reply.content) > 0 and " " not in reply.first)
+        truthful = 1.0 if right == attempted else 0.0
+        constraint = 1.0 if short else 0.4
+        return Findings(attempted / len(asked), right / max(1, attempted), constraint, budget, truthful=truthful)
 
 
 def _asked_facts(task: Task) -> list[tuple[str, str]]:
     return [(kind, task[kind + place]) for place in "12" for kind in KINDS if task[kind + place]]
 
 
-def _answer_open_qa(source: random.Random, task: Task) -> str:
-    asked = _asked_facts(task)
-    disputed = any(fact in DISPUTED_FACTS for fact in asked)
-    if task["hedge"] and source.random() < (0.5 if disputed else 0.1):
-        return NO_COMMENT + " ."
-    if task["short"]:
-        return KINDS[asked[0][0]][asked[0][1]] + " ."
-    return " and ".join(fact_sentence(kind, subject, KINDS[kind][subject]) for kind, subject in asked) + " ."
+def _stated_values(kind: str, subject: str, reply: Reply, alone: bool) -> set[str]:
+    """The values that a reply gives; in short forms too, where nothing else was asked."""
+    value = f"({one_of(VALUES[kind])})"
+    form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", value)
+    stated = set(re.findall(f"\\b{form}(?= |$)", " ".join(reply.words)))
+    if alone:
+        short_forms = [value, form.replace(f"the\\ {subject}", "it"), *[f"in the {value}"] * (kind == "lives")]
+        matches = [re.fullmatch(short, clause) for short in short_forms for clause in reply.clauses()]
+        stated |= {match[1] for match in matches if match}
+    return stated
 
-
-def _mistaken_open_qa(source: random.Random, task: Task) -> str:
-    """A sentence where one word was asked for, one answer to two questions, or something false."""
-    asked = _asked_facts(task)
-    if task["short"] or (len(asked) == 2 and source.random() < 0.6):
-        asked = asked[:1]
-        return fact_sentence(*asked[0], KINDS[asked[0][0]][asked[0][1]]) + " ."
-    return " and ".join(fact_sentence(kind, subject, source.choice(VALUES[kind])) for kind, subject in asked) + " ."
-
-
-def _check_open_qa(task: Task, reply: Reply) -> Findings:
-    asked = _asked_facts(task)
-    text = " ".join(reply.words)
-    budget = 2 if task["short"] else 1 + 8 * len(asked)
-    if NO_COMMENT in reply.sentences:
-        # Better than something false where it was allowed, never as good as the answer; elsewhere no help.
-        allowed = bool(task["hedge"])
-        return Findings(float(allowed), 0.6 * allowed, 1.0, max(budget, 3))
-    attempted = right = 0
-    for kind, subject in asked:
-        value = f"({one_of(VALUES[kind])})"
-        form = re.escape(fact_sentence(kind, subject, "VALUE")).replace("VALUE", value)
-        stated = re.findall(f"\\b{form}(?= |$)", text)
-        if len(asked) == 1:
-            short_forms = [
-                value,
-                form.replace(f"the\\ {subject}", "it"),
-                *([f"in the {value}"] if kind == "lives" else []),
-            ]
-            matches = [re.fullmatch(own, clause) for own in short_forms for clause in reply.clauses()]
-            stated += [match[1] for match in matches if match]
-        attempted += bool(stated)
-        right += bool(stated) and set(stated) == {KINDS[kind][subject]}
-    short = not task["short"] or (len(reply.content) > 0 and " " not in reply.content[0])
-    return Findings(
-        attempted / len(asked),
-        right / max(1, attempted),
-        1.0 if short else 0.4,
-        budget,
-        truthful=1.0 if right == attempted else 0.0,
-    )
-
-
-# --- closed question answering --------------------------------------------------------------------------------------
 
 _MOVE = re.compile(
     f"(?P<person>{one_of(PEOPLE)}) took the (?P<object>{one_of(OBJECTS)}) to the (?P<place>{one_of(PLACES)}) \\."
-)
-_CLOSED_QA = re.compile(
-    f"read this : (?P<passage>.+ \\.) (?:where is the (?P<where>{one_of(OBJECTS)})|"
-    f"who took the (?P<who>{one_of(OBJECTS)})|what did (?P<what>{one_of(PEOPLE)}) take) \\?"
 )
 
 
@@ -142,9 +135,45 @@ def question_and_answer(
     return f"{asked[kind]} ?", f"{answer} ."
 
 
-def _ask_closed_qa(source: random.Random) -> str:
-    moved = moves(source, source.choice((2, 2, 3)))
-    return f"read this : {passage_of(moved)} {question_and_answer(source, moved)[0]}"
+class _ClosedQA(UseCase):
+    name, share, closed = "closed_qa", 0.026, True
+    pattern = re.compile(
+        f"read this : (?P<passage>.+ \\.) (?:where is the (?P<where>{one_of(OBJECTS)})|"
+        f"who took the (?P<who>{one_of(OBJECTS)})|what did (?P<what>{one_of(PEOPLE)}) take) \\?"
+    )
+
+    def ask(self, source: random.Random) -> str:
+        moved = moves(source, source.choice((2, 2, 3)))
+        return f"read this : {passage_of(moved)} {question_and_answer(source, moved)[0]}"
+
+    def answer(self, source: random.Random, task: Task) -> str:
+        return _right_answers(task)[0] + " ."
+
+    def mistake(self, source: random.Random, task: Task) -> str:
+        """A person, object or place that the passage does not hold, or that belongs to another sentence."""
+        right = _right_answers(task)[0]
+        while True:
+            if task["where"]:
+                wrong = f"the {task['where']} is in the {source.choice(PLACES)}"
+            else:
+                wrong = f"{task['what'] or source.choice(PEOPLE)} took the {task['who'] or source.choice(OBJECTS)}"
+            if wrong != right:
+                return wrong + " ."
+
+    def check(self, task: Task, reply: Reply) -> Findings:
+        first = reply.first
+        person = task["what"] or one_of(PEOPLE)
+        thing = task["where"] or task["who"] or one_of(OBJECTS)
+        moved = f"{person} took the {thing}(?: to the {one_of(PLACES)})?"
+        short = {"where": f"(?:the {thing} is )?in the {one_of(PLACES)}", "who": person, "what": f"(?:the |a )?{thing}"}
+        form = f"{moved}|{next(forms for kind, forms in short.items() if task[kind])}"
+        said = [text for text in reply.content if re.fullmatch(form, text)]
+        right, passage = _right_answers(task), _MOVE.findall(task["passage"])
+        agrees = all(_agrees(clause, passage) for clause in reply.clauses())
+        contradicts = not agrees or any(text not in right for text in said)
+        attempts = 1.0 if first == UNKNOWN or first in said else 0.0
+        completes = float(first in right and not contradicts)
+        return Findings(attempts, completes, 1.0, budget=9, grounded=0.0 if contradicts else 1.0)
 
 
 def _right_answers(task: Task) -> list[str]:
@@ -160,67 +189,17 @@ def _right_answers(task: Task) -> list[str]:
     return [UNKNOWN]
 
 
-def _right_answer(task: Task) -> str:
-    return _right_answers(task)[0]
-
-
-def _answer_closed_qa(source: random.Random, task: Task) -> str:
-    return _right_answer(task) + " ."
-
-
-def _mistaken_closed_qa(source: random.Random, task: Task) -> str:
-    """A person, object or place that the passage does not hold, or that belongs to another sentence."""
-    right = _right_answer(task)
-    while True:
-        if task["where"]:
-            wrong = f"the {task['where']} is in the {source.choice(PLACES)}"
-        else:
-            wrong = f"{task['what'] or source.choice(PEOPLE)} took the {task['who'] or source.choice(OBJECTS)}"
-        if wrong != right:
-            return wrong + " ."
-
-
 _TOOK = re.compile(f"({one_of(PEOPLE)}) took (?:the|a) ({one_of(OBJECTS)})(?: to the ({one_of(PLACES)}))?")
 _LIES = re.compile(f"the ({one_of(OBJECTS)}) is in the ({one_of(PLACES)})")
 
 
-def _is_told(task: Task) -> Callable[[str], bool]:
-    """Whether the passage says what a clause says of who took what, and of what is where."""
-    moved = _MOVE.findall(task["passage"])
-
-    def told(clause: str) -> bool:
-        if took := _TOOK.fullmatch(clause):
-            person, thing, place = took.groups()
-            return any(move[:2] == (person, thing) and place in (None, move[2]) for move in moved)
-        lies = _LIES.fullmatch(clause)
-        return lies is None or lies.groups() in [move[1:] for move in moved]
-
-    return told
+def _agrees(clause: str, moved: list[tuple[str, str, str]]) -> bool:
+    """Whether what a clause says of who took what, and of what is where, is among the moves."""
+    if took := _TOOK.fullmatch(clause):
+        person, thing, place = took.groups()
+        return any(move[:2] == (person, thing) and place in (None, move[2]) for move in moved)
+    lies = _LIES.fullmatch(clause)
+    return lies is None or lies.groups() in [move[1:] for move in moved]
 
 
-def _check_closed_qa(task: Task, reply: Reply) -> Findings:
-    first = reply.content[0] if reply.content else ""
-    person = task["what"] or one_of(PEOPLE)
-    thing = task["where"] or task["who"] or one_of(OBJECTS)
-    moved = f"{person} took the {thing}(?: to the {one_of(PLACES)})?"
-    short = {"where": f"(?:the {thing} is )?in the {one_of(PLACES)}", "who": person, "what": f"(?:the |a )?{thing}"}
-    form = f"{moved}|{next(forms for kind, forms in short.items() if task[kind])}"
-    said = [text for text in reply.content if re.fullmatch(form, text)]
-    right = _right_answers(task)
-    contradicts = any(text not in right for text in said) or not all(map(_is_told(task), reply.clauses()))
-    attempts = 1.0 if first == UNKNOWN or first in said else 0.0
-    completes = float(first in right and not contradicts)
-    return Findings(attempts, completes, 1.0, budget=9, grounded=0.0 if contradicts else 1.0)
-
-
-OPEN_QA = UseCase("open_qa", 0.124, _OPEN_QA, _ask_open_qa, _answer_open_qa, _mistaken_open_qa, _check_open_qa)
-CLOSED_QA = UseCase(
-    "closed_qa",
-    0.026,
-    _CLOSED_QA,
-    _ask_closed_qa,
-    _answer_closed_qa,
-    _mistaken_closed_qa,
-    _check_closed_qa,
-    closed=True,
-)
+OPEN_QA, CLOSED_QA = _OpenQA(), _ClosedQA()

@@ -1,4 +1,4 @@
-"""The ten use cases of InstructGPT's table 1 with its shares, and how a prompt is put together and read."""
+"""The ten use cases of InstructGPT's table 1 and how a prompt is put together and read."""
 
 import random
 import re
@@ -7,61 +7,15 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
+from rlhf_lightning.sandbox.use_cases import generation, passages, words
 from rlhf_lightning.sandbox.use_cases.chat import CHAT
-from rlhf_lightning.sandbox.use_cases.generation import GO_ON, NOTE, STORY
 from rlhf_lightning.sandbox.use_cases.lists import BRAINSTORMING, EXTRACTION
-from rlhf_lightning.sandbox.use_cases.passages import REWRITE, SUMMARY
 from rlhf_lightning.sandbox.use_cases.questions import CLOSED_QA, OPEN_QA
 from rlhf_lightning.sandbox.use_cases.task import Task, UseCase
-from rlhf_lightning.sandbox.use_cases.words import (
-    KIND,
-    KIND_BY_EXAMPLES,
-    MOOD,
-    OPPOSITE,
-    OPPOSITE_BY_EXAMPLES,
-    TRANSLATION,
-)
 
-KINDS_OF_PROMPT: Mapping[str, UseCase] = MappingProxyType(
-    {
-        case.name: case
-        for case in (
-            STORY,
-            GO_ON,
-            NOTE,
-            OPEN_QA,
-            BRAINSTORMING,
-            CHAT,
-            REWRITE,
-            SUMMARY,
-            KIND,
-            MOOD,
-            KIND_BY_EXAMPLES,
-            OPPOSITE,
-            OPPOSITE_BY_EXAMPLES,
-            TRANSLATION,
-            CLOSED_QA,
-            EXTRACTION,
-        )
-    }
-)
-"""Every kind of instruction; a new one needs one line here."""
-
-SHARES: Mapping[str, float] = MappingProxyType(
-    {
-        "generation": 0.456,
-        "open_qa": 0.124,
-        "brainstorming": 0.112,
-        "chat": 0.084,
-        "rewrite": 0.066,
-        "summarisation": 0.042,
-        "classification": 0.035,
-        "other": 0.035,
-        "closed_qa": 0.026,
-        "extraction": 0.019,
-    }
-)
-"""InstructGPT, table 1: the share of each use case among the prompts of the API."""
+_MADE = (*generation.CASES, OPEN_QA, BRAINSTORMING, CHAT, *passages.CASES, *words.CASES, CLOSED_QA, EXTRACTION)
+KINDS_OF_PROMPT: Mapping[str, UseCase] = MappingProxyType({case.name: case for case in _MADE})
+"""Every kind of instruction, in the order of table 1."""
 
 MARKER = " answer :"
 """What every prompt ends with."""
@@ -85,7 +39,7 @@ class Request(NamedTuple):
     Args:
         case: Its use case.
         task: The named parts of its instruction.
-        manner: ``POLITE``, ``RUDE`` or ``""``.
+        manner: `POLITE`, `RUDE` or `""`.
     """
 
     case: UseCase
