@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
+from rlhf_lightning.evaluation.report import EVALUATE
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
-from rlhf_lightning.recipe.pipeline import Pipeline
+from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import builder, is_allowed
@@ -68,10 +69,10 @@ def run(config: DictConfig) -> float | None:
         pipeline.plan()
         return None
     metrics = pipeline.run()
-    if "evaluate" in metrics:
-        samples = runs.folder("evaluate") / "samples.json"
-        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8"))))
-        console.print(closing_table(metrics["evaluate"]))
+    if EVALUATE in metrics:
+        samples = runs.folder(EVALUATE) / "samples.json"
+        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), LEGEND))
+        console.print(closing_table(metrics[EVALUATE], LEGEND))
     return _optimized(metrics, plain["optimized_metric"])
 
 

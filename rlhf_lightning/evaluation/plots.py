@@ -18,31 +18,6 @@ from rlhf_lightning.evaluation.intervals import Interval
 Series = Sequence[tuple[int, float]]
 """Step and value."""
 
-LABELS = {
-    "base": "GPT",
-    "prompted": "GPT prompted",
-    "pretrain": "Pretraining",
-    "sft": "SFT",
-    "ppo_init": "PPO start",
-    "collect": "Comparisons",
-    "judge": "Judge",
-    "reward": "Reward model",
-    "ppo": "PPO",
-    "ppo_ptx": "PPO-ptx",
-    "evaluate": "Evaluation",
-}
-COLOURS = {
-    "base": "#a07e5c",
-    "pretrain": "#a07e5c",
-    "sft": "#3f7fd6",
-    "ppo_init": "#8d6fd1",
-    "collect": "#4fa3b8",
-    "judge": "#b5568f",
-    "reward": "#c0952b",
-    "ppo": "#e0743a",
-    "ppo_ptx": "#259a78",
-    "evaluate": "#7d8590",
-}
 SPARE_COLOURS = ("#8d6fd1", "#b5568f", "#c0952b", "#4fa3b8")
 
 # Matplotlib knows colours, not the page's light and dark: these stand for the page's variables and are put in later.
@@ -88,51 +63,28 @@ class Curve:
     constant: bool = True
 
 
-LM_CURVES = (Curve("Loss", "nats per token", {"validation": "validation/loss", "train": "train/loss"}),)
-REWARD_CURVES = (
-    Curve("Loss", "nats per pair", {"validation": "validation/loss", "train": "train/loss"}),
-    Curve("Accuracy", "share of pairs", {"validation": "validation/accuracy", "train": "train/accuracy"}),
-)
-PPO_CURVES = (
-    Curve("Score of the reward model", "score", {"mean": "rollout/score"}),
-    Curve("KL to the reference", "nats per response", {"k1": "rollout/kl", "k3": "rollout/kl_k3"}),
-    Curve("Length", "tokens", {"mean": "rollout/length"}),
-    Curve("Responses that end by themselves", "share of responses", {"share": "rollout/ended"}),
-    Curve("Pretraining loss", "nats per token", {"train": "update/ptx_loss"}),
-    Curve("Clipped tokens", "share of tokens", {"share": "update/clip_fraction"}),
-    Curve("Change of the policy per iteration", "nats per token", {"approximate KL": "update/approx_kl"}),
-    Curve("Value loss", "score squared", {"mean": "update/value_loss"}),
-    Curve("Explained variance of the value", "share of variance", {"share": "rollout/explained_variance"}),
-    Curve("Gradient norms", "norm", {"policy": "update/policy_grad_norm", "value": "update/value_grad_norm"}),
-    Curve("Parts of the policy gradient", "norm", {"PPO": "update/ppo_grad_norm", "ptx": "update/ptx_grad_norm"}),
-    Curve("Angle between the two parts", "cosine", {"cosine": "update/grad_cosine"}),
-    Curve("KL coefficient", "score per nat", {"coefficient": "rollout/kl_coef"}, constant=False),
-    Curve(
-        "Time per iteration",
-        "seconds",
-        {name: f"time/{name}_seconds" for name in ("update", "rollout", "score", "ptx")},
-    ),
-)
-CURVES = {
-    "pretrain": LM_CURVES,
-    "sft": LM_CURVES,
-    "ppo_init": LM_CURVES,
-    "judge": REWARD_CURVES,
-    "reward": REWARD_CURVES,
-    "ppo": PPO_CURVES,
-    "ppo_ptx": PPO_CURVES,
-}
 MOST_POINTS = 300
 
 
-def label(name: str) -> str:
-    """A stage or policy as people call it."""
-    return LABELS.get(name, name)
+@dataclass(frozen=True)
+class Legend:
+    """What steps and policies are called, and their colours, the same in every table and figure.
 
+    Args:
+        labels: Names as people say them, by the names of the configuration; others stand for themselves.
+        colours: Colours as ``#rrggbb`` by the same names; others get a spare one.
+    """
 
-def colour(name: str) -> str:
-    """The colour of a stage or policy, the same in every figure."""
-    return COLOURS.get(name) or SPARE_COLOURS[sum(name.encode()) % len(SPARE_COLOURS)]
+    labels: Mapping[str, str]
+    colours: Mapping[str, str]
+
+    def label(self, name: str) -> str:
+        """A step or policy as people call it."""
+        return self.labels.get(name, name)
+
+    def colour(self, name: str) -> str:
+        """The colour of a step or policy."""
+        return self.colours.get(name) or SPARE_COLOURS[sum(name.encode()) % len(SPARE_COLOURS)]
 
 
 def number(value: Any, size: float | None = None) -> str:
@@ -156,13 +108,15 @@ def number(value: Any, size: float | None = None) -> str:
     return text.replace("-", "\N{MINUS SIGN}", 1) if value < 0 and text.strip("-0.") else text.lstrip("-")
 
 
-def curve_plot(stage: str, curve: Curve, columns: Mapping[str, Series]) -> Markup | None:
+def curve_plot(stage: str, unit: str, curve: Curve, columns: Mapping[str, Series], legend: Legend) -> Markup | None:
     """One plot of a stage, or None when there is nothing to show.
 
     Args:
-        stage: Its name gives the colour.
+        stage: The step's name.
+        unit: What a step of the curve is: a batch or an iteration.
         curve: What to show.
-        columns: Of metrics.csv, by name.
+        columns: Columns of metrics.csv, by name.
+        legend: Names and colours.
     """
     present = {name: columns[column] for name, column in curve.columns.items() if columns.get(column)}
     if not present or not (curve.constant or any(len({v for _, v in series}) > 1 for series in present.values())):
@@ -171,70 +125,74 @@ def curve_plot(stage: str, curve: Curve, columns: Mapping[str, Series]) -> Marku
         figure, axes = figure_of(3.5, 2.2)
         for place, (name, series) in enumerate(present.items()):
             steps, values = zip(*_thinned(series), strict=True)
-            hue, marker = (colour(stage), MUTED, SPARE_COLOURS[0])[place % 3], "o" if len(steps) < 20 else ""
+            hue, marker = (legend.colour(stage), MUTED, SPARE_COLOURS[0])[place % 3], "o" if len(steps) < 20 else ""
             # What comes first in the legend lies on top.
             axes.plot(steps, values, color=hue, marker=marker, markersize=3, label=name, zorder=3 - 0.1 * place)
-        axes.set_xlabel("iteration" if stage in ("ppo", "ppo_ptx") else "batch")
+        axes.set_xlabel(unit)
         axes.set_ylabel(curve.unit)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if len(present) > 1:
             axes.legend(labelcolor=INK)
         last = ", ".join(f"{name} {number(series[-1][1])} at the last step" for name, series in present.items())
-        description = f"{label(stage)}: {curve.title} in {curve.unit} over the steps; {last}."
+        description = f"{legend.label(stage)}: {curve.title} in {curve.unit} over the steps; {last}."
         return svg_of(figure, f"{stage} {curve.title}", description)
 
 
-def win_rate_chart(rates: Mapping[str, Interval], baseline: str) -> Markup:
+def win_rate_chart(rates: Mapping[str, Interval], baseline: str, legend: Legend) -> Markup:
     """Bars with intervals and a line at 50 %.
 
     Args:
         rates: By policy, as shares, without the baseline.
         baseline: Whom the policies are compared with.
+        legend: Names and colours.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = figure_of(4.6, 0.95 + 0.45 * len(rates))
         for place, (name, rate) in enumerate(rates.items()):
             value, low, high = 100 * rate["value"], 100 * rate["low"], 100 * rate["high"]
-            axes.barh(place, value, height=0.55, color=colour(name), alpha=0.85)
+            axes.barh(place, value, height=0.55, color=legend.colour(name), alpha=0.85)
             axes.plot([low, high], [place, place], color=INK, marker="|", markersize=7, linewidth=1.4)
             axes.text(117, place, f"{value:.1f} %", va="center", ha="right", color=INK)
         axes.axvline(50, color=INK, linestyle="--", linewidth=1)
         axes.set_xlim(0, 118)
         axes.set_xticks([0, 25, 50, 75, 100])
-        axes.set_yticks(range(len(rates)), [label(name) for name in rates], color=INK)
+        axes.set_yticks(range(len(rates)), [legend.label(name) for name in rates], color=INK)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
-        axes.set_xlabel(f"% of prompts won against {label(baseline)}")
+        axes.set_xlabel(f"% of prompts won against {legend.label(baseline)}")
         numbers = {
-            label(name): [number(100 * rate[key]) for key in ("value", "low", "high")] for name, rate in rates.items()
+            legend.label(name): [number(100 * rate[key]) for key in ("value", "low", "high")]
+            for name, rate in rates.items()
         }
         shown = "; ".join(f"{name} {value} % ({low} .. {high})" for name, (value, low, high) in numbers.items())
-        return svg_of(figure, "win rates", f"Win rates against {label(baseline)} with 95 % intervals: {shown}.")
+        return svg_of(figure, "win rates", f"Win rates against {legend.label(baseline)} with 95 % intervals: {shown}.")
 
 
-def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], reference: str) -> Markup:
+def score_chart(scores: Mapping[str, Interval], kls: Mapping[str, Interval], reference: str, legend: Legend) -> Markup:
     """The judge's score over the distance from the reference, one point per policy.
 
     Args:
         scores: By policy.
         kls: By policy, in nats per response.
         reference: Where the KL is measured from.
+        legend: Names and colours.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = figure_of(4.6, 2.9)
         for name in scores:
             score, kl = scores[name], kls[name]
-            axes.plot([kl["low"], kl["high"]], [score["value"]] * 2, color=colour(name), linewidth=1.2)
-            axes.plot([kl["value"]] * 2, [score["low"], score["high"]], color=colour(name), linewidth=1.2)
-            axes.plot(kl["value"], score["value"], "o", color=colour(name), markersize=6, label=label(name))
+            hue, title = legend.colour(name), legend.label(name)
+            axes.plot([kl["low"], kl["high"]], [score["value"]] * 2, color=hue, linewidth=1.2)
+            axes.plot([kl["value"]] * 2, [score["low"], score["high"]], color=hue, linewidth=1.2)
+            axes.plot(kl["value"], score["value"], "o", color=hue, markersize=6, label=title)
         # Names beside the points would cover one another where policies are close.
         figure.legend(loc="outside upper center", ncols=4, labelcolor=INK, handletextpad=0.2)
-        axes.set_xlabel(f"KL to {label(reference)}, nats per response")
+        axes.set_xlabel(f"KL to {legend.label(reference)}, nats per response")
         axes.set_ylabel("score by the judge")
-        points = {label(name): (number(scores[name]["value"]), number(kls[name]["value"])) for name in scores}
+        points = {legend.label(name): (number(scores[name]["value"]), number(kls[name]["value"])) for name in scores}
         shown = "; ".join(f"{name} {score} at {kl} nats" for name, (score, kl) in points.items())
-        return svg_of(figure, "score over KL", f"Score by the judge over KL to {label(reference)}: {shown}.")
+        return svg_of(figure, "score over KL", f"Score by the judge over KL to {legend.label(reference)}: {shown}.")
 
 
 def figure_of(width: float, height: float) -> tuple[Figure, Axes]:

@@ -4,23 +4,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf_lightning.evaluation.intervals import Interval
-from rlhf_lightning.evaluation.plots import (
-    CURVES,
-    MOST_POINTS,
-    colour,
-    curve_plot,
-    label,
-    number,
-    score_chart,
-    win_rate_chart,
-)
+from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
 from rlhf_lightning.evaluation.tables import COLUMNS, accuracy_rows, measure_table, measured, policy_table, split_tables
-from rlhf_lightning.runs.files import read_metrics, write_json
+from rlhf_lightning.runs.files import read_metrics, replacing, write_json
 from rlhf_lightning.runs.folders import read_stage
 
 SETTINGS = (
@@ -43,31 +34,48 @@ SETTINGS = (
     ("judge", "judge._target_"),
     ("temperature", "temperature"),
 )
+EVALUATE, REWARD = "evaluate", "reward"
+"""The steps that the page opens with."""
 SHOWN_PROMPTS = 12
 FEW_PROMPTS = 100
 """Below this the percentile bootstrap is too narrow to be believed without a warning."""
 
 
-def write_report(run_folder: Path, stages: Mapping[str, Path]) -> Path:
+class ReportedStage(NamedTuple):
+    """A finished step, as the report shows it."""
+
+    name: str
+    folder: Path
+    curves: Sequence[Curve] = ()
+    """What is drawn from its metrics.csv."""
+    unit: str = "batch"
+    """What a row of its metrics.csv stands for."""
+    measured_on_rankings: bool = False
+    """Whether its metrics have a table of accuracies for each split."""
+
+
+def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Legend) -> Path:
     """Write ``report/results.json`` and ``report/index.html``.
 
-    The same artifacts give the same bytes. What a stage did not record is left out.
+    The same artifacts give the same bytes. What a step did not record is left out.
 
     Args:
-        run_folder: Of the run; the report goes below it.
-        stages: Folder of each finished stage, in the order of the recipe.
+        run_folder: The run's folder; the report goes below it.
+        stages: The finished steps, in the order of the recipe.
+        legend: Names and colours of steps and policies.
 
     Returns:
-        Path of the page.
+        The path of the page.
     """
-    records = {stage: read_stage(folder) for stage, folder in stages.items()}
+    records = {stage.name: read_stage(stage.folder) for stage in stages}
+    folders = {stage.name: stage.folder for stage in stages}
     target = run_folder / "report"
     target.mkdir(parents=True, exist_ok=True)
-    evaluation = records.get("evaluate", {})
+    evaluation = records.get(EVALUATE, {})
     last = evaluation or next(reversed(records.values()), {})
     results = {
         "policies": evaluation.get("metrics", {}).get("policies", {}),
-        "reward": split_tables(records.get("reward", {})),
+        REWARD: split_tables(records.get(REWARD, {})),
         "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
         "baseline": evaluation.get("metrics", {}).get("baseline"),
         "prompts": evaluation.get("metrics", {}).get("prompts"),
@@ -79,40 +87,41 @@ def write_report(run_folder: Path, stages: Mapping[str, Path]) -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(label=label, colour=colour, number=number, setting=_setting)
-    reference = _config(evaluation, "evaluate").get("reference", "the reference")
+    environment.filters.update(label=legend.label, colour=legend.colour, number=number, setting=_setting)
+    reference = _config(evaluation, EVALUATE).get("reference", "the reference")
     page = environment.get_template("report.html").render(
         run=run_folder.name,
         results=results,
-        sentences=headline(results),
+        sentences=headline(results, legend),
         few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
-        judge=_lookup(_config(evaluation, "evaluate"), "judge._target_") or "a reward model trained on other rankings",
+        judge=_lookup(_config(evaluation, EVALUATE), "judge._target_") or "a reward model trained on other rankings",
         policies=policy_table(results),
         measures=[table for key in ("judges", "metadata", "probes") if (table := measure_table(results, key))],
         reference=reference,
-        charts=_charts(results, reference),
-        samples=_samples(stages["evaluate"] / "samples.json") if "evaluate" in stages else None,
-        stages=[_stage(stage, stages[stage], record) for stage, record in records.items()],
-        accuracy={stage: accuracy_rows(records.get(stage, {})) for stage in ("reward", "judge")},
-        time=_time(run_folder, stages, records),
+        charts=_charts(results, reference, legend),
+        samples=_samples(folders[EVALUATE] / "samples.json") if EVALUATE in folders else None,
+        stages=[_stage(stage, records[stage.name], legend) for stage in stages],
+        accuracy={stage.name: accuracy_rows(records[stage.name]) for stage in stages if stage.measured_on_rankings},
+        time=_time(run_folder, folders, records),
     )
-    unfinished = target / "index.html.unfinished"
-    unfinished.write_text(page, encoding="utf-8", errors="replace")
-    unfinished.replace(target / "index.html")
+    with replacing(target / "index.html", errors="replace") as file:
+        file.write(page)
     return target / "index.html"
 
 
-def headline(results: Mapping[str, Any]) -> list[str]:
+def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
     """The outcome in sentences, the last policy first; a claim is made only where its interval allows it.
 
     Args:
-        results: Of results.json.
+        results: The content of results.json.
+        legend: Names of the policies.
     """
     policies, baseline = results["policies"], results["baseline"]
     rates = {name: rate for name, own in policies.items() if (rate := measured(own, "win_rate")) and name != baseline}
     if not rates:
         return ["This run has no evaluation against a baseline; below is what its stages left behind."]
-    return [_sentence(label(name), rates[name], label(baseline), results["prompts"]) for name in reversed(rates)]
+    against = legend.label(baseline)
+    return [_sentence(legend.label(name), rates[name], against, results["prompts"]) for name in reversed(rates)]
 
 
 def _sentence(policy: str, rate: Interval, baseline: str, prompts: int) -> str:
@@ -127,7 +136,7 @@ def _sentence(policy: str, rate: Interval, baseline: str, prompts: int) -> str:
     )
 
 
-def _charts(results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
+def _charts(results: Mapping[str, Any], reference: str, legend: Legend) -> list[dict[str, Any]]:
     policies, baseline = results["policies"], results["baseline"]
     measures = {key: {n: m for n, own in policies.items() if (m := measured(own, key))} for key, *_ in COLUMNS}
     rates = {name: rate for name, rate in measures["win_rate"].items() if name != baseline}
@@ -135,10 +144,10 @@ def _charts(results: Mapping[str, Any], reference: str) -> list[dict[str, Any]]:
     charts = []
     if rates:
         caption = "Win rate by the judge; lines are 95 % intervals over prompts, dashed is 50 %."
-        charts.append({"svg": win_rate_chart(rates, baseline), "caption": caption})
+        charts.append({"svg": win_rate_chart(rates, baseline, legend), "caption": caption})
     if scores:
         caption = "What the judge gives for the distance from the reference; lines are 95 % intervals over prompts."
-        charts.append({"svg": score_chart(scores, measures["kl"], reference), "caption": caption})
+        charts.append({"svg": score_chart(scores, measures["kl"], reference, legend), "caption": caption})
     return charts
 
 
@@ -161,22 +170,22 @@ def _samples(path: Path) -> dict[str, Any] | None:
     return {"policies": list(samples), "rows": rows, "total": len(prompts)} if rows else None
 
 
-def _stage(stage: str, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page says about one stage."""
-    columns = _read_columns(folder / "metrics.csv")
-    config = _config(record, stage)
+def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> dict[str, Any]:
+    """What the page says about one step."""
+    columns = _read_columns(stage.folder / "metrics.csv")
+    config = _config(record, stage.name)
     metrics = record.get("metrics", {})
     plots = []
-    for curve in CURVES.get(stage, ()):
-        svg = curve_plot(stage, curve, columns)
+    for curve in stage.curves:
+        svg = curve_plot(stage.name, stage.unit, curve, columns, legend)
         if svg is not None:
             plots.append({"svg": svg, "title": curve.title})
-    left_out = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "dropped.json").exists() else {}
+    left_out = json.loads(path.read_text(encoding="utf-8")) if (path := stage.folder / "dropped.json").exists() else {}
     for split, part in metrics.items():
         if isinstance(part, Mapping) and isinstance(part.get("dropped"), Mapping):
             left_out |= {f"{split}: {reason}": count for reason, count in part["dropped"].items()}
     return {
-        "name": stage,
+        "name": stage.name,
         "seconds": record.get("seconds"),
         "settings": [(name, value) for name, path in SETTINGS if (value := _lookup(config, path)) is not None],
         "config": json.dumps(config, indent=2, ensure_ascii=False) if config else "",
@@ -184,7 +193,7 @@ def _stage(stage: str, folder: Path, record: Mapping[str, Any]) -> dict[str, Any
         "plots": plots,
         "thinned": max((len(series) for series in columns.values()), default=0) > MOST_POINTS,
         "final": [(name, value) for name, value in metrics.items() if isinstance(value, int | float)],
-        "episodes": _episodes(folder / "samples.jsonl"),
+        "episodes": _episodes(stage.folder / "samples.jsonl"),
     }
 
 

@@ -9,15 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, wins
-from rlhf_lightning.evaluation.plots import label, number
+from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
 
-def closing_table(results: Mapping[str, Any]) -> Table:
+def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
     """Policies in rows; score, win rate, KL, length and pretraining loss in columns.
 
     Args:
-        results: Metrics of stage evaluate: ``policies``, ``baseline``, ``prompts``.
+        results: The metrics of step evaluate: ``policies``, ``baseline``, ``prompts``.
+        legend: Names of the policies.
     """
     table = Table(title=f"{results['prompts']} held-out prompts, win rate against {results['baseline']}")
     judges = list(next(iter(results["policies"].values())).get("judges", {}))
@@ -27,7 +28,7 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     for name, own in results["policies"].items():
         loss, baseline = own["pretrain_loss"], name == results["baseline"]
         table.add_row(
-            label(name),
+            legend.label(name),
             _interval(own["score"], "{:.3f}"),
             "-" if baseline else _interval(own["win_rate"], "{:.1%}"),
             *("-" if baseline else _interval(own["judges"][judge], "{:.1%}") for judge in judges),
@@ -39,16 +40,17 @@ def closing_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def sample_table(samples: Mapping[str, Any], count: int = 5) -> Table:
+def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> Table:
     """The first prompts with the responses of all policies side by side.
 
     Args:
-        samples: Of samples.json: ``prompts`` and one entry per policy.
+        samples: The content of samples.json: ``prompts`` and one entry per policy.
+        legend: Names of the policies.
         count: How many prompts; they are the first ones, not chosen ones.
     """
     table = Table(title=f"The first {count} held-out prompts, one sample each", show_lines=True, expand=True)
     policies = [name for name in samples if name != "prompts"]
-    for name in ("prompt", *map(label, policies)):
+    for name in ("prompt", *map(legend.label, policies)):
         table.add_column(name, ratio=1)
     for index, prompt in enumerate(samples["prompts"][:count]):
         texts = [prompt, *(samples[name]["responses"][index] for name in policies)]
@@ -95,11 +97,11 @@ def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
             if name != "prompts"
         }
     columns = {}
-    for stage in ("ppo", "ppo_ptx"):
-        metrics = read_stage(folder / stage).get("metrics")
-        if metrics:
-            names = {"score": "rollout/score", "KL": "rollout/kl", "length": "rollout/length"}
-            columns[stage] = {column: [metrics[name]] for column, name in names.items()}
+    for stage in sorted(path.parent for path in folder.glob("*/stage.json")):
+        metrics = read_stage(stage).get("metrics", {})
+        names = {"score": "rollout/score", "KL": "rollout/kl", "length": "rollout/length"}
+        if names["score"] in metrics:
+            columns[stage.name] = {column: [metrics[name]] for column, name in names.items()}
     return columns
 
 

@@ -1,11 +1,12 @@
-"""Comparison data: sample K responses per prompt and have labelers rank them."""
+"""Step collect: sample K responses per prompt and have labelers rank them (InstructGPT, 3.5, A.3, C.2)."""
 
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -14,7 +15,12 @@ from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import PromptExample, Tokenization
-from rlhf_lightning.generation.sample import response_texts, sample_responses, token_id
+from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
+from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.files import write_lines
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
 
@@ -29,6 +35,47 @@ class Labeler(Protocol):
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
         """One rank per response; 1 is best, equal is a tie; dense (1, 2, 2, 3) or competition ranks (1, 2, 2, 4)."""
+
+
+@dataclass(frozen=True)
+class Collection(Stage):
+    """Samples responses of policies and has them ranked, where the data option has no rankings."""
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """The policies."""
+        return {name: name for name in context.config[self.name]["policies"]}
+
+    def not_needed(self, context: Context) -> str | None:
+        """Rankings that are there already."""
+        return "the data option brings rankings of its own" if context.brings("comparisons") else None
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted."""
+        options = context.config[self.name]
+        if not options["labelers"]:
+            raise PipelineError("collect.labelers is null; name an object that ranks responses, or bring rankings.")
+        policies = {name: context.causal_lm(name) for name in options["policies"]}
+        labelers = context.build(options["labelers"])
+        metrics: dict[str, Any] = {}
+        for split, count in options["prompts"].items():
+            prompts = context.records("prompts", split, required=split == "train")[:count]
+            kept = folder / f"ranked.{split}.unfinished"
+            with progress_bar(context.console) as bar:
+                task = bar.add_task(self.name, total=len(prompts), figures=f"prompts for {split}")
+                comparisons, dropped = collect_comparisons(
+                    policies,
+                    context.tokenization,
+                    prompts,
+                    labelers,
+                    seed=context.seed,
+                    progress=partial(bar.advance, task),
+                    kept=kept,
+                    **options["sampling"],
+                )
+            write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
+            kept.unlink(missing_ok=True)
+            metrics[split] = {"prompts": len(comparisons), "dropped": dropped}
+        return metrics
 
 
 def collect_comparisons(
@@ -154,18 +201,9 @@ def _sample(
     key: Iterable[int],
 ) -> list[str]:
     tokenizer = tokenization.tokenizer
-    pad = token_id(tokenizer.pad_token_id)
+    options = SamplingOptions.from_tokenizer(tokenizer, tokenization.max_response_tokens, temperature)
     device = next(model.parameters()).device
-    batch = collate_prompts([examples[row] for row, _ in rows], pad)
+    batch = collate_prompts([examples[row] for row, _ in rows], options.pad_token_id)
     index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
     prompts = PromptBatch(batch.prompt_ids.to(device), batch.prompt_mask.to(device), index.to(device), batch.texts)
-    rollout = sample_responses(
-        model,
-        prompts,
-        max_new_tokens=tokenization.max_response_tokens,
-        eos_token_id=token_id(tokenizer.eos_token_id),
-        pad_token_id=pad,
-        temperature=temperature,
-        key=tuple(key),
-    )
-    return response_texts(tokenizer, rollout)
+    return response_texts(tokenizer, sample_responses(model, prompts, options, tuple(key)))

@@ -1,11 +1,10 @@
-"""Stage curate: the records of the data option, cleaned, dealt out to splits and described."""
+"""Step curate: the records of the data option, cleaned, dealt out to splits and described."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import Any, ClassVar
 
 from rlhf_lightning.curation.account import CURATED, DATASETS, Account
 from rlhf_lightning.curation.card import card_page, data_card
@@ -15,88 +14,95 @@ from rlhf_lightning.curation.groups import SPLITS
 from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 from rlhf_lightning.data.rows.readers import SourceRow
-from rlhf_lightning.data.sources import FileData, Quarantine, RecordStream
+from rlhf_lightning.data.sources import DataSource, FileData, MalformedRows, RecordStream
 from rlhf_lightning.evaluation.agreement import agreement, krippendorff_alpha
-from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.recipe.context import COLLECT, Context
+from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.progress import progress_bar
 
 
-def curate_records(inputs: Inputs, folder: Path, build: Callable[..., Any], console: Console) -> dict[str, Any]:
-    """Curate what the data option has and write records, ``dropped.jsonl`` and the data card.
+@dataclass(frozen=True)
+class Curation(Stage):
+    """Curates what the data option has; the steps after it read what stayed."""
 
-    Args:
-        inputs: Of the run.
-        folder: Of the stage.
-        build: Builds the object that a node with ``_target_`` describes.
-        console: Where progress and counts go.
+    reads_curated: ClassVar[bool] = False
 
-    Returns:
-        The counts of every kind.
+    def parents(self, context: Context) -> dict[str, str]:
+        """The files of few-shot prompts and of evaluation prompts."""
+        options = context.config[self.name]
+        named = [source["path"] if isinstance(source, Mapping) else source for source in options["evaluation"]]
+        return {str(path): str(path) for path in (*options["few_shot"], *named)}
 
-    Raises:
-        PipelineError: When the data option has nothing to curate.
-    """
-    options = inputs.config["curate"]
-    curator: Curator = build(options["curator"])
-    records = _given(inputs)
-    few_shot, malformed = _few_shot(inputs, options["few_shot"])
-    if not records.keys() & DATASETS and not few_shot:
-        raise PipelineError(f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate.")
-    with progress_bar(console) as bar:
-        task = bar.add_task("curate", total=_rows(records), figures="")
-        account = curator.curate(
-            records,
-            inputs.tokenization,
-            folder,
-            few_shot=few_shot,
-            evaluation=(row.prompt for row in _evaluation(inputs, options["evaluation"])),
-            malformed={"demonstrations": malformed},
-            ranked=None if "comparisons" in records else inputs.config["collect"]["prompts"],
-            progress=lambda what, count: bar.update(task, advance=count, figures=what),
-        )
-        bar.update(task, total=1, completed=1)
-    card = data_card(account, options, _labelers(folder))
-    write_json(folder / "data_card.json", card)
-    (folder / "data_card.html").write_text(card_page(card, folder.parent.name), encoding="utf-8", errors="replace")
-    for sentence in _sentences(account):
-        console.print(sentence)
-    for sentence in card["missing"]:
-        console.print(f"[dim]{sentence}[/]")
-    return dict(card["kinds"])
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Write records, ``dropped.jsonl`` and the data card; returns the counts of every kind.
+
+        Raises:
+            PipelineError: When the data option has nothing to curate.
+        """
+        options = context.config[self.name]
+        curator: Curator = context.build(options["curator"])
+        records = _records(context.data)
+        few_shot, malformed = _few_shot(context.data, options["few_shot"])
+        if not records.keys() & DATASETS and not few_shot:
+            raise PipelineError(f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate.")
+        with progress_bar(context.console) as bar:
+            task = bar.add_task(self.name, total=_rows(records), figures="")
+            account = curator.curate(
+                records,
+                context.tokenization,
+                folder,
+                few_shot=few_shot,
+                evaluation=(row.prompt for row in _evaluation(context.data, options["evaluation"])),
+                malformed={"demonstrations": malformed},
+                ranked=None if "comparisons" in records else context.config[COLLECT]["prompts"],
+                progress=lambda what, count: bar.update(task, advance=count, figures=what),
+            )
+            bar.update(task, total=1, completed=1)
+        card = data_card(account, options, _labelers(folder))
+        write_json(folder / "data_card.json", card)
+        (folder / "data_card.html").write_text(card_page(card, folder.parent.name), encoding="utf-8", errors="replace")
+        for sentence in _sentences(account):
+            context.console.print(sentence)
+        for sentence in card["missing"]:
+            context.console.print(f"[dim]{sentence}[/]")
+        return dict(card["kinds"])
 
 
-def _given(inputs: Inputs) -> dict[str, dict[str, Iterable[Any]]]:
-    """What the source has, by kind and split: streams of records where it offers them, else lists."""
-    read = getattr(inputs.data, "stream", inputs.data.records)
-    given = {kind: {split: own for split in SPLITS if (own := read(kind, split)) is not None} for kind in CURATED}
-    return {kind: own for kind, own in given.items() if own}
+def _records(data: DataSource) -> dict[str, dict[str, Iterable[Any]]]:
+    """Streams of what the source has, by kind and split."""
+    streams = {kind: {split: data.stream(kind, split) for split in SPLITS if data.has(kind, split)} for kind in CURATED}
+    return {
+        kind: {split: stream for split, stream in splits.items() if stream is not None}
+        for kind, splits in streams.items()
+        if splits
+    }
 
 
 def _rows(records: Mapping[str, Mapping[str, Iterable[Any]]]) -> int | None:
     """How many there are to look at, twice each; None where that is not known before."""
-    given = [own for splits in records.values() for own in splits.values()]
-    lists = [own for own in given if isinstance(own, list)]
-    return 2 * sum(map(len, lists)) if len(lists) == len(given) else None
+    streams = [stream for splits in records.values() for stream in splits.values()]
+    lists = [stream for stream in streams if isinstance(stream, list)]
+    return 2 * sum(map(len, lists)) if len(lists) == len(streams) else None
 
 
-def _few_shot(inputs: Inputs, paths: Sequence[str]) -> tuple[list[list[Demonstration]], list[SourceRow]]:
+def _few_shot(data: DataSource, paths: Sequence[str]) -> tuple[list[list[Demonstration]], list[SourceRow]]:
     """The demonstrations of each few-shot prompt, and the malformed rows where these go to quarantine."""
-    if not paths or not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
+    if not paths or not isinstance(data, FileData) or data.quarantine is None:
         return [examples for path in paths for examples in read_few_shot(Path(path))], []
-    with Quarantine(inputs.data.quarantine / "few_shot.jsonl") as quarantine:
-        examples = [found for path in paths for found in read_few_shot(Path(path), quarantine.add)]
-    if quarantine.count:
-        inputs.data.malformed[str(quarantine.path)] = quarantine
-    return examples, list(quarantine.rows())
+    with MalformedRows(data.quarantine / "few_shot.jsonl") as malformed:
+        examples = [pairs for path in paths for pairs in read_few_shot(Path(path), malformed.add)]
+    if malformed:
+        data.malformed[str(malformed.path)] = malformed
+    return examples, list(malformed.rows())
 
 
-def _evaluation(inputs: Inputs, sources: Sequence[Any]) -> Iterable[Prompt]:
+def _evaluation(data: DataSource, sources: Sequence[Any]) -> Iterable[Prompt]:
     """The prompts of files that nothing may be trained on."""
-    if not isinstance(inputs.data, FileData) or inputs.data.quarantine is None:
+    if not isinstance(data, FileData) or data.quarantine is None:
         return RecordStream(sources, Prompt, None, {})
-    return RecordStream(sources, Prompt, inputs.data.quarantine / "evaluation.jsonl", inputs.data.malformed)
+    return RecordStream(sources, Prompt, data.quarantine / "evaluation.jsonl", data.malformed)
 
 
 def _labelers(folder: Path) -> dict[str, Any] | None:

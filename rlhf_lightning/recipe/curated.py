@@ -1,4 +1,4 @@
-"""What curation left, as a source of records for the stages after it."""
+"""What curation left, as a source of records for the steps after it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ class CuratedData:
     """The prompts, demonstrations and rankings that stage curate wrote.
 
     Args:
-        folder: Of the stage.
-        data: Fingerprint of the data option as it is now.
-        config: As it is now, with ``data.lengths`` and ``model.tokenizer``.
+        folder: The step's folder.
+        data: The fingerprint of the data option as it is now.
+        config: The configuration as it is now, with ``data.lengths`` and ``model.tokenizer``.
 
     Raises:
         PipelineError: When the stage curated other data, or for shorter texts or another tokenizer, so that responses
@@ -50,7 +50,12 @@ class CuratedData:
         """Whether records of that kind were curated."""
         return name in self._metrics
 
+    def has(self, name: str, split: str) -> bool:
+        """Whether records of that kind and split stayed."""
+        path = self.folder / f"{name}.{split}.jsonl"
+        return path.exists() and path.stat().st_size > 0
+
     def records(self, name: str, split: str) -> list[Any] | None:
         """Records of that kind and split; None where none stayed."""
         path = self.folder / f"{name}.{split}.jsonl"
-        return read_records(path, RECORD_TYPES[name]) if path.exists() and path.stat().st_size else None
+        return read_records(path, RECORD_TYPES[name]) if self.has(name, split) else None

@@ -1,102 +1,136 @@
-"""Stage evaluate: every policy on the same held-out prompts, and what judges, metadata and probes say of it."""
+"""Step evaluate: every policy on the same held-out prompts, and what judges, metadata and probes say of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import Any, ClassVar
 
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
-from rlhf_lightning.generation.rewards import TextScorer
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.recipe.context import Inputs, counted
+from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
+from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.progress import progress_bar
 
 FEW_SHOT = "prompted"
 """The policy that is the base model behind a few-shot prefix."""
+JUDGE = "judge"
+"""The step that trains a second reward model, for the evaluation alone."""
 
 
-def evaluate_policies(
-    inputs: Inputs,
-    folder: Path,
-    judge: ScalarHeadModel | TextScorer,
-    build: Callable[..., Any],
-    console: Console,
-    say_dropped: Callable[[dict[str, int]], None],
-) -> dict[str, Any]:
-    """Sample, judge and measure every policy that ``evaluate.policies`` names and that can be loaded.
+@dataclass(frozen=True)
+class Evaluation(Stage):
+    """Samples, judges and measures every policy that ``evaluate.policies`` names and that can be loaded."""
+
+    reported: ClassVar[bool] = True
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """The policies, the reference, the reward model and the judge, as far as they are there."""
+        options = context.config[self.name]
+        wanted = [*options["policies"], options["reference"], REWARD, *([] if options["judge"] else [JUDGE])]
+        return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Write ``samples.json``, all responses with what was found on each.
+
+        Returns:
+            ``policies``, ``baseline`` and ``prompts``.
+
+        Raises:
+            PipelineError: When the baseline is not among the policies.
+        """
+        options = context.config[self.name]
+        names = [name for name in options["policies"] if _available(context, options, name)]
+        if options["baseline"] not in names:
+            raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
+        tests = _Tests(context, options, self._judge(context))
+        context.report_dropped(self.name, folder, tests.tokenization.dropped)
+        samples: dict[str, PolicySamples] = {}
+        losses: dict[str, float] = {}
+        with progress_bar(context.console) as bar:
+            count = len(tests.prompts) + len(tests.probes)
+            task = bar.add_task(self.name, total=len(names) * count, figures="")
+            for name in names:
+                bar.update(task, figures=name)
+                samples[name], loss = tests.measure(name, partial(bar.advance, task))
+                losses |= {} if loss is None else {name: loss}
+        rows = {name: asdict(policy) for name, policy in samples.items()}
+        write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
+        results = policy_results(samples, options["baseline"], losses)
+        return {"policies": results, "baseline": options["baseline"], "prompts": len(tests.prompts)}
+
+    def _judge(self, context: Context) -> Any:
+        """Whose scores make the win rates."""
+        judge = context.config[self.name]["judge"]
+        if judge:
+            return context.build(judge)
+        if context.available(JUDGE):
+            return context.scalar_model(JUDGE)
+        message = "no judge: the reward model that trained the policies judges them; mind over-optimisation"
+        context.say(self.name, message)
+        return context.scalar_model(REWARD)
+
+
+class _Tests:
+    """What every policy goes through.
 
     Args:
-        inputs: Models, prompts and texts.
-        folder: Gets ``samples.json``, all responses with what was found on each.
+        context: Models, prompts and texts of the run.
+        options: The step's settings.
         judge: Whose scores make the win rates.
-        build: Builds the object that a node with ``_target_`` describes.
-        console: Where progress goes.
-        say_dropped: Told how many prompts were left out, by reason.
-
-    Returns:
-        ``policies``, ``baseline`` and ``prompts``.
-
-    Raises:
-        PipelineError: When the baseline is not among the policies.
     """
-    options = inputs.config["evaluate"]
-    names = [name for name in options["policies"] if _available(inputs, name)]
-    if options["baseline"] not in names:
-        raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
-    reference = inputs.causal_lm(options["reference"])
-    reward = inputs.scalar_model("reward") if inputs.available("reward") else None
-    judges = {name: build(node) for name, node in (options["judges"] or {}).items()}
-    metadata = build(options["metadata"]) if options["metadata"] else None
-    probes: Sequence[Any] = build(options["probes"]) if options["probes"] else []
-    tokenization = inputs.tokenization
-    prompts = tokenization.prompts(inputs.records("prompts", "test")[: options["num_prompts"]])
-    say_dropped(tokenization.dropped)
-    texts = inputs.records("text", "test", required=False)[: options["num_texts"]]
-    blocks = tokenization.texts(texts, inputs.config["data"]["lengths"]["block_size"])
-    batches = inputs.batches(prompts, collate_prompts, options["batch_size"])
-    asked = [prompt.text for prompt in prompts]
-    samples: dict[str, PolicySamples] = {}
-    losses = {}
-    with progress_bar(console) as bar:
-        task = bar.add_task("evaluate", total=len(names) * (len(prompts) + len(probes)), figures="")
-        for name in names:
-            bar.update(task, figures=name)
-            policy = inputs.causal_lm("base" if name == FEW_SHOT else name)
-            prefix = options["few_shot_prefix"] if name == FEW_SHOT else None
-            inputs.check_lengths(policy, name, prefix or "")
-            own = samples[name] = sample_policy(
-                policy,
-                reference,
-                counted(batches, policy.device, partial(bar.advance, task)),
-                inputs.tokenizer,
-                judge=judge,
-                reward=reward,
-                max_new_tokens=tokenization.max_response_tokens,
-                temperature=options["temperature"],
-                seed=inputs.config["seed"],
-                prefix=prefix,
-                stop=options["base_stop"] if name in ("base", FEW_SHOT) else None,
-            )
-            own.judges = {other: list(score(asked, own.responses)) for other, score in judges.items()}
-            own.metadata = metadata(asked, own.responses) if metadata else {}
-            for probe in probes if name != FEW_SHOT else ():
-                own.probes[probe.name] = run_probe(policy, inputs.tokenizer, probe, seed=inputs.config["seed"])
-                bar.advance(task)
-            if blocks and name != FEW_SHOT:
-                losses[name] = pretraining_loss(policy, inputs.batches(blocks, collate_lm, 32))
-    write_json(folder / "samples.json", {"prompts": asked, **{name: asdict(own) for name, own in samples.items()}})
-    results = policy_results(samples, options["baseline"], losses)
-    return {"policies": results, "baseline": options["baseline"], "prompts": len(prompts)}
+
+    def __init__(self, context: Context, options: Mapping[str, Any], judge: Any) -> None:
+        self.context, self.options, self.judge = context, options, judge
+        self.reference = context.causal_lm(options["reference"])
+        self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
+        self.judges = {name: context.build(node) for name, node in (options["judges"] or {}).items()}
+        self.metadata = context.build(options["metadata"]) if options["metadata"] else None
+        self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
+        self.tokenization = context.tokenization
+        self.prompts = self.tokenization.prompts(context.records("prompts", "test")[: options["num_prompts"]])
+        self.questions = [prompt.text for prompt in self.prompts]
+        self.batches = context.batches(self.prompts, collate_prompts, options["batch_size"])
+        texts = context.records("text", "test", required=False)[: options["num_texts"]]
+        self.blocks = self.tokenization.texts(texts, context.config["data"]["lengths"]["block_size"])
+
+    def measure(self, name: str, advance: Callable[[int], None]) -> tuple[PolicySamples, float | None]:
+        """Responses of a policy with what was found on each, and its loss on text, where there is some.
+
+        Args:
+            name: The policy, by the names of `Context.model_path`, or ``prompted``.
+            advance: Called with the number of prompts or probes that are done.
+        """
+        context, options, few_shot = self.context, self.options, name == FEW_SHOT
+        policy = context.causal_lm(BASE if few_shot else name)
+        prefix = options["few_shot_prefix"] if few_shot else None
+        context.check_lengths(policy, name, prefix or "")
+        samples = sample_policy(
+            policy,
+            self.reference,
+            counted(self.batches, policy.device, advance),
+            context.tokenizer,
+            judge=self.judge,
+            reward=self.reward,
+            max_new_tokens=self.tokenization.max_response_tokens,
+            temperature=options["temperature"],
+            seed=context.seed,
+            prefix=prefix,
+            stop=options["base_stop"] if name in (BASE, FEW_SHOT) else None,
+        )
+        samples.judges = {judge: list(score(self.questions, samples.responses)) for judge, score in self.judges.items()}
+        samples.metadata = self.metadata(self.questions, samples.responses) if self.metadata else {}
+        if few_shot:
+            return samples, None
+        for probe in self.probes:
+            samples.probes[probe.name] = run_probe(policy, context.tokenizer, probe, seed=context.seed)
+            advance(1)
+        batches = context.batches(self.blocks, collate_lm, 32)
+        return samples, pretraining_loss(policy, batches) if batches else None
 
 
-def _available(inputs: Inputs, name: str) -> bool:
-    if name == FEW_SHOT:
-        return bool(inputs.config["evaluate"]["few_shot_prefix"])
-    return name == "base" or inputs.available(name)
+def _available(context: Context, options: Mapping[str, Any], name: str) -> bool:
+    return bool(options["few_shot_prefix"]) if name == FEW_SHOT else context.available(name)

@@ -1,11 +1,12 @@
-"""Stage reward: a reward model on rankings, its accuracy, and its cross-validation over labelers."""
+"""Steps reward and judge: a reward model on rankings, with demonstrations at mean 0 (InstructGPT, 3.5, C.2)."""
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -14,113 +15,141 @@ from lightning.fabric.utilities import move_data_to_device
 from rlhf_lightning.data.loader import collate_comparisons
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.tokenize import ComparisonExample
+from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.models.export import export_scalar_model
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.parallel.sharding import unshard
-from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
+from rlhf_lightning.recipe.memory_plan import StagePlan, memory_planner, rows_per_process
+from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.runs.files import write_json
 
 
-def train_reward_model(
-    inputs: Inputs,
-    stage: str,
-    folder: Path,
-    build: Callable[..., Any],
-    fit: Callable[..., dict[str, Any]],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Train a reward model, put demonstrations at mean 0, and measure it; with ``folds`` once more without each group.
+@dataclass(frozen=True)
+class RewardModelling(TrainingStage):
+    """Trains a reward model on rankings.
 
     Args:
-        inputs: Models and records.
-        stage: ``reward`` or ``judge``.
-        folder: Gets ``model/``, the accuracy on every prompt of a split, and ``folds/``.
-        build: Builds the object that a node with ``_target_`` describes.
-        fit: Trains a module, given a folder, the module, the task, the name of the records and which to keep.
-        say: Told of the outcome of a cross-validation.
-
-    Returns:
-        The last figures of training, and one table of accuracies for each split and for the folds.
+        name: The step's name.
+        title: The step as people call it.
+        colour: The step's colour in figures.
+        records: The kind of the rankings; ``comparisons`` are those of step collect where the data option has none.
     """
-    options = inputs.config[stage]
-    records = "judge_comparisons" if stage == "judge" else "comparisons"
-    start = inputs.causal_lm(options["init"])
 
-    def trained(place: Path, keep: Keep | None = None) -> tuple[RewardModule, dict[str, Any]]:
-        module: RewardModule = build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
-        return module, fit(place, module, "reward", records, keep=keep)
+    records: str = "comparisons"
 
-    def fold_scores(examples: Sequence[ComparisonExample], number: int, keep: Keep) -> Scores:
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve("Loss", "nats per pair", {"validation": "validation/loss", "train": "train/loss"}),
+        Curve("Accuracy", "share of pairs", {"validation": "validation/accuracy", "train": "train/accuracy"}),
+    )
+    measured_on_rankings: ClassVar[bool] = True
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """Where the backbone starts from, and the step that made the rankings."""
+        init = {"init": context.config[self.name]["init"]}
+        return init if context.brings(self.records) else {**init, "comparisons": COLLECT}
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Train, centre, export and measure; with ``folds`` once more without each group of labelers."""
+        options = context.config[self.name]
+        start = context.causal_lm(options["init"])
+        module = context.build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
+        metrics = self.fit(context, folder, module, "reward", self.records)
+        _centre(context, module, options["bias_demonstrations"])
+        export_scalar_model(module.model, start.config, context.tokenizer, folder / "model")
+        for split in ("validation", "test"):
+            comparisons = context.comparisons(self.records, split)
+            if comparisons:
+                rankings, examples = _fitting(context, comparisons)
+                metrics[f"{split}_left_out"] = len(comparisons) - len(rankings)
+                metrics[split], by_prompt = _accuracy(context, module, rankings, examples)
+                write_json(folder / f"{split}.json", by_prompt)
+        if options["folds"]:
+            train: Any = self.datamodule(context, "reward", self.records).train
+            rankings, examples = _fitting(context, context.comparisons(self.records, "validation"))
+            fold_scores = partial(self._fold_scores, context, folder, start, examples)
+            metrics["folds"] = cross_validate(train, rankings, options["folds"], fold_scores)
+            context.say(self.name, outcome(metrics["folds"], options["folds"]))
+        return metrics
+
+    def _fold_scores(
+        self,
+        context: Context,
+        folder: Path,
+        start: Any,
+        examples: Sequence[ComparisonExample],
+        number: int,
+        keep: Keep,
+    ) -> Scores:
+        """Scores of a reward model that was trained on some of the rankings; kept in ``folds/``."""
         place = folder / "folds" / str(number)
         done = place / "scores.json"
         if on_rank_zero(done.exists):
             scores: Scores = json.loads(done.read_text(encoding="utf-8"))
             return scores
         (place / "checkpoints").mkdir(parents=True, exist_ok=True)
-        L.seed_everything(inputs.config["seed"], workers=True, verbose=False)
-        scores = reward_scores(inputs, trained(place, keep)[0], examples)
+        L.seed_everything(context.seed, workers=True, verbose=False)
+        module = context.build(context.config[self.name]["module"], model=ScalarHeadModel.from_causal_lm(start))
+        self.fit(context, place, module, "reward", self.records, keep=keep)
+        scores = reward_scores(context, module, examples)
         write_json(done, scores)
         shutil.rmtree(place / "checkpoints", ignore_errors=True)  # five more models' worth of them
         return scores
 
-    module, metrics = trained(folder)
-    _centre(inputs, module, options["bias_demonstrations"])
-    export_scalar_model(module.model, start.config, inputs.tokenizer, folder / "model")
-    for split in ("validation", "test"):
-        comparisons = inputs.comparisons(records, split)
-        if comparisons:
-            rankings, examples = _fitting(inputs, comparisons)
-            metrics[f"{split}_left_out"] = len(comparisons) - len(rankings)
-            metrics[split], by_prompt = _accuracy(inputs, module, rankings, examples)
-            write_json(folder / f"{split}.json", by_prompt)
-    if options["folds"]:
-        train: Any = inputs.datamodule(stage, "reward", records).train
-        rankings, examples = _fitting(inputs, inputs.comparisons(records, "validation"))
-        metrics["folds"] = cross_validate(train, rankings, options["folds"], partial(fold_scores, examples))
-        say(outcome(metrics["folds"], options["folds"]))
-    return metrics
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """The longest prompts with the most responses."""
+        rows, lengths = rows_per_process(config, self.name), config["data"]["lengths"]
+        prompt, response = lengths["max_prompt_tokens"], lengths["max_response_tokens"]
+        count = 2 if config[self.name]["data"].get("as_pairs") else self._most_responses(context)
+        phases = memory_planner(context, config, self.name).reward_model(rows, prompt, count, response)
+        return StagePlan(self.name, f"{rows} prompts of {prompt} tokens with {count} responses of {response}", phases)
+
+    def _most_responses(self, context: Context) -> int:
+        if context.brings(self.records):
+            return max(len(comparison.ranks) for comparison in context.records(self.records, "train"))
+        return int(context.config[COLLECT]["sampling"]["max_responses"])
 
 
 @torch.no_grad()
-def reward_scores(inputs: Inputs, module: RewardModule, examples: Sequence[ComparisonExample]) -> Scores:
+def reward_scores(context: Context, module: RewardModule, examples: Sequence[ComparisonExample]) -> Scores:
     """Score of every response to every prompt."""
     scores = []
-    module.to(inputs.device)
+    module.to(context.device)
     with unshard(module.model):
-        for batch in inputs.batches(examples, collate_comparisons, 16):
-            moved = move_data_to_device(batch, inputs.device)
-            for own, exists in zip(module.scores(moved), moved.mask, strict=True):
-                scores.append(own[exists].tolist())
+        for batch in context.batches(examples, collate_comparisons, 16):
+            moved = move_data_to_device(batch, context.device)
+            for row, exists in zip(module.scores(moved), moved.mask, strict=True):
+                scores.append(row[exists].tolist())
     return scores
 
 
-def _centre(inputs: Inputs, module: RewardModule, count: int) -> None:
+def _centre(context: Context, module: RewardModule, count: int) -> None:
     """Put the mean score of so many demonstrations at 0 (InstructGPT, section 3.5)."""
-    demonstrations = inputs.tokenization.demonstrations(inputs.records("demonstrations", "train")[:count])
+    demonstrations = context.tokenization.demonstrations(context.records("demonstrations", "train")[:count])
     written = [
         ComparisonExample(example.input_ids[: example.loss_start], [example.input_ids[example.loss_start :]], [1], "")
         for example in demonstrations
     ]
-    scores = [row[0] for row in reward_scores(inputs, module, written)]
+    scores = [row[0] for row in reward_scores(context, module, written)]
     module.model.bias -= sum(scores) / len(scores)
 
 
 def _accuracy(
-    inputs: Inputs, module: RewardModule, rankings: Sequence[Comparison], examples: Sequence[ComparisonExample]
+    context: Context, module: RewardModule, rankings: Sequence[Comparison], examples: Sequence[ComparisonExample]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The table of accuracies, and the accuracy on every prompt with its group."""
-    ranks, groups = [own.ranks for own in rankings], [example.group for example in examples]
-    scored = reward_scores(inputs, module, examples)
-    results = ranking_results([own.completions for own in rankings], ranks, groups, scored)
-    return results, {"groups": groups, "accuracies": prompt_accuracies(ranks, scored)}
+    ranks, groups = [ranking.ranks for ranking in rankings], [example.group for example in examples]
+    scores = reward_scores(context, module, examples)
+    results = ranking_results([ranking.completions for ranking in rankings], ranks, groups, scores)
+    return results, {"groups": groups, "accuracies": prompt_accuracies(ranks, scores)}
 
 
-def _fitting(inputs: Inputs, rankings: Sequence[Comparison]) -> tuple[list[Comparison], list[ComparisonExample]]:
+def _fitting(context: Context, rankings: Sequence[Comparison]) -> tuple[list[Comparison], list[ComparisonExample]]:
     """Rankings as records and as tokens; prompts over the length limit have no score and are left out of both alike."""
-    tokenization = inputs.tokenization
-    fits = [(own, example) for own in rankings for example in tokenization.comparisons([own])]
-    return [own for own, _ in fits], [example for _, example in fits]
+    tokenization = context.tokenization
+    fits = [(ranking, example) for ranking in rankings for example in tokenization.comparisons([ranking])]
+    return [ranking for ranking, _ in fits], [example for _, example in fits]

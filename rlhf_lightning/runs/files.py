@@ -3,34 +3,50 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rlhf_lightning.parallel.processes import rank
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON that appears when complete; where there are several processes, the first one writes."""
-    if rank() != 0:
-        return
+@contextmanager
+def replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that takes its name when the block ends well: whatever happens, what has the name is complete.
+
+    Args:
+        path: The file's name in the end; until then it is ``<name>.unfinished``.
+        mode: ``w`` for text in UTF-8, ``wb`` for bytes.
+        options: Further arguments of ``open``.
+    """
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    try:
+        with unfinished.open(mode, **{**text, **options}) as file:
+            yield file
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     put_in_place(unfinished, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that appears when complete; rank 0 writes."""
+    if rank() == 0:
+        with replacing(path) as file:
+            file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line to a file that appears when complete; what JSON does not know, as a string.
 
-    Where there are several processes, the first one writes.
+    Rank 0 writes.
     """
-    if rank() != 0:
-        return
-    unfinished = path.with_name(path.name + ".unfinished")
-    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
-    unfinished.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    put_in_place(unfinished, path)
+    if rank() == 0:
+        with replacing(path) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def put_in_place(unfinished: Path, path: Path) -> None:

@@ -14,10 +14,6 @@ from typing import Any, Literal
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.secrets import redacted
 
-STAGES = ("pretrain", "curate", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
-"""In order; ``judge`` trains a second reward model, on other rankings, for the evaluation alone."""
-
-
 Progress = Literal["fresh", "half-done", "complete"]
 
 

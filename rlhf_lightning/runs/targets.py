@@ -17,10 +17,10 @@ FACTORIES = (
     "rlhf_lightning.sandbox.labelers.screened_labelers",
     "rlhf_lightning.sandbox.probes.sandbox_probes",
     "rlhf_lightning.sandbox.tokenizer.build_tokenizer",
-    "rlhf_lightning.algorithms.schedules.cosine_schedule",
-    "rlhf_lightning.algorithms.schedules.warmup_schedule",
+    "transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup",
+    "transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
 )
-"""Functions of ours that a configuration may call."""
+"""Functions that a configuration may call."""
 DISPATCHERS = ("lightning.pytorch.cli",)
 """Modules of those packages whose classes build whatever a text names."""
 

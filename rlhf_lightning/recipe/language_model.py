@@ -1,0 +1,75 @@
+"""Steps pretrain, sft and ppo_init: a language model on text or on demonstrations (InstructGPT, 3.5, C.1, C.3)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers import PreTrainedModel
+
+from rlhf_lightning.evaluation.plots import Curve
+from rlhf_lightning.models.export import export_causal_lm
+from rlhf_lightning.models.loading import fit_to_tokenizer
+from rlhf_lightning.recipe.context import BASE, Context
+from rlhf_lightning.recipe.memory_plan import StagePlan, memory_planner, rows_per_process
+from rlhf_lightning.recipe.stage import TrainingStage
+from rlhf_lightning.training.callbacks import KeepEpochs
+
+CURVES = (Curve("Loss", "nats per token", {"validation": "validation/loss", "train": "train/loss"}),)
+
+
+@dataclass(frozen=True)
+class Pretraining(TrainingStage):
+    """Trains the base model on text, where one is to be made; it plays GPT-3."""
+
+    reads_curated: ClassVar[bool] = False
+    curves: ClassVar[tuple[Curve, ...]] = CURVES
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """There are none."""
+        return {}
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Train from the configuration's own weights and write ``model/``."""
+        config, options = context.config, context.config[self.name]
+        model = fit_to_tokenizer(context.build(config["model"]["causal_lm"]), context.tokenizer)
+        module = context.build(options["module"], model=model)
+        metrics = self.fit(context, folder, module, "pretrain", "text")
+        export_causal_lm(model, context.tokenizer, folder / "model", dtype=options["export_dtype"])
+        return metrics
+
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """Full blocks of text."""
+        rows, tokens = rows_per_process(config, self.name), config["data"]["lengths"]["block_size"]
+        phases = memory_planner(context, config, self.name).language_model(rows, tokens)
+        return StagePlan(self.name, f"{rows} rows of {tokens} tokens", phases)
+
+
+@dataclass(frozen=True)
+class FineTuning(TrainingStage):
+    """Fine-tunes the base model on demonstrations."""
+
+    curves: ClassVar[tuple[Curve, ...]] = CURVES
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """The base model."""
+        return {"init": BASE}
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Train and write ``model/``, and ``epochs/`` where they are kept."""
+        options = context.config[self.name]
+        model: PreTrainedModel = context.causal_lm(BASE, residual_dropout=options["residual_dropout"])
+        module = context.build(options["module"], model=model)
+        export = partial(export_causal_lm, model, context.tokenizer)
+        epochs = [KeepEpochs(folder / "epochs", export)] if options["keep_epochs"] else []
+        metrics = self.fit(context, folder, module, "sft", "demonstrations", epochs)
+        export(folder / "model")
+        return metrics
+
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """The longest prompts and responses."""
+        rows, lengths = rows_per_process(config, self.name), config["data"]["lengths"]
+        prompt, response = lengths["max_prompt_tokens"], lengths["max_response_tokens"]
+        phases = memory_planner(context, config, self.name).language_model(rows, prompt + response, response)
+        return StagePlan(self.name, f"{rows} rows of {prompt} + {response} tokens", phases)

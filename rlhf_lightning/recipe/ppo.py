@@ -1,0 +1,122 @@
+"""Steps ppo and ppo_ptx: the policy against the reward model (InstructGPT, 3.5, equation 2, C.4)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from rlhf_lightning.evaluation.plots import Curve
+from rlhf_lightning.generation.engines import make_sampler
+from rlhf_lightning.models.export import export_causal_lm
+from rlhf_lightning.models.lora import ppo_models
+from rlhf_lightning.modules.ppo import FORWARD_TOKENS, PPOModule
+from rlhf_lightning.recipe.context import REWARD, Context
+from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, memory_planner, rows_per_process
+from rlhf_lightning.recipe.stage import BATCH_SIZE, TrainingStage
+from rlhf_lightning.training.callbacks import SampleTable
+from rlhf_lightning.training.memory import Phase
+
+INIT = "init"
+"""The reference that is the policy's start."""
+
+
+@dataclass(frozen=True)
+class PolicyOptimization(TrainingStage):
+    """Trains a policy by PPO; with ``module.ptx_coef`` above 0 also on pretraining text."""
+
+    shared_settings: ClassVar[tuple[str, ...]] = ("generation",)
+    unit: ClassVar[str] = "iteration"
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve("Score of the reward model", "score", {"mean": "rollout/score"}),
+        Curve("KL to the reference", "nats per response", {"k1": "rollout/kl", "k3": "rollout/kl_k3"}),
+        Curve("Length", "tokens", {"mean": "rollout/length"}),
+        Curve("Responses that end by themselves", "share of responses", {"share": "rollout/ended"}),
+        Curve("Pretraining loss", "nats per token", {"train": "update/ptx_loss"}),
+        Curve("Clipped tokens", "share of tokens", {"share": "update/clip_fraction"}),
+        Curve("Change of the policy per iteration", "nats per token", {"approximate KL": "update/approx_kl"}),
+        Curve("Value loss", "score squared", {"mean": "update/value_loss"}),
+        Curve("Explained variance of the value", "share of variance", {"share": "rollout/explained_variance"}),
+        Curve("Gradient norms", "norm", {"policy": "update/policy_grad_norm", "value": "update/value_grad_norm"}),
+        Curve("Parts of the policy gradient", "norm", {"PPO": "update/ppo_grad_norm", "ptx": "update/ptx_grad_norm"}),
+        Curve("Angle between the two parts", "cosine", {"cosine": "update/grad_cosine"}),
+        Curve("KL coefficient", "score per nat", {"coefficient": "rollout/kl_coef"}, constant=False),
+        Curve(
+            "Time per iteration",
+            "seconds",
+            {phase: f"time/{phase}_seconds" for phase in ("update", "rollout", "score", "ptx")},
+        ),
+    )
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """The policy's start, the reward model, and the reference where it is another model."""
+        options = context.config[self.name]
+        parents = {"init": options["init"], "reward": REWARD}
+        return parents if options["reference"] == INIT else {**parents, "reference": options["reference"]}
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Train and write ``model/``, ``model_ema/`` and ``samples.jsonl``."""
+        options, generation = context.config[self.name], context.config["generation"]
+        policy, reward = context.causal_lm(options["init"]), context.scalar_model(REWARD)
+        reference = None if options["reference"] == INIT else context.causal_lm(options["reference"])
+        module: PPOModule = context.build(
+            options["module"],
+            **ppo_models(policy, reward, reference, **options["lora"]),
+            tokenizer=context.tokenizer,
+            sampler=make_sampler(generation["engine"], **generation["options"]),
+            max_new_tokens=context.tokenization.max_response_tokens,
+            seed=context.seed,
+        )
+        samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
+        metrics = self.fit(context, folder, module, "ppo", "prompts", [samples])
+        export_causal_lm(policy, context.tokenizer, folder / "model")
+        if module.ema is not None:
+            with module.ema.applied(policy):
+                export_causal_lm(policy, context.tokenizer, folder / "model_ema")
+        return metrics
+
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """Rollouts of the longest prompts and responses."""
+        module, data, lengths = config[self.name]["module"], config[self.name]["data"], config["data"]["lengths"]
+        rows, prompt = rows_per_process(config, self.name), lengths["max_prompt_tokens"]
+        response = lengths["max_response_tokens"]
+        minibatch = math.ceil(rows / module["num_minibatches"])
+        micro = min(module["micro_batch_size"] or minibatch, minibatch)
+        text = math.ceil((data.get("text_batch_size") or 0) / module["num_minibatches"])
+        phases = memory_planner(context, config, self.name).ppo(
+            rows,
+            prompt,
+            response,
+            micro_rows=micro,
+            minibatch_rows=minibatch,
+            forward_tokens=FORWARD_TOKENS,
+            ema=module["ema_decay"] is not None,
+            text_rows=min(module["micro_batch_size"] or text, text),
+            text_tokens=lengths["block_size"],
+        )
+        if module.get("offload_frozen") and context.device.type != "cpu":
+            waiting = ("reference", "reward")
+            phases = [
+                phase
+                if phase.name == "score"
+                else Phase(phase.name, {part: size for part, size in phase.parts.items() if part not in waiting})
+                for phase in phases
+            ]
+        return StagePlan(self.name, f"{rows} episodes of {prompt} + {response} tokens, {micro} at a time", phases)
+
+    def levers(self, config: Mapping[str, Any]) -> list[Lever]:
+        """Smaller micro-batches, frozen models on the CPU, adapters, no moving average, smaller batches."""
+        options = config[self.name]
+        module = options["module"]
+        micro = module["micro_batch_size"] or math.ceil(options["data"]["batch_size"] / module["num_minibatches"])
+        levers = [Lever(self.name, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+        if not module["offload_frozen"] and torch.cuda.is_available():
+            levers.append(Lever(self.name, "module.offload_frozen", True))
+        levers += [lever for lever in super().levers(config) if lever.path != BATCH_SIZE]
+        if not options["lora"]["rank"]:
+            levers.append(Lever(self.name, "lora.rank", 16))
+        if module["ema_decay"] is not None:
+            levers.append(Lever(self.name, "module.ema_decay", None))
+        return levers + [lever for lever in super().levers(config) if lever.path == BATCH_SIZE]

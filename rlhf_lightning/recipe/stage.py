@@ -1,0 +1,169 @@
+"""What a step of the recipe is: its name, what it starts from, how it is made, what the report shows of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+
+from rlhf_lightning.data.datamodule import RLHFDataModule, Task
+from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.evaluation.plots import Curve
+from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
+from rlhf_lightning.training.fit import fit_stage
+from rlhf_lightning.training.progress import StageProgress
+
+BATCH_SIZE = "data.batch_size"
+PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", "logger")
+"""Settings of the trainer that say where it runs and who is told; the artifact is the same."""
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """A step of the recipe; ``recipe/pipeline.py`` has the tuple of them.
+
+    A new one is a subclass in a file of its own, a line in ``RECIPE`` and a config group of its name.
+
+    Args:
+        name: The step's folder, its node in the configuration and what other steps call its model.
+        title: The step as people call it.
+        colour: The step's colour in figures, as ``#rrggbb``.
+    """
+
+    name: str
+    title: str
+    colour: str
+
+    all_processes: ClassVar[bool] = False
+    """Whether all processes take part; otherwise the first one works and the others wait."""
+    keeps_artifact: ClassVar[bool] = True
+    """Whether the step leaves a folder that is skipped when complete and resumed when half done."""
+    reads_curated: ClassVar[bool] = True
+    """Whether it reads the records that step curate left; otherwise those of the data option itself."""
+    shared_settings: ClassVar[tuple[str, ...]] = ()
+    """Shared config groups that its result depends on, besides model, data and trainer."""
+    curves: ClassVar[tuple[Curve, ...]] = ()
+    """What the report draws from its metrics.csv."""
+    unit: ClassVar[str] = "batch"
+    """What a row of its metrics.csv stands for."""
+    measured_on_rankings: ClassVar[bool] = False
+    """Whether the report has a table of its accuracy on rankings."""
+    reported: ClassVar[bool] = False
+    """Whether the report is written when it is complete."""
+
+    @abstractmethod
+    def parents(self, context: Context) -> dict[str, str]:
+        """Models and steps that it is made from, by their role."""
+
+    @abstractmethod
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Make the step's artifact in its folder, from where it was interrupted; returns its metrics."""
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """What the artifact depends on: parents, data, resolved configuration."""
+        config = {name: context.config[name] for name in ("model", "seed", self.name, *self.shared_settings)}
+        config["data"] = context.config["data"]["lengths"]
+        trainer = context.config["trainer"]
+        config["trainer"] = {name: value for name, value in trainer.items() if name not in PLACEMENT}
+        return {
+            "stage": self.name,
+            "config": config,
+            "data": context.data_fingerprint(self.reads_curated),
+            "parents": {role: context.model_fingerprint(name) for role, name in self.parents(context).items()},
+        }
+
+    def not_needed(self, context: Context) -> str | None:
+        """Why this run does without the step; None where it does not."""
+        return None
+
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan | None:
+        """The memory that the step needs with a configuration; None where it does not train."""
+        return None
+
+    def levers(self, config: Mapping[str, Any]) -> list[Lever]:
+        """Overrides that need less memory, from what costs nothing to what changes the run."""
+        return []
+
+
+class TrainingStage(Stage):
+    """A step that trains a LightningModule."""
+
+    all_processes: ClassVar[bool] = True
+
+    def fit(
+        self,
+        context: Context,
+        folder: Path,
+        module: L.LightningModule,
+        task: Task,
+        records: str,
+        callbacks: Sequence[L.Callback] = (),
+        keep: Callable[[Comparison], bool] | None = None,
+    ) -> dict[str, Any]:
+        """Train a module on records of a kind, from its last checkpoint where there is one.
+
+        Args:
+            context: Models, records and settings of the run.
+            folder: The folder that gets ``metrics.csv``, ``checkpoints/`` and ``dropped.json``.
+            module: The module that learns.
+            task: The task of the data module.
+            records: The kind of the training records.
+            callbacks: Callbacks besides the progress bar and those of the user.
+            keep: Which of the training records to keep; None keeps all.
+
+        Returns:
+            The last value of every metric.
+        """
+        data = self.datamodule(context, task, records, keep)
+        metrics = fit_stage(
+            module,
+            data,
+            folder,
+            partial(context.build, context.config["trainer"]),
+            [StageProgress(self.name, context.console), *callbacks],
+            partial(context.say, self.name),
+            **context.config[self.name]["fit"],
+        )
+        context.report_dropped(self.name, folder, data.dropped)
+        return metrics
+
+    def datamodule(
+        self, context: Context, task: Task, records: str, keep: Callable[[Comparison], bool] | None = None
+    ) -> RLHFDataModule:
+        """The data that the step trains on; arguments as those of `fit`."""
+        options = dict(context.config[self.name]["data"])
+        uses_text = options.get("text_share") or options.get("text_batch_size")
+        limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
+        left_out = options.pop("leave_out", None) or []
+
+        def split_records(split: str, required: bool) -> list[Any]:
+            if task == "reward":
+                return context.comparisons(records, split)
+            return context.records(records, split, required, self.reads_curated)
+
+        train = [record for record in split_records("train", True) if record.source not in left_out]
+        train = train[: limits["max_train"]]
+        validation = [] if task == "ppo" else split_records("validation", False)
+        return RLHFDataModule(
+            task,
+            context.tokenizer,
+            train if keep is None else [record for record in train if keep(record)],
+            validation[: limits["max_validation"]] or None,
+            text=context.records("text", "train") if uses_text else None,
+            seed=context.seed,
+            **context.config["data"]["lengths"],
+            **options,
+        )
+
+    def levers(self, config: Mapping[str, Any]) -> list[Lever]:
+        """Activation checkpointing and smaller batches."""
+        module, data = config[self.name]["module"], config[self.name]["data"]
+        sizes = [size for size in (data["batch_size"] // 2, data["batch_size"] // 8) if size >= 1]
+        checkpointing = [] if module.get("activation_checkpointing", False) else [True]
+        return [Lever(self.name, "module.activation_checkpointing", on) for on in checkpointing] + [
+            Lever(self.name, BATCH_SIZE, size) for size in sizes
+        ]

@@ -1,0 +1,44 @@
+"""What lies on this machine, and what may be asked of the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_FILE_SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".parquet",
+    ".arrow",
+    ".gz",
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be asked of the hub: `name` or `owner/name`, where neither it nor the owner is a path here.
+
+    Examples:
+        >>> [is_hub_id(name) for name in ("gpt2", "Qwen/Qwen3-0.6B", "./gpt2", "runs/demo/sft", "model.safetensors")]
+        [True, True, False, False, False]
+    """
+    here = Path(name).exists() or Path(name.partition("/")[0]).is_dir()
+    return _ID.fullmatch(name) is not None and not here and not name.endswith(_FILE_SUFFIXES)
+
+
+def here_or_hub_id(path: str) -> str:
+    """The path itself, if something is there or the hub may be asked for it: a mistyped path asks nobody.
+
+    Raises:
+        FileNotFoundError: When nothing is there and it looks like a path.
+    """
+    if not Path(path).exists() and not is_hub_id(path):
+        raise FileNotFoundError(
+            f"there is no file or folder {path} here, and it looks like a path, so the hub is not asked. "
+            "Mend the path; an id of the hub is 'name' or 'owner/name', where no folder here has the owner's name."
+        )
+    return path
