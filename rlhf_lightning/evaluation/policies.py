@@ -12,7 +12,14 @@ from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch, Rollout
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
-from rlhf_lightning.generation.sample import response_log_probs, response_texts, sample_responses, token_id
+from rlhf_lightning.generation.sample import (
+    SamplingOptions,
+    response_log_probs,
+    response_texts,
+    sample_responses,
+    through_first,
+    token_id,
+)
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
@@ -71,16 +78,10 @@ def sample_policy(
         Responses, lengths in tokens (EOS included) and KL in nats per response (k1, signed, from the samples).
     """
     samples = PolicySamples()
+    options = SamplingOptions.from_tokenizer(tokenizer, max_new_tokens, temperature)
     for batch in batches:
-        rollout = sample_responses(
-            model,
-            batch if prefix is None else _prefixed(batch, prefix, tokenizer),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=token_id(tokenizer.eos_token_id),
-            pad_token_id=token_id(tokenizer.pad_token_id),
-            temperature=temperature,
-            key=(seed,),
-        )
+        read = batch if prefix is None else _prefixed(batch, prefix, tokenizer)
+        rollout = sample_responses(model, read, options, (seed,))
         sampled = rollout
         if stop is not None:
             rollout = _cut(rollout, stop, tokenizer)
@@ -110,7 +111,7 @@ def _cut(rollout: Rollout, stop: str, tokenizer: PreTrainedTokenizerBase) -> Rol
     if len(ids) != 1:
         raise ValueError(f"the stop word {stop!r} must be one token, it is {len(ids)}.")
     stops = (rollout.response_ids == ids[0]) & rollout.response_mask
-    mask = rollout.response_mask & (stops.long().cumsum(1) - stops.long() == 0)
+    mask = rollout.response_mask & through_first(stops)
     response_ids = rollout.response_ids.masked_fill(stops, token_id(tokenizer.eos_token_id))
     return rollout._replace(response_ids=response_ids, response_mask=mask, ended=rollout.ended | stops.any(1))
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
 from rlhf_lightning.data.loader import collate_lm, padded
 from rlhf_lightning.data.tokenize import LMExample
-from rlhf_lightning.generation.sample import response_texts, sample_responses, token_id
+from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
 from rlhf_lightning.models.log_probs import causal_log_probs
 
 Outcomes: TypeAlias = dict[str, list[float]]
@@ -72,20 +72,14 @@ def run_probe(
     if isinstance(probe, Choice):
         return {"accuracy": _choices(model, tokenizer, probe, batch_size)}
     pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
+    options = SamplingOptions.from_tokenizer(tokenizer, probe.max_new_tokens, probe.temperature)
     texts: list[str] = []
     for start in range(0, len(probe.prompts), batch_size):
         part = list(probe.prompts[start : start + batch_size])
         ids, mask = padded([_ids(tokenizer, text) for text in part], pad, left=True)
         index = torch.arange(start, start + len(part), device=device)
-        rollout = sample_responses(
-            model,
-            PromptBatch(ids.to(device), mask.to(device), index, part),
-            max_new_tokens=probe.max_new_tokens,
-            eos_token_id=token_id(tokenizer.eos_token_id),
-            pad_token_id=pad,
-            temperature=probe.temperature,
-            key=(seed,),
-        )
+        prompts = PromptBatch(ids.to(device), mask.to(device), index, part)
+        rollout = sample_responses(model, prompts, options, (seed,))
         texts += response_texts(tokenizer, rollout)
     if probe.stop is not None:
         texts = [text.split(probe.stop)[0].strip() for text in texts]

@@ -10,7 +10,8 @@ from transformers.cache_utils import DynamicLayer
 
 from rlhf_lightning.algorithms.batch import PromptBatch, length_groups
 from rlhf_lightning.algorithms.functional import position_ids
-from rlhf_lightning.models.attention import attends_eagerly, cache_options, fast_attention
+from rlhf_lightning.compat import attention_implementation, cache_options
+from rlhf_lightning.models.attention import additive_mask, attends_eagerly, fast_attention
 from rlhf_lightning.models.log_probs import causal_logits
 
 PREFILL_TOKENS = 2048
@@ -24,7 +25,7 @@ def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Dec
 
     Args:
         model: A transformers model, or any module that maps ids and mask to logits.
-        prompts: Padded on the left.
+        prompts: The prompts, padded on the left.
         max_new_tokens: Length limit of a response.
     """
     if not isinstance(model, PreTrainedModel):
@@ -39,11 +40,11 @@ class Decoder:
     """Logits of the next token of every row that goes on, for modules without a cache: each step reads all again.
 
     Args:
-        model: Maps ids, mask and positions to logits.
-        prompts: Padded on the left.
+        model: A module that maps ids, mask and positions to logits.
+        prompts: The prompts, padded on the left.
 
     Attributes:
-        rows: Number in the batch of each row that goes on, in the order of the logits.
+        rows: The number in the batch of each row that goes on, in the order of the logits.
     """
 
     def __init__(self, model: nn.Module, prompts: PromptBatch) -> None:
@@ -115,11 +116,11 @@ class InPlaceDecoder(CachedDecoder):
         logits: list[Tensor] = []
         groups = length_groups(self.lengths, PREFILL_TOKENS)
         for group in groups:
-            own = int(self.lengths[group].max())
-            ids, mask = self.input_ids[group, width - own :], self.mask[group, width - own :]
+            start = width - int(self.lengths[group].max())
+            ids, mask = self.input_ids[group, start:], self.mask[group, start:]
             for layer in self.layers:
-                layer.expect_prompts(group, width - own, width)
-            with fast_attention(self.model, self.device, own):
+                layer.expect_prompts(group, start, width)
+            with fast_attention(self.model, self.device, width - start):
                 logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
         for layer in self.layers:
             layer.start_decoding(width)
@@ -147,21 +148,18 @@ class InPlaceDecoder(CachedDecoder):
         """What the new token sees. Everything, where no prompt is padded: then attention needs no mask."""
         if self.gapless:
             unused = -self.mask.shape[1] % BLOCK
-            hidden = nn.functional.pad(~self.mask, (0, unused), value=True)[:, None, None, :]
-            dtype = cast(PreTrainedModel, self.model).dtype
-            return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+            visible = nn.functional.pad(self.mask, (0, unused), value=False)[:, None, None, :]
+            return additive_mask(visible, cast(PreTrainedModel, self.model).dtype)
         if not self.padded:
             return None
-        if cast(PreTrainedModel, self.model).config._attn_implementation != "sdpa":
-            return self.mask
-        return self.mask[:, None, None, :]
+        return self.mask[:, None, None, :] if attention_implementation(self.model) == "sdpa" else self.mask
 
 
 class _BufferedLayer(DynamicLayer):
     """Keys and values of one layer in buffers that have room for more.
 
     Args:
-        rows: Of the batch.
+        rows: Rows of the batch.
         block: Columns that the buffers grow by; all that will be needed where they are not to grow.
         gapless: Whether queries get the whole buffers, unused columns included, instead of a part of each row.
     """

@@ -11,24 +11,25 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
-from rlhf_lightning.generation.sample import sample_responses
+from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
-Sampler: TypeAlias = Callable[..., Rollout]
-"""Samples one response per prompt from the full distribution of a policy; arguments as :func:`sample_responses`."""
+Sampler: TypeAlias = Callable[[nn.Module, PromptBatch, SamplingOptions, Sequence[int]], Rollout]
+"""Samples one response per prompt from the full distribution of a policy; arguments as `sample_responses`."""
 
 
 def make_sampler(engine: str, **options: Any) -> Sampler:
     """The sampler of that name.
 
     Args:
-        engine: ``loop``, ``transformers`` or ``vllm``.
-        options: Of its class; the loop has none.
+        engine: `loop`, `transformers` or `vllm`.
+        options: Arguments of the engine's class; the loop has none.
 
     Raises:
         ValueError: When there is no such engine, or the loop is given options.
@@ -45,10 +46,10 @@ def make_sampler(engine: str, **options: Any) -> Sampler:
 
 
 class ContinuousBatchingSampler:
-    """``generate_batch`` of transformers: requests join and leave a batch over a paged cache.
+    """`generate_batch` of transformers: requests join and leave a batch over a paged cache.
 
     Args:
-        options: Fields of ``ContinuousBatchingConfig``. Its defaults suit a GPU; on a CPU the cache has a page for
+        options: Fields of `ContinuousBatchingConfig`. Its defaults suit a GPU; on a CPU the cache has a page for
             every token of the rollout.
     """
 
@@ -56,39 +57,33 @@ class ContinuousBatchingSampler:
         self.options = options
 
     def __call__(
-        self,
-        model: nn.Module,
-        prompts: PromptBatch,
-        *,
-        max_new_tokens: int,
-        eos_token_id: int,
-        pad_token_id: int,
-        temperature: float = 1.0,
-        key: Sequence[int] = (0,),
+        self, model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
     ) -> Rollout:
-        """Sample with a stream of random numbers that is keyed by ``key``."""
+        """Sample with a stream of random numbers that is set by the key."""
         asked = _unpadded(prompts)
-        sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-        ends = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        sampling = {"temperature": options.temperature, "top_k": 0, "top_p": 1.0} if options.temperature > 0 else {}
         generation = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=temperature > 0, **ends, **cast(Any, sampling)
+            max_new_tokens=options.max_new_tokens,
+            eos_token_id=options.eos_token_id,
+            pad_token_id=options.pad_token_id,
+            do_sample=options.temperature > 0,
+            **cast(Any, sampling),
         )
         seed = int(_seeds(key, torch.zeros(1, dtype=torch.long))[0])
-        options = {"return_logprobs": True, "seed": seed, **self._sizes(prompts, max_new_tokens), **self.options}
-        found = cast(Any, model).generate_batch(
-            asked,
-            generation_config=generation,
-            continuous_batching_config=ContinuousBatchingConfig(**options),
+        sizes = self._sizes(prompts, options.max_new_tokens)
+        batching = ContinuousBatchingConfig(**{"return_logprobs": True, "seed": seed, **sizes, **self.options})
+        outputs = cast(Any, model).generate_batch(
+            asked, generation_config=generation, continuous_batching_config=batching
         )
-        outputs = sorted(found.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
+        outputs = sorted(outputs.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
         failed = [output.error for output in outputs if output.error]
         if failed or [output.prompt_ids for output in outputs] != asked:
             raise RuntimeError(
                 f"transformers answered {len(outputs) - len(failed)} of {len(asked)} prompts: {failed[:1]}. "
                 "Set generation.engine=loop, or give generation.options more num_blocks or max_batch_tokens."
             )
-        answers = [(output.generated_tokens, output.logprobs) for output in outputs]
-        return _rollout(prompts, answers, max_new_tokens, eos_token_id, pad_token_id)
+        tokens = [output.generated_tokens for output in outputs]
+        return _rollout(prompts, options, tokens, [output.logprobs for output in outputs])
 
     @staticmethod
     def _sizes(prompts: PromptBatch, max_new_tokens: int) -> dict[str, int]:
@@ -104,12 +99,12 @@ class ContinuousBatchingSampler:
 
 
 class VLLMSampler:
-    """vLLM in the process that trains (extra ``vllm``): it is given the weights before every rollout and sleeps after.
+    """vLLM in the process that trains (extra `vllm`): it is given the weights before every rollout and sleeps after.
 
     Args:
-        sleep: Free its weights and cache while the policy learns.
-        dtype: Of its weights.
-        options: Further arguments of ``vllm.LLM``, such as ``gpu_memory_utilization``.
+        sleep: Whether its weights and cache are freed while the policy learns.
+        dtype: Type of its weights.
+        options: Further arguments of `vllm.LLM`, such as `gpu_memory_utilization`.
     """
 
     def __init__(self, *, sleep: bool = True, dtype: str = "bfloat16", **options: Any) -> None:
@@ -118,28 +113,20 @@ class VLLMSampler:
         self._engine: Any = None
 
     def __call__(
-        self,
-        model: nn.Module,
-        prompts: PromptBatch,
-        *,
-        max_new_tokens: int,
-        eos_token_id: int,
-        pad_token_id: int,
-        temperature: float = 1.0,
-        key: Sequence[int] = (0,),
+        self, model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
     ) -> Rollout:
-        """Sample with a seed per prompt, keyed by ``key`` and the prompt's index."""
+        """Sample with a seed per prompt, set by the key and the prompt's index."""
         plain = cast(PreTrainedModel, merge_adapters(model) if has_adapters(model) else model)
         engine = self._with_weights(plain)
         from vllm import SamplingParams
 
         parameters = [
             SamplingParams(
-                temperature=temperature,
+                temperature=options.temperature,
                 top_p=1.0,
                 top_k=-1,
-                max_tokens=max_new_tokens,
-                stop_token_ids=[eos_token_id],
+                max_tokens=options.max_new_tokens,
+                stop_token_ids=[options.eos_token_id],
                 logprobs=0,
                 seed=seed,
                 detokenize=False,
@@ -148,13 +135,13 @@ class VLLMSampler:
         ]
         asked = [{"prompt_token_ids": ids} for ids in _unpadded(prompts)]
         outputs = [output.outputs[0] for output in engine.generate(asked, parameters, use_tqdm=False)]
-        answers = []
-        for output in outputs:
-            tokens = list(output.token_ids)
-            answers.append((tokens, [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)]))
+        log_probs = [
+            [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
+            for output in outputs
+        ]
         if self.sleep:
             engine.sleep(level=2)
-        return _rollout(prompts, answers, max_new_tokens, eos_token_id, pad_token_id)
+        return _rollout(prompts, options, [output.token_ids for output in outputs], log_probs)
 
     def _with_weights(self, model: PreTrainedModel) -> Any:
         """The engine, awake and with the weights of the model."""
@@ -164,7 +151,7 @@ class VLLMSampler:
         if self.sleep:
             self._engine.wake_up(tags=["weights"])
         weights = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
-        self._engine.apply_model(lambda own: len(own.load_weights(weights)))
+        self._engine.apply_model(lambda worker: len(worker.load_weights(weights)))
         if self.sleep:
             self._engine.wake_up(tags=["kv_cache"])
         self._engine.reset_prefix_cache()
@@ -203,22 +190,19 @@ def _seeds(key: Sequence[int], index: Tensor) -> Tensor:
 
 def _rollout(
     prompts: PromptBatch,
-    answers: Sequence[tuple[list[int], list[float]]],
-    max_new_tokens: int,
-    eos_token_id: int,
-    pad_token_id: int,
+    options: SamplingOptions,
+    tokens: Sequence[Sequence[int]],
+    log_probs: Sequence[Sequence[float]],
 ) -> Rollout:
-    """Tokens and log-probabilities of every row, cut behind the first EOS and padded on the right."""
-    device = prompts.prompt_ids.device
-    lengths = []
-    for tokens, _ in answers:
-        end = tokens.index(eos_token_id) + 1 if eos_token_id in tokens else len(tokens)
-        lengths.append(min(end, max_new_tokens))
-    width = max(lengths)
-    ids, log_probs = torch.full((len(answers), width), pad_token_id), torch.zeros(len(answers), width)
-    for row, ((tokens, values), length) in enumerate(zip(answers, lengths, strict=True)):
-        ids[row, :length] = torch.tensor(tokens[:length])
-        log_probs[row, :length] = torch.tensor(values[:length])
-    mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
-    ended = ((ids == eos_token_id) & mask).any(1)
-    return Rollout(prompts, ids.to(device), mask.to(device), log_probs.to(device), ended.to(device))
+    """Tokens and log-probabilities of every row, cut behind the first end and padded on the right."""
+    device, limit = prompts.prompt_ids.device, options.max_new_tokens
+    rows = [torch.tensor(row[:limit], dtype=torch.long) for row in tokens]
+    ids = pad_sequence(rows, batch_first=True, padding_value=options.pad_token_id)
+    values = pad_sequence([torch.tensor(row[:limit]) for row in log_probs], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    mask = (torch.arange(ids.shape[1]) < lengths) & through_first(options.ends(ids))
+    mask = mask[:, : int(mask.sum(1).max())]
+    ids = ids[:, : mask.shape[1]].masked_fill(~mask, options.pad_token_id)
+    values = values[:, : mask.shape[1]].masked_fill(~mask, 0.0)
+    ended = options.ends(ids).any(1)
+    return Rollout(prompts, ids.to(device), mask.to(device), values.to(device), ended.to(device))

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.generation.sample import joined, response_texts
-from rlhf_lightning.models.loading import freeze
+from rlhf_lightning.models.loading import freeze, model_source
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -35,18 +35,18 @@ class TextReward:
     """A reward from any sequence classification model with one label and its own tokenizer.
 
     Args:
-        path: Folder or hub id.
+        path: A local folder or a hub id.
         batch_size: Texts per forward pass.
         trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        FileNotFoundError: When there is nothing at a path that is no hub id.
     """
 
     def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
-        self.model = freeze(
-            AutoModelForSequenceClassification.from_pretrained(
-                path, use_safetensors=True, trust_remote_code=trust_remote_code
-            )
-        )
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        source, options = model_source(path), {"trust_remote_code": trust_remote_code}
+        self.model = freeze(AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, **options))
+        self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # hidden by the attention mask
         if self.model.config.pad_token_id is None:

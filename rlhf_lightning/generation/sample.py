@@ -1,6 +1,7 @@
 """Sampling responses. Left padding, positions, EOS and random numbers are handled here and nowhere else."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,63 +16,93 @@ from rlhf_lightning.generation.decoding import decoder
 from rlhf_lightning.models.log_probs import causal_log_probs
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How long responses may be, how they end, and how they are drawn; the same for every engine.
+
+    Args:
+        max_new_tokens: Length limit of a response, its EOS included.
+        eos_token_id: The token that ends a response.
+        pad_token_id: The token that fills the columns after the end; differs from EOS.
+        temperature: What divides the logits; 0 takes the most likely token.
+
+    Raises:
+        ValueError: When `pad_token_id` equals `eos_token_id`.
+    """
+
+    max_new_tokens: int
+    eos_token_id: int
+    pad_token_id: int
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an end that could not be told from padding."""
+        if self.pad_token_id == self.eos_token_id:
+            raise ValueError(
+                f"pad_token_id and eos_token_id are both {self.pad_token_id}; the end could not be told from padding."
+            )
+
+    @classmethod
+    def from_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float = 1.0
+    ) -> "SamplingOptions":
+        """With the EOS and pad tokens of a tokenizer."""
+        eos, pad = token_id(tokenizer.eos_token_id), token_id(tokenizer.pad_token_id)
+        return cls(max_new_tokens, eos, pad, temperature)
+
+    def ends(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Where a response would end."""
+        return tokens == self.eos_token_id
+
+
 @torch.no_grad()
 def sample_responses(
-    model: nn.Module,
-    prompts: PromptBatch,
-    *,
-    max_new_tokens: int,
-    eos_token_id: int,
-    pad_token_id: int,
-    temperature: float = 1.0,
-    key: Sequence[int] = (0,),
+    model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
 ) -> Rollout:
     """Sample one response per prompt from the full distribution of the model.
 
     Sampling inverts the cumulative distribution with one uniform number per token. The numbers are keyed by
-    ``(*key, prompt index, position)``: how prompts are batched does not change a response (up to rounding of
+    `(*key, prompt index, position)`: how prompts are batched does not change a response (up to rounding of
     the logits). There is no top-k or top-p: a policy trained on truncated samples is not the policy that sampled them.
 
     Args:
         model: A transformers model (with a key-value cache), or any module that maps ids and mask to logits.
-        prompts: Padded on the left.
-        max_new_tokens: Length limit of a response, its EOS included.
-        eos_token_id: The token that ends a response.
-        pad_token_id: What fills the columns after the end; differs from EOS.
-        temperature: Divides the logits; 0 takes the most likely token.
+        prompts: The prompts, padded on the left.
+        options: Lengths, end and temperature.
         key: Whole numbers that set the stream of random numbers, such as (seed, iteration).
-
-    Raises:
-        ValueError: When ``pad_token_id`` equals ``eos_token_id``.
     """
-    if pad_token_id == eos_token_id:
-        raise ValueError(
-            f"pad_token_id and eos_token_id are both {pad_token_id}; the end could not be told from padding."
-        )
-    rows, device = prompts.prompt_ids.shape[0], prompts.prompt_ids.device
-    uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), max_new_tokens)
-    tokens = torch.full((rows, max_new_tokens), pad_token_id, device=device)
-    log_probs = torch.zeros(rows, max_new_tokens, device=device)
-    steps = decoder(model, prompts, max_new_tokens)
+    size, device = (len(prompts.prompt_ids), options.max_new_tokens), prompts.prompt_ids.device
+    uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), options.max_new_tokens)
+    tokens, log_probs = torch.full(size, options.pad_token_id, device=device), torch.zeros(size, device=device)
+    steps = decoder(model, prompts, options.max_new_tokens)
     logits = steps.first()
     length = 0
     while True:
-        if temperature > 0:
-            chosen, log_prob = inverse_cdf_sample(logits, uniforms[steps.rows, length], temperature)
+        if options.temperature > 0:
+            chosen, log_prob = inverse_cdf_sample(logits, uniforms[steps.rows, length], options.temperature)
         else:
             chosen = logits.argmax(-1)
             log_prob = token_log_probs(logits, chosen)
         tokens[steps.rows, length] = chosen
         log_probs[steps.rows, length] = log_prob.to(log_probs.dtype)
         length += 1
-        going = chosen != eos_token_id
-        if length == max_new_tokens or not bool(going.any()):
+        going = ~options.ends(chosen)
+        if length == options.max_new_tokens or not bool(going.any()):
             break
         logits = steps.next(chosen, going)
     tokens = tokens[:, :length]
-    ends = tokens == eos_token_id
-    mask = (ends.long().cumsum(1) - ends.long()) == 0
-    return Rollout(prompts, tokens, mask, log_probs[:, :length], ends.any(1))
+    ends = options.ends(tokens)
+    return Rollout(prompts, tokens, through_first(ends), log_probs[:, :length], ends.any(1))
+
+
+def through_first(ends: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+    """True up to the first end of each row, that one included; everywhere in a row without one.
+
+    Examples:
+        >>> through_first(torch.tensor([[False, True, False, True]]))
+        tensor([[ True,  True, False, False]])
+    """
+    return (ends.long().cumsum(1) - ends.long()) == 0
 
 
 def response_log_probs(
@@ -82,7 +113,7 @@ def response_log_probs(
     Args:
         model: A transformers model, or any module that maps ids and mask to logits.
         rollout: Prompts and responses.
-        temperature: Of sampling; divides the logits.
+        temperature: The temperature of sampling, which divides the logits.
     """
     input_ids, mask, columns = joined(rollout)
     prompt_lengths = rollout.prompts.prompt_mask.sum(1, keepdim=True)

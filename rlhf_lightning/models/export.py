@@ -23,13 +23,13 @@ def export_causal_lm(
     folder: Path,
     dtype: str | None = None,
 ) -> None:
-    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load; it appears when complete.
+    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; it appears when complete.
 
     Args:
-        model: What to write, with adapters, if it has them, added to the weights.
-        tokenizer: Written beside it.
-        folder: Where; an older folder there is replaced.
-        dtype: Of the weights on disk, by torch's name; None leaves them as they are.
+        model: The model to write, with adapters, if it has them, added to the weights.
+        tokenizer: The tokenizer that is written beside it.
+        folder: The folder to write; an older one there is replaced.
+        dtype: Name of the torch dtype of the weights on disk; None leaves them as they are.
     """
     if has_adapters(model):
         model = merge_adapters(model)
@@ -39,15 +39,15 @@ def export_causal_lm(
 
 
 def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that ``AutoModelForSequenceClassification`` loads with the same scores up to ``bias``.
+    """Write a folder that `AutoModelForSequenceClassification` loads with the same scores up to `bias`.
 
-    Those classes have a head without bias, so the normalising bias goes into the config as ``reward_bias``.
+    Those classes have a head without bias, so the normalising bias goes into the config as `reward_bias`.
 
     Args:
-        model: What to write.
-        config: Configuration of the causal language model that the body came from.
-        tokenizer: Written beside it; its pad token tells the classifier where a text ends.
-        folder: Where; an older folder there is replaced.
+        model: The model to write.
+        config: The configuration of the causal language model that the body came from.
+        tokenizer: The tokenizer that is written beside it; its pad token tells the classifier where a text ends.
+        folder: The folder to write; an older one there is replaced.
     """
     config = copy.deepcopy(config)
     config.num_labels = 1

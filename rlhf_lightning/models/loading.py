@@ -1,4 +1,4 @@
-"""Models and tokenizers: loading, the scalar head, freezing."""
+"""Models and tokenizers: loading, fitting them to each other, freezing."""
 
 import json
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
 from rlhf_lightning.models.matmul import use_fast_matmul
+from rlhf_lightning.runs.hub import here_or_hub_id
 
 Module = TypeVar("Module", bound=nn.Module)
 _SHIPPED = Path(__file__).parents[1] / "sandbox" / "base"
@@ -27,9 +28,9 @@ _SIZES = ("small", "medium", "large")
 
 
 def model_folder(path: str) -> str:
-    """The folder of a model: ``sandbox/small``, ``sandbox/medium`` and ``sandbox/large`` ship in the package.
+    """The folder of a model: `sandbox/small`, `sandbox/medium` and `sandbox/large` ship in the package.
 
-    Any other path, or hub id, stands for itself; ``sandbox`` is short for ``sandbox/medium``.
+    Any other path, or hub id, stands for itself; `sandbox` is short for `sandbox/medium`.
 
     Raises:
         ValueError: When the sandbox has no model of that size.
@@ -40,6 +41,16 @@ def model_folder(path: str) -> str:
     if (size or "medium") not in _SIZES:
         raise ValueError(f"the sandbox has no model {path!r}; it has sandbox/{', sandbox/'.join(_SIZES)}.")
     return str(_SHIPPED / (size or "medium"))
+
+
+def model_source(path: str) -> str:
+    """The folder of a model, or its hub id; nothing is asked of the network for a mistyped path.
+
+    Raises:
+        FileNotFoundError: When nothing is there and it looks like a path.
+        ValueError: When the sandbox has no model of that size.
+    """
+    return here_or_hub_id(model_folder(path))
 
 
 def load_causal_lm(
@@ -54,17 +65,18 @@ def load_causal_lm(
     """Load a causal language model, or make a fresh one.
 
     Args:
-        path: A local folder, a hub id, or a shipped model (:func:`model_folder`).
-        config: Instead of ``path``: ``model_type`` and the architecture's own configuration fields; the weights are
-            then random.
+        path: A local folder, a hub id, or a shipped model (`model_folder`).
+        config: Instead of `path`, `model_type` and the architecture's own configuration fields; the weights are then
+            random.
         dtype: Name of the torch dtype of the weights; training keeps 32-bit master weights.
-        attention: Attention implementation of transformers: ``sdpa``, ``eager``, ``flex_attention`` (GPU), ...
+        attention: Attention implementation of transformers: `sdpa`, `eager`, `flex_attention` (GPU), ...
         residual_dropout: Dropout on the residual branches (0.2 for SFT in InstructGPT, appendix C.1); every other
             dropout is 0. Only for architectures that have one.
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        ValueError: When not exactly one of ``path`` and ``config`` is given, or the dropout does not exist.
+        FileNotFoundError: When there is nothing at a path that is no hub id.
+        ValueError: When not exactly one of `path` and `config` is given, or the dropout does not exist.
     """
     architecture = model_config(path, config, trust_remote_code=trust_remote_code)
     _set_dropout(architecture, residual_dropout)
@@ -77,34 +89,32 @@ def load_causal_lm(
     if path is None:
         model = AutoModelForCausalLM.from_config(**options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(model_folder(path), use_safetensors=True, **options)
+        model = AutoModelForCausalLM.from_pretrained(model_source(path), use_safetensors=True, **options)
     return use_fast_kernels(cast(PreTrainedModel, model))
 
 
 def model_config(
     path: str | None = None, config: Mapping[str, Any] | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """The architecture of a model, without its weights; arguments as those of :func:`load_causal_lm`.
+    """The architecture of a model, without its weights; arguments and errors as those of `load_causal_lm`.
 
     Raises:
-        ValueError: When not exactly one of ``path`` and ``config`` is given.
+        ValueError: When not exactly one of `path` and `config` is given.
     """
     if (path is None) == (config is None):
         raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
     if path is not None:
-        found = AutoConfig.from_pretrained(model_folder(path), trust_remote_code=trust_remote_code)
+        architecture = AutoConfig.from_pretrained(model_source(path), trust_remote_code=trust_remote_code)
     else:
-        fields = dict(config or {})
-        tokens = {"bos_token_id": None, "eos_token_id": None}
-        found = AutoConfig.for_model(fields.pop("model_type"), **tokens | fields)
-    return cast(PreTrainedConfig, found)
+        architecture = AutoConfig.for_model(**{"bos_token_id": None, "eos_token_id": None, **(config or {})})
+    return cast(PreTrainedConfig, architecture)
 
 
 def use_fast_kernels(model: Module) -> Module:
     """Put faster kernels into a model; its values are the same up to rounding, its parameters the very same.
 
-    Linear layers multiply by :func:`rlhf_lightning.models.matmul.product`. Where transformers writes out the formula of
-    tanh-GELU (``gelu_new``: GPT-2 and others) stands torch's kernel: a training step takes about a fifth less time, and
+    Linear layers multiply by `rlhf_lightning.models.matmul.matmul`. Where transformers writes out the formula of
+    tanh-GELU (`gelu_new`: GPT-2 and others) stands torch's kernel: a training step takes about a fifth less time, and
     the activations that are kept for the backward pass shrink.
     """
     use_fast_matmul(model)
@@ -119,14 +129,16 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """Load a tokenizer and make sure that it has an EOS and a pad token that differ.
 
     Args:
-        path: A local folder, a hub id, a shipped model, a single ``tokenizer.json``, or a folder with the original
-            GPT-2 files ``encoder.json`` and ``vocab.bpe``.
+        path: A local folder, a hub id, a shipped model, a single `tokenizer.json`, or a folder with the original
+            GPT-2 files `encoder.json` and `vocab.bpe`.
         trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
+        FileNotFoundError: When there is nothing at a path that is no hub id.
         ValueError: When the tokenizer has no EOS token.
     """
-    folder = Path(model_folder(path))
+    source = model_source(path)
+    folder = Path(source)
     if (folder / "encoder.json").exists():
         vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
@@ -135,7 +147,6 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     elif folder.suffix == ".json":
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder), eos_token="<|endoftext|>")
     else:
-        source = str(folder) if folder.exists() else path
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no EOS token; responses could never end. Set one and save it.")

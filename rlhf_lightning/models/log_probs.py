@@ -15,6 +15,7 @@ from rlhf_lightning.algorithms.batch import length_groups
 from rlhf_lightning.algorithms.functional import position_ids, token_log_probs
 from rlhf_lightning.models.attention import fast_attention
 from rlhf_lightning.models.matmul import matmul
+from rlhf_lightning.models.precision import compute_dtype
 
 CHUNK = 2**22
 """Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
@@ -32,11 +33,11 @@ def causal_logits(
     """Logits of any causal language model, of the last positions only where that is asked for.
 
     Args:
-        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
-        input_ids: Tokens.
-        mask: Real tokens.
-        positions: Position of each token (:func:`rlhf_lightning.algorithms.functional.position_ids`).
-        last: Keep that many positions from the end; None keeps all.
+        model: A transformers model, or any module that maps `(input_ids, attention_mask, position_ids)` to logits.
+        input_ids: The tokens.
+        mask: True on real tokens.
+        positions: The position of each token (`rlhf_lightning.algorithms.functional.position_ids`).
+        last: How many positions are kept, from the end; None keeps all.
     """
     options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
     if isinstance(model, PreTrainedModel):
@@ -62,14 +63,14 @@ def causal_log_probs(
     groups of similar length, and their padding is not masked: no real token sees it, and attention is faster without.
 
     Args:
-        model: A transformers model, or any module that maps ``(input_ids, attention_mask, position_ids)`` to logits.
-        input_ids: Tokens.
-        mask: Real tokens.
-        counts: Tokens that are wanted. The first of a row has none before it and is left out.
-        temperature: Divides the logits.
+        model: A transformers model, or any module that maps `(input_ids, attention_mask, position_ids)` to logits.
+        input_ids: The tokens.
+        mask: True on real tokens.
+        counts: True on the tokens that are wanted. The first of a row has none before it and is left out.
+        temperature: What divides the logits.
 
     Returns:
-        For every token but the first; 0 where it does not count.
+        A log-probability for every token but the first; 0 where it does not count.
     """
     rows, times = counts[:, 1:].nonzero(as_tuple=True)
     targets = input_ids[rows, times + 1]
@@ -80,11 +81,11 @@ def causal_log_probs(
         else:
             hidden = last_hidden(model, input_ids, attention_mask=mask, position_ids=position_ids(mask))[rows, times]
         weight = cast(Tensor, model.get_output_embeddings().weight)
-        found = linear_log_probs(hidden, weight, targets, temperature)
+        log_probs = linear_log_probs(hidden, weight, targets, temperature)
     else:
         logits = causal_logits(model, input_ids, mask, position_ids(mask))[rows, times]
-        found = token_log_probs(logits / temperature, targets)
-    return torch.zeros(counts[:, 1:].shape, dtype=found.dtype, device=found.device).index_put((rows, times), found)
+        log_probs = token_log_probs(logits / temperature, targets)
+    return log_probs.new_zeros(counts[:, 1:].shape).index_put((rows, times), log_probs)
 
 
 def last_hidden(
@@ -103,10 +104,10 @@ def _hidden_by_length(model: PreTrainedModel, input_ids: Tensor, mask: Tensor) -
     groups = length_groups(lengths, sys.maxsize)
     parts = [last_hidden(model, input_ids[group, : int(lengths[group[0]])]) for group in groups]
     width = parts[0].shape[1]
-    wide = [
-        part if part.shape[1] == width else nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts
-    ]
-    return torch.cat(wide) if len(wide) > 1 else wide[0], torch.cat(groups).argsort()
+    if len(parts) > 1:  # the longest rows are copied once, not twice
+        padding = [nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts[1:]]
+        parts = [torch.cat([parts[0], *padding])]
+    return parts[0], torch.cat(groups).argsort()
 
 
 def linear_log_probs(
@@ -115,28 +116,25 @@ def linear_log_probs(
     targets: Int[Tensor, " tokens"],
     temperature: float = 1.0,
 ) -> Float[Tensor, " tokens"]:
-    """``token_log_probs(hidden @ weight.T / temperature, targets)`` in chunks, in 32 bits at least.
+    """`token_log_probs(hidden @ weight.T / temperature, targets)` in chunks, in 32 bits at least.
 
     Args:
         hidden: What the head reads at each position.
-        weight: Of the head, which has no bias.
-        targets: The token that came.
-        temperature: Divides the logits.
+        weight: The weight of the head, which has no bias.
+        targets: The token that came at each position.
+        temperature: What divides the logits.
 
-    Example:
+    Examples:
         >>> linear_log_probs(torch.ones(1, 1), torch.zeros(4, 1), torch.tensor([2])).exp()
         tensor([0.2500])
     """
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    dtype = compute_dtype(hidden.device, hidden.dtype)
     apply = cast(Callable[..., Tensor], _LinearLogProbs.apply)
-    return apply(hidden, weight.to(hidden.dtype), targets, temperature)
+    return apply(hidden.to(dtype), weight.to(dtype), targets, temperature)
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """Keeps the probabilities of what fits into ``KEPT`` and computes the rest again in the backward pass."""
+    """Keeps the probabilities of what fits into `KEPT` and computes the rest again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -144,21 +142,21 @@ class _LinearLogProbs(torch.autograd.Function):
         ctx.temperature = temperature
         needed = any(ctx.needs_input_grad)
         keep = needed and len(targets) * len(weight) <= KEPT
-        found, kept = [], []
+        log_probs, kept = [], []
         for part, wanted in zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True):
             logits = _logits(part, weight, temperature)
             # One pass of exponentials: the largest probability is exp(largest logit - total).
             probabilities = logits.softmax(1)
             total = logits.amax(1) - probabilities.amax(1).log()
-            found.append(logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - total)
+            log_probs.append(logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - total)
             if keep:
                 kept.append(probabilities)
         if needed:
             ctx.save_for_backward(hidden, weight, targets)
             ctx.kept = kept
-        if not found:
+        if not log_probs:
             return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
-        return torch.cat(found)
+        return torch.cat(log_probs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -216,7 +214,7 @@ def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             for module, mode in modes:
                 module.training = mode
-            own = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
-            plain = own.shape == logits.shape and bool((own - logits).abs().max() <= 1e-3 * logits.abs().max())
+            product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
+            plain = product.shape == logits.shape and bool((product - logits).abs().max() <= 1e-3 * logits.abs().max())
         _PLAIN_HEAD[model] = plain
     return _PLAIN_HEAD[model]

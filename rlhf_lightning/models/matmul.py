@@ -10,23 +10,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_lightning.compat import has_onednn_linear, onednn_linear
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def matmul(
     left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"], bias: Tensor | None = None
 ) -> Float[Tensor, "rows columns"]:
-    """``left @ right``, plus a bias of the columns.
+    """`left @ right`, plus a bias of the columns.
 
     On AMD processors with AVX-512, MKL, which torch asks for products in 32 bits, reaches less than half the rate of
     oneDNN, which torch asks for products in 16 bits. The precision is the same.
 
     Args:
-        left: Of any strides, like ``right``: a transposed view costs nothing.
-        right: The other factor.
-        bias: Added to each row.
+        left: One factor, of any strides: a transposed view costs nothing.
+        right: The other factor, likewise.
+        bias: What is added to each row.
 
-    Example:
+    Examples:
         >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]), torch.tensor([5.0]))
         tensor([[16.]])
     """
@@ -38,7 +40,7 @@ def matmul(
 
 
 def use_fast_matmul(model: Module) -> Module:
-    """Let the linear layers of a model multiply by :func:`product`, where that helps; parameters stay as they are."""
+    """Let the linear layers of a model multiply by `matmul`, where that helps; parameters stay as they are."""
     if onednn_is_faster():
         for module in model.modules():
             if type(module) in _FAST:
@@ -48,10 +50,10 @@ def use_fast_matmul(model: Module) -> Module:
 
 @memoised
 def onednn_is_faster() -> bool:
-    """Whether this machine's CPU is one on which :func:`product` beats torch's own choice."""
+    """Whether this machine's CPU is one on which oneDNN beats torch's own choice."""
     return (
         torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
+        and has_onednn_linear()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and "AuthenticAMD" in _processor()
     )
@@ -68,15 +70,14 @@ def _fits(left: Tensor, right: Tensor) -> bool:
         and left.device.type == right.device.type == "cpu"
         and left.numel() > 0
         and onednn_is_faster()
-        and bool(torch.backends.mkldnn.enabled)  # torch's own switch: ``torch.backends.mkldnn.flags(enabled=False)``
+        and bool(torch.backends.mkldnn.enabled)  # torch's own switch: `torch.backends.mkldnn.flags(enabled=False)`
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
 def _onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
-    product = torch.ops.mkldnn._linear_pointwise(_strided(left), _strided(right).t(), bias, "none", [], "")
-    return cast(Tensor, product)
+    return onednn_linear(_strided(left), _strided(right).t(), bias)
 
 
 def _strided(matrix: Tensor) -> Tensor:
@@ -109,14 +110,14 @@ def _over_rows(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _FastLinear(nn.Linear):
-    """A linear layer whose weight is ``out x in``."""
+    """A linear layer whose weight is `out x in`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _over_rows(input, self.weight.t(), self.bias)
 
 
 class _FastConv1D(Conv1D):
-    """The linear layer of GPT-2, whose weight is ``in x out``."""
+    """The linear layer of GPT-2, whose weight is `in x out`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _over_rows(x, self.weight, self.bias)

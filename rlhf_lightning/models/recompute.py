@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlhf_lightning.compat import attention_implementation, using_attention
+
 
 def checkpoint_activations(model: nn.Module) -> None:
     """Trade a second forward pass for the memory of what is inside the blocks of a transformers model.
@@ -18,7 +20,7 @@ def checkpoint_activations(model: nn.Module) -> None:
     pass that fills a key-value cache is left as it is, because the second forward pass would fill it twice.
 
     Args:
-        model: Or a module that has one within.
+        model: A transformers model, or a module that has one within.
 
     Raises:
         ValueError: When nothing in it can be checkpointed.
@@ -40,14 +42,11 @@ def _checkpointed(forward: Callable[..., Any], config: Any, *arguments: Any, **o
     cached = any(isinstance(value, Cache) for value in (*arguments, *options.values()))
     if cached or not torch.is_grad_enabled():
         return forward(*arguments, **options)
-    attention = config._attn_implementation
+    attention = attention_implementation(config)
 
     def again(*arguments: Any, **options: Any) -> Any:
         # The backward pass runs when the choice of rlhf_lightning.models.attention has been taken back.
-        now, config._attn_implementation = config._attn_implementation, attention
-        try:
+        with using_attention(config, attention):
             return forward(*arguments, **options)
-        finally:
-            config._attn_implementation = now
 
     return cast(Any, checkpoint(again, *arguments, use_reentrant=False, **options))

@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForSequenceClassification, Cache, PreTrainedModel
 
-from rlhf_lightning.models.attention import attention_implementation, cache_options, fast_attention
-from rlhf_lightning.models.loading import use_fast_kernels
+from rlhf_lightning.compat import attention_implementation, cache_options
+from rlhf_lightning.models.attention import additive_mask, fast_attention
+from rlhf_lightning.models.loading import model_source, use_fast_kernels
+from rlhf_lightning.models.precision import compute_dtype
 
 
 class ScalarHeadModel(nn.Module):
     """A transformer body with one number per token: reward model and value network.
 
     Args:
-        backbone: Body without head, from ``AutoModel`` or ``causal_lm.base_model``; its output has
-            ``last_hidden_state``.
-        hidden_size: Width d of the body.
+        backbone: A body without head, from `AutoModel` or `causal_lm.base_model`; its output has `last_hidden_state`.
+        hidden_size: The width d of the body.
 
     The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (Stiennon et al. 2020).
-    ``bias`` is the constant that puts demonstrations at mean 0 (InstructGPT, section 3.5); it is not trained.
+    `bias` is the constant that puts demonstrations at mean 0 (InstructGPT, section 3.5); it is not trained.
     """
 
     bias: Float[Tensor, ""]
@@ -49,12 +50,12 @@ class ScalarHeadModel(nn.Module):
         """One number per token, in the units of the score.
 
         Args:
-            input_ids: Tokens.
-            attention_mask: ``rows x time``, True on real tokens, or ``rows x 1 x time x time``, True where a query
-                (third axis) sees a key (fourth axis), for flex attention as a block mask. None where padding, if any,
-                is on the right: no real token sees it, and attention is faster without a mask.
-            position_ids: Position of each token; None counts from the left.
-            cache: Keys and values of the tokens before these; the own ones are added to it.
+            input_ids: The tokens.
+            attention_mask: `rows x time`, True on real tokens, or `rows x 1 x time x time`, True where a query (third
+                axis) sees a key (fourth axis), for flex attention as a block mask. None where padding, if any, is on
+                the right: no real token sees it, and attention is faster without a mask.
+            position_ids: The position of each token; None counts from the left.
+            cache: Keys and values of the tokens before these; those of these tokens are added to it.
         """
         if attention_mask is None and not isinstance(self.backbone, PreTrainedModel):
             attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
@@ -64,7 +65,8 @@ class ScalarHeadModel(nn.Module):
             eager = attention_implementation(self.backbone) == "eager"
             if eager and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
                 # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
-                attention_mask = _additive(attention_mask, self.head.weight.dtype)
+                dtype = compute_dtype(attention_mask.device, self.head.weight.dtype)
+                attention_mask = additive_mask(attention_mask, dtype)
             output = self.backbone(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options
             )
@@ -73,13 +75,19 @@ class ScalarHeadModel(nn.Module):
 
 
 def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sdpa") -> ScalarHeadModel:
-    """Load a sequence classification folder with one label, such as :func:`export_scalar_model` writes.
+    """Load a sequence classification folder with one label, such as `export_scalar_model` writes.
+
+    Args:
+        path: A local folder or a hub id.
+        dtype: Name of the torch dtype of the weights.
+        attention: Attention implementation of transformers.
 
     Raises:
+        FileNotFoundError: When there is nothing at a path that is no hub id.
         ValueError: When the folder's model has more than one label or no linear ``score`` head.
     """
     model = AutoModelForSequenceClassification.from_pretrained(
-        path,
+        model_source(path),
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
         use_safetensors=True,
@@ -95,10 +103,3 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
     scalar.head.weight.data.copy_(score.weight.data)
     scalar.bias.fill_(float(getattr(model.config, "reward_bias", 0.0)))
     return scalar.to(score.weight.dtype)
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where the mask is True, the lowest number elsewhere."""
-    kind = mask.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)

@@ -1,8 +1,8 @@
 """Scores of the K responses of a prompt: the prompt is read once, not K times.
 
-Three ways to the same scores. :func:`cached_scores` reads the prompts into a key-value cache and then all responses
-behind it. :func:`tree_scores` reads one row ``[prompt | y1 | .. | yK]`` under a mask; it needs no cache, and reads no
-padding. :func:`separate_scores` reads one row ``[prompt | y]`` per response: the plain form that both must equal.
+Three ways to the same scores. `cached_scores` reads the prompts into a key-value cache and then all responses behind
+it. `tree_scores` reads one row `[prompt | y1 | .. | yK]` under a mask; it needs no cache, and reads no padding.
+`separate_scores` reads one row `[prompt | y]` per response: the plain form that both must equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ from transformers.cache_utils import DynamicLayer
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, compacting_order, left_aligned, length_groups, padded_size
 from rlhf_lightning.algorithms.functional import position_ids
-from rlhf_lightning.models.attention import attention_implementation
+from rlhf_lightning.compat import attention_implementation
+from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 GROUP_TOKENS = 8192
@@ -26,7 +27,7 @@ TREE_TOKENS = 320
 """Where no prompt has more tokens than this with its responses, one short row is faster than two passes."""
 
 Scores: TypeAlias = Callable[[ScalarHeadModel, ComparisonBatch], Tensor]
-"""From a model and a batch to ``prompts x K`` scores; 0 where a prompt has fewer than K responses."""
+"""From a model and a batch to `prompts x K` scores; 0 where a prompt has fewer than K responses."""
 
 
 def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
@@ -58,7 +59,7 @@ def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tenso
 
 
 def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
-    """Scores from one row ``[prompt | y1 | .. | yK]`` per prompt.
+    """Scores from one row `[prompt | y1 | .. | yK]` per prompt.
 
     Every response sees the prompt and itself, never its neighbours, and its positions go on from the prompt: the
     scores are those of K separate rows, at P + sum(len y) tokens instead of K * P + sum(len y).
@@ -85,7 +86,7 @@ def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor,
 
 
 def separate_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
-    """Scores from one row ``[prompt | y]`` per response: the plain form that the shared prefix must equal."""
+    """Scores from one row `[prompt | y]` per response: the plain form that the shared prefix must equal."""
     prompt, response = batch.mask.nonzero(as_tuple=True)
     input_ids = torch.cat([batch.prompt_ids[prompt], batch.response_ids[prompt, response]], 1)
     mask = torch.cat([batch.prompt_mask[prompt], batch.response_mask[prompt, response]], 1)
@@ -104,15 +105,14 @@ def fastest_pass(sound: Sequence[Scores], batch: ComparisonBatch) -> Scores:
 
 def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
     """Tokens that a pass reads of a batch, and positions: those and the padding."""
-    prompt, response = batch.prompt_mask.sum(1), batch.response_mask.sum(2)
-    own = response[batch.mask]
-    if scores is tree_scores:
-        lengths = prompt + response.sum(1)
-        return int(lengths.sum()), len(lengths) * int(lengths.max())
+    prompts, responses = batch.prompt_mask.sum(1), batch.response_mask.sum(2)[batch.mask]
     if scores is cached_scores:
-        read = len(prompt) * int(prompt.max()) + padded_size(own, GROUP_TOKENS)
-        return int(prompt.sum() + own.sum()), read
-    lengths = own + prompt[batch.mask.nonzero(as_tuple=True)[0]]
+        positions = len(prompts) * int(prompts.max()) + padded_size(responses, GROUP_TOKENS)
+        return int(prompts.sum() + responses.sum()), positions
+    if scores is tree_scores:
+        lengths = prompts + batch.response_mask.sum((1, 2))
+    else:
+        lengths = responses + prompts[batch.mask.nonzero(as_tuple=True)[0]]
     return int(lengths.sum()), len(lengths) * int(lengths.max())
 
 
@@ -134,17 +134,15 @@ def sound_passes(
 
 def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> str:
     # What one response says must not touch the scores of its neighbours, in any precision.
-    other = batch.response_ids.clone()
-    other[:, 0] = batch.prompt_ids[:, -1:]
+    changed = batch.response_ids.clone()
+    changed[:, 0] = batch.prompt_ids[:, -1:]
     try:
-        own = scores(model, batch)
-        leak = (scores(model, batch._replace(response_ids=other)) - own)[:, 1:].abs().max()
-        difference = (own - separate_scores(model, batch)).abs().max()
+        shared = scores(model, batch)
+        leak = (scores(model, batch._replace(response_ids=changed)) - shared)[:, 1:].abs().max()
+        difference = (shared - separate_scores(model, batch)).abs().max()
     except (AttributeError, ValueError, RuntimeError, TypeError) as error:
         return str(error)
-    weight = model.head.weight
-    exact = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
-    if bool(leak < 1e-6) and bool(difference < (1e-3 if exact else 0.1)):
+    if bool(leak < 1e-6) and bool(difference < (1e-3 if is_exact(model.head) else 0.1)):
         return ""
     return f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
 
@@ -162,7 +160,7 @@ def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"
 
 
 def tree_block_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> BlockMask:
-    """:func:`tree_mask` for flex attention, which leaves out whole blocks that nobody sees, such as other responses."""
+    """`tree_mask` for flex attention, which leaves out whole blocks that nobody sees, such as other responses."""
     rows, time = segments.shape
     return create_block_mask(
         lambda row, head, query, key: (
@@ -184,14 +182,14 @@ def continuation_mask(
     """Each token of a response sees the prompt and what came before in the response; padding sees itself too."""
     width = mask.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
-    own = (causal & mask.unsqueeze(1)) | torch.eye(width, dtype=torch.bool, device=mask.device)
-    return torch.cat([prompt_mask.unsqueeze(1).expand(-1, width, -1), own], 2).unsqueeze(1)
+    responses = (causal & mask.unsqueeze(1)) | torch.eye(width, dtype=torch.bool, device=mask.device)
+    return torch.cat([prompt_mask.unsqueeze(1).expand(-1, width, -1), responses], 2).unsqueeze(1)
 
 
 def selected(cache: DynamicCache, rows: Int[Tensor, " chosen"]) -> DynamicCache:
     """The cache of those rows; the original stays as it is."""
     chosen = DynamicCache()
     for number, layer in enumerate(cache.layers):
-        full = cast(DynamicLayer, layer)
-        chosen.update(cast(Tensor, full.keys)[rows], cast(Tensor, full.values)[rows], number)
+        plain = cast(DynamicLayer, layer)
+        chosen.update(cast(Tensor, plain.keys)[rows], cast(Tensor, plain.values)[rows], number)
     return chosen

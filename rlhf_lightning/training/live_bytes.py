@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from rlhf_lightning.compat import TorchDispatchMode, tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
@@ -28,7 +28,7 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def _count(self, storage: torch.UntypedStorage, size: int) -> None:
-        key = storage._cdata
+        key = id(storage)
         if key in self._seen:
             return
         self._seen.add(key)
@@ -49,13 +49,14 @@ def without_values(models: Iterable[nn.Module]) -> None:
     """Put fake tensors of the CPU where the models have tensors of no device; what they share, they share still."""
     fakes: dict[Tensor, Tensor] = {}
     for module in (module for model in models for module in model.modules()):
-        for tensors in (module._parameters, module._buffers):
-            for name, old in tensors.items():
-                if old is not None and old.device.type == "meta":
-                    if old not in fakes:
-                        fake = torch.empty(old.shape, dtype=old.dtype, device="cpu")
-                        fakes[old] = nn.Parameter(fake, old.requires_grad) if isinstance(old, nn.Parameter) else fake
-                    cast(Any, tensors)[name] = fakes[old]
+        parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+        buffers = module.named_buffers(recurse=False, remove_duplicate=False)
+        for name, old in [*parameters, *buffers]:
+            if old.device.type == "meta":
+                if old not in fakes:
+                    fake = torch.empty(old.shape, dtype=old.dtype, device="cpu")
+                    fakes[old] = nn.Parameter(fake, old.requires_grad) if isinstance(old, nn.Parameter) else fake
+                setattr(module, name, fakes[old])
 
 
 def parameter_bytes(model: nn.Module) -> int:

@@ -13,7 +13,7 @@ from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample
 from rlhf_lightning.generation import sample as generation
-from rlhf_lightning.generation.sample import sample_responses
+from rlhf_lightning.generation.sample import SamplingOptions, sample_responses
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
@@ -125,11 +125,11 @@ def forced_ends(shape):
 
 def rollout(gate, shape):
     """Sampling one response per prompt."""
-    model, prompts = make_lm(shape), prompts_of(shape)
+    model, prompts, options = make_lm(shape), prompts_of(shape), SamplingOptions(shape["response"], EOS, PAD)
     with forced_ends(shape):
         while True:
             gate.wait()
-            out = sample_responses(model, prompts, max_new_tokens=shape["response"], eos_token_id=EOS, pad_token_id=PAD)
+            out = sample_responses(model, prompts, options)
             gate.report(int(out.response_mask.sum()))
 
 

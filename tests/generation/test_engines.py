@@ -14,11 +14,10 @@ from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.tokenize import PromptExample
 from rlhf_lightning.generation.engines import ContinuousBatchingSampler, VLLMSampler, make_sampler
-from rlhf_lightning.generation.sample import response_log_probs, sample_responses
+from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
 from rlhf_lightning.models.lora import add_adapters
 
 EOS, PAD = 1, 0
-IDS = {"eos_token_id": EOS, "pad_token_id": PAD}
 
 
 def prompts(rows: int = 12) -> PromptBatch:
@@ -98,9 +97,10 @@ def sampler(request: pytest.FixtureRequest, vllm: type[FakeLLM]) -> Any:
     return make_sampler(request.param)
 
 
-def sampled(sampler: Any, model: nn.Module, key: tuple[int, ...] = (1,), **changes: Any) -> Rollout:
-    options: dict[str, Any] = {"max_new_tokens": 7, "key": key, **IDS, **changes}
-    rollout: Rollout = sampler(model, prompts(), **options)
+def sampled(
+    sampler: Any, model: nn.Module, key: tuple[int, ...] = (1,), max_new_tokens: int = 7, temperature: float = 1.0
+) -> Rollout:
+    rollout: Rollout = sampler(model, prompts(), SamplingOptions(max_new_tokens, EOS, PAD, temperature), key)
     return rollout
 
 
@@ -144,7 +144,7 @@ def test_the_distribution_is_that_of_the_policy(sampler: Any, tiny_gpt2: Any) ->
     """Frequencies of the first token against its probabilities; a chi-square with 39 degrees of freedom."""
     rows = 400
     one = collate_prompts([PromptExample([5, 9], row, "p") for row in range(rows)], PAD)
-    rollout = sampler(tiny_gpt2, one, max_new_tokens=1, key=(3,), **IDS)
+    rollout = sampler(tiny_gpt2, one, SamplingOptions(1, EOS, PAD), (3,))
     with torch.no_grad():
         expected = tiny_gpt2(torch.tensor([[5, 9]])).logits[0, -1].softmax(-1) * rows
     counts = torch.bincount(rollout.response_ids[:, 0], minlength=40).float()

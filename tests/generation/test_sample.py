@@ -6,7 +6,14 @@ from torch import nn
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample, keyed_uniforms
-from rlhf_lightning.generation.sample import response_log_probs, response_texts, sample_responses, select_rows, token_id
+from rlhf_lightning.generation.sample import (
+    SamplingOptions,
+    response_log_probs,
+    response_texts,
+    sample_responses,
+    select_rows,
+    token_id,
+)
 
 PAD, EOS = 0, 1
 
@@ -34,8 +41,9 @@ def responses(rollout):
 
 
 def sample(model, prompts, **changes):
-    options = {"max_new_tokens": 12, "eos_token_id": EOS, "pad_token_id": PAD, "key": (7, 3), **changes}
-    return sample_responses(model, prompts, **options)
+    key = changes.pop("key", (7, 3))
+    options = SamplingOptions(**{"max_new_tokens": 12, "eos_token_id": EOS, "pad_token_id": PAD, **changes})
+    return sample_responses(model, prompts, options, key)
 
 
 def likely_eos(model, raised_by=2.0):
@@ -378,6 +386,14 @@ def test_response_texts_leave_out_eos_and_padding(tiny_tokenizer):
         torch.tensor([True, False]),
     )
     assert response_texts(tiny_tokenizer, rollout) == ["w5 w6", "w7 w8 w9 w10"]
+
+
+def test_the_options_of_a_tokenizer(tiny_tokenizer):
+    assert SamplingOptions.from_tokenizer(tiny_tokenizer, 5) == SamplingOptions(5, EOS, PAD, 1.0)
+    assert SamplingOptions.from_tokenizer(tiny_tokenizer, 5, 0.7).temperature == 0.7
+    tiny_tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="must be one token each, got None"):
+        SamplingOptions.from_tokenizer(tiny_tokenizer, 5)
 
 
 def test_token_id_wants_one_number(tiny_tokenizer):

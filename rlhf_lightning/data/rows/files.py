@@ -7,44 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
+from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetsError
 
 from rlhf_lightning.data.records import RecordError
-from rlhf_lightning.data.rows.readers import (
-    MAX_ROW_BYTES,
-    SUFFIXES,
-    SourceRow,
-    file_rows,
-    guarded,
-    suffix_of,
-    table_rows,
-)
+from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow, file_rows, guarded, suffix_of, table_rows
+from rlhf_lightning.runs.hub import here_or_hub_id
 
-__all__ = [
-    "MAX_ROW_BYTES",
-    "SPLIT_WORDS",
-    "SUFFIXES",
-    "SourceRow",
-    "files_of",
-    "holds_split",
-    "is_saved_data_set",
-    "read_rows",
-    "table_rows",
-]
-
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-}
-"""Words in the names of files and folders that say which split a file holds; as ``datasets`` reads them."""
+_SPLIT_OF_WORD = {word: str(split) for split, words in SPLIT_KEYWORDS.items() for word in words}
+"""Words in the names of files and folders that say which split a file holds."""
 
 
 def read_rows(path: str, split: str, load: Mapping[str, Any] | None = None) -> Iterator[SourceRow]:
@@ -53,9 +24,9 @@ def read_rows(path: str, split: str, load: Mapping[str, Any] | None = None) -> I
     Lines are counted from 1, rows of lists and tables from 0.
 
     Args:
-        path: See :func:`files_of`; a folder that ``save_to_disk`` wrote; or, where nothing is there, an id of the hub.
-        split: Which files of a folder, which part of a data set.
-        load: Further arguments of ``datasets.load_dataset`` for an id of the hub.
+        path: a file or folder of files; a folder that ``save_to_disk`` wrote; or, where nothing is there, a hub id.
+        split: which files of a folder, which part of a data set.
+        load: further arguments of ``datasets.load_dataset`` for a hub id.
 
     Raises:
         RecordError: When a data set or folder as a whole cannot be read.
@@ -103,10 +74,14 @@ def _splits(path: Path) -> dict[Path, str | None]:
 
 def _split_of(name: str) -> str | None:
     words = re.split("[^a-z]+", name.lower())
-    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), None)
+    return next((_SPLIT_OF_WORD[word] for word in reversed(words) if word in _SPLIT_OF_WORD), None)
 
 
 def _data_set(path: str, split: str, load: Mapping[str, Any]) -> Dataset:
+    try:
+        here_or_hub_id(path)
+    except FileNotFoundError as error:
+        raise RecordError(f"{error} Or set the entry to null.") from error
     try:
         if not is_saved_data_set(Path(path)):
             return load_dataset(path, split=split, **load)
