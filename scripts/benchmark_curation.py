@@ -29,16 +29,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_lightning.curation import (
-    EvaluationOverlap,
-    GroupSplits,
-    LanguageIdentifier,
-    PresidioFinder,
-    find_personal,
-    kept_per_key,
-    near_duplicate_groups,
-)
-from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, beginning, key_of, normalised
+from rlhf_lightning.curation.groups import GroupSplits
+from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, kept_per_key, key_of, normalised
+from rlhf_lightning.curation.language import LanguageIdentifier
+from rlhf_lightning.curation.near import near_duplicate_groups
+from rlhf_lightning.curation.overlap import EvaluationOverlap
+from rlhf_lightning.curation.personal import find_personal
+from rlhf_lightning.curation.presidio import PresidioFinder
 from rlhf_lightning.data.tokenize import Tokenization
 
 MAX_TOKENS = 128
@@ -121,9 +118,7 @@ def steps(rows: int) -> dict[str, Any]:
         users[own] = [key_of(row.user) for row in chunk]
         plain = clock("normalising", lambda texts=texts: [normalised(text) for text in texts])
         whole[own] = clock("exact keys", lambda plain=plain: [key_of(text) for text in plain])
-        first[own] = clock(
-            "prefix keys", lambda plain=plain: [key_of(beginning(text, PREFIX_CHARACTERS)) for text in plain]
-        )
+        first[own] = clock("prefix keys", lambda plain=plain: [key_of(text[:PREFIX_CHARACTERS]) for text in plain])
         ranks[own] = clock("ranks", lambda chunk=chunk: [key_of(repr(row), "rank 0") for row in chunk])
         clock("splits by user", lambda chunk=chunk: [splits.split(row) for row in chunk])
         private[own] = clock(

@@ -24,7 +24,7 @@ def data_card(
 
     Args:
         account: The books of the curation.
-        settings: Of the curation, to stand in the card.
+        settings: Settings of the curation, to stand in the card.
         labelers: How far they agree: ``agreement`` with ``value``, ``low`` and ``high``, ``pairs``, ``alpha`` and
             ``by_labelers``; None where no two of them ranked the same responses.
     """
@@ -44,7 +44,7 @@ def card_page(card: Mapping[str, Any], title: str) -> str:
     """The card as an HTML page that needs nothing from outside.
 
     Args:
-        card: Of :func:`data_card`.
+        card: What `data_card` made.
         title: What the data are called.
     """
     environment = Environment(

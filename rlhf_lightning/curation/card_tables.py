@@ -23,7 +23,7 @@ class Table:
     """One table.
 
     Args:
-        number: In the paper.
+        number: Number of the table in the paper.
         title: What it shows.
         columns: Headings.
         rows: Cells; None where there is nothing to say.

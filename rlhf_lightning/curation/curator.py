@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from rlhf_lightning.curation.account import DATASETS, Account, KindAccount
+from rlhf_lightning.curation.account import DATASETS, Account
 from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter, hidden_identifiers, within_lengths
 from rlhf_lightning.curation.groups import SPLITS, GroupSplits
 from rlhf_lightning.curation.keys import words_of
@@ -20,11 +21,10 @@ from rlhf_lightning.data.records import Demonstration, PromptText, RecordError
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.sources import RecordStream
 from rlhf_lightning.data.tokenize import Tokenization
+from rlhf_lightning.runs.files import replacing
 
-UNREAD = "rest of a file, unread"
-"""Reason of what stands for all that follows it."""
-Records = Mapping[str, Mapping[str, Iterable[Any]]]
-"""By kind and split: lists, a :class:`RecordStream`, or anything else that can be read twice."""
+BySplit = Mapping[str, Iterable[Any]]
+"""Records of one kind by split: lists, a `RecordStream`, or anything else that can be read twice."""
 
 
 class Curator:
@@ -37,10 +37,10 @@ class Curator:
     they come. Records may come as a stream, and texts wait on disk.
 
     Args:
-        splits: Whose a row is and which split that makes it.
-        personal: What becomes of personal data.
+        splits: Knows whose a row is and which split that makes it.
+        personal: Decides what becomes of personal data.
+        thinning: Drops copies, likeness, and what is over the most of one group.
         language: Counts languages and drops all but some; None does not look.
-        thinning: Copies, likeness, and the most of one group.
         overlap_words: Length of a run of words that no training row may share with an evaluation prompt.
     """
 
@@ -57,7 +57,7 @@ class Curator:
 
     def curate(
         self,
-        records: Records,
+        records: Mapping[str, BySplit],
         tokenization: Tokenization,
         folder: Path,
         *,
@@ -70,14 +70,14 @@ class Curator:
         """Write ``<kind>.<split>.jsonl`` of what stays, and to ``dropped.jsonl`` place and reason of what does not.
 
         Args:
-            records: By kind (``prompts``, ``demonstrations``, ``comparisons``, ``judge_comparisons``, ``text``) and
-                split.
+            records: Records by kind (``prompts``, ``demonstrations``, ``comparisons``, ``judge_comparisons``, ``text``)
+                and split.
             tokenization: Counts tokens and knows the limits.
             folder: Gets the files.
             few_shot: The demonstrations that each few-shot prompt makes, besides those of ``records``.
             evaluation: Prompts that nothing may be trained on, besides those of the validation and test splits.
-            malformed: Rows that were left out before, by kind; those of a :class:`RecordStream` it knows itself.
-            ranked: See :class:`Account`.
+            malformed: Rows that were left out before, by kind; those of a `RecordStream` it knows itself.
+            ranked: Prompts per split that are to be ranked later; see `Account`.
             progress: Called now and then.
 
         Returns:
@@ -86,16 +86,11 @@ class Curator:
         Raises:
             RecordError: When the groups' column is in no row, or a prompt cannot be written as text.
         """
-        asked = {kind: given for kind, given in records.items() if kind in DATASETS}
+        asked = {kind: splits for kind, splits in records.items() if kind in DATASETS}
         if few_shot:
             asked = {"demonstrations": {}, **asked}
-        self.splits.check_column(
-            chain(
-                (record for given in asked.values() for own in given.values() for record in own),
-                (record for examples in few_shot for record in examples),
-            )
-        )
-        account = Account(self.splits, ranked)
+        sources = [source for splits in asked.values() for source in splits.values()]
+        self.splits.check_column(record for source in (*sources, *few_shot) for record in source)
         self.splits.hold_out(asked)
         overlap = EvaluationOverlap(self.overlap_words)
         for prompt in evaluation:
@@ -103,150 +98,109 @@ class Curator:
         with ExitStack() as stack:
             (work := folder / "waiting").mkdir(exist_ok=True)
             stack.callback(shutil.rmtree, work)
-            dropped = stack.enter_context(_lines(folder / "dropped.jsonl"))
+            account = Account(self.splits, ranked, stack.enter_context(replacing(folder / "dropped.jsonl")))
+            desk = _Desk(self, account, overlap, tokenization, folder)
             waiting: dict[str, Waiting] = {}
             # All kinds wait before anything is compared: none of them may overlap with what is held out of another.
             for kind in sorted(asked, key=lambda kind: kind != "prompts"):
-                books = account.kinds[kind] = KindAccount()
-                _book_malformed(books, dropped, (malformed or {}).get(kind, ()))
-                given = self._given(kind, asked[kind], few_shot if kind == "demonstrations" else (), books, dropped)
-                passing = self._passing(_noting(given, overlap), tokenization, books, dropped)
-                passing = watched(passing, f"{kind} checked", progress)
-                waiting[kind] = self.thinning.waiting(work / kind, passing, self.splits)
-            desk = _Desk(account, overlap, folder, dropped, progress)
-            for kind in waiting:
-                self._write_rest(kind, waiting[kind], desk)
+                account.leave_out(kind, (malformed or {}).get(kind, ()))
+                rows = desk.passing(kind, asked[kind], few_shot if kind == "demonstrations" else ())
+                rows = watched(rows, f"{kind} checked", progress)
+                waiting[kind] = Waiting(work / kind, rows, self.splits, self.thinning)
+            for kind, rest in waiting.items():
+                self.thinning.drop_repeats(kind, rest)
+                drop_overlaps(rest, overlap)
+                self.thinning.drop_surplus(kind, rest, self.splits.column)
+                desk.write(kind, SPLITS, watched(rest.rows(), f"{kind} written", progress))
             if "text" in records:
-                _write_text(records["text"], desk)
+                desk.write("text", records["text"], watched(desk.documents(records["text"]), "text", progress))
         account.check()
         return account
-
-    def _write_rest(self, kind: str, waiting: Waiting, desk: "_Desk") -> None:
-        """Decide among the rows of a kind, and write those that stay."""
-        self.thinning.drop_repeats(kind, waiting)
-        drop_overlaps(waiting, desk.overlap)
-        self.thinning.drop_surplus(kind, waiting, self.splits.column)
-        with ExitStack() as stack:
-            files = {split: stack.enter_context(_lines(desk.folder / f"{kind}.{split}.jsonl")) for split in SPLITS}
-            for row, reason in watched(waiting.rows(), f"{kind} written", desk.progress):
-                if reason:
-                    _drop(desk.account.kinds[kind], desk.dropped, row.place, reason)
-                else:
-                    desk.account.keep(kind, row)
-                    _write(files[row.split], vars(row.record))
-
-    def _given(
-        self,
-        kind: str,
-        given: Mapping[str, Iterable[Any]],
-        few_shot: Iterable[Sequence[Demonstration]],
-        books: KindAccount,
-        dropped: TextIO,
-    ) -> Iterator[Row]:
-        """Every row that comes in, with its place and the split of its group."""
-        for split, records in given.items():
-            for place, record in _placed(records, f"{kind}.{split}"):
-                books.raw += 1
-                yield Row(place, self.splits.split(record), record)
-            _book_malformed(books, dropped, _malformed(records))
-        for number, examples in enumerate(few_shot):
-            books.raw += 1
-            books.added += len(examples) - 1
-            split = self.splits.split(examples[0])  # each has the others in its context: together, or it leaks
-            for example, record in enumerate(examples):
-                yield Row(f"few_shot {number}, example {example}", split, record)
-
-    def _passing(
-        self, rows: Iterable[Row], tokenization: Tokenization, books: KindAccount, dropped: TextIO
-    ) -> Iterator[Row]:
-        """The rows against which nothing speaks as long as one looks at each by itself."""
-        for chunk in chunks(rows):
-            clean = []
-            for row in chunk:
-                record = self.personal(row.record, books) if row.split == "train" else row.record
-                if record is None:
-                    _drop(books, dropped, row.place, "personal data")
-                else:
-                    clean.append(row._replace(record=hidden_identifiers(record, books)))
-            for row, tokens in zip(clean, _prompt_lengths(clean, tokenization), strict=True):
-                if tokens > tokenization.max_prompt_tokens:
-                    _drop(books, dropped, row.place, f"prompt over {tokenization.max_prompt_tokens} tokens")
-                elif self.language is not None and not self.language(row.record, books):
-                    _drop(books, dropped, row.place, "another language")
-                elif isinstance(fit := within_lengths(row._replace(prompt_tokens=tokens), tokenization, books), str):
-                    _drop(books, dropped, row.place, fit)
-                else:
-                    yield fit
 
 
 @dataclass(frozen=True)
 class _Desk:
-    """What one call of :meth:`Curator.curate` writes with."""
+    """One call of `Curator.curate`."""
 
+    curator: Curator
     account: Account
     overlap: EvaluationOverlap
+    tokenization: Tokenization
     folder: Path
-    dropped: TextIO
-    progress: Progress
 
-
-def _write_text(given: Mapping[str, Iterable[Any]], desk: _Desk) -> None:
-    """Write the documents, of the training ones those that do not overlap with an evaluation prompt."""
-    books = desk.account.kinds["text"] = KindAccount()
-    for split, documents in given.items():
-        with _lines(desk.folder / f"text.{split}.jsonl") as file:
-            for place, document in watched(_placed(documents, f"text.{split}"), "text", desk.progress):
-                books.raw += 1
-                if split == "train" and desk.overlap(document.text):
-                    _drop(books, desk.dropped, place, OVERLAP)
+    def passing(self, kind: str, splits: BySplit, few_shot: Iterable[Sequence[Demonstration]]) -> Iterator[Row]:
+        """The rows against which nothing speaks as long as one looks at each by itself."""
+        books, limit = self.account.kinds[kind], self.tokenization.max_prompt_tokens
+        drop = partial(self.account.drop, kind)
+        for chunk in chunks(self._dealt_out(kind, splits, few_shot)):
+            clean = []
+            for row in chunk:
+                record = self.curator.personal(row.record, books) if row.split == "train" else row.record
+                if record is None:
+                    drop(row.place, "personal data")
                 else:
-                    books.kept[split] += 1
-                    _write(file, vars(document))
-        _book_malformed(books, desk.dropped, _malformed(documents))
+                    clean.append(row._replace(record=hidden_identifiers(record, books)))
+            for row, tokens in zip(clean, self._prompt_lengths(clean), strict=True):
+                if tokens > limit:
+                    drop(row.place, f"prompt over {limit} tokens")
+                elif self.curator.language is not None and not self.curator.language(row.record, books):
+                    drop(row.place, "another language")
+                elif isinstance(fit := within_lengths(row, self.tokenization, books), str):
+                    drop(row.place, fit)
+                else:
+                    yield fit._replace(prompt_tokens=tokens)
 
+    def documents(self, splits: BySplit) -> Iterator[tuple[Row, str]]:
+        """Every document; in the training split, with a reason to drop it where it overlaps an evaluation prompt."""
+        for row in self._read("text", splits):
+            yield row, OVERLAP if row.split == "train" and self.overlap(row.record.text) else ""
 
-def _noting(rows: Iterable[Row], overlap: EvaluationOverlap) -> Iterator[Row]:
-    """The same rows; the prompts of those held out are remembered before anything is dropped."""
-    for row in rows:
-        if row.split != "train":
-            overlap.add(words_of(row.record.prompt))
-        yield row
+    def write(self, kind: str, splits: Iterable[str], rows: Iterable[tuple[Row, str]]) -> None:
+        """Write the rows that have no reason to be dropped, to a file per split."""
+        with ExitStack() as stack:
+            files = {split: stack.enter_context(replacing(self.folder / f"{kind}.{split}.jsonl")) for split in splits}
+            for row, reason in rows:
+                if reason:
+                    self.account.drop(kind, row.place, reason)
+                else:
+                    self.account.keep(kind, row)
+                    files[row.split].write(json.dumps(vars(row.record), ensure_ascii=False) + "\n")
 
+    def _dealt_out(self, kind: str, splits: BySplit, few_shot: Iterable[Sequence[Demonstration]]) -> Iterator[Row]:
+        """Every row that comes in, with the split of its group; the prompts of those held out are remembered."""
+        read = (row._replace(split=self.curator.splits.split(row.record)) for row in self._read(kind, splits))
+        for row in chain(read, self._expanded(kind, few_shot)):
+            if row.split != "train":
+                self.overlap.add(words_of(row.record.prompt))
+            yield row
 
-def _prompt_lengths(rows: Sequence[Row], tokenization: Tokenization) -> list[int]:
-    try:
-        return tokenization.prompt_lengths([row.record.prompt for row in rows])
-    except ValueError as error:
-        chat = next((row for row in rows if not isinstance(row.record.prompt, str)), rows[0])
-        raise RecordError(f"{chat.place}: {error}") from error
+    def _read(self, kind: str, splits: BySplit) -> Iterator[Row]:
+        """The records as rows, with their places: file and line, or the number in a list."""
+        books = self.account.kinds[kind]
+        for split, records in splits.items():
+            if isinstance(records, RecordStream):
+                placed = records.placed()
+            else:
+                placed = ((f"{kind}.{split} {number}", record) for number, record in enumerate(records))
+            for place, record in placed:
+                books.raw += 1
+                yield Row(place, split, record)
+            if isinstance(records, RecordStream):
+                self.account.leave_out(kind, records.malformed.rows())
 
+    def _expanded(self, kind: str, few_shot: Iterable[Sequence[Demonstration]]) -> Iterator[Row]:
+        books = self.account.kinds[kind]
+        for number, examples in enumerate(few_shot):
+            books.raw += 1
+            books.added += len(examples) - 1
+            # Each has the others in its context: they stay together, or it leaks.
+            split = self.curator.splits.split(examples[0])
+            for example, record in enumerate(examples):
+                yield Row(f"few_shot {number}, example {example}", split, record)
 
-def _placed(records: Iterable[Any], name: str) -> Iterator[tuple[str, Any]]:
-    """The records with their places: file and line, or the number of a list."""
-    if isinstance(records, RecordStream):
-        return records.placed()
-    return ((f"{name} {number}", record) for number, record in enumerate(records))
-
-
-def _malformed(records: Iterable[Any]) -> Iterable[SourceRow]:
-    return records.malformed.rows() if isinstance(records, RecordStream) else ()
-
-
-def _book_malformed(books: KindAccount, dropped: TextIO, rows: Iterable[SourceRow]) -> None:
-    for row in rows:
-        books.raw += 1
-        _drop(books, dropped, row.place, UNREAD if row.unread else "malformed")
-
-
-def _lines(path: Path) -> TextIO:
-    # Half a surrogate pair cannot be written; as \\ud800, which JSON reads back, it can.
-    return path.open("w", encoding="utf-8", errors="backslashreplace")
-
-
-def _drop(books: KindAccount, dropped: TextIO, place: str, reason: str) -> None:
-    books.dropped[reason] += 1
-    _write(dropped, {"place": place, "reason": reason})
-
-
-def _write(file: TextIO, row: Mapping[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    def _prompt_lengths(self, rows: Sequence[Row]) -> list[int]:
+        try:
+            return self.tokenization.prompt_lengths([row.record.prompt for row in rows])
+        except ValueError as error:
+            chat = next((row for row in rows if not isinstance(row.record.prompt, str)), rows[0])
+            raise RecordError(f"{chat.place}: {error}") from error

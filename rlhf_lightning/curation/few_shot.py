@@ -23,15 +23,15 @@ def few_shot_examples(
         instruction: What the labeler asks for.
         pairs: K >= 1 queries, each with its response.
         user: The labeler.
-        source: Of the demonstrations.
-        labels: Of the demonstrations.
+        source: Source of the demonstrations.
+        labels: Labels of the demonstrations.
 
     Raises:
         RecordError: When there is no pair, or something is empty.
 
     Source: InstructGPT, appendix A.1.
 
-    Example:
+    Examples:
         >>> examples = few_shot_examples("Name the opposite.", [("hot", "cold"), ("up", "down")])
         >>> examples[0].prompt
         'Name the opposite.\n\nup\ndown\n\nhot'
@@ -53,7 +53,7 @@ def read_few_shot(path: Path, keep: Callable[[SourceRow], None] | None = None) -
 
     Args:
         path: Rows of ``{"instruction": ..., "pairs": [{"query": ..., "response": ...}, ...]}``, optionally with
-            ``user``, ``source`` and ``labels``, in any of the formats of :func:`read_records`.
+            ``user``, ``source`` and ``labels``, in any of the formats of `read_records`.
         keep: Gets malformed rows; None stops at them, once all are counted.
 
     Raises:

@@ -1,5 +1,6 @@
 """What is decided about a row by itself: personal data, language, length."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ class PersonalFilter:
 
     Args:
         action: ``filter`` drops the row, ``mask`` puts the type in place of what was found.
-        finders: Besides the regular expressions of ``find_personal``, which are always on.
+        finders: What else finds personal data, besides `find_personal`, which is always on.
 
     Raises:
         ValueError: When the action is unknown.
@@ -88,15 +89,16 @@ def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> 
     texts = [tokenization.cut_response(response) for response in responses]
     if not all(text.strip() for text in texts):
         return "response empty after the cut"
-    if isinstance(record, Demonstration):
-        _count(books, "response cut", texts != responses)
+    merged = _each_once(texts, record.ranks) if isinstance(record, Comparison) else None
+    if merged is not None and len(merged) < 2:
+        return "all responses the same"
+    if texts != responses:
+        books.changed["response cut"] += 1
+    if merged is None:
         length = len(tokenization.response_ids(texts[0]))
         return row._replace(record=replace(record, response=texts[0]), response_tokens=length)
-    merged = _each_once(texts, record.ranks)
-    if len(merged) < 2:
-        return "all responses the same"
-    _count(books, "response cut", texts != responses)
-    _count(books, "same responses merged", len(merged) < len(texts))
+    if len(merged) < len(texts):
+        books.changed["same responses merged"] += 1
     return row._replace(record=replace(record, completions=list(merged), ranks=list(merged.values())))
 
 
@@ -118,29 +120,25 @@ def hidden_identifiers(record: Any, books: KindAccount) -> Any:
     return replace(record, **new)
 
 
-def _count(books: KindAccount, change: str, happened: bool) -> None:
-    if happened:
-        books.changed[change] += 1
-
-
 def _each_once(texts: Sequence[str], ranks: Sequence[int]) -> dict[str, int]:
     """Each text with its rank; the same ones at the mean of theirs, and all numbered anew if there are any."""
-    given: dict[str, list[int]] = {}
+    ranks_of: defaultdict[str, list[int]] = defaultdict(list)
     for text, rank in zip(texts, ranks, strict=True):
-        given.setdefault(text, []).append(rank)
-    if len(given) == len(texts):
+        ranks_of[text].append(rank)
+    if len(ranks_of) == len(texts):
         return dict(zip(texts, ranks, strict=True))
-    means = [sum(own) / len(own) for own in given.values()]
-    return dict(zip(given, dense_ranks(means, highest_is_best=False), strict=True))
+    means = [sum(several) / len(several) for several in ranks_of.values()]
+    return dict(zip(ranks_of, dense_ranks(means, highest_is_best=False), strict=True))
 
 
 def _with_texts(record: Any, change: Callable[[str], str]) -> Any:
     """The record with every text changed."""
-    new: dict[str, Any] = {}
-    if isinstance(record.prompt, str):
-        new["prompt"] = change(record.prompt)
+    prompt = record.prompt
+    if isinstance(prompt, str):
+        prompt = change(prompt)
     else:
-        new["prompt"] = [{**message, "content": change(message["content"])} for message in record.prompt]
+        prompt = [{**message, "content": change(message["content"])} for message in prompt]
+    new: dict[str, Any] = {"prompt": prompt}
     if isinstance(record, Demonstration):
         new["response"] = change(record.response)
     if isinstance(record, Comparison):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, beginning, key_of, normalised, plain_text
+from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, key_of, normalised, plain_text
 from rlhf_lightning.data.records import RecordError
 
 USER = "user"
@@ -17,8 +17,8 @@ class GroupSplits:
     Args:
         column: Field or label that names who a row comes from: ``user`` [3.2] or ``organisation`` [A.2]. Rows without
             one go by the beginning of their prompt, so that no prompt is in two splits.
-        shares: Of each split among the groups that are given for training, adding up to 1; None leaves them there.
-            Groups with a row that is given for validation or test stay there, with all of their rows.
+        shares: Share of each split among the groups that are given for training; they add up to 1. None leaves all
+            there. Groups with a row that is given for validation or test stay there, with all of their rows.
         seed: Another seed deals the groups out anew.
 
     Raises:
@@ -78,4 +78,4 @@ class GroupSplits:
         group = self.group(record)
         if group is not None:
             return key_of(group, "group")
-        return key_of(beginning(normalised(plain_text(record.prompt)), PREFIX_CHARACTERS), "prompt")
+        return key_of(normalised(plain_text(record.prompt))[:PREFIX_CHARACTERS], "prompt")

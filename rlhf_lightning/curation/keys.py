@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from rlhf_lightning.data.records import PromptText
 
 PREFIX_CHARACTERS = 128
-"""A beginning of two dozen English words: prompts that share so much were asked from one template."""
+"""A beginning of two dozen English words: prompts that share so much were asked from one template.
+
+The paper drops prompts "that share a long common prefix" (InstructGPT, section 3.2). Comparing prefixes of one length
+needs no sorting and no pairs; what it misses is a text shorter than that length which another one goes on from.
+"""
 
 
 def plain_text(prompt: PromptText) -> str:
@@ -34,18 +38,6 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def beginning(text: str, characters: int) -> str:
-    """The first so many characters of a normalised text; the whole of a shorter one.
-
-    Rows with the same beginning count as one: the paper drops prompts "that share a long common prefix". Comparing
-    prefixes of one length needs no sorting and no pairs; what it misses is a text shorter than that length which
-    another one goes on from.
-
-    Source: InstructGPT, section 3.2.
-    """
-    return text[:characters]
-
-
 def key_of(text: str, salt: str = "") -> int:
     """64 bits that depend on the text and the salt alone: of a million texts two agree with a probability of 3e-8."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=salt.encode())
@@ -61,11 +53,11 @@ def kept_per_key(
     row and some more while it sorts them.
 
     Args:
-        keys: 64 bits per row.
-        ranks: 64 bits per row.
+        keys: What the rows may share, 64 bits per row.
+        ranks: Which of them stay first, 64 bits per row.
         most: Rows to keep per key, at least 1.
 
-    Example:
+    Examples:
         >>> kept_per_key([7, 7, 9, 7], [3, 1, 5, 2], most=2).tolist()
         [False, True, True, True]
     """

@@ -21,7 +21,7 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permuta
 
     Args:
         texts: Normalised.
-        similarity: Of two texts in one group, above 0 and at most 1.
+        similarity: Least similarity of two texts in one group, above 0 and at most 1.
         permutations: Hashes per text; 128 estimate a similarity of 0.8 within 0.035 (one standard deviation).
 
     Returns:

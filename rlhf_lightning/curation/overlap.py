@@ -26,7 +26,7 @@ class EvaluationOverlap:
     Args:
         words: Length of a run. GPT-3 took 13 (its appendix C); fewer find more, and take common phrases for copies.
 
-    Example:
+    Examples:
         >>> overlap = EvaluationOverlap(words=4)
         >>> overlap.add("What is the capital of France?")
         >>> overlap("Tell me: what is THE capital ..."), overlap("The capital of Spain")

@@ -13,7 +13,7 @@ class Finding(NamedTuple):
     """A piece of personal data in a text.
 
     Args:
-        kind: Such as ``email``.
+        kind: What it is, such as ``email``.
         start: First character.
         end: Behind the last character.
     """
@@ -106,7 +106,7 @@ def find_personal(text: str) -> list[Finding]:
 
     Source: InstructGPT, section 3.2 (prompts of the training split are filtered for personal data).
 
-    Example:
+    Examples:
         >>> find_personal("mail me at jo@example.org")
         [Finding(kind='email', start=11, end=25)]
     """
@@ -134,9 +134,9 @@ def masked(text: str, findings: Sequence[Finding]) -> str:
 
     Args:
         text: Where it was found.
-        findings: In order, none overlapping another.
+        findings: What was found, in order, none overlapping another.
 
-    Example:
+    Examples:
         >>> masked("mail me at jo@example.org", find_personal("mail me at jo@example.org"))
         'mail me at [email]'
     """

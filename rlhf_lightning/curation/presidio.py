@@ -20,7 +20,7 @@ class PresidioFinder:
     Args:
         model: Name or folder of an installed spaCy model, such as ``en_core_web_lg``, which also finds names of people;
             None takes none.
-        language: Of the texts, which must be that of the model.
+        language: Language of the texts, which must be that of the model.
         least_score: Least confidence of a finding, between 0 and 1.
 
     Raises:

@@ -13,7 +13,7 @@ KINDS: dict[str, type[Demonstration | Comparison | Prompt]] = {
     kind.kind: kind for kind in (Demonstration, Comparison, Prompt)
 }
 Progress = Callable[[str, int], None]
-"""Told what is being done, with how many more rows."""
+"""Told what is being done, and with how many more rows."""
 CHUNK = 1000
 """Rows that are tokenized together."""
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
     Args:
         place: Where it stood in the data, such as ``prompts.train 17``.
-        split: The one it belongs to.
+        split: The split it belongs to.
         record: ``Demonstration``, ``Prompt`` or ``Comparison``.
         prompt_tokens: Length of its prompt.
         response_tokens: Length of its response; 0 for anything but a demonstration.
@@ -41,22 +41,15 @@ class Spill:
 
     Args:
         path: The file; it is overwritten.
-        rows: Are consumed at once.
+        rows: The rows; they are consumed at once.
     """
 
     def __init__(self, path: Path, rows: Iterable[Row]) -> None:
         self.path, self.count = path, 0
         with path.open("w", encoding="utf-8") as file:
             for row in rows:
-                fields = (
-                    row.place,
-                    row.split,
-                    row.record.kind,
-                    vars(row.record),
-                    row.prompt_tokens,
-                    row.response_tokens,
-                )
-                file.write(json.dumps(fields) + "\n")
+                place, split, record, *lengths = row
+                file.write(json.dumps((place, split, record.kind, vars(record), *lengths)) + "\n")
                 self.count += 1
 
     def __len__(self) -> int:

@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_lightning.curation.groups import GroupSplits
-from rlhf_lightning.curation.keys import (
-    PREFIX_CHARACTERS,
-    beginning,
-    kept_per_key,
-    key_of,
-    normalised,
-    plain_text,
-    words_of,
-)
+from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, kept_per_key, key_of, normalised, plain_text, words_of
 from rlhf_lightning.curation.near import near_duplicate_groups
 from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.rows import Row, Spill
@@ -29,27 +21,26 @@ class Waiting:
     """The rows of one kind on disk, with what decides among them in memory: 33 bytes per row.
 
     Args:
-        path: File for the rows.
-        rows: Are consumed at once.
+        path: The file for the rows.
+        rows: The rows; they are consumed at once.
         splits: Knows whose they are.
-        prefix_characters: Length of the beginnings that are compared.
-        seed: Of the ranks: who stays.
+        thinning: Says which beginnings are one, and which rows stay.
     """
 
-    def __init__(self, path: Path, rows: Iterable[Row], splits: GroupSplits, prefix_characters: int, seed: int) -> None:
+    def __init__(self, path: Path, rows: Iterable[Row], splits: GroupSplits, thinning: "Thinning") -> None:
         self.whole, self.beginnings, self.groups, self.ranks = (array("Q") for _ in range(4))
-        self._splits, self._prefix_characters, self._seed = splits, prefix_characters, seed
-        self.spill = Spill(path, (self._noted(row) for row in rows))
+        self._splits, self._thinning = splits, thinning
+        self.spill = Spill(path, map(self._noted, rows))
         self.reasons = np.zeros(len(self.spill), np.uint8)
         self._names = [""]
 
     def _noted(self, row: Row) -> Row:
         text, group = normalised(plain_text(row.record.prompt)), self._splits.group(row.record)
         self.whole.append(key_of("\0".join([text, *_answers(row.record)])))
-        self.beginnings.append(key_of(beginning(text, self._prefix_characters)))
+        self.beginnings.append(key_of(text[: self._thinning.prefix_characters]))
         self.groups.append(0 if group is None else key_of(group))
         # Of copies in several splits the one that is held out stays.
-        rank = key_of(repr(row.record), f"rank {self._seed}")
+        rank = key_of(repr(row.record), f"rank {self._thinning.seed}")
         self.ranks.append(_HELD_OUT[row.split] << 62 | rank >> 2)
         return row
 
@@ -85,7 +76,7 @@ class Thinning:
     """Leaves each prompt in once and no more than so many of one user (InstructGPT, section 3.2).
 
     Args:
-        kinds: Of records, whose prompts count once. Demonstrations and rankings are written for prompts that were
+        kinds: Kinds of record whose prompts count once. Demonstrations and rankings are written for prompts that were
             thinned before, and several of them for one prompt are no copies; of these only whole rows are compared.
         prefix_characters: Prompts with the same first so many characters are one.
         near_similarity: Prompts are one from this Jaccard similarity on, such as 0.8; None does not look.
@@ -111,10 +102,6 @@ class Thinning:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if near_similarity is not None and not 0 < near_similarity <= 1:
             raise ValueError(f"near_similarity must be above 0 and at most 1, got {near_similarity}.")
-
-    def waiting(self, path: Path, rows: Iterable[Row], splits: GroupSplits) -> Waiting:
-        """The rows, with what decides among them."""
-        return Waiting(path, rows, splits, self.prefix_characters, self.seed)
 
     def drop_repeats(self, kind: str, waiting: Waiting) -> None:
         """Copies of whole rows; then, of prompts, those with one beginning and those alike."""

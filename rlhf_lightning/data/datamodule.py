@@ -1,12 +1,14 @@
 """The one LightningDataModule that every stage shares."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from functools import partial
+from itertools import cycle, islice
+from typing import Any, Literal, cast, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data.loader import (
@@ -17,9 +19,8 @@ from rlhf_lightning.data.loader import (
     collate_prompts,
 )
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.rows.records_of import read_records
-from rlhf_lightning.data.sources import Source
-from rlhf_lightning.data.tokenize import LMExample, Tokenization, split_into_pairs
+from rlhf_lightning.data.rows.records_of import Source, read_records
+from rlhf_lightning.data.tokenize import Tokenization, split_into_pairs
 
 Task = Literal["pretrain", "sft", "reward", "ppo"]
 
@@ -31,17 +32,17 @@ class RLHFDataModule(L.LightningDataModule):
     restored exactly with Lightning's checkpoints, in the middle of an epoch too.
 
     Args:
-        task: ``pretrain`` (:class:`Text` records, ``LMBatch``), ``sft`` (:class:`Demonstration`, ``LMBatch``),
-            ``reward`` (:class:`Comparison`, ``ComparisonBatch``) or ``ppo`` (:class:`Prompt`; batches are
-            ``{"prompts": PromptBatch, "pretrain": LMBatch}``, the second only where ``text`` is given).
-        tokenizer: With EOS and pad tokens that differ.
+        task: ``pretrain`` (`Text` records, `LMBatch`), ``sft`` (`Demonstration`, `LMBatch`), ``reward`` (`Comparison`,
+            `ComparisonBatch`) or ``ppo`` (`Prompt`; batches are ``{"prompts": PromptBatch, "pretrain": LMBatch}``, the
+            second only where ``text`` is given).
+        tokenizer: A tokenizer with EOS and pad tokens that differ.
         train: Records, a JSONL file, a ``datasets`` data set or a hub id; see
-            :func:`rlhf_lightning.data.sources.read_records`.
-        validation: Likewise, or None.
+            `rlhf_lightning.data.sources.read_records`.
+        validation: Records to validate on, likewise, or None.
         text: Pretraining text that is mixed in: for ``sft`` as a share of the rows (``text_share``), for ``ppo`` as a
             second batch of ``text_batch_size`` rows (PPO-ptx).
         batch_size: Rows per optimizer step for ``pretrain`` and ``sft``, prompts per batch for ``reward``, episodes
-            per iteration for ``ppo``; over all processes.
+            per iteration for ``ppo``; over all ranks.
         num_batches: Batches per epoch; None makes an epoch one pass over the data.
         text_share: Share of pretraining rows among the rows of ``sft``, in [0, 1).
         text_batch_size: Pretraining rows per PPO iteration.
@@ -51,7 +52,7 @@ class RLHFDataModule(L.LightningDataModule):
         max_prompt_tokens: Longer prompts are left out and counted.
         max_response_tokens: Longer responses are cut.
         prompt_template: How a plain string becomes the text that the model continues.
-        seed: Of the order of the data.
+        seed: Seed of the order of the data.
         num_workers: Processes that collate batches.
 
     Raises:
@@ -118,7 +119,9 @@ class RLHFDataModule(L.LightningDataModule):
         if self.text is not None and self._uses_text():
             self.examples["text"] = self.tokenization.texts(read_records(self.text, Text), self.block_size)
         if self.task == "sft" and "text" in self.examples:
-            self.examples["train"] = self._mixed(self.examples["train"], self.examples["text"])
+            train, text = self.examples["train"], self.examples["text"]
+            count = round(len(train) * self.text_share / (1 - self.text_share))
+            self.examples["train"] = [*train, *islice(cycle(text), count)]
 
     def train_dataloader(self) -> ResumableLoader | CombinedLoader:
         """One batch per optimizer step, or per PPO iteration."""
@@ -135,12 +138,10 @@ class RLHFDataModule(L.LightningDataModule):
         examples = self.examples["validation"]
         if not examples:
             return []
-        collate = self._collate("validation")
-        pad = self._pad
         return DataLoader(
-            examples,  # type: ignore[arg-type]
+            cast("Dataset[Any]", examples),
             batch_sampler=ResumableBatches(len(examples), self.batch_size, self.seed, shuffle=False, num_batches=None),
-            collate_fn=lambda rows: collate(rows, pad),
+            collate_fn=self._collate("validation"),
             num_workers=self.num_workers,
             generator=torch.Generator(),  # or each pass would draw from the global random state
         )
@@ -157,10 +158,6 @@ class RLHFDataModule(L.LightningDataModule):
             return self.tokenization.comparisons(read_records(source, Comparison))
         return self.tokenization.prompts(read_records(source, Prompt))
 
-    def _mixed(self, demonstrations: Sequence[LMExample], texts: Sequence[LMExample]) -> list[LMExample]:
-        count = round(len(demonstrations) * self.text_share / (1 - self.text_share))
-        return [*demonstrations, *(texts[number % len(texts)] for number in range(count))]
-
     def _loader(self, name: str, batch_size: int, seed: int) -> ResumableLoader:
         # Every PPO iteration takes one batch of each loader, however long the data sets are.
         num_batches = self.num_batches
@@ -169,7 +166,6 @@ class RLHFDataModule(L.LightningDataModule):
         loader = self._loaders[name] = ResumableLoader(
             self.examples[name],
             self._collate(name),
-            self._pad,
             batch_size=batch_size,
             seed=seed,
             shuffle=True,
@@ -190,12 +186,8 @@ class RLHFDataModule(L.LightningDataModule):
         """Let the loaders go on from there."""
         self._positions = dict(state_dict)
 
-    def _collate(self, name: str) -> Callable[[Sequence[Any], int], Any]:
-        if name == "text" or self.task in ("pretrain", "sft"):
-            return collate_lm
-        return collate_comparisons if self.task == "reward" else collate_prompts
-
-    @property
-    def _pad(self) -> int:
+    def _collate(self, name: str) -> Callable[[Sequence[Any]], Any]:
         pad: Any = self.tokenization.tokenizer.pad_token_id
-        return int(pad)
+        if name == "text" or self.task in ("pretrain", "sft"):
+            return partial(collate_lm, pad_token_id=pad)
+        return partial(collate_comparisons if self.task == "reward" else collate_prompts, pad_token_id=pad)

@@ -1,12 +1,11 @@
 """A DataLoader that stops and continues exactly."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
@@ -18,8 +17,8 @@ class ResumableBatches(Sampler[list[int]]):
 
     Args:
         size: Rows in the data set.
-        batch_size: Rows per batch, over all processes; each process takes every n-th row of a batch.
-        seed: Of the order; every pass over the data has another.
+        batch_size: Rows per batch, over all ranks; of a world of n each rank takes every n-th row of a batch.
+        seed: Seed of the order; every pass over the data has another order.
         shuffle: Whether to draw an order at all.
         num_batches: Batches per epoch. None: one pass over the data, the last batch possibly smaller. A number: that
             many full batches, going on into the next pass where the data ends.
@@ -39,7 +38,7 @@ class ResumableBatches(Sampler[list[int]]):
         """The rest of the epoch that ``position`` lies in."""
         start = self.position
         for number in range(start, (start // len(self) + 1) * len(self)):
-            yield self._shard(self._rows(number))
+            yield self._rows(number)[rank() :: world_size()]
 
     def _rows(self, number: int) -> list[int]:
         if self.num_batches is None:
@@ -56,10 +55,6 @@ class ResumableBatches(Sampler[list[int]]):
             self._order = (number, torch.randperm(self.size, generator=generator).tolist())
         return self._order[1]
 
-    @staticmethod
-    def _shard(rows: list[int]) -> list[int]:
-        return rows[rank() :: world_size()]
-
 
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader whose ``state_dict`` is the number of batches it has handed out.
@@ -67,21 +62,19 @@ class ResumableLoader(DataLoader[Any]):
     Lightning saves and restores that number with its checkpoints. The global random state is not touched.
 
     Args:
-        examples: A list is a data set.
-        collate: From examples and the pad token's id to a batch.
-        pad_token_id: Handed to ``collate``.
-        batch_size: See :class:`ResumableBatches`.
-        seed: See :class:`ResumableBatches`.
-        shuffle: See :class:`ResumableBatches`.
-        num_batches: See :class:`ResumableBatches`.
+        examples: The data set; a list is one.
+        collate: Makes a batch of examples.
+        batch_size: Rows per batch, over all ranks; see `ResumableBatches`, as for the next three.
+        seed: Seed of the order.
+        shuffle: Whether to draw an order.
+        num_batches: Batches per epoch.
         num_workers: Processes that collate.
     """
 
     def __init__(
         self,
         examples: Sequence[Any],
-        collate: Callable[[Sequence[Any], int], Any],
-        pad_token_id: int,
+        collate: Callable[[Sequence[Any]], Any],
         *,
         batch_size: int,
         seed: int = 0,
@@ -91,9 +84,9 @@ class ResumableLoader(DataLoader[Any]):
     ) -> None:
         self.batches = ResumableBatches(len(examples), batch_size, seed, shuffle, num_batches)
         super().__init__(
-            examples,  # type: ignore[arg-type]
+            cast("Dataset[Any]", examples),
             batch_sampler=self.batches,
-            collate_fn=partial(collate, pad_token_id=pad_token_id),  # type: ignore[call-arg]
+            collate_fn=collate,
             num_workers=num_workers,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -115,7 +108,7 @@ class ResumableLoader(DataLoader[Any]):
 
 def collate_lm(examples: Sequence[LMExample], pad_token_id: int) -> LMBatch:
     """Sequences padded on the right."""
-    examples = examples or [LMExample([_not(pad_token_id)], loss_start=1)]
+    examples = examples or [LMExample([int(pad_token_id == 0)], loss_start=1)]  # any other token
     ids, mask = padded([example.input_ids for example in examples], pad_token_id)
     starts = torch.tensor([example.loss_start for example in examples]).unsqueeze(1)
     return LMBatch(ids, mask, mask & (torch.arange(ids.shape[1]) >= starts))
@@ -123,22 +116,16 @@ def collate_lm(examples: Sequence[LMExample], pad_token_id: int) -> LMBatch:
 
 def collate_comparisons(examples: Sequence[ComparisonExample], pad_token_id: int) -> ComparisonBatch:
     """Prompts padded on the left, responses on the right; prompts with fewer responses get empty ones."""
-    any_ids = [_not(pad_token_id)]
+    any_ids = [int(pad_token_id == 0)]
     examples = examples or [ComparisonExample(any_ids, [any_ids, any_ids], [1, 1], group="")]
     prompt_ids, prompt_mask = padded([example.prompt_ids for example in examples], pad_token_id, left=True)
     most = max(len(example.ranks) for example in examples)
     responses = [ids for example in examples for ids in example.response_ids + [[]] * (most - len(example.ranks))]
     response_ids, response_mask = padded(responses, pad_token_id)
     ranks = torch.tensor([example.ranks + [0] * (most - len(example.ranks)) for example in examples])
-    shape = (len(examples), most, -1)
-    return ComparisonBatch(
-        prompt_ids,
-        prompt_mask,
-        response_ids.view(shape),
-        response_mask.view(shape),
-        ranks,
-        [example.group for example in examples],
-    )
+    response_ids, response_mask = (values.view(len(examples), most, -1) for values in (response_ids, response_mask))
+    groups = [example.group for example in examples]
+    return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups)
 
 
 def collate_prompts(examples: Sequence[PromptExample], pad_token_id: int) -> PromptBatch:
@@ -158,7 +145,3 @@ def padded(rows: Sequence[Sequence[int]], pad_token_id: int, left: bool = False)
         ids[number, place] = torch.tensor(row, dtype=torch.long)
         mask[number, place] = True
     return ids, mask
-
-
-def _not(pad_token_id: int) -> int:
-    return int(pad_token_id == 0)

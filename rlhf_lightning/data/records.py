@@ -38,8 +38,7 @@ class Demonstration:
         """Check every field."""
         _check_prompt(self.prompt)
         _check_text("response", self.response)
-        _check_labels(user=self.user, source=self.source)
-        _check_known(self.labels)
+        _check_labels(self.labels, user=self.user, source=self.source)
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class Comparison:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_prompt(self.prompt)
-        _check_labels(labeler=self.labeler, source=self.source, user=self.user)
-        _check_known(self.labels)
+        _check_labels(self.labels, labeler=self.labeler, source=self.source, user=self.user)
         if not isinstance(self.completions, list) or len(self.completions) < 2:
             raise RecordError(
                 f"field 'completions' must be a list of at least 2 strings, got {short(self.completions)}. "
@@ -103,8 +101,7 @@ class Prompt:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_prompt(self.prompt)
-        _check_labels(user=self.user, source=self.source)
-        _check_known(self.labels)
+        _check_labels(self.labels, user=self.user, source=self.source)
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class Text:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_text("text", self.text)
-        _check_labels(source=self.source)
+        _check_labels(None, source=self.source)
 
 
 Record: TypeAlias = Demonstration | Comparison | Prompt | Text
@@ -134,22 +131,17 @@ def _check_prompt(prompt: object) -> None:
     if isinstance(prompt, str):
         _check_text("prompt", prompt)
         return
-    well_formed = (
-        isinstance(prompt, list)
-        and len(prompt) > 0
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in prompt
-        )
-    )
-    if not isinstance(prompt, list) or not well_formed:
+    messages = prompt if isinstance(prompt, list) else []
+    well_formed = [
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        for message in messages
+    ]
+    if not messages or not all(well_formed):
         raise RecordError(
             "field 'prompt' must be a string or a list of {'role': ..., 'content': ...} with strings, "
             f"got {short(prompt)}. Write it so, or name another column in 'columns'."
         )
-    roles = [message["role"] for message in prompt]
+    roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     # Users ask first and last: user, assistant, user, ...
     if turns != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
@@ -157,7 +149,7 @@ def _check_prompt(prompt: object) -> None:
             f"field 'prompt' has the roles {short(', '.join(roles))}; after at most one system message, user and "
             "assistant must take turns, the user first and last. Put the messages in order or leave the row out."
         )
-    for message in prompt:
+    for message in messages:
         _check_text("prompt", message["content"])
 
 
@@ -195,16 +187,13 @@ def _check_text(name: str, value: object) -> None:
         ) from error
 
 
-def _check_labels(**labels: object) -> None:
-    for name, value in labels.items():
+def _check_labels(labels: object, **names: object) -> None:
+    for name, value in names.items():
         if value is not None and not isinstance(value, str):
             raise RecordError(
                 f"field '{name}' must be a string where it is given, got {short(value)}. Write it as text, or let the "
                 f"source do it: 'columns: {{{name}: \"{{{name}}}\"}}'."
             )
-
-
-def _check_known(labels: object) -> None:
     if labels is None:
         return
     if not isinstance(labels, dict) or not all(isinstance(value, str | bool | None) for value in labels.values()):

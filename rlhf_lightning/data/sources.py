@@ -10,7 +10,7 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Recor
 from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SUFFIXES
-from rlhf_lightning.data.rows.records_of import KEYS, Source, check_source, placed_records, read_records
+from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records, read_records
 
 __all__ = [
     "RECORD_TYPES",
@@ -18,7 +18,6 @@ __all__ = [
     "FileData",
     "MalformedRows",
     "RecordStream",
-    "Source",
     "check_data_source",
     "read_records",
 ]
@@ -77,10 +76,10 @@ class RecordStream:
     Its ``malformed`` are those of the last time that one went through all.
 
     Args:
-        sources: read one after the other; see `read_records`.
-        kind: the record to build.
-        aside: the file that malformed rows go to, each time; None stops at them.
-        told: gets what went there, by the file's name.
+        sources: Read one after the other; see `read_records`.
+        kind: The record to build.
+        aside: The file that malformed rows go to, each time; None stops at them.
+        told: Gets what went there, by the file's name.
     """
 
     def __init__(
@@ -107,20 +106,17 @@ class RecordStream:
             self.told[str(self.aside)] = malformed
 
 
-Quarantine = MalformedRows  # until its last caller says MalformedRows
-
-
 class FileData:
     """Records in files, one entry per kind and split.
 
     Args:
-        root: Folder that relative paths start from; None for the working directory, and for ids of the hub.
+        root: The folder that relative paths start from; None for the working directory, and for ids of the hub.
         files: ``{kind: {split: source or list of sources}}`` with the kinds of ``RECORD_TYPES`` and the splits
-            ``train``, ``validation``, ``test``; see :func:`read_records` for what a source may be. A source with
-            ``hub``, an id, is read from there without ``root``, and from ``path`` below it otherwise (default: the
-            folder itself); what that does not hold counts as not given.
+            ``train``, ``validation``, ``test``; see `read_records` for what a source may be. A source with ``hub``, an
+            id, is read from there without ``root``, and from ``path`` below it otherwise (default: the folder itself);
+            what that does not hold counts as not given.
         on_error: ``stop`` at malformed rows, or ``quarantine``: write them to a file and go on.
-        quarantine: Folder for malformed rows, one JSONL file per kind and split with place, problem and row.
+        quarantine: The folder for malformed rows, one JSONL file per kind and split with place, problem and row.
 
     Raises:
         ValueError: When a kind or a key is unknown or a file does not exist.
@@ -150,7 +146,7 @@ class FileData:
                 listed = sources if isinstance(sources, list) else [sources]
                 found = [self._found(source, name, split, absent) for source in listed if source]
                 self.files[name][split] = [source for source in found if source]
-        if absent and not any(sources for splits in self.files.values() for sources in splits.values()):
+        if absent and not self._sources():
             raise ValueError(
                 f"data.root={root} holds no {', '.join(SUFFIXES)} file for {', '.join(absent)}. Name the folder with "
                 "the files of the set, or give data.root=null to read it from the hub."
@@ -175,15 +171,16 @@ class FileData:
     def fingerprint(self) -> str:
         """Hash of the sources and of the bytes of every local file."""
         digest = hashlib.sha256(json.dumps(self.files, sort_keys=True, default=str).encode())
-        for splits in self.files.values():
-            for source in (source for sources in splits.values() for source in sources):
-                path = Path(source["path"])
-                files = sorted(path.rglob("*")) if is_saved_data_set(path) else files_of(path, source["split"])
-                for file in (file for file in files if file.is_file()):
-                    with file.open("rb") as content:
-                        while block := content.read(1 << 20):
-                            digest.update(block)
+        for source in self._sources():
+            path = Path(source["path"])
+            files = sorted(path.rglob("*")) if is_saved_data_set(path) else files_of(path, source["split"])
+            for file in (file for file in files if file.is_file()):
+                with file.open("rb") as content:
+                    hashlib.file_digest(content, lambda: digest)
         return digest.hexdigest()[:16]
+
+    def _sources(self) -> list[dict[str, Any]]:
+        return [source for splits in self.files.values() for sources in splits.values() for source in sources]
 
     def _found(self, source: Any, name: str, split: str, absent: list[str]) -> dict[str, Any] | None:
         """The source with its place filled in; None, and noted, where the root does not hold it."""

@@ -45,7 +45,7 @@ class Tokenization:
     appendix C: 1k each of a 2k context).
 
     Args:
-        tokenizer: With EOS and pad tokens that differ.
+        tokenizer: A tokenizer with EOS and pad tokens that differ.
         max_prompt_tokens: Longest prompt.
         max_response_tokens: Longest response, its EOS included.
         prompt_template: How a plain string becomes the text that the model continues, with ``{prompt}``;

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.curation.keys import beginning, kept_per_key, key_of, normalised, plain_text
+from rlhf_lightning.curation.keys import kept_per_key, key_of, normalised, plain_text
 
 
 def test_case_width_and_space_do_not_count_but_signs_do():
@@ -20,14 +20,6 @@ def test_a_conversation_is_told_by_its_roles():
     said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     assert plain_text(said) == "user: hi\nassistant: hello"
     assert plain_text("hi") == "hi"
-
-
-def test_a_shared_prefix_must_be_long():
-    shared = "write a story about a cat that lives in a small house "
-    first, second = shared + "by the sea", shared + "in the wood"
-    assert beginning(first, len(shared)) == beginning(second, len(shared))
-    assert beginning(first, len(shared) + 1) != beginning(second, len(shared) + 1)
-    assert beginning("short", 128) == "short"
 
 
 def test_keys_are_the_same_in_every_process_and_differ_by_salt():

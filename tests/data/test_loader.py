@@ -14,17 +14,13 @@ def batches(size=10, batch_size=4, seed=0, shuffle=True, num_batches=None, posit
     return order
 
 
-def collate(rows, pad_token_id):
-    return rows, pad_token_id
-
-
 def loader(**changes):
     options = {"batch_size": 3, "seed": 4, "shuffle": True, **changes}
-    return ResumableLoader(list(range(10)), collate, 0, **options)
+    return ResumableLoader(list(range(10)), list, **options)
 
 
 def rows_of(loader, passes=1):
-    return [rows for _ in range(passes) for rows, _ in loader]
+    return [rows for _ in range(passes) for rows in loader]
 
 
 def test_without_shuffling_rows_come_as_they_are():
@@ -67,7 +63,7 @@ def test_a_resumed_order_gives_the_rest(num_batches, stop):
 def test_position_counts_what_was_handed_out():
     interrupted = loader()
     iterator = iter(interrupted)
-    first = [next(iterator)[0], next(iterator)[0]]
+    first = [next(iterator), next(iterator)]
     assert interrupted.state_dict() == {"position": 2}
     other = loader()
     other.load_state_dict(interrupted.state_dict())
@@ -95,10 +91,10 @@ def test_going_round_every_row_comes_equally_often(size, batch_size, num_batches
 def test_a_worker_changes_nothing():
     alone, helped = loader(), loader(num_workers=1)
     iterator = iter(helped)
-    assert next(iterator)[0] == rows_of(alone)[0]
+    assert next(iterator) == rows_of(alone)[0]
     # The worker is ahead, the position is not.
     assert helped.state_dict() == {"position": 1}
-    assert [rows for rows, _ in iterator] == rows_of(loader())[1:]
+    assert list(iterator) == rows_of(loader())[1:]
     assert helped.state_dict() == {"position": 4}
 
 
@@ -121,8 +117,3 @@ def test_processes_share_a_batch(monkeypatch):
         shares.append(list(batches()))
     for all_rows, even, odd in zip(whole, *shares, strict=True):
         assert (even, odd) == (all_rows[::2], all_rows[1::2])
-
-
-def test_collate_gets_the_pad_token():
-    only = ResumableLoader([5], collate, 7, batch_size=1)
-    assert list(only) == [([5], 7)]

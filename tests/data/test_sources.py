@@ -284,7 +284,7 @@ def test_malformed_rows_go_to_a_file(tmp_path):
     assert [row["row"] for row in found] == [rows[0], rows[2], '{"text": "\\xff"}']
     assert found[0]["problem"] == "field 'text' is empty; fill it or leave the row out."
     assert list(data.malformed) == [str(aside / "text.train.jsonl")]
-    assert data.malformed[str(aside / "text.train.jsonl")][0] == f"{bad}, line 1: {found[0]['problem']}"
+    assert data.malformed[str(aside / "text.train.jsonl")].sentences[0] == f"{bad}, line 1: {found[0]['problem']}"
     with pytest.raises(RecordError, match=r"bad\.jsonl, line 1"):
         FileData(str(tmp_path), files).records("text", "train")
     # Once the data is mended, the file goes.

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rlhf_lightning.data.records import RecordError, short
@@ -25,7 +26,7 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
     ``null``                                     nothing: hides a column of the field's name
     ============================================ ======================================================================
 
-    Example:
+    Examples:
         >>> row = {"answers": [{"text": "a", "score": 0.5}, {"text": "b", "score": 2}, {"text": "c", "score": 0.5}]}
         >>> column_value(row, "answers[*].text")
         ['a', 'b', 'c']
@@ -38,7 +39,9 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
     if column is None:
         return None
     if isinstance(column, str):
-        return _text_value(row, column)
+        if column in row or "{" not in column:
+            return _path_value(row, column)
+        return re.sub(r"\{([^{}]+)\}", partial(_template_value, row), column).strip()
     if isinstance(column, Sequence):
         return [column_value(row, name) for name in column]
     if isinstance(column, Mapping) and column.keys() == {"column", "values"}:
@@ -60,19 +63,18 @@ def label_values(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str
 
     ``true`` and ``false`` become truth values, however a file writes them; a blank cell is nothing, a number its text.
 
-    Example:
+    Examples:
         >>> row = {"task": "chat", "vague": "False", "team": 7, "tone": " "}
         >>> label_values(row, {"use_case": "task", "ambiguous": "vague", "organisation": "team", "tone": "tone"})
         {'use_case': 'chat', 'ambiguous': False, 'organisation': '7', 'tone': None}
     """
-    return {name: _label(column_value(row, column)) for name, column in columns.items()}
-
-
-def _label(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"true": True, "false": False, "": None}.get(value.strip().lower(), value)
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if numeric else value
+    labels = {name: column_value(row, column) for name, column in columns.items()}
+    for name, value in labels.items():
+        if isinstance(value, str):
+            labels[name] = {"true": True, "false": False, "": None}.get(value.strip().lower(), value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            labels[name] = str(value)
+    return labels
 
 
 def dense_ranks(scores: Any, *, highest_is_best: bool) -> list[int]:
@@ -80,7 +82,7 @@ def dense_ranks(scores: Any, *, highest_is_best: bool) -> list[int]:
 
     Args:
         scores: Numbers, or strings that hold one.
-        highest_is_best: Otherwise the lowest is.
+        highest_is_best: Whether the highest score has rank 1; otherwise the lowest has.
 
     Raises:
         RecordError: When a score is no finite number.
@@ -102,17 +104,10 @@ def _number(score: Any) -> float:
     return number
 
 
-def _text_value(row: Mapping[str, Any], column: str) -> Any:
-    if column in row:
-        return row[column]
-    if "{" in column:
-        return re.sub(r"\{([^{}]+)\}", lambda match: _written(_path_value(row, match[1]), match[1]), column).strip()
-    return _path_value(row, column)
-
-
-def _written(value: Any, name: str) -> str:
+def _template_value(row: Mapping[str, Any], match: re.Match[str]) -> str:
+    value = _path_value(row, match[1])
     if isinstance(value, (list, Mapping)):
-        raise RecordError(f"column '{name}' holds {short(value)}, which a template cannot write. Mend 'columns'.")
+        raise RecordError(f"column '{match[1]}' holds {short(value)}, which a template cannot write. Mend 'columns'.")
     return "" if value is None else str(value)
 
 

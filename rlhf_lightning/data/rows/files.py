@@ -24,9 +24,9 @@ def read_rows(path: str, split: str, load: Mapping[str, Any] | None = None) -> I
     Lines are counted from 1, rows of lists and tables from 0.
 
     Args:
-        path: a file or folder of files; a folder that ``save_to_disk`` wrote; or, where nothing is there, a hub id.
-        split: which files of a folder, which part of a data set.
-        load: further arguments of ``datasets.load_dataset`` for a hub id.
+        path: A file or folder of files; a folder that ``save_to_disk`` wrote; or, where nothing is there, a hub id.
+        split: Which files of a folder, which part of a data set.
+        load: Further arguments of ``datasets.load_dataset`` for a hub id.
 
     Raises:
         RecordError: When a data set or folder as a whole cannot be read.

@@ -1,7 +1,8 @@
 """From a row in one of the formats that people use to the fields of a record."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from itertools import takewhile
 from typing import Any
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, short
@@ -10,6 +11,8 @@ TURNS = ("\n\nHuman:", "\n\nAssistant:")
 """How turns begin in dialogues that are kept as one string (Anthropic's hh-rlhf, Nectar)."""
 
 Row = Mapping[str, Any]
+
+_IDENTIFIERS = ("user", "labeler", "source")
 
 
 def record_from_row(kind: type[Any], row: Row) -> Record:
@@ -36,19 +39,16 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
         row = _demonstration(row)
     elif kind is Prompt and row.get("prompt") is None:
         row = _conversation(row) if _has(row, "messages") else _ranking(row)
-    required = _REQUIRED[kind.kind]
+    required = [field.name for field in fields(kind) if field.default is MISSING]
     missing = [name for name in required if row.get(name) is None]
     if missing:
         raise RecordError(
             f"field '{missing[0]}' is missing; a {kind.kind} needs {', '.join(required)}, this row has "
             f"{', '.join(map(str, row)) or 'no columns'}. Name the column to read it from in the source's 'columns'."
         )
-    own = {field.name: row[field.name] for field in fields(kind) if field.name in row}
-    record: Record = kind(**own | {name: _identifier(own[name]) for name in _IDENTIFIERS if name in own})
+    values = {field.name: row[field.name] for field in fields(kind) if field.name in row}
+    record: Record = kind(**values | {name: _identifier(values[name]) for name in _IDENTIFIERS if name in values})
     return record
-
-
-_IDENTIFIERS = ("user", "labeler", "source")
 
 
 def _identifier(value: Any) -> Any:
@@ -56,14 +56,6 @@ def _identifier(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.strip() else None
     return str(value) if type(value) is int else value
-
-
-_REQUIRED = {
-    "demonstration": ("prompt", "response"),
-    "comparison": ("prompt", "completions", "ranks"),
-    "prompt": ("prompt",),
-    "text": ("text",),
-}
 
 
 def _has(row: Row, *names: str) -> bool:
@@ -122,10 +114,8 @@ def _ranking(row: Row) -> Row:
 
 def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
     """The prompt that two whole texts share, and what each says after it."""
-    letters = zip(chosen, rejected, strict=False)
-    shared = chosen[
-        : next((number for number, (a, b) in enumerate(letters) if a != b), min(len(chosen), len(rejected)))
-    ]
+    same = takewhile(lambda letters: letters[0] == letters[1], zip(chosen, rejected, strict=False))
+    shared = chosen[: sum(1 for _ in same)]
     last = shared.rfind(TURNS[1])
     # Replies may begin with the same words, or the same letters of different words; neither belongs to the prompt.
     end = last + len(TURNS[1]) if last >= 0 else max(shared.rfind(space) for space in " \n\t")

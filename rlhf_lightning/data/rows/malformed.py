@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO, TypeVar
+from typing import IO, Any, TypeVar
 
 from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.files import replacing
 
 Item = TypeVar("Item")
 _SHOWN = 3
@@ -23,13 +24,14 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
     it appears when all is read, and without a malformed row one of an earlier run goes. Rank 0 writes.
 
     Args:
-        path: the file; None only counts.
+        path: The file; None only counts.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path, self.count = path, 0
         self.sentences: list[str] = []
-        self._file: TextIO | None = None
+        self._stack = ExitStack()
+        self._file: IO[Any] | None = None
 
     def __len__(self) -> int:
         """How many there are."""
@@ -52,8 +54,7 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
             return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
-            self._file = self._unfinished(self.path).open("w", encoding="utf-8", errors="backslashreplace")
+            self._file = self._stack.enter_context(replacing(self.path))
         fields = {"place": row.place, "problem": row.problem, "row": row.value} | (
             {"unread": True} if row.unread else {}
         )
@@ -68,9 +69,9 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
         """What is made of each row, with the row's place; a row of which nothing can be made is malformed.
 
         Args:
-            rows: the rows of one source.
-            make: makes a record of a row, or None of a row that the source does not want.
-            keep: gets each malformed row; None stops at them, once all are counted.
+            rows: The rows of one source.
+            make: Makes a record of a row, or None of a row that the source does not want.
+            keep: Gets each malformed row; None stops at them, once all are counted.
 
         Raises:
             RecordError: Names the first malformed rows, and how many there are.
@@ -103,22 +104,6 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the file; where reading stopped before its end, it says nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self.path is None or rank() != 0:
-            return
-        if kind is not None:
-            self._unfinished(self.path).unlink(missing_ok=True)
-        elif self.count:
-            self._unfinished(self.path).replace(self.path)
-        else:
+        self._stack.__exit__(kind, error, trace)
+        if self.path is not None and rank() == 0 and kind is None and not self.count:
             self.path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _unfinished(path: Path) -> Path:
-        return path.with_name(path.name + ".unfinished")
-
-    def __getitem__(self, place: int) -> str:
-        """Place and problem of one of the first."""
-        return self.sentences[place]

@@ -39,7 +39,7 @@ class SourceRow(NamedTuple):
 
     Args:
         place: File and line, or file and number.
-        value: Of the row.
+        value: What the row holds.
         problem: A sentence; None where nothing is wrong so far.
         unread: Whether this stands for the rest of a file that cannot be read, not for one row.
     """
@@ -82,32 +82,35 @@ def _opened(file: Path) -> Any:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
-def _disguise(file: Path) -> str | None:
-    """What a file of text is instead, by its first bytes."""
+def _disguise(file: Path) -> SourceRow | None:
+    """A problem where a file of text is something else by its first bytes."""
     with _opened(file) as stream:
         start = stream.read(4)
-    return next((sentence for sign, sentence in _DISGUISES.items() if start.startswith(sign)), None)
+    reason = next((sentence for sign, sentence in _DISGUISES.items() if start.startswith(sign)), None)
+    return None if reason is None else SourceRow(f"{file}, line 1", None, reason, unread=True)
 
 
 def _json_lines(file: Path) -> Iterator[SourceRow]:
     if (disguise := _disguise(file)) is not None:
-        yield SourceRow(f"{file}, line 1", None, disguise, unread=True)
+        yield disguise
         return
     with _opened(file) as stream:
-        number, rows = 0, 0
+        number, first = 0, True
         while line := stream.readline(MAX_ROW_BYTES + 1):
             number += 1
             place = f"{file}, line {number}"
             if len(line) > MAX_ROW_BYTES:
-                yield SourceRow(place, _shown(line[:1000]), _TOO_LONG)
+                row = SourceRow(place, _shown(line[:1000]), _TOO_LONG)
                 while not line.endswith(b"\n") and (line := stream.readline(MAX_ROW_BYTES)):
                     pass
             elif line.strip():
-                row = _json_row(place, line, first=rows == 0)
-                yield row
-                if row.unread:
-                    return
-            rows += bool(line.strip())
+                row = _json_row(place, line, first)
+            else:
+                continue
+            yield row
+            if row.unread:
+                return
+            first = False
 
 
 def _json_row(place: str, line: bytes, first: bool) -> SourceRow:
@@ -158,7 +161,7 @@ def _json(file: Path) -> Iterator[SourceRow]:
 
 def _csv(file: Path) -> Iterator[SourceRow]:
     if (disguise := _disguise(file)) is not None:
-        yield SourceRow(f"{file}, line 1", None, disguise, unread=True)
+        yield disguise
         return
     # Broken UTF-8 becomes half a surrogate pair, which the record that it belongs to refuses.
     with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:

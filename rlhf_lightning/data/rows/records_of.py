@@ -16,7 +16,7 @@ from rlhf_lightning.data.rows.readers import SourceRow, table_rows
 from rlhf_lightning.data.rows.shapes import shaped
 
 Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Sequence[Record]
-"""A path, a hub id, a mapping with ``path`` (see :func:`read_records`), a data set, or records."""
+"""A path, a hub id, a mapping with ``path`` (see `read_records`), a data set, or records."""
 
 KEYS = ("path", "load", "split", "shape", "where", "columns", "set")
 """What a mapping may say of a source."""
@@ -40,13 +40,13 @@ def read_records(source: Source, kind: type[Any], keep: Callable[[SourceRow], No
 
             - ``split``: part of a folder (by its files' names) or data set, default ``train``;
             - ``load``: further arguments of ``datasets.load_dataset``;
-            - ``shape``: how rows form records, see :func:`rlhf_lightning.data.rows.shapes.shaped`;
+            - ``shape``: how rows form records, see `rlhf_lightning.data.rows.shapes.shaped`;
             - ``where``: column -> the value, or list of values, of the rows to take; ``"*"`` for all but null;
             - ``columns``: record field -> column, see `rlhf_lightning.data.rows.columns.column_value`; for
-              ``labels`` also label -> column, see :func:`rlhf_lightning.data.rows.columns.label_values`;
+              ``labels`` also label -> column, see `rlhf_lightning.data.rows.columns.label_values`;
             - ``set``: record field -> its value in every row.
-        kind: the record to build.
-        keep: gets malformed rows; None stops at them, once all are counted.
+        kind: The record to build.
+        keep: Gets malformed rows; None stops at them, once all are counted.
 
     Raises:
         RecordError: Names file, line, field, value and remedy of the first malformed rows, and how many there are; or
@@ -63,17 +63,17 @@ def read_records(source: Source, kind: type[Any], keep: Callable[[SourceRow], No
 def placed_records(
     source: str | Path | Mapping[str, Any] | Dataset, kind: type[Any], keep: Callable[[SourceRow], None] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Each record of a source with its place, as :func:`read_records`, but one at a time.
-
-    Args:
-        source: See :func:`read_records`.
-        kind: The record to build.
-        keep: Gets malformed rows; None stops at them, once all are counted.
-
-    Raises:
-        RecordError: As :func:`read_records`.
-    """
-    options, rows = _opened(source)
+    """The same one at a time, each record with its place."""
+    options: Mapping[str, Any] = {}
+    if isinstance(source, Dataset):
+        rows: Iterable[SourceRow] = table_rows(source)
+    else:
+        options = source if isinstance(source, Mapping) else {"path": str(source)}
+        check_source(options, f"the source {options.get('path')}")
+        if "path" not in options:
+            raise RecordError(f"the source {short(dict(options))} has no 'path'. Add the file, folder or id to read.")
+        rows = read_rows(str(options["path"]), options.get("split", "train"), options.get("load"))
+        rows = shaped(rows, options.get("shape"))
     places: dict[Any, str] = {}
     malformed, empty = MalformedRows(), True
     for place, record in malformed.sift(rows, lambda row: _record(row, kind, options, places), keep):
@@ -81,8 +81,9 @@ def placed_records(
         yield place, record
     if empty:
         name = options.get("path", "the data set")
-        reason = "all its rows are malformed" if malformed else "no row of it is to be read"
-        more = f"\n{malformed}" if malformed else ""
+        reason, more = (
+            ("all its rows are malformed", f"\n{malformed}") if malformed else ("no row of it is to be read", "")
+        )
         raise RecordError(
             f"{name} holds no {kind.kind}: {reason}. Mend it, name another, or set the entry to null.{more}"
         )
@@ -104,28 +105,16 @@ def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KE
             f"{where} has the key {short(unknown[0])}; it takes {', '.join(keys)}. Mend the key or take it out."
         )
     for name in ("columns", "set"):
-        given = source.get(name) or {}
-        if not isinstance(given, Mapping):
+        columns = source.get(name) or {}
+        if not isinstance(columns, Mapping):
             raise RecordError(
-                f"{where}: '{name}' is {short(given)}. Write it as field: value, such as prompt: question."
+                f"{where}: '{name}' is {short(columns)}. Write it as field: value, such as prompt: question."
             )
-        if unknown := [str(field) for field in given if field not in FIELDS]:
+        if unknown := [str(field) for field in columns if field not in FIELDS]:
             raise RecordError(
                 f"{where}: '{name}' names {short(unknown[0])}, which no record has; the fields are "
                 f"{', '.join(FIELDS)}. Mend the name, or put it below 'labels'."
             )
-
-
-def _opened(source: str | Path | Mapping[str, Any] | Dataset) -> tuple[Mapping[str, Any], Iterable[SourceRow]]:
-    """What a source says about its rows, and the rows in their shape."""
-    if isinstance(source, Dataset):
-        return {}, table_rows(source)
-    options: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": str(source)}
-    check_source(options, f"the source {options.get('path')}")
-    if "path" not in options:
-        raise RecordError(f"the source {short(dict(options))} has no 'path'. Add the file, folder or id to read.")
-    rows = read_rows(str(options["path"]), options.get("split", "train"), options.get("load"))
-    return options, shaped(rows, options.get("shape"))
 
 
 def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | None:
@@ -134,11 +123,13 @@ def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places:
         raise RecordError(f"a row must be a JSON object, got {short(row.value)}. Mend it or leave it out.")
     for column, wanted in (options.get("where") or {}).items():
         value = column_value(row.value, column)
-        given = value is not None if wanted == "*" else value in (wanted if isinstance(wanted, list) else [wanted])
-        if not given:
+        if value is None if wanted == "*" else value not in (wanted if isinstance(wanted, list) else [wanted]):
             return None
-    columns = {name: _field(row.value, name, column) for name, column in (options.get("columns") or {}).items()}
-    values = {**row.value, **columns, **(options.get("set") or {})}
+    values = dict(row.value)
+    for name, column in (options.get("columns") or {}).items():
+        labels = name == "labels" and isinstance(column, Mapping) and column.keys() != {"column", "values"}
+        values[name] = label_values(row.value, column) if labels else column_value(row.value, column)
+    values |= options.get("set") or {}
     record = record_from_row(kind, values)
     identifier = values.get("id")
     if isinstance(identifier, (str, int)):
@@ -151,9 +142,3 @@ def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places:
             )
         places[key] = row.place
     return record
-
-
-def _field(row: Mapping[str, Any], name: str, column: Any) -> Any:
-    if name == "labels" and isinstance(column, Mapping) and column.keys() != {"column", "values"}:
-        return label_values(row, column)
-    return column_value(row, column)

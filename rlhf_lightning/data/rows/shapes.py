@@ -17,7 +17,7 @@ def shaped(rows: Iterable[SourceRow], shape: Any) -> Iterable[SourceRow]:
     """The rows in the shape that a source names.
 
     Args:
-        rows: As they were read.
+        rows: The rows as they were read.
         shape: None, ``message_trees`` or ``{group_by: column}``.
 
     Raises:
@@ -40,7 +40,7 @@ def grouped(rows: Iterable[SourceRow], by: str) -> Iterator[SourceRow]:
     For sets with one row per response (HelpSteer2).
 
     Args:
-        rows: As they were read.
+        rows: The rows as they were read.
         by: The column; it keeps its value.
     """
     group: list[SourceRow] = []
@@ -59,9 +59,9 @@ def grouped(rows: Iterable[SourceRow], by: str) -> Iterator[SourceRow]:
 
 
 def _merged(group: list[SourceRow], by: str) -> SourceRow:
-    values = [row.value for row in group]
-    merged = {name: [value.get(name) for value in values] for name in values[0]}
-    return SourceRow(f"{group[0].place} (first of {len(group)})", {**merged, by: values[0][by]})
+    first = group[0]
+    lists = {name: [row.value.get(name) for row in group] for name in first.value}
+    return SourceRow(f"{first.place} (first of {len(group)})", {**lists, by: first.value[by]})
 
 
 def message_rankings(rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
@@ -72,8 +72,8 @@ def message_rankings(rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
     and OASST2 come as a table of messages, which has to be held as a whole, or as one tree per row.
 
     Args:
-        rows: ``message_id``, ``parent_id``, ``role``, ``text``, ``rank`` (0 is best), ``lang``; or ``prompt``, a
-            message with ``replies`` that have replies of their own.
+        rows: Messages with ``message_id``, ``parent_id``, ``role``, ``text``, ``rank`` (0 is best), ``lang``; or
+            ``prompt``, a message with ``replies`` that have replies of their own.
     """
     table: list[SourceRow] = []
     for row in rows:
@@ -107,8 +107,8 @@ def _rankings(messages: Iterable[SourceRow]) -> Iterator[SourceRow]:
     for row in messages:
         problem = _message_problem(row.value)
         if problem is None and (same := known.get(row.value["message_id"])) is not None:
-            own = short(row.value["message_id"])
-            problem = f"field 'message_id' is {own}, as at {same.place}. Leave one of the messages out."
+            identifier = short(row.value["message_id"])
+            problem = f"field 'message_id' is {identifier}, as at {same.place}. Leave one of the messages out."
         if problem is not None:
             yield row._replace(problem=problem)
             continue
@@ -118,17 +118,19 @@ def _rankings(messages: Iterable[SourceRow]) -> Iterator[SourceRow]:
     while stack:
         row, before = stack.pop()
         message = known.pop(row.value["message_id"]).value
-        conversation = [*before, {"role": ROLES[message["role"]], "content": message["text"]}]
+        prompt = [*before, {"role": ROLES[message["role"]], "content": message["text"]}]
         below = replies[message["message_id"]]
-        stack += [(reply, conversation) for reply in reversed(below)]
+        stack += [(reply, prompt) for reply in reversed(below)]
+        if message["role"] != "prompter":
+            continue
         answers = [reply.value for reply in below if reply.value["role"] == "assistant"]
         ranked = [answer for answer in answers if answer.get("rank") is not None]
-        if message["role"] == "prompter" and len(ranked) > 1:
+        if len(ranked) > 1:
             completions = [answer["text"] for answer in ranked]
             ranks = dense_ranks([answer["rank"] for answer in ranked], highest_is_best=False)
-            ranking = {"prompt": conversation, "completions": completions, "ranks": ranks, "lang": message.get("lang")}
+            ranking = {"prompt": prompt, "completions": completions, "ranks": ranks, "lang": message.get("lang")}
             yield SourceRow(row.place, ranking)
-        elif message["role"] == "prompter" and ranked:
+        elif ranked:
             reason = "field 'rank' is given for one reply alone, and a ranking needs two. Take it or the message out."
             yield row._replace(problem=reason)
     for row in known.values():
@@ -144,9 +146,10 @@ def _message_problem(message: Any) -> str | None:
     for name in ("message_id", "role", "text"):
         if name not in message:
             return f"column '{name}' is missing; the row has {', '.join(map(str, message))}. Mend 'shape'."
-    own, parent, rank = message["message_id"], message.get("parent_id"), message.get("rank")
-    if not isinstance(own, (str, int)) or not isinstance(parent, (str, int, type(None))):
-        return f"fields 'message_id' and 'parent_id' must be strings, got {short(own)} and {short(parent)}. Fill them."
+    identifier, parent, rank = message["message_id"], message.get("parent_id"), message.get("rank")
+    if not isinstance(identifier, (str, int)) or not isinstance(parent, (str, int, type(None))):
+        both = f"{short(identifier)} and {short(parent)}"
+        return f"fields 'message_id' and 'parent_id' must be strings, got {both}. Fill them."
     if message["role"] not in tuple(ROLES):
         return f"field 'role' must be {' or '.join(ROLES)}, got {short(message['role'])}. Rename it."
     if not isinstance(message["text"], str):
