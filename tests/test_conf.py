@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from rlhf_lightning.cli import CONFIG_DIR
+from rlhf_lightning.modules.base import build_scheduler
 from rlhf_lightning.runs.folders import STAGES
 from rlhf_lightning.runs.targets import builder
 
@@ -109,7 +110,7 @@ def test_stage_nodes_build(tmp_path: Path) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     for stage in ("sft", "ppo_init", "reward", "judge", "ppo", "ppo_ptx", "pretrain"):
         optimizer = build(config[stage]["module"]["optimizer"])(parameters)
-        scheduler = build(config[stage]["module"]["scheduler"])(optimizer, 10)
+        scheduler = build_scheduler(build(config[stage]["module"]["scheduler"]), optimizer, num_training_steps=10)
         assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
         assert scheduler.get_last_lr()[0] > 0
     trainer = build(config["trainer"], default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
@@ -139,7 +140,7 @@ def test_paper_numbers(
         16,
     )
     assert sft["residual_dropout"] == 0.2
-    assert sft["module"]["scheduler"]["final_fraction"] == 0.1
+    assert (sft["module"]["scheduler"]["min_lr_rate"], sft["module"]["scheduler"]["num_warmup_steps"]) == (0.1, 0)
     assert (init["module"]["optimizer"]["lr"], init["data"]["batch_size"]) == (init_lr, sft_batch)
     assert (init["data"]["text_share"], init["fit"]["epochs"]) == (0.1, 2)
     assert (reward["module"]["optimizer"]["lr"], reward["data"]["batch_size"]) == (9e-6, 64)
@@ -158,7 +159,7 @@ def test_paper_numbers(
         assert (module["temperature"], module["ema_decay"], module["max_grad_norm"]) == (1.0, 0.992, None)
         assert (module["num_minibatches"], module["num_ppo_epochs"]) == (8, 1)
         assert (data["batch_size"], data["batch_size"] * data["num_batches"]) == (512, 256_000)
-        assert (module["scheduler"]["warmup_steps"], module["scheduler"]["initial_fraction"]) == (10, 0.1)
+        assert (module["scheduler"]["total_iters"], module["scheduler"]["start_factor"]) == (10, 0.1)
         assert config[stage]["init"] == "ppo_init"
     assert config["ppo"]["module"]["ptx_coef"] == 0
     assert config["ppo_ptx"]["module"]["ptx_coef"] == 27.8

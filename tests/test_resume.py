@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from rlhf_lightning.algorithms.schedules import cosine_schedule, warmup_schedule
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*`list` across ranks is zero.*",
 )
 ADAM = partial(torch.optim.Adam, lr=1e-3)
+COSINE = partial(get_cosine_with_min_lr_schedule_with_warmup, num_warmup_steps=0, min_lr_rate=0.1)
 DEMONSTRATIONS = [Demonstration(f"w{3 + n} w{4 + n}", f"w{5 + n} w{6 + n}") for n in range(20)]
 COMPARISONS = [Comparison(f"w{3 + n}", ["w4 w5", f"w{6 + n}", "w7"], [1, 3, 2]) for n in range(20)]
 PROMPTS = [Prompt(f"w{3 + n} w{5 + n}") for n in range(20)]
@@ -56,13 +57,13 @@ def sft(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.2  # draws from the global random state, which must come back too
-    module = LanguageModelModule(model, ADAM, partial(cosine_schedule))
+    module = LanguageModelModule(model, ADAM, COSINE)
     return module, RLHFDataModule("sft", tokenizer, DEMONSTRATIONS, DEMONSTRATIONS[:3], batch_size=6, seed=5)
 
 
 def reward(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
     torch.manual_seed(1)
-    module = RewardModule(ScalarHeadModel.from_causal_lm(model), ADAM, partial(cosine_schedule))
+    module = RewardModule(ScalarHeadModel.from_causal_lm(model), ADAM, COSINE)
     return module, RLHFDataModule("reward", tokenizer, COMPARISONS, COMPARISONS[:3], batch_size=6, seed=5)
 
 
@@ -77,7 +78,7 @@ def ppo(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
         tokenizer,
         ADAM,
         ADAM,
-        partial(warmup_schedule, warmup_steps=4),
+        partial(torch.optim.lr_scheduler.LinearLR, start_factor=0.1, total_iters=4),
         max_new_tokens=6,
         num_minibatches=2,
         ptx_coef=0.5,

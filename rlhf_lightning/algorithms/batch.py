@@ -1,6 +1,6 @@
-"""The typed batches that flow between data, generation and stages.
+"""The typed batches that flow between data, generation and modules.
 
-Legend of the shapes: ``rows`` sequences, ``time`` tokens, ``prompts`` prompts, ``K`` responses per prompt. Token masks
+Legend of the shapes: `rows` sequences, `time` tokens, `prompts` prompts, `K` responses per prompt. Token masks
 are True on real tokens. Prompts are padded on the left, so that responses start in one column; everything else is
 padded on the right.
 """
@@ -75,7 +75,7 @@ class Rollout(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """A scored rollout: all that the PPO update needs. Token tensors are ``rows x response_time``."""
+    """A scored rollout: all that the PPO update needs. Token tensors are `rows x response_time`."""
 
     rollout: Rollout
     scores: Float[Tensor, " rows"]
@@ -92,7 +92,7 @@ class Experience(NamedTuple):
 def decided_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     """Every pair of ranked responses that is no tie, as the places of the better and of the worse one.
 
-    Example:
+    Examples:
         >>> decided_pairs([2, 1, 2])
         [(1, 0), (1, 2)]
     """
@@ -112,7 +112,7 @@ def left_aligned(
 
     In place of padding stands the row's first token; transformers warns about pad tokens that come without a mask.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mask = torch.tensor([[False, True, True], [True, True, True]])
         >>> left_aligned(torch.tensor([[0, 5, 6], [7, 8, 9]]), mask)[0]
@@ -129,7 +129,7 @@ def length_groups(
 ) -> list[Int[Tensor, " group"]]:
     """Rows in groups of similar length, so that little is padding when each group is padded to its own longest row.
 
-    A group ends where the next row would have less than ``SIMILAR`` of its longest, unless the group is small.
+    A group ends where the next row would have less than `SIMILAR` of its longest, unless the group is small.
 
     Args:
         lengths: Tokens of each row.
@@ -139,7 +139,7 @@ def length_groups(
     Returns:
         Row numbers, the longest rows first.
 
-    Example:
+    Examples:
         >>> import torch
         >>> length_groups(torch.tensor([3, 9, 1, 5]), 18)
         [tensor([1, 3]), tensor([0, 2])]
@@ -158,9 +158,9 @@ def length_groups(
 
 
 def padded_size(lengths: Int[Tensor, " rows"], tokens: int = sys.maxsize) -> int:
-    """Positions, padding included, of rows that are read in their :func:`length_groups`.
+    """Positions, padding included, of rows that are read in their `length_groups`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> padded_size(torch.tensor([3, 9, 1, 5]), 18)
         24

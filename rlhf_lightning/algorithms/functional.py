@@ -14,7 +14,7 @@ from torch import Tensor
 def token_log_probs(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Log-probability of each token under its logits, in nats.
 
-    ``log p(token) = logits[token] - logsumexp(logits)``, computed in 32 bits at least.
+    `log p(token) = logits[token] - logsumexp(logits)`, computed in 32 bits at least.
 
     Args:
         logits: Unnormalised log-probabilities of the next token.
@@ -23,7 +23,7 @@ def token_log_probs(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "
     Returns:
         One log-probability per token.
 
-    Example:
+    Examples:
         >>> token_log_probs(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).exp()
         tensor([0.5000])
     """
@@ -33,23 +33,12 @@ def token_log_probs(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "
     return -flat.view(tokens.shape)
 
 
-def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
-    """Entropy of the distribution that the logits describe, in nats: ``-sum_v p(v) log p(v)``.
-
-    Example:
-        >>> entropy(torch.zeros(1, 8))
-        tensor([2.0794])
-    """
-    terms: Tensor = torch.special.entr(_at_least_32_bits(logits).softmax(-1))
-    return terms.sum(-1)
-
-
 def position_ids(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:
     """Position of each token within its row, counted over valid tokens only.
 
     Left padding shifts tokens; models with learned positions (GPT-2) need to be told. Padding gets position 0.
 
-    Example:
+    Examples:
         >>> position_ids(torch.tensor([[False, True, True]]))
         tensor([[0, 0, 1]])
     """
@@ -59,15 +48,15 @@ def position_ids(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:
 def masked_mean(
     values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], count: Num[Tensor, ""] | int | None = None
 ) -> Float[Tensor, ""]:
-    """Mean of the values that count: ``sum(values * mask) / count``.
+    """Mean of the values that count: `sum(values * mask) / count`.
 
     Args:
         values: Any shape.
         mask: Same shape; True counts.
-        count: What to divide by, when these values are a part of a larger batch whose mean is wanted; default: the
+        count: Divisor, when these values are a part of a larger batch whose mean is wanted; default: the
             number of values that count here. An empty mask gives 0.
 
-    Example:
+    Examples:
         >>> masked_mean(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
         tensor(1.5000)
     """
@@ -83,7 +72,7 @@ def whiten(
 ) -> Float[Tensor, "*shape"]:
     """Shift and scale the values that count to mean 0 and variance 1; the others become 0.
 
-    ``(values - mean) / sqrt(variance + 1e-8)`` with the unbiased variance over the mask.
+    `(values - mean) / sqrt(variance + 1e-8)` with the unbiased variance over the mask.
 
     Args:
         values: Any shape; the statistics run over the whole tensor, so pass the whole rollout batch at once.
@@ -93,7 +82,7 @@ def whiten(
     Raises:
         ValueError: When fewer than two values count, for which no variance exists.
 
-    Example:
+    Examples:
         >>> whiten(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([True, True, False]))
         tensor([-0.7071,  0.7071,  0.0000])
     """
@@ -106,13 +95,13 @@ def whiten(
 
 
 def kl_k1(log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Per-token estimate of KL(policy, reference) from samples of the policy: ``log pi - log pi_ref``.
+    """Per-token estimate of KL(policy, reference) from samples of the policy: `log pi - log pi_ref`.
 
     Unbiased and signed: single tokens may be negative, and clamping them would bias the penalty.
 
     Source: InstructGPT, equation 2; the name is from J. Schulman, "Approximating KL divergence" (2020).
 
-    Example:
+    Examples:
         >>> kl_k1(torch.tensor([-1.0]), torch.tensor([-1.5]))
         tensor([0.5000])
     """
@@ -120,13 +109,13 @@ def kl_k1(log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor,
 
 
 def kl_k3(log_probs: Float[Tensor, "*shape"], reference_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Per-token estimate of KL(policy, reference) that is never negative: ``r - 1 - log r`` with ``r = pi_ref / pi``.
+    """Per-token estimate of KL(policy, reference) that is never negative: `r - 1 - log r` with `r = pi_ref / pi`.
 
     Unbiased like k1, with less variance; used for logging, not in the reward.
 
     Source: J. Schulman, "Approximating KL divergence" (2020).
 
-    Example:
+    Examples:
         >>> kl_k3(torch.tensor([0.0]), torch.tensor([0.0]))
         tensor([0.])
     """
@@ -142,17 +131,17 @@ def kl_penalized_rewards(
 ) -> Float[Tensor, "rows time"]:
     """Reward of each token: the KL penalty everywhere, the score added at the last token of the response.
 
-    ``reward_t = -kl_coef * kl_t + [t is last] * score``
+    `reward_t = -kl_coef * kl_t + [t is last] * score`
 
     Source: InstructGPT, equation 2 and appendix C.4.
 
     Args:
-        scores: What the reward model gives the whole response.
-        kl: Per-token estimate, signed (see :func:`kl_k1`).
+        scores: Score of each whole response, by the reward model.
+        kl: Per-token estimate, signed (see `kl_k1`).
         mask: Response tokens; padding on the right.
         kl_coef: beta of the paper, per nat.
 
-    Example:
+    Examples:
         >>> kl = torch.tensor([[0.5, 1.0, 0.0]])
         >>> kl_penalized_rewards(torch.tensor([2.0]), kl, torch.tensor([[True, True, False]]), 0.1)
         tensor([[-0.0500,  1.9000,  0.0000]])
@@ -172,8 +161,8 @@ def gae(
 ) -> tuple[Float[Tensor, "rows time"], Float[Tensor, "rows time"]]:
     """Generalized advantage estimates and returns of responses that end at the end of their mask.
 
-    ``delta_t = r_t + discount * V_{t+1} - V_t`` with ``V = 0`` after the last token, and
-    ``A_t = delta_t + discount * gae_lambda * A_{t+1}``; ``returns = A + V``.
+    `delta_t = r_t + discount * V_{t+1} - V_t` with `V = 0` after the last token, and
+    `A_t = delta_t + discount * gae_lambda * A_{t+1}`; `returns = A + V`.
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; InstructGPT, appendix C.4 (no discount).
 
@@ -187,7 +176,7 @@ def gae(
     Returns:
         Advantages (not whitened) and returns; both 0 outside the mask.
 
-    Example:
+    Examples:
         >>> mask = torch.tensor([[True, True]])
         >>> gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), mask, 1.0, 0.5)
         (tensor([[0.2500, 0.5000]]), tensor([[0.7500, 1.0000]]))

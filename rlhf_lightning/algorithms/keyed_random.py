@@ -13,7 +13,7 @@ def inverse_cdf_sample(
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """The token at which the cumulative distribution passes the uniform number, and its log-probability.
 
-    One uniform number per row, where ``torch.multinomial`` draws one exponential per vocabulary entry. The cumulative
+    One uniform number per row, where `torch.multinomial` draws one exponential per vocabulary entry. The cumulative
     sum is taken over blocks of the vocabulary first and then within the one block that the number falls into.
 
     Args:
@@ -24,7 +24,7 @@ def inverse_cdf_sample(
     Returns:
         Tokens, and their log-probabilities at that temperature in nats.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[0.25, 0.75]]).log()
         >>> tokens, log_probs = inverse_cdf_sample(logits, torch.tensor([0.3], dtype=torch.float64))
         >>> tokens, log_probs.exp()  # the distribution passes .3 at its second token

@@ -13,14 +13,14 @@ from rlhf_lightning.algorithms.functional import masked_mean
 
 
 class LMStatistics(NamedTuple):
-    """What :func:`lm_loss` measured."""
+    """What `lm_loss` measured."""
 
     num_tokens: Int[Tensor, ""]
     """Tokens that counted."""
 
 
 class RankingStatistics(NamedTuple):
-    """What :func:`ranking_loss` measured."""
+    """What `ranking_loss` measured."""
 
     num_pairs: Int[Tensor, ""]
     """Pairs that are not ties."""
@@ -33,23 +33,21 @@ class RankingStatistics(NamedTuple):
 
 
 class PolicyStatistics(NamedTuple):
-    """What :func:`policy_loss` measured; means over the tokens that count."""
+    """What `policy_loss` measured; means over the tokens that count."""
 
     clip_fraction: Float[Tensor, ""]
     """Share of tokens whose ratio left the trust region on the side that the clip cuts off."""
     approx_kl: Float[Tensor, ""]
     """k3 estimate of KL(old policy, policy), in nats per token."""
     ratio_deviation: Float[Tensor, ""]
-    """Largest ``|ratio - 1|``."""
+    """Largest `|ratio - 1|`."""
 
 
 class ValueStatistics(NamedTuple):
-    """What :func:`value_loss` measured; means over the tokens that count."""
+    """What `value_loss` measured."""
 
     clip_fraction: Float[Tensor, ""]
-    """Share of tokens where the clipped error was the larger one."""
-    error: Float[Tensor, ""]
-    """Mean squared error of the unclipped values."""
+    """Share of the tokens that count where the clipped error was the larger one."""
 
 
 def lm_loss(
@@ -57,17 +55,17 @@ def lm_loss(
 ) -> tuple[Float[Tensor, ""], LMStatistics]:
     """Cross-entropy of the target tokens that count, in nats per token.
 
-    ``-sum_t mask_t log p(target_t) / num_tokens``
+    `-sum_t mask_t log p(target_t) / num_tokens`
 
     Source: InstructGPT, section 3.5 (SFT) and equation 2, third term (pretraining mix).
 
     Args:
-        log_probs: Of the targets, from :func:`rlhf_lightning.algorithms.functional.token_log_probs` or
-            :func:`rlhf_lightning.models.log_probs.causal_log_probs`.
+        log_probs: Log-probs of the targets, from `rlhf_lightning.algorithms.functional.token_log_probs` or
+            `rlhf_lightning.models.log_probs.causal_log_probs`.
         mask: Targets that count: response tokens with their EOS for SFT, every token for pretraining.
         num_tokens: Divisor when this is a part of a larger batch; default: the targets that count here.
 
-    Example:
+    Examples:
         >>> loss, _ = lm_loss(torch.tensor([[0.5, 0.25]]).log(), torch.tensor([[True, True]]))
         >>> loss  # (log 2 + log 4) / 2
         tensor(1.0397)
@@ -80,8 +78,8 @@ def ranking_loss(
 ) -> tuple[Float[Tensor, ""], RankingStatistics]:
     """Ranking loss over all pairs of the K responses to each prompt.
 
-    For each prompt the mean over its pairs (w better than l) of ``-log sigmoid(score_w - score_l)``, which is
-    ``1 / C(K, 2)`` of the sum when no two ranks are equal; then the mean over prompts. Ties are no pairs, and a prompt
+    For each prompt the mean over its pairs (w better than l) of `-log sigmoid(score_w - score_l)`, which is
+    `1 / C(K, 2)` of the sum when no two ranks are equal; then the mean over prompts. Ties are no pairs, and a prompt
     without any pair does not count.
 
     Source: InstructGPT, equation 1 and section 3.5.
@@ -91,7 +89,7 @@ def ranking_loss(
         ranks: 1 is best; equal numbers are ties.
         mask: Responses that exist, so that K may differ between prompts.
 
-    Example:
+    Examples:
         >>> one = torch.ones(1, 2, dtype=torch.bool)
         >>> loss, _ = ranking_loss(torch.tensor([[1.0, 1.0]]), torch.tensor([[1, 2]]), one)
         >>> loss  # equal scores: log 2
@@ -121,19 +119,19 @@ def policy_loss(
 ) -> tuple[Float[Tensor, ""], PolicyStatistics]:
     """Clipped surrogate loss of PPO.
 
-    ``-mean_t min(ratio_t A_t, clip(ratio_t, 1 - clip_range, 1 + clip_range) A_t)`` with ``ratio = pi / pi_old``.
+    `-mean_t min(ratio_t A_t, clip(ratio_t, 1 - clip_range, 1 + clip_range) A_t)` with `ratio = pi / pi_old`.
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7; InstructGPT, appendix C.4.
 
     Args:
-        log_probs: Of the response tokens under the policy that learns, with gradient.
-        old_log_probs: Of the same tokens under the policy that sampled them.
+        log_probs: Log-probs of the response tokens under the policy that learns, with gradient.
+        old_log_probs: Log-probs of the same tokens under the policy that sampled them.
         advantages: Whitened by the caller over the whole rollout batch.
         mask: Response tokens.
         clip_range: Half-width of the trust region around ratio 1, above 0.
         num_tokens: Divisor when this is a part of a larger minibatch; default: the tokens that count here.
 
-    Example:
+    Examples:
         >>> one = torch.ones(1, 1, dtype=torch.bool)
         >>> zero = torch.zeros(1, 1)
         >>> loss, _ = policy_loss(torch.tensor([[1.5]]).log(), zero, torch.ones(1, 1), one, 0.2)
@@ -161,19 +159,19 @@ def value_loss(
 ) -> tuple[Float[Tensor, ""], ValueStatistics]:
     """Clipped squared error of the value estimates.
 
-    ``0.5 * mean_t max((V_t - R_t)^2, (clip(V_t, V_old_t - clip_range, V_old_t + clip_range) - R_t)^2)``
+    `0.5 * mean_t max((V_t - R_t)^2, (clip(V_t, V_old_t - clip_range, V_old_t + clip_range) - R_t)^2)`
 
     Source: the clipping is from OpenAI's PPO code; InstructGPT does not say (its code base descends from it).
 
     Args:
         values: Estimates that learn, with gradient.
         old_values: Estimates at the time of the rollout.
-        returns: Targets, from :func:`rlhf_lightning.algorithms.functional.gae`.
+        returns: Targets, from `rlhf_lightning.algorithms.functional.gae`.
         mask: Response tokens.
-        clip_range: How far the values may move per rollout, in units of the score; None does not clip.
+        clip_range: Distance that the values may move per rollout, in units of the score; None does not clip.
         num_tokens: Divisor when this is a part of a larger minibatch; default: the tokens that count here.
 
-    Example:
+    Examples:
         >>> one = torch.ones(1, 1, dtype=torch.bool)
         >>> zero = torch.zeros(1, 1)
         >>> loss, _ = value_loss(torch.tensor([[1.0]]), zero, torch.tensor([[1.0]]), one, 0.2)
@@ -187,4 +185,4 @@ def value_loss(
         worst = torch.max(error, (clipped - returns) ** 2)
     loss = 0.5 * masked_mean(worst, mask, num_tokens)
     cut = (worst > error).detach().to(error.dtype)
-    return loss, ValueStatistics(masked_mean(cut, mask), masked_mean(error.detach(), mask))
+    return loss, ValueStatistics(masked_mean(cut, mask))

@@ -6,15 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.checks.plain import altered, plain_log_probs, plain_values, single_rows
 from rlhf_lightning.checks.result import close
-from rlhf_lightning.checks.subject import (
-    Subject,
-    altered,
-    plain_log_probs,
-    plain_values,
-    single_rows,
-    trainable_parameters,
-)
+from rlhf_lightning.checks.subject import Subject
+from rlhf_lightning.models.lora import trainable_parameters
 
 OUTSIDE = (-2.0, -0.5, 0.5, 2.0)
 """Where made-up ratios and values lie, in units of the clip range."""
@@ -47,7 +42,7 @@ def _number(mask: Tensor) -> Tensor:
 def policy_gradient(subject: Subject) -> str:
     """The policy's gradient is that of the clipped ratio times the advantage, token by token, inside and outside."""
     module, episode = subject.episode
-    number, clip = _number(episode.rollout.response_mask), module.clip_range
+    number, clip = _number(episode.rollout.response_mask), module.hparams.clip_range
     ratios = (1 + clip * torch.tensor(OUTSIDE, device=number.device)[number % 4]).clamp(min=0.05)
     advantages = torch.where(number // 4 % 2 == 0, 1.0, -1.0) * (1.0 + number % 3)
     old = episode.old_log_probs - ratios.log()
@@ -59,7 +54,7 @@ def policy_gradient(subject: Subject) -> str:
 
     def by_hand() -> None:
         for row, prompt, response in single_rows(episode.rollout):
-            new = plain_log_probs(module.policy, prompt, response, module.temperature)
+            new = plain_log_probs(module.policy, prompt, response, module.hparams.temperature)
             total = torch.zeros((), device=new.device)
             for time, log_prob in enumerate(new):
                 ratio, advantage = (log_prob - old[row, time]).exp(), float(advantages[row, time])
@@ -74,7 +69,7 @@ def policy_gradient(subject: Subject) -> str:
 def value_gradient(subject: Subject) -> str:
     """The critic's gradient is that of its squared error, token by token, but where the clip is the worse."""
     module, episode = subject.episode
-    number, clip = _number(episode.rollout.response_mask), module.value_clip_range
+    number, clip = _number(episode.rollout.response_mask), module.hparams.value_clip_range
     step = 0.2 if clip is None else clip
     old = episode.old_values - step * torch.tensor(OUTSIDE, device=number.device)[number % 4]
     returns = episode.old_values + torch.where(number // 4 % 2 == 0, 3.0, -3.0) * step
@@ -85,10 +80,10 @@ def value_gradient(subject: Subject) -> str:
         for row, prompt, response in single_rows(episode.rollout):
             total = torch.zeros((), device=old.device)
             for time, value in enumerate(plain_values(module.value, prompt, response)):
-                own, before, wanted = value.item(), float(old[row, time]), float(returns[row, time])
-                bound = own if clip is None else min(max(own, before - clip), before + clip)
-                cut = abs(bound - wanted) > abs(own - wanted)
-                total = total + (0.0 if cut else 0.5) * (value - wanted) ** 2 / count
+                now, before, target = value.item(), float(old[row, time]), float(returns[row, time])
+                clipped = now if clip is None else min(max(now, before - clip), before + clip)
+                cut = abs(clipped - target) > abs(now - target)
+                total = total + (0.0 if cut else 0.5) * (value - target) ** 2 / count
             total.backward()
 
     ours = partial(module.backward_value, made_up, rows)
@@ -100,7 +95,7 @@ def micro_batches(subject: Subject) -> str:
     module, episode = subject.episode
 
     def cut(size: int | None) -> None:
-        with altered(module, micro_batch_size=size, ptx_coef=0.5):
+        with altered(module.hparams, micro_batch_size=size, ptx_coef=0.5):
             module.backward_policy(episode, episode.minibatches[0])
             module.backward_text(subject.text_batch, measure=False)
             module.backward_value(episode, episode.minibatches[0])
@@ -112,12 +107,12 @@ def micro_batches(subject: Subject) -> str:
 
 
 def ptx_gradient(subject: Subject) -> str:
-    """PPO-ptx adds ``ptx_coef`` times the gradient of the pretraining loss, written out token by token."""
+    """PPO-ptx adds `ptx_coef` times the gradient of the pretraining loss, written out token by token."""
     module, episode = subject.episode
     batch, coef = subject.text_batch, 0.7
 
     def ours() -> None:
-        with altered(module, ptx_coef=coef):
+        with altered(module.hparams, ptx_coef=coef):
             module.backward_policy(episode, episode.minibatches[0])
             module.backward_text(batch, measure=True)
 
@@ -127,7 +122,7 @@ def ptx_gradient(subject: Subject) -> str:
         for ids, mask, counts in zip(*batch[:3], strict=True):
             row, counted = ids[mask][None], counts[mask]
             logits = module.policy(input_ids=row, attention_mask=torch.ones_like(row)).logits[0, :-1].float()
-            own = logits.log_softmax(-1).gather(1, row[0, 1:, None]).squeeze(1)
-            (-coef * own[counted[1:]].sum() / count).backward()
+            log_probs = logits.log_softmax(-1).gather(1, row[0, 1:, None]).squeeze(1)
+            (-coef * log_probs[counted[1:]].sum() / count).backward()
 
     return _same_gradient(subject, [module.policy], ours, by_hand, "the gradient and the sum of the two")

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from rlhf_lightning.algorithms import functional
+from rlhf_lightning.checks.plain import altered, plain_log_probs, single_rows
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
-from rlhf_lightning.checks.subject import Subject, altered, plain_log_probs, single_rows
+from rlhf_lightning.checks.subject import Subject
 from rlhf_lightning.generation.sample import response_log_probs
 from rlhf_lightning.models.log_probs import causal_log_probs
 
@@ -30,8 +31,8 @@ def padding(subject: Subject) -> str:
             real[left : left + len(row)] = True
             counts = real.clone()
             counts[left] = False
-            own = causal_log_probs(subject.policy, wide[None], real[None], counts[None])
-            found.append(own[0, left : left + len(row) - 1])
+            log_probs = causal_log_probs(subject.policy, wide[None], real[None], counts[None])
+            found.append(log_probs[0, left : left + len(row) - 1])
             expected.append(alone)
     return close(torch.cat(found), torch.cat(expected), _tolerance(subject), "log-probs with and without padding")
 
@@ -52,6 +53,9 @@ def positions(subject: Subject) -> str:
     return close(padded.log_softmax(-1), alone.log_softmax(-1), _tolerance(subject), "log-probs with given positions")
 
 
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
 @torch.no_grad()
 def dropout(subject: Subject) -> str:
     """The models of PPO say the same twice."""
@@ -59,7 +63,7 @@ def dropout(subject: Subject) -> str:
     for name in ("policy", "value", "reference", "reward"):
         model = getattr(module, name)
         for path, layer in model.named_modules():
-            on = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
+            on = isinstance(layer, DROPOUT) and layer.training and layer.p > 0
             demand(not on, f"dropout {layer.p if on else 0} is on in {name}.{path}")
         ids = subject.prompt_batch.prompt_ids[:1]
         first, second = (model(ids) for _ in range(2))
@@ -74,9 +78,9 @@ def sampler(subject: Subject) -> str:
     module, rollout = subject.sampled
     expected = torch.zeros_like(rollout.log_probs)
     for row, prompt, response in single_rows(rollout):
-        own = plain_log_probs(module.policy, prompt, response, module.temperature)
-        expected[row, : len(own)] = own
-    batched = response_log_probs(module.policy, rollout, module.temperature).float()
+        log_probs = plain_log_probs(module.policy, prompt, response, module.hparams.temperature)
+        expected[row, : len(log_probs)] = log_probs
+    batched = response_log_probs(module.policy, rollout, module.hparams.temperature).float()
     outside = ((rollout.log_probs - expected).exp()[rollout.response_mask] - 1).abs() > 0.1
     demand(
         float(outside.float().mean()) <= 0.05, f"{float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"

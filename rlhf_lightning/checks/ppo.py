@@ -5,8 +5,9 @@ import statistics
 import torch
 
 from rlhf_lightning.algorithms.batch import Experience
+from rlhf_lightning.checks.plain import plain_values, single_rows
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
-from rlhf_lightning.checks.subject import Subject, plain_values, single_rows
+from rlhf_lightning.checks.subject import Subject
 
 
 def rollout(subject: Subject) -> str:
@@ -44,12 +45,14 @@ def score_place(subject: Subject) -> str:
     """A score is what the reward model says at the last token, where it lands; the signed KL lands on every token."""
     module, _ = subject.episode
     episode = subject.moved
-    own = [subject.scalar(torch.cat([*row[1:]])[None])[0, -1].float() for row in single_rows(episode.rollout)]
-    penalties = (~episode.rollout.ended).float() * (module.missing_eos_penalty or 0.0)
+    scores = [subject.scalar(torch.cat([*row[1:]])[None])[0, -1].float() for row in single_rows(episode.rollout)]
+    penalties = (~episode.rollout.ended).float() * (module.hparams.missing_eos_penalty or 0.0)
     tolerance = 1e-3 if subject.exact else 0.1
-    words = close(episode.scores, torch.stack(own) - penalties, tolerance, "scores, and the reward model's of one row")
+    words = close(
+        episode.scores, torch.stack(scores) - penalties, tolerance, "scores, and the reward model's of one row"
+    )
     found, expected = [], []
-    decay = module.discount * module.gae_lambda
+    decay = module.hparams.discount * module.hparams.gae_lambda
     for row, rewards in enumerate(_rewards(episode)):
         length = len(rewards)
         values = [*episode.old_values[row, :length].tolist(), 0.0]
@@ -57,14 +60,14 @@ def score_place(subject: Subject) -> str:
         # Generalised advantage estimation backwards: from the advantages to the rewards that they came from.
         for time in range(length):
             error = gains[time] - decay * gains[time + 1]
-            found.append(error - module.discount * values[time + 1] + values[time])
+            found.append(error - module.hparams.discount * values[time + 1] + values[time])
         expected += rewards
     close(torch.tensor(found), torch.tensor(expected), 1e-3, "rewards per token")
     return words
 
 
 def _rewards(episode: Experience) -> list[list[float]]:
-    """Of each response token, at a ``kl_coef`` of 1."""
+    """Of each response token, at a `kl_coef` of 1."""
     rewards = []
     for row, _, response in single_rows(episode.rollout):
         gaps = (episode.old_log_probs - episode.reference_log_probs)[row, : len(response)]
@@ -91,9 +94,9 @@ def advantages(subject: Subject) -> str:
     episode, expected, plain = subject.moved, [], []
     for row, rewards in enumerate(_rewards(episode)):
         values = episode.old_values[row, : len(rewards)].tolist()
-        own = _advantages(rewards, values, module.discount, module.gae_lambda)
-        expected += [advantage + value for advantage, value in zip(own, values, strict=True)]
-        plain += own
+        of_row = _advantages(rewards, values, module.hparams.discount, module.hparams.gae_lambda)
+        expected += [advantage + value for advantage, value in zip(of_row, values, strict=True)]
+        plain += of_row
     mask = episode.rollout.response_mask
     words = close(episode.returns[mask], torch.tensor(expected), 1e-3, "returns and those of a double loop")
     mean, deviation = statistics.mean(plain), statistics.stdev(plain)
@@ -106,11 +109,11 @@ def whitening(subject: Subject) -> str:
     """Advantages have mean 0 and variance 1 over the tokens that count, whatever stands on padding."""
     _, episode = subject.episode
     mask = episode.rollout.response_mask
-    own = episode.advantages[mask].double()
+    counted = episode.advantages[mask].double()
     demand(bool((episode.advantages[~mask] == 0).all()), "advantages on padding are not 0")
-    demand(abs(float(own.mean())) < 1e-3, f"their mean over the tokens is {float(own.mean()):.3g}")
-    demand(abs(float(own.var()) - 1) < 1e-2, f"their variance over the tokens is {float(own.var()):.3g}")
-    return f"mean {float(own.mean()):.1g}, variance {float(own.var()):.3f}"
+    demand(abs(float(counted.mean())) < 1e-3, f"their mean over the tokens is {float(counted.mean()):.3g}")
+    demand(abs(float(counted.var()) - 1) < 1e-2, f"their variance over the tokens is {float(counted.var()):.3g}")
+    return f"mean {float(counted.mean()):.1g}, variance {float(counted.var()):.3f}"
 
 
 @torch.no_grad()

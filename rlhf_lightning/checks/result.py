@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 Outcome = Literal["pass", "fail", "error", "skipped"]
-"""``error`` is an exception on the way, so that nothing was compared."""
+"""`error` is an exception on the way, so that nothing was compared."""
 
 
 class CheckFailedError(Exception):
@@ -22,12 +22,12 @@ class CheckResult:
     """One row of the table.
 
     Args:
-        name: Of the check.
-        outcome: How it ended.
-        measured: What was found, in words.
-        meaning: What a pass means.
-        remedy: What to do after a failure.
-        seconds: How long it took.
+        name: The check's name.
+        outcome: The way it ended.
+        measured: The finding, in words.
+        meaning: The meaning of a pass.
+        remedy: Advice after a failure.
+        seconds: Time that it took.
     """
 
     name: str

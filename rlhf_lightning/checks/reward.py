@@ -18,17 +18,17 @@ ENOUGH = 5e11
 
 def _one_by_one(subject: Subject) -> list[list[Tensor]]:
     """Score of every response from a row of its own, without padding."""
-    batch, model, scores = subject.comparison_batch, subject.scalar, []
+    batch, model, rows = subject.comparison_batch, subject.scalar, []
     for row in range(len(batch.ranks)):
-        prompt, own = batch.prompt_ids[row][batch.prompt_mask[row]], []
+        prompt, scores = batch.prompt_ids[row][batch.prompt_mask[row]], []
         for ids, mask, exists in zip(batch.response_ids[row], batch.response_mask[row], batch.mask[row], strict=True):
             if exists:
                 joined = torch.cat([prompt, ids[mask]])[None]
                 hidden = model.backbone(input_ids=joined, attention_mask=torch.ones_like(joined)).last_hidden_state
                 last = hidden[0, -1].to(model.head.weight.dtype)
-                own.append((nn.functional.linear(last, model.head.weight)[0] + model.bias).float())
-        scores.append(own)
-    return scores
+                scores.append((nn.functional.linear(last, model.head.weight)[0] + model.bias).float())
+        rows.append(scores)
+    return rows
 
 
 @torch.no_grad()
@@ -42,11 +42,11 @@ def shared_prefix(subject: Subject) -> str:
         found[batch.mask], flat, 1e-3 if subject.exact else 0.1, "scores from one pass and from separate rows"
     )
     losses = []
-    for row, own in enumerate(expected):
+    for row, scores in enumerate(expected):
         ranks = batch.ranks[row].tolist()
         pairs = [
-            nn.functional.softplus(own[worse] - own[better])
-            for better, worse in itertools.permutations(range(len(own)), 2)
+            nn.functional.softplus(scores[worse] - scores[better])
+            for better, worse in itertools.permutations(range(len(scores)), 2)
             if ranks[better] < ranks[worse]
         ]
         if pairs:
@@ -105,6 +105,6 @@ def exported(subject: Subject) -> str:
     read = tokenizer(texts, **options).to(subject.device)
     ids, mask = read["input_ids"], read["attention_mask"]
     found = plain(input_ids=ids, attention_mask=mask).logits[:, 0].float() + getattr(plain.config, "reward_bias", 0.0)
-    expected = [subject.scalar(row[own.bool()][None])[0, -1].float() for row, own in zip(ids, mask, strict=True)]
+    expected = [subject.scalar(row[real.bool()][None])[0, -1].float() for row, real in zip(ids, mask, strict=True)]
     tolerance = 1e-3 if subject.exact else 0.1
     return close(found, torch.stack(expected), tolerance, "scores of the exported and of the own model")

@@ -12,7 +12,7 @@ from rlhf_lightning.checks.result import CheckFailedError, CheckResult, CheckSki
 from rlhf_lightning.checks.subject import Subject
 
 CheckFunction: TypeAlias = Callable[[Subject], str]
-"""Returns what was measured; raises :class:`CheckFailedError` or :class:`CheckSkippedError`."""
+"""Returns what was measured; raises `CheckFailedError` or `CheckSkippedError`."""
 
 
 @dataclass(frozen=True)
@@ -26,93 +26,81 @@ class Check:
     @property
     def meaning(self) -> str:
         """What a pass means."""
-        return (self.function.__doc__ or "").strip().replace("``", "")
+        return (self.function.__doc__ or "").strip().replace("`", "")
 
 
-CHECKS = (
-    Check(
-        "padding",
-        models.padding,
-        "The model attends to padding or ignores position ids; update transformers, or try attention=eager.",
-    ),
-    Check(
-        "positions", models.positions, "The architecture numbers its positions itself; use one that takes position_ids."
-    ),
-    Check("endings", data.endings, "Give the tokenizer EOS and pad tokens that differ; remove EOS from the responses."),
-    Check(
-        "shared prefix",
-        reward.shared_prefix,
-        "Set reward.module.shared_prefix=false, and report the architecture: it should have fallen back by itself.",
-    ),
-    Check(
-        "centred reward", reward.centred, "Run stage reward again; its bias belongs to other demonstrations or weights."
-    ),
-    Check(
-        "exported reward",
-        reward.exported,
-        "The architecture's classifier pools differently; use the folder with load_scalar_model.",
-    ),
-    Check("rollout", ppo.rollout, "The message says what stopped it; most checks below need a rollout."),
-    Check("dropout", models.dropout, "Set the dropout of the model's config to 0, or hand it over in eval mode."),
-    Check(
-        "sampler",
-        models.sampler,
-        "Set generation.engine=loop; if it still fails, the model's cache gives other logits.",
-    ),
-    Check(
-        "fresh samples",
-        models.fresh_samples,
-        "Give the sampler the key (seed, iteration) that PPO hands it; count iterations up.",
-    ),
-    Check("first ratio", ppo.first_ratio, "Turn dropout off; on a GPU set torch.use_deterministic_algorithms(True)."),
-    Check("KL starts at 0", ppo.reference_start, "Set ppo.reference=init, or expect a penalty from the first step on."),
-    Check(
-        "score on the last token",
-        ppo.score_place,
-        "The reward model, or kl_penalized_rewards, was changed; see scoring.py and functional.py.",
-    ),
-    Check("advantages", ppo.advantages, "gae was changed, or rewards are not those of the rollout; see functional.py."),
-    Check("whitening", ppo.whitening, "whiten must see the whole rollout and its mask; see functional.py."),
-    Check(
-        "policy gradient",
-        gradients.policy_gradient,
-        "policy_loss was changed: its sign, its clip or what it is divided by; see losses.py.",
-    ),
-    Check(
-        "value gradient",
-        gradients.value_gradient,
-        "value_loss was changed: its sign, its clip or what it is divided by; see losses.py.",
-    ),
-    Check(
-        "micro-batches", gradients.micro_batches, "Losses must be divided by the minibatch's tokens, not by their own."
-    ),
-    Check("ptx gradient", gradients.ptx_gradient, "The pretraining loss must be a mean over the tokens that count."),
-    Check("moving average", training.averaging, "Keep the average in 32 bits and update it once per optimizer step."),
-    Check("value starts as reward", ppo.value_start, "Build the critic from the reward model: copy.deepcopy(reward)."),
-    Check(
-        "frozen models",
-        training.frozen,
-        "Give PPO copies: reference and reward must not share weights with what learns.",
-    ),
-    Check("resume", training.resume, "Something random is not keyed, or state is kept outside of state_dict."),
+_CHANGED = "{} was changed, or is given other numbers than those of the rollout; see {}.py."
+
+CHECKS = tuple(
+    Check(*row)
+    for row in (
+        (
+            "padding",
+            models.padding,
+            "The model ignores its mask or positions; try attention=eager, update transformers.",
+        ),
+        ("positions", models.positions, "The architecture numbers positions itself; use one that takes position_ids."),
+        ("endings", data.endings, "EOS and pad must differ, and no response may have an EOS before its end."),
+        ("shared prefix", reward.shared_prefix, "Set reward.module.shared_prefix=false, and report the architecture."),
+        (
+            "centred reward",
+            reward.centred,
+            "Run stage reward again; its bias belongs to other demonstrations or weights.",
+        ),
+        (
+            "exported reward",
+            reward.exported,
+            "The classifier pools differently; use the folder with load_scalar_model.",
+        ),
+        ("rollout", ppo.rollout, "The message says what stopped it; most checks below need a rollout."),
+        ("dropout", models.dropout, "Set the dropout of the model's config to 0, or hand it over in eval mode."),
+        (
+            "sampler",
+            models.sampler,
+            "Set generation.engine=loop; if it still fails, the model's cache gives other logits.",
+        ),
+        (
+            "fresh samples",
+            models.fresh_samples,
+            "Give the sampler the key (seed, iteration) of PPO; count iterations up.",
+        ),
+        ("first ratio", ppo.first_ratio, "Turn dropout off; on a GPU set torch.use_deterministic_algorithms(True)."),
+        ("KL starts at 0", ppo.reference_start, "Set ppo.reference=init, or expect a penalty from the first step on."),
+        ("score on the last token", ppo.score_place, _CHANGED.format("kl_penalized_rewards", "algorithms/functional")),
+        ("advantages", ppo.advantages, _CHANGED.format("gae", "algorithms/functional")),
+        ("whitening", ppo.whitening, _CHANGED.format("whiten", "algorithms/functional")),
+        ("policy gradient", gradients.policy_gradient, _CHANGED.format("policy_loss", "algorithms/losses")),
+        ("value gradient", gradients.value_gradient, _CHANGED.format("value_loss", "algorithms/losses")),
+        ("micro-batches", gradients.micro_batches, "Divide losses by the minibatch's tokens, not by their own."),
+        ("ptx gradient", gradients.ptx_gradient, "The pretraining loss must be a mean over the tokens that count."),
+        ("moving average", training.averaging, "Keep the average in 32 bits and update it once per optimizer step."),
+        ("value starts as reward", ppo.value_start, "Build the critic from the reward model: copy.deepcopy(reward)."),
+        (
+            "frozen models",
+            training.frozen,
+            "Reference and reward must not share weights with what learns; give PPO copies.",
+        ),
+        ("resume", training.resume, "Something random is not keyed, or state is kept outside of state_dict."),
+    )
 )
+"""In the order of the table."""
 
 
 def check(subject: Subject, progress: Callable[[str], None] = lambda name: None) -> list[CheckResult]:
     """Try everything that silently goes wrong on these models, this data and these settings.
 
     Args:
-        subject: What is checked.
-        progress: Called with the name of each check before it runs.
+        subject: The models, data and settings that are checked.
+        progress: Function called with the name of each check before it runs.
     """
     results = []
-    for one in CHECKS:
-        progress(one.name)
+    for row in CHECKS:
+        progress(row.name)
         start = time.perf_counter()
         outcome: Outcome = "pass"
         try:
             with subject.as_trained():
-                measured = one.function(subject)
+                measured = row.function(subject)
         except CheckSkippedError as skipped:
             outcome, measured = "skipped", str(skipped)
         except CheckFailedError as failed:
@@ -120,7 +108,7 @@ def check(subject: Subject, progress: Callable[[str], None] = lambda name: None)
         except Exception as error:  # a fault may show in any way; the other checks go on
             outcome, measured = "error", f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - start
-        results.append(CheckResult(one.name, outcome, measured, one.meaning, one.remedy, seconds))
+        results.append(CheckResult(row.name, outcome, measured, row.meaning, row.remedy, seconds))
     return results
 
 

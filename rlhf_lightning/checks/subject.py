@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from lightning.fabric.utilities import move_data_to_device
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, Experience, LMBatch, PromptBatch, Rollout
@@ -18,8 +18,8 @@ from rlhf_lightning.checks.result import CheckSkippedError
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, Tokenization
-from rlhf_lightning.generation.sample import response_texts, sample_responses, token_id
-from rlhf_lightning.models.lora import actors
+from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
+from rlhf_lightning.models.lora import ppo_models, trainable_parameters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.ppo import PPOModule
 
@@ -34,20 +34,20 @@ class Subject:
 
     Args:
         policy: A causal language model in eval mode.
-        tokenizer: Of all models.
-        prompts: A few.
-        demonstrations: Likewise; may be empty.
-        comparisons: Likewise; where there are none, sampled responses stand in.
+        tokenizer: Tokenizer of all models.
+        prompts: A few prompts.
+        demonstrations: A few demonstrations; may be empty.
+        comparisons: A few rankings; where there are none, sampled responses stand in.
         texts: Pretraining text; may be empty.
         reward: A trained reward model, or None for a fresh head on the policy's body.
         tokenization: Lengths and prompt template; None is the defaults.
-        max_new_tokens: Of the checks' rollouts.
+        max_new_tokens: Length limit of responses in the checks' rollouts.
         block_size: Tokens per row of text.
-        make_ppo: Builds PPO from ``policy, reference, reward, value, tokenizer`` and further options.
-        reference: Of PPO; None is the policy itself, before training.
-        lora: Options of :func:`rlhf_lightning.models.lora.actors`.
+        make_ppo: Function that builds PPO from `policy, reference, reward, value, tokenizer` and further options.
+        reference: Reference of PPO; None is the policy itself, before training.
+        lora: Arguments of `rlhf_lightning.models.lora.ppo_models`.
         autocast: Precision of mixed-precision training, or None.
-        centring: Demonstrations that the reward's bias was computed on; None is ``demonstrations``.
+        centring: Demonstrations that the reward's bias was computed on; None is `demonstrations`.
     """
 
     policy: PreTrainedModel
@@ -97,12 +97,12 @@ class Subject:
         """The ends of eight prompts."""
         examples = self.tokens.prompts(self.prompts)[:8]
         ends = [replace(example, prompt_ids=example.prompt_ids[-LONGEST:]) for example in examples]
-        ids, mask, index, texts = collate_prompts(ends, self.pad)
-        return PromptBatch(ids.to(self.device), mask.to(self.device), index.to(self.device), texts)
+        batch: PromptBatch = move_data_to_device(collate_prompts(ends, self.pad), self.device)
+        return batch
 
     @cached_property
     def comparison_batch(self) -> ComparisonBatch:
-        """Up to three prompts with up to four ranked responses, none longer than ``LONGEST``."""
+        """Up to three prompts with up to four ranked responses, none longer than `LONGEST`."""
         examples = [
             replace(
                 example,
@@ -113,27 +113,20 @@ class Subject:
             for example in self.tokens.comparisons(self.comparisons[:3])
         ]
         if not examples:
-            rollouts = [
-                sample_responses(
-                    self.policy,
-                    self.prompt_batch,
-                    max_new_tokens=self.max_new_tokens,
-                    eos_token_id=self.eos,
-                    pad_token_id=self.pad,
-                    key=(number,),
-                )
-                for number in range(4)
-            ]
+            options = SamplingOptions.from_tokenizer(self.tokenizer, self.max_new_tokens)
+            rollouts = [sample_responses(self.policy, self.prompt_batch, options, (number,)) for number in range(4)]
             texts = [response_texts(self.tokenizer, rollout) for rollout in rollouts]
             examples = [
                 ComparisonExample(
-                    ids[mask].tolist(), [self.tokens.response_ids(own[row]) for own in texts], [2, 1, 3, 1], ""
+                    ids[mask].tolist(),
+                    [self.tokens.response_ids(responses[row]) for responses in texts],
+                    [2, 1, 3, 1],
+                    "",
                 )
                 for row, (ids, mask) in enumerate(zip(*self.prompt_batch[:2], strict=True))
             ][:3]
-        batch = collate_comparisons(examples, self.pad)
-        ids, mask, response_ids, response_mask, ranks = (value.to(self.device) for value in batch[:-1])
-        return ComparisonBatch(ids, mask, response_ids, response_mask, ranks, batch.groups)
+        batch: ComparisonBatch = move_data_to_device(collate_comparisons(examples, self.pad), self.device)
+        return batch
 
     @cached_property
     def text_batch(self) -> LMBatch:
@@ -141,12 +134,16 @@ class Subject:
         examples = self.tokens.texts(self.texts[:4], self.block_size)
         if not examples:
             demonstrations = self.tokens.demonstrations(self.demonstrations[:4])
-            examples = [replace(own, input_ids=own.input_ids[: own.loss_start + LONGEST]) for own in demonstrations]
+            examples = [
+                replace(example, input_ids=example.input_ids[: example.loss_start + LONGEST])
+                for example in demonstrations
+            ]
         if not examples:
             examples = [
                 LMExample([*ids[mask].tolist(), self.eos], 1) for ids, mask in zip(*self.prompt_batch[:2], strict=True)
             ]
-        return LMBatch(*(value.to(self.device) for value in collate_lm(examples[:4], self.pad)))
+        batch: LMBatch = move_data_to_device(collate_lm(examples[:4], self.pad), self.device)
+        return batch
 
     @property
     def eos(self) -> int:
@@ -168,25 +165,20 @@ class Subject:
             yield
 
     def ppo(self, optimizer: Callable[..., torch.optim.Optimizer] = STEP, **options: Any) -> PPOModule:
-        """PPO on copies of the models, outside a trainer, so that it logs nothing.
+        """PPO on copies of the models, outside of a Trainer: its optimizers are handed to `update`, nothing is logged.
 
         Args:
             optimizer: Factory of both optimizers.
-            options: Of :class:`PPOModule`.
+            options: Further arguments of `PPOModule`.
         """
         policy, reward = copy.deepcopy(self.policy), copy.deepcopy(self.scalar)
         other = None if self.reference is None else copy.deepcopy(self.reference)
         defaults = {"max_new_tokens": self.max_new_tokens, "num_minibatches": 2, "ptx_coef": 0.0, "seed": 0}
-        given = {**defaults, "optimizer": optimizer, "value_optimizer": optimizer, **options}
+        arguments = {**defaults, "optimizer": optimizer, "value_optimizer": optimizer, **options}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # adapters start at random
-            models = actors(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
-            module = self.make_ppo(**models, tokenizer=self.tokenizer, **given)
-        free = cast(Any, module)
-        optimizers = [optimizer(trainable_parameters(model)) for model in (module.policy, module.value)]
-        free.log = free.log_dict = lambda *_, **__: None
-        free.manual_backward, free.optimizers = (lambda loss: loss.backward()), (lambda *_, **__: optimizers)
-        return module
+            models = ppo_models(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
+            return self.make_ppo(**models, tokenizer=self.tokenizer, **arguments)
 
     def try_rollout(self) -> Experience:
         """Build PPO, roll out and score, before the first update; what was made on the way is kept for the checks."""
@@ -224,10 +216,10 @@ class Subject:
 
     @cached_property
     def moved(self) -> Experience:
-        """A scored rollout of a policy that has left its reference, at a ``kl_coef`` of 1, so that KL has its say."""
+        """A scored rollout of a policy that has left its reference, at a `kl_coef` of 1, so that KL has its say."""
         module, _ = self.episode
         weights = trainable_parameters(module.policy)
-        own, coef = [weight.detach().clone() for weight in weights], module.kl_coef.clone()
+        before, coef = [weight.detach().clone() for weight in weights], module.kl_coef.clone()
         generator = torch.Generator(self.device).manual_seed(0)
         try:
             with torch.no_grad():
@@ -238,7 +230,7 @@ class Subject:
             return module.score(self.rollout(module))
         finally:
             module.kl_coef.copy_(coef)
-            for weight, old in zip(weights, own, strict=True):
+            for weight, old in zip(weights, before, strict=True):
                 weight.data.copy_(old)
 
     def forget(self) -> None:
@@ -259,41 +251,3 @@ class Subject:
         """A folder that is gone after the block."""
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
-
-
-def plain_log_probs(model: nn.Module, prompt: Tensor, response: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each response token by the model's own forward pass on one row without padding."""
-    ids = torch.cat([prompt, response]).unsqueeze(0)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
-    return cast(Tensor, (logits.float() / temperature).log_softmax(-1).gather(1, response.unsqueeze(1)).squeeze(1))
-
-
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a model that learn."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-@contextmanager
-def altered(module: Any, **changes: Any) -> Iterator[None]:
-    """Other settings of a module within the block."""
-    own = {name: getattr(module, name) for name in changes}
-    try:
-        for name, value in changes.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in own.items():
-            setattr(module, name, value)
-
-
-def single_rows(rollout: Rollout) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Number, prompt and response of each episode, without padding."""
-    for row, mask in enumerate(rollout.response_mask):
-        prompt = rollout.prompts.prompt_ids[row][rollout.prompts.prompt_mask[row]]
-        yield row, prompt, rollout.response_ids[row][mask]
-
-
-def plain_values(model: nn.Module, prompt: Tensor, response: Tensor) -> Tensor:
-    """What a critic says before each response token, by a pass over one row without padding."""
-    values: Tensor = model(torch.cat([prompt, response]).unsqueeze(0))
-    return values[0, len(prompt) - 1 : -1].float()

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.checks.plain import plain_log_probs, single_rows
 from rlhf_lightning.checks.result import close, demand
-from rlhf_lightning.checks.subject import Subject, plain_log_probs, single_rows, trainable_parameters
+from rlhf_lightning.checks.subject import Subject
 from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.sample import response_log_probs
-from rlhf_lightning.models.lora import adapters_disabled
+from rlhf_lightning.models.lora import adapters_disabled, trainable_parameters
 from rlhf_lightning.modules.ppo import PPOModule
 
 
@@ -31,12 +32,12 @@ def averaging(subject: Subject) -> str:
                 weight.add_(1e-3)  # far enough to tell one update from two
                 expected[place] = 0.9 * expected[place] + 0.1 * weight.float()
 
-    policy_optimizer: Any = module.optimizers()[0]  # type: ignore[index]
-    policy_optimizer.register_step_post_hook(follow)
-    module.update(episode)
+    optimizers = module.build_optimizers()
+    optimizers[0].register_step_post_hook(follow)
+    module.update(episode, None, optimizers)
     found = [] if module.ema is None else list(module.ema.buffers())
     demand(len(found) == len(expected), f"the average has {len(found)} of {len(expected)} weights")
-    gaps = torch.stack([(own - other).abs().max() for own, other in zip(found, expected, strict=True)])
+    gaps = torch.stack([(average - other).abs().max() for average, other in zip(found, expected, strict=True)])
     return close(gaps, torch.zeros_like(gaps), 2e-5, f"the average and its recursion over {steps} steps")
 
 
@@ -50,12 +51,12 @@ def frozen(subject: Subject) -> str:
     models = {**still, "policy": module.policy, "value": module.value}
     kept = {name: _kept(model, learned) for name, model in still.items()}
     before, said = {name: _sums(model.state_dict()) for name, model in models.items()}, _said(module, subject)
-    module.update(episode)
+    module.update(episode, None, module.build_optimizers())
     after = {name: _sums(model.state_dict()) for name, model in models.items()}
-    for name, own in kept.items():
-        changed = [key for key in own if before[name][key] != after[name][key]]
+    for name, weights in kept.items():
+        changed = [key for key in weights if before[name][key] != after[name][key]]
         demand(not changed, f"an update changed {name}.{changed[0] if changed else ''}")
-        grads = [key for key, weight in own.items() if weight.requires_grad or weight.grad is not None]
+        grads = [key for key, weight in weights.items() if weight.requires_grad or weight.grad is not None]
         demand(not grads, f"{name}.{grads[0] if grads else ''} has a gradient")
     for name, earlier, later in zip(still, said, _said(module, subject), strict=True):
         demand(torch.equal(earlier, later), f"after an update the {name} says something else of the same responses")
@@ -69,13 +70,15 @@ def _reference_stays(module: PPOModule, subject: Subject) -> None:
     """What was scored with a policy that had moved is the reference's own."""
     moved = subject.moved
     with adapters_disabled(module.reference):
-        own = [
-            plain_log_probs(module.reference, prompt, response, module.temperature)
+        expected = [
+            plain_log_probs(module.reference, prompt, response, module.hparams.temperature)
             for _, prompt, response in single_rows(moved.rollout)
         ]
     found = moved.reference_log_probs[moved.rollout.response_mask]
     tolerance = 1e-3 if subject.exact else 0.3
-    close(found, torch.cat(own), tolerance, "log-probs of the reference beside a policy that has moved, and its own")
+    close(
+        found, torch.cat(expected), tolerance, "log-probs of the reference beside a policy that has moved, and its own"
+    )
 
 
 def _kept(model: nn.Module, learned: set[int]) -> dict[str, nn.Parameter]:
@@ -86,7 +89,7 @@ def _kept(model: nn.Module, learned: set[int]) -> dict[str, nn.Parameter]:
 def _said(module: PPOModule, subject: Subject) -> tuple[Tensor, Tensor]:
     rollout = subject.episode[1].rollout
     with adapters_disabled(module.reference, module.reward):
-        log_probs = response_log_probs(module.reference, rollout, module.temperature)
+        log_probs = response_log_probs(module.reference, rollout, module.hparams.temperature)
         return log_probs, response_scores(module.reward, rollout, subject.tokenizer)
 
 
@@ -120,14 +123,14 @@ class _Run:
         text = {"ptx_coef": 0.5} if subject.texts else {}
         adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.95))
         self.module = subject.ppo(adam, max_new_tokens=min(4, subject.max_new_tokens), **text)
-        optimizers: Any = self.module.optimizers()
-        self.optimizers: list[torch.optim.Optimizer] = optimizers
+        self.optimizers = self.module.build_optimizers()
         self.schedules = [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) for optimizer in self.optimizers]
 
     def iterate(self, count: int) -> None:
         for _ in range(count):
             experience = self.module.score(self.subject.rollout(self.module))
-            self.module.update(experience, self.subject.text_batch if self.module.ptx_coef else None)
+            text = self.subject.text_batch if self.module.hparams.ptx_coef else None
+            self.module.update(experience, text, self.optimizers)
             for schedule in self.schedules:
                 schedule.step()
             self.module.iteration += 1
@@ -153,8 +156,8 @@ class _Run:
         """Everything that should be the same after a resume."""
         state = dict(self.module.state_dict())
         for number, optimizer in enumerate(self.optimizers):
-            for place, own in optimizer.state_dict()["state"].items():
-                state |= {f"optimizer {number}, weight {place}, {name}": value for name, value in own.items()}
+            for place, tensors in optimizer.state_dict()["state"].items():
+                state |= {f"optimizer {number}, weight {place}, {name}": value for name, value in tensors.items()}
         return state
 
 

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2022): few weights learn beside frozen ones, and one model serves as two.
 
 With its adapters on a model is the policy or the critic; with them off it is the reference or the reward model, at no
-further memory. The adapters are those of peft (extra ``lora``), put into the model in place.
+further memory. The adapters are those of peft (extra `lora`), put into the model in place.
 """
 
 import copy
@@ -26,10 +26,10 @@ def add_adapters(
     """Freeze a model and put adapters into it that learn; they change nothing before the first step.
 
     Args:
-        model: Changed in place.
-        rank: Of each adapter.
-        alpha: Adapters count ``alpha / rank`` times; None is twice the rank.
-        targets: Names of the layers that get one; ``all-linear`` is all but the output layer.
+        model: The model, changed in place.
+        rank: Rank of each adapter, at least 1.
+        alpha: Adapters count `alpha / rank` times; None is twice the rank.
+        targets: Names of the layers that get one; `all-linear` is all but the output layer.
 
     Raises:
         ImportError: When peft is not installed.
@@ -51,17 +51,16 @@ def add_adapters(
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     inject_adapter_in_model(config, model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
+    for parameter in trainable_parameters(model):
+        parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
 
 
 def critic_with_adapters(reward: ScalarHeadModel, **options: Any) -> ScalarHeadModel:
     """A critic on the body of the reward model: with adapters and a head of its own, equal to it at the start.
 
     Args:
-        reward: Frozen, and given adapters that only the critic reads.
-        options: Of :func:`add_adapters`.
+        reward: The reward model; frozen, and given adapters that only the critic reads.
+        options: Arguments of `add_adapters`.
     """
     freeze(reward)
     add_adapters(cast(PreTrainedModel, reward.backbone), **options)
@@ -70,7 +69,7 @@ def critic_with_adapters(reward: ScalarHeadModel, **options: Any) -> ScalarHeadM
     return value
 
 
-def actors(
+def ppo_models(
     policy: PreTrainedModel,
     reward: ScalarHeadModel,
     reference: PreTrainedModel | None = None,
@@ -81,11 +80,11 @@ def actors(
     """The four models of PPO: of their own, or with adapters in the two that are given, which then serve as two each.
 
     Args:
-        policy: Learns.
-        reward: The critic starts as it.
-        reference: None is the policy, before it learns.
-        rank: Of the adapters; 0 is none.
-        options: Further ones of :func:`add_adapters`.
+        policy: The model that learns.
+        reward: The reward model, as which the critic starts.
+        reference: The model that the KL penalty pulls to; None is the policy, before it learns.
+        rank: Rank of the adapters; 0 is none.
+        options: Further arguments of `add_adapters`.
     """
     if rank:
         add_adapters(policy, rank, **options)
@@ -95,12 +94,12 @@ def actors(
     return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
 
 
-def frozen_beside(learner: nn.Module, model: Any) -> Any:
-    """Freeze a model; of one that shares its body with a learner only what is its own.
+def freeze_unshared(model: Any, learner: nn.Module) -> Any:
+    """Freeze a model in eval mode; of one that shares its body with a learner only what is not shared.
 
     Args:
-        learner: What learns.
-        model: What is frozen; anything that is no module comes back as it is.
+        model: The model to freeze; anything that is no module comes back as it is.
+        learner: The model that learns.
 
     Raises:
         ValueError: When the two share a body that has no adapters, so that the frozen one would learn too.
@@ -118,6 +117,11 @@ def frozen_beside(learner: nn.Module, model: Any) -> Any:
         if id(parameter) not in learned:
             parameter.requires_grad_(False)
     return model.eval()
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model that learn."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def has_adapters(model: Any) -> bool:
@@ -143,8 +147,8 @@ def merge_adapters(model: Module) -> Module:
     plain = copy.deepcopy(model)
     for name, layer in _adapted(plain).items():
         layer.merge()
-        parent, _, own = name.rpartition(".")
-        setattr(plain.get_submodule(parent), own, layer.get_base_layer())
+        parent, _, child = name.rpartition(".")
+        setattr(plain.get_submodule(parent), child, layer.get_base_layer())
     return plain.requires_grad_(False)
 
 

@@ -1,37 +1,45 @@
-"""What every stage shares: optimizers by factory, exact random state, frozen models outside checkpoints."""
+"""What the LightningModules share: optimizers by factory, exact random state, frozen models outside checkpoints."""
 
-import random
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlhf_lightning.models.lora import has_adapters
+from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.modules.non_finite import non_finite_error
-from rlhf_lightning.parallel.processes import all_gather_objects, rank
+from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_gradients, rank
+from rlhf_lightning.parallel.random_state import random_state, restore_random_state, seed_from_state
 from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
 from rlhf_lightning.parallel.throughput import Throughput
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
-"""From parameters to an optimizer, for instance ``functools.partial(torch.optim.AdamW, lr=1e-5)``."""
-SchedulerFactory: TypeAlias = Callable[[Optimizer, int], LRScheduler]
-"""From an optimizer and the number of steps to a schedule, see :mod:`rlhf_lightning.algorithms.schedules`."""
+"""From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
+SchedulerFactory: TypeAlias = Callable[..., LRScheduler]
+"""From an optimizer to its schedule, for instance `partial(torch.optim.lr_scheduler.LinearLR, total_iters=10)`.
 
+A factory with a parameter `num_training_steps`, as transformers' have, is given the number of steps under that name.
+"""
+
+LAYOUT = 2
+"""Of checkpoints; goes up when those that were made before can no longer be resumed."""
+_LAYOUT_KEY = "rlhf_lightning_layout"
 _REMEDY = "Start anew, or build the model that it was made with."
 
 
-class StageModule(L.LightningModule):
-    """A LightningModule that resumes exactly and says how fast it is.
+class RLHFModule(L.LightningModule):
+    """A LightningModule that resumes exactly, says how fast it is, and runs under a Trainer, Fabric or by itself.
 
     Checkpoints carry every random state, which is put back right before the first batch, and leave out the modules
-    named in ``frozen`` and all weights that do not learn: they are loaded from their own folders anyway.
+    named in `frozen` and all weights that do not learn: they are loaded from their own folders anyway. Outside of a
+    Trainer and Fabric (`fabric.setup(module, *optimizers)`) nothing is logged.
 
     Args:
         optimizer: Factory of the optimizer.
@@ -49,8 +57,23 @@ class StageModule(L.LightningModule):
         self._batch: Any = None
         self._noted: dict[str, list[Tensor]] = {}
 
+    @property
+    def hparams(self) -> Any:
+        """The scalars of the constructor, such as `module.hparams.activation_checkpointing`."""
+        return super().hparams
+
+    @property
+    def running_trainer(self) -> L.Trainer | None:
+        """The Trainer, while it runs the module; None under Fabric, before and after."""
+        if self.fabric is not None:
+            return None
+        try:
+            return self.trainer if self.trainer.state.status == TrainerStatus.RUNNING else None
+        except RuntimeError:  # it never had one
+            return None
+
     def configure_model(self) -> None:
-        """Share the weights of every model out over the processes, where the strategy is ``ModelParallelStrategy``.
+        """Shard the weights of every model over the processes, where the strategy is `ModelParallelStrategy`.
 
         Raises:
             ValueError: When a model has adapters, whose body belongs to two models.
@@ -59,18 +82,17 @@ class StageModule(L.LightningModule):
             return
         for name, model in self.named_children():
             if has_adapters(model):
-                raise ValueError(
-                    f"{name} has adapters, which cannot be shared out; set lora.rank=0 or use trainer=ddp."
-                )
+                raise ValueError(f"{name} has adapters, which cannot be sharded; set lora.rank=0 or use trainer=ddp.")
             if any(True for _ in model.parameters()) and not is_sharded(model):
                 shard(model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimizer and schedule over the parameters that learn."""
-        optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.optimizer_factory(trainable_parameters(self))
         if self.scheduler_factory is None:
             return optimizer
-        scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = build_scheduler(self.scheduler_factory, optimizer, num_training_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -94,27 +116,36 @@ class StageModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
+        checkpoint[_LAYOUT_KEY] = LAYOUT
         checkpoint["state_dict"] = self._kept(checkpoint["state_dict"])
-        checkpoint["random_states"] = all_gather_objects(_random_state())
+        checkpoint["random_states"] = all_gather_objects(random_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
 
         Raises:
-            RuntimeError: When the checkpoint is not of this model.
+            RuntimeError: When the checkpoint is not of this model, or of an earlier layout.
         """
-        if "state_dict" in checkpoint:  # a strategy that shares weights out has taken them already
+        if checkpoint.get(_LAYOUT_KEY) != LAYOUT:
+            raise RuntimeError(
+                "the checkpoint was made by an earlier layout of rlhf_lightning (before 0.2) and cannot be resumed by "
+                "this one; start anew with overwrite=true, or finish it with the version that made it."
+            )
+        if "state_dict" in checkpoint:  # a strategy that shards weights has taken them already
             self._check_weights(checkpoint["state_dict"])
+            # What is frozen was handed over; Lightning would warn of every weight that it does not find.
+            checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
         self._random_states = checkpoint.get("random_states", [])
 
     def _check_weights(self, saved: Mapping[str, Any]) -> None:
-        own = self._kept(self.state_dict())
-        if saved.keys() != own.keys():
+        expected = self._kept(self.state_dict())
+        if saved.keys() != expected.keys():
+            lacks, more = sorted(expected.keys() - saved.keys())[:4], sorted(saved.keys() - expected.keys())[:4]
             raise RuntimeError(
-                f"the checkpoint is of another model: it lacks {sorted(own.keys() - saved.keys())[:4] or 'nothing'} "
-                f"and has {sorted(saved.keys() - own.keys())[:4] or 'nothing'} besides. {_REMEDY}"
+                f"the checkpoint is of another model: it lacks {lacks or 'nothing'} and has {more or 'nothing'} "
+                f"besides. {_REMEDY}"
             )
-        for name, value in own.items():
+        for name, value in expected.items():
             if saved[name].shape != value.shape:
                 raise RuntimeError(
                     f"the checkpoint is of another model: its {name} has shape {tuple(saved[name].shape)}, not "
@@ -132,17 +163,17 @@ class StageModule(L.LightningModule):
         Processes that have none draw apart from the first one, or dropout would be the same in all of them.
         """
         if self._random_states:
-            _restore_random_state(self._random_states[rank() if rank() < len(self._random_states) else 0])
+            restore_random_state(self._random_states[rank() if rank() < len(self._random_states) else 0])
         if rank() >= max(len(self._random_states), 1):
-            _branch_off(rank())
+            seed_from_state(rank())
         self._random_states = []
         self.throughput = Throughput()
 
     def check_finite(self, **values: Tensor) -> None:
-        """Stop at a number that is none, with the batch saved; a run that went on would train on nothing.
+        """Stop at NaN and infinity, with the batch saved; a run that went on would train on nothing.
 
         Args:
-            values: What to look at, by name.
+            values: The tensors to look at, by name.
 
         Raises:
             NonFiniteError: Naming the first that is not finite, and the likely cause.
@@ -150,17 +181,49 @@ class StageModule(L.LightningModule):
         for name, value in values.items():
             whole = full_tensor(value)
             if not bool(whole.isfinite().all()):
-                raise non_finite_error(name, whole, self._batch, self._trainer)
+                raise non_finite_error(name, whole, self._batch, self.running_trainer)
+
+    def log_figures(
+        self, figures: Mapping[str, Tensor], *, prog_bar: bool = False, sync_dist: bool = False, reduce_fx: str = "mean"
+    ) -> None:
+        """`log_dict` under a Trainer or Fabric, and nothing outside of both."""
+        if self.fabric is not None or self.running_trainer is not None:
+            self.log_dict(figures, prog_bar=prog_bar, sync_dist=sync_dist, reduce_fx=reduce_fx)
+
+    def backward_loss(self, loss: Tensor) -> None:
+        """`manual_backward` under a Trainer or Fabric, and `loss.backward()` outside of both."""
+        if self.fabric is not None or self.running_trainer is not None:
+            self.manual_backward(loss)
+        else:
+            loss.backward()
 
     def note(self, name: str, value: Tensor) -> None:
         """Keep a figure of one of the minibatches of a step."""
         self._noted.setdefault(name, []).append(value.detach())
 
     def log_noted(self, *shown: str) -> None:
-        """Log the mean of every figure that was kept, those among ``shown`` beside the progress bar too."""
+        """Log the mean of every figure that was kept, those among `shown` beside the progress bar too."""
         for name, values in self._noted.items():
-            self.log(name, torch.stack(values).mean(), prog_bar=name in shown, sync_dist=True)
+            self.log_figures({name: torch.stack(values).mean()}, prog_bar=name in shown, sync_dist=True)
         self._noted = {}
+
+    def step_clipped(self, optimizer: Optimizer, model: nn.Module, name: str, max_norm: float | None) -> None:
+        """Step an optimizer by hand, with the mean gradient of all processes, clipped and looked at.
+
+        Args:
+            optimizer: The model's optimizer.
+            model: The model that has the gradient.
+            name: The model's name in figures and errors.
+            max_norm: Norm that the gradient is clipped to, None for none.
+        """
+        all_reduce_gradients(model)
+        norm = full_tensor(nn.utils.clip_grad_norm_(model.parameters(), float("inf") if max_norm is None else max_norm))
+        self.check_finite(**{f"gradient of the {name}": norm})
+        self.note(f"update/{name}_grad_norm", norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        # Lightning keeps one autocast around the whole iteration, and autocast keeps 16-bit copies of the weights.
+        torch.clear_autocast_cache()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Look at the gradient before it can spoil the weights."""
@@ -181,8 +244,34 @@ class StageModule(L.LightningModule):
         self.log_dict(self.throughput.figures(), prog_bar=True)
 
 
-def check_positive(**values: int | float) -> None:
+def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer, num_training_steps: int) -> LRScheduler:
+    """Call the factory with the optimizer, and with the number of steps where it has a parameter of that name.
+
+    Args:
+        factory: The schedule's class or function, its other arguments bound by `functools.partial`.
+        optimizer: The optimizer whose learning rate follows the schedule.
+        num_training_steps: Steps of the schedule until training ends.
+
+    Raises:
+        TypeError: When the factory needs further arguments.
+    """
+    signature = inspect.signature(factory)
+    steps = {"num_training_steps": num_training_steps} if "num_training_steps" in signature.parameters else {}
+    try:
+        signature.bind(optimizer, **steps)
+    except TypeError as error:
+        raise TypeError(
+            f"the scheduler {factory} cannot be called with the optimizer alone ({error}). Call the parameter that is "
+            "the number of steps num_training_steps, and bind the others with functools.partial or _partial_."
+        ) from error
+    return factory(optimizer, **steps)
+
+
+def check_positive(values: Mapping[str, int | float]) -> None:
     """Refuse arguments that are not above 0, by their names.
+
+    Args:
+        values: The arguments' values, by name.
 
     Raises:
         ValueError: Naming the first of them.
@@ -190,36 +279,3 @@ def check_positive(**values: int | float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}.")
-
-
-def _random_state() -> dict[str, Any]:
-    """Plain types and tensors only, so that checkpoints load with ``weights_only``."""
-    numpy_state: Any = np.random.get_state(legacy=False)
-    state = numpy_state["state"]
-    return {
-        "python": random.getstate(),
-        "numpy": {
-            **numpy_state,
-            "state": {"key": torch.from_numpy(state["key"].astype(np.int64)), "pos": state["pos"]},
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _branch_off(number: int) -> None:
-    """Random states that follow from the ones at hand and a number."""
-    seed = (int(torch.randint(2**31, ())) + number) % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    numpy_state = state["numpy"]
-    key = numpy_state["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state({**numpy_state, "state": {"key": key, "pos": numpy_state["state"]["pos"]}})
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

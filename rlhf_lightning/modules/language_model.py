@@ -8,12 +8,12 @@ from rlhf_lightning.algorithms.batch import LMBatch, padded_size
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.recompute import checkpoint_activations
-from rlhf_lightning.modules.base import OptimizerFactory, SchedulerFactory, StageModule
+from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
 from rlhf_lightning.parallel.sharding import call_unsharded
 
 
-class LanguageModelModule(StageModule):
+class LanguageModelModule(RLHFModule):
     """Trains a causal language model by cross-entropy on the tokens that count.
 
     For demonstrations these are the response tokens and their EOS; for pretraining text, every token. Source:
@@ -36,6 +36,7 @@ class LanguageModelModule(StageModule):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler)
+        self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
         self.model = model
         if activation_checkpointing:
             checkpoint_activations(model)

@@ -1,9 +1,10 @@
-"""Numbers that are none: what made them is kept, and the message says what usually does."""
+"""NaN and infinity: the batch that made them is kept, and the message says what usually does."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -23,14 +24,14 @@ class NonFiniteError(RuntimeError):
     """A loss, gradient, reward or sample is NaN or infinite."""
 
 
-def non_finite_error(name: str, value: Tensor, batch: Any, trainer: Any) -> NonFiniteError:
-    """The error for a number that is none, after its batch was saved beside the metrics.
+def non_finite_error(name: str, value: Tensor, batch: Any, trainer: L.Trainer | None) -> NonFiniteError:
+    """The error for NaN or infinity, after its batch was saved beside the metrics.
 
     Args:
-        name: Of the number; its first word says its kind.
-        value: Where not all is finite.
-        batch: What the step read, or None.
-        trainer: Of the run, or None outside of one.
+        name: The tensor's name; its first word says its kind.
+        value: The tensor in which not all is finite.
+        batch: The batch that the step read, or None.
+        trainer: The Trainer of the run, or None outside of one.
     """
     bad = int((~value.isfinite()).sum())
     kept = ""

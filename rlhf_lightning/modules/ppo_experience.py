@@ -1,18 +1,14 @@
-"""What PPO computes on a rollout besides gradients: log-probs, values, minibatches, checks, figures."""
-
-from collections.abc import Sequence
+"""What PPO computes on a rollout besides gradients: values, checks, the adapting KL coefficient, figures."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.functional import kl_k1, kl_k3, masked_mean
-from rlhf_lightning.algorithms.keyed_random import keyed_uniforms
-from rlhf_lightning.algorithms.losses import PolicyStatistics
 from rlhf_lightning.generation.sample import joined
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, rank, world_size
+from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, world_size
 
 
 def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
@@ -20,28 +16,6 @@ def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "
     input_ids, _, columns = joined(rollout)
     values: Tensor = model(input_ids)
     return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
-
-
-def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:
-    """A random partition of the rows of all processes that depends on the key only.
-
-    Args:
-        rows: Of this process, as many as every other one has.
-        count: Minibatches.
-        key: Of the random numbers.
-
-    Returns:
-        The rows of this process in each minibatch. It has every n-th row of all of them, see
-        :class:`rlhf_lightning.data.loader.ResumableBatches`.
-
-    Raises:
-        ValueError: When there are fewer rows than minibatches.
-    """
-    everyone = world_size()
-    if rows * everyone < count:
-        raise ValueError(f"a rollout of {rows * everyone} episodes cannot be split into num_minibatches={count}.")
-    order = keyed_uniforms(key, torch.arange(rows * everyone), 1).squeeze(1).argsort()
-    return [part[part % everyone == rank()] // everyone for part in order.tensor_split(count)]
 
 
 def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], tolerance: float) -> Float[Tensor, ""]:
@@ -71,15 +45,6 @@ def check_first_ratio(deviation: Float[Tensor, ""], tolerance: float) -> None:
             f"before the first update the ratio is off 1 by {float(deviation):.3g}. Likely causes: dropout is on, the "
             "model changes state in its forward pass, or its kernels are not deterministic."
         )
-
-
-def merge_statistics(parts: Sequence[tuple[Tensor, PolicyStatistics]]) -> PolicyStatistics:
-    """Statistics of a minibatch from those of its micro-batches, each with its share of the tokens."""
-    return PolicyStatistics(
-        torch.stack([share * part.clip_fraction for share, part in parts]).sum(),
-        torch.stack([share * part.approx_kl for share, part in parts]).sum(),
-        torch.stack([part.ratio_deviation * (share > 0) for share, part in parts]).max(),
-    )
 
 
 def adapted_kl_coef(

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from rlhf_lightning.algorithms.batch import LMBatch, length_groups
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.parallel.processes import all_reduce_mean, mean_gradients
 from rlhf_lightning.parallel.sharding import call_unsharded, full_tensor, sync_on_last
 
 
-def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
-    """One of ``count`` equal parts: the text of one minibatch.
+def text_part(batch: LMBatch | None, number: int, count: int) -> LMBatch:
+    """One of `count` equal parts: the text of one minibatch.
 
     Raises:
         ValueError: When there is no text, or less than a row per minibatch.
@@ -27,7 +28,7 @@ def text_share(batch: LMBatch | None, number: int, count: int) -> LMBatch:
         )
     if len(batch.mask) < count:
         raise ValueError(
-            f"{len(batch.mask)} rows of text cannot be shared out over num_minibatches={count}; raise text_batch_size."
+            f"{len(batch.mask)} rows of text cannot be divided between num_minibatches={count}; raise text_batch_size."
         )
     return LMBatch(*(field.tensor_split(count)[number] for field in batch))
 
@@ -39,17 +40,17 @@ def backward_pretrain(
     micro_batch_size: int | None,
     backward: Callable[[Tensor], None],
 ) -> Float[Tensor, ""]:
-    """Add ``coef`` times the gradient of the pretraining loss to the policy's gradient.
+    """Add `coef` times the gradient of the pretraining loss to the policy's gradient.
 
     Args:
         policy: A causal language model.
-        batch: Text.
-        coef: gamma of equation 2.
+        batch: Rows of pretraining text.
+        coef: Weight of the loss, gamma of equation 2.
         micro_batch_size: Rows per backward pass; None takes all of similar length at once.
-        backward: ``loss.backward()``, or Lightning's ``manual_backward``.
+        backward: Function that adds a loss's gradient: `loss.backward()`, or Lightning's `manual_backward`.
 
     Returns:
-        The loss, in nats per token, without ``coef``: the part of this process, whose mean is that of all text.
+        The loss, in nats per token, without `coef`: the part of this process, whose mean is that of all text.
     """
     num_tokens = all_reduce_mean(batch.loss_mask[:, 1:].sum())
     total = torch.zeros((), device=batch.mask.device)
@@ -70,7 +71,7 @@ def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Ten
     Of the mean gradient, where there are several processes.
 
     Args:
-        policy: What has the gradient.
+        policy: The model that has the gradient.
         wanted: Whether to measure at all; it takes a copy of the gradient.
 
     Yields:
@@ -80,7 +81,7 @@ def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Ten
     if not wanted:
         yield figures
         return
-    parameters = [p for p in policy.parameters() if p.requires_grad]
+    parameters = trainable_parameters(policy)
     before = mean_gradients([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
     yield figures
     after = mean_gradients([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])

@@ -18,12 +18,12 @@ from rlhf_lightning.models.shared_prefix import (
     tokens_read,
     tree_scores,
 )
-from rlhf_lightning.modules.base import OptimizerFactory, SchedulerFactory, StageModule
+from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
 from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_sum, process_weight
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
 
-class RewardModule(StageModule):
+class RewardModule(RLHFModule):
     """Trains a reward model on K-wise rankings; one prompt with its K responses is one batch element.
 
     Source: InstructGPT, section 3.5, equation 1 and appendix C.2.
@@ -49,6 +49,7 @@ class RewardModule(StageModule):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler)
+        self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
         self.model = model.eval()
         self.accuracy: dict[str, PairwiseAccuracy] = {}
         self.passes: tuple[Scores, ...] | None = None if shared_prefix else ()
@@ -80,9 +81,10 @@ class RewardModule(StageModule):
         tokens, positions = tokens_read(fastest_pass(self.passes or (), batch), batch)
         self.throughput.count(self.model, tokens, positions, backward=True)
         self.check_finite(loss=loss.detach())
-        accuracy = statistics.accuracy * process_weight(statistics.num_pairs)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
-        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
+        pairs = process_weight(statistics.num_pairs)
+        shown = {"train/loss": loss, "train/accuracy": statistics.accuracy * pairs}
+        self.log_dict(shown, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
+        self.log("train/margin", statistics.margin * pairs, batch_size=len(batch.ranks), sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -96,7 +98,7 @@ class RewardModule(StageModule):
         loss, prompts = loss * process_weight(statistics.num_prompts), all_reduce_sum(statistics.num_prompts)
         self.log("validation/loss", loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)
         for group in {"", *batch.groups}:
-            rows = torch.tensor([group in ("", own) for own in batch.groups], device=scores.device)
+            rows = torch.tensor([group in ("", other) for other in batch.groups], device=scores.device)
             metric = self.accuracy.setdefault(group, PairwiseAccuracy().to(scores.device))
             metric.update(scores[rows], batch.ranks[rows], batch.mask[rows])
 

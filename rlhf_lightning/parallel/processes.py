@@ -2,7 +2,7 @@
 
 Every function is the plain thing where there is one process. Losses divide by the mean count of a process, and
 gradients are averaged: together that is the sum over all rows divided by the count of all rows, however the rows are
-shared out.
+divided.
 """
 
 import os
@@ -21,16 +21,16 @@ T = TypeVar("T")
 
 
 def init_process_group(gpu: bool) -> int:
-    """Meet the other processes that ``torchrun`` started; returns how many there are.
+    """Meet the other processes that `torchrun` started; returns how many there are.
 
     Args:
-        gpu: Whether each has a GPU.
+        gpu: Whether each process has a GPU.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1 and not distributed.is_initialized():
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # Some stages are the first process's work, and the others wait for hours.
+        # Some steps are the first process's work, and the others wait for hours.
         distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=7))
     return count
 
@@ -93,7 +93,7 @@ def on_rank_zero(function: Callable[[], T]) -> T:
 
 
 def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The mean over processes of gradients; those of shared-out weights are it already."""
+    """The mean over processes of gradients; those of sharded weights are it already."""
     if world_size() == 1 or any(isinstance(gradient, DTensor) for gradient in gradients):
         return list(gradients)
     flat = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
@@ -102,7 +102,7 @@ def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def no_sync(model: Any) -> AbstractContextManager[None]:
-    """Keep ``DistributedDataParallel`` from exchanging gradients within the block; they are averaged by hand."""
+    """Keep `DistributedDataParallel` from exchanging gradients within the block; they are averaged by hand."""
     synchronised = isinstance(model, DistributedDataParallel)
     return cast(AbstractContextManager[None], model.no_sync()) if synchronised else nullcontext()
 

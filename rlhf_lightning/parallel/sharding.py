@@ -1,4 +1,4 @@
-"""Weights that are shared out over processes (FSDP2); a model that is not is left alone by every function here."""
+"""Weights that are sharded over processes (FSDP2); a model that is not is left alone by every function here."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,20 +32,20 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Keep a part of the weights, of their gradients and of the optimizer's state in every process.
 
     Args:
-        model: Any module; it stays itself, with ``DTensor`` parameters.
-        mesh: One-dimensional, over the processes.
+        model: A module; it stays itself, with `DTensor` parameters.
+        mesh: A one-dimensional mesh over the processes.
     """
     # Not a submodule: names of weights stay as they are.
     model.__dict__["sharded_unit"] = fully_shard(Unit(model), mesh=mesh, reshard_after_forward=False)
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether the weights of the model are shared out."""
+    """Whether the weights of the model are sharded."""
     return _unit(model) is not None
 
 
 def call_unsharded(function: Callable[..., T], model: nn.Module, *arguments: Any) -> T:
-    """``function(model, *arguments)``, where the weights of the model may be shared out."""
+    """`function(model, *arguments)`, where the weights of the model may be sharded."""
     unit = _unit(model)
     if unit is None:
         return function(model, *arguments)
@@ -69,7 +69,7 @@ def unshard(*models: Any) -> Iterator[None]:
 
 
 def sync_on_last(model: nn.Module, parts: Iterable[T]) -> Iterator[T]:
-    """The parts of a batch, with shared-out gradients exchanged once, in the backward pass of the last one."""
+    """The parts of a batch, with sharded gradients exchanged once, in the backward pass of the last one."""
     listed, unit = list(parts), _unit(model)
     for number, part in enumerate(listed, 1):
         if unit is not None:

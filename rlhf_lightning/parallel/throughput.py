@@ -1,4 +1,4 @@
-"""How fast a stage works: seconds and tokens per phase, share of padding, model FLOP utilisation."""
+"""How fast training is: seconds and tokens per phase, share of padding, model FLOP utilisation."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Phase:
 class Throughput:
     """A stop watch for the phases of a step, which also counts what went through the models.
 
-    Example:
+    Examples:
         >>> throughput = Throughput()
         >>> with throughput.phase("update"):
         ...     throughput.count(nn.Linear(2, 2), tokens=3, positions=4)
@@ -64,7 +64,7 @@ class Throughput:
         """Note that the open phase runs a model; outside of any phase nothing is counted.
 
         Args:
-            model: What runs.
+            model: The model that runs.
             tokens: Real tokens that it reads.
             positions: Those and the padding that it reads.
             backward: Whether gradients are computed too, which takes twice the forward pass.
@@ -107,7 +107,7 @@ class Throughput:
 def matmul_weights(model: nn.Module) -> int:
     """Weights that every token is multiplied with: all matrices but tables of embeddings and a language model's head.
 
-    Example:
+    Examples:
         >>> matmul_weights(nn.Sequential(nn.Embedding(100, 4), nn.Linear(4, 8), nn.LayerNorm(8)))
         32
     """

@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 from jaxtyping import TypeCheckError
 
 from rlhf_lightning.algorithms.functional import (
-    entropy,
     gae,
     kl_k1,
     kl_k3,
@@ -44,7 +43,7 @@ def test_wrong_shapes_and_dtypes_are_refused():
         gae(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(3, 2, dtype=torch.bool))
 
 
-# Log-probabilities and entropy
+# Log-probabilities
 
 
 def softmax_by_hand(row):
@@ -64,19 +63,11 @@ def test_token_log_probs_is_the_log_of_the_softmax(logits, tokens):
             assert math.isclose(float(result[i, j]), expected, abs_tol=1e-10)
 
 
-@given(arrays(np.float64, (3, 4), elements=st.floats(-20, 20)))
-def test_entropy_is_minus_sum_p_log_p(logits):
-    expected = [-math.fsum(p * math.log(p) for p in softmax_by_hand(row)) for row in logits.tolist()]
-    assert entropy(torch.from_numpy(logits)).tolist() == pytest.approx(expected, abs=1e-10)
-
-
-def test_log_probs_and_entropy_of_known_distributions():
+def test_log_probs_of_a_known_distribution():
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
     tokens = torch.arange(4)
     expected = [-math.log(2), -2 * math.log(2), -3 * math.log(2), -3 * math.log(2)]
     assert token_log_probs(logits.expand(4, 4), tokens).tolist() == pytest.approx(expected, abs=1e-6)
-    assert entropy(logits).item() == pytest.approx(1.75 * math.log(2), abs=1e-6)
-    assert entropy(torch.tensor([1000.0, 0.0, 0.0])).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_log_probs_survive_large_logits_and_a_common_shift():
@@ -94,7 +85,6 @@ def test_half_precision_logits_are_normalised_in_32_bits(dtype):
     result = token_log_probs(logits, token)
     assert result.dtype == torch.float32
     assert float(result) == pytest.approx(float(exact[1234] - exact.logsumexp(0)), abs=1e-4)
-    assert float(entropy(logits)) == pytest.approx(float(entropy(exact)), abs=1e-4)
 
 
 # Masks

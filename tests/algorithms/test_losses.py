@@ -290,7 +290,6 @@ def test_value_loss_cases(value, old, target, clip_range, loss, gradient, cut):
     assert float(actual.detach()) == pytest.approx(loss, abs=1e-12)
     assert float(values.grad) == pytest.approx(gradient, abs=1e-12)
     assert float(stats.clip_fraction) == cut
-    assert float(stats.error) == pytest.approx((value - target) ** 2, abs=1e-12)
 
 
 @given(LENGTHS, SEEDS, st.sampled_from([None, 0.125, 0.5]))
@@ -308,7 +307,6 @@ def test_value_loss_agrees_with_a_loop(lengths, seed, clip_range):
             terms.append(max(plain[-1], (near - r) ** 2))
             cut += terms[-1] > plain[-1]
     assert float(loss) == pytest.approx(0.5 * math.fsum(terms) / len(terms), abs=1e-10)
-    assert float(stats.error) == pytest.approx(math.fsum(plain) / len(plain), abs=1e-10)
     assert float(stats.clip_fraction) == pytest.approx(cut / len(terms), abs=1e-12)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rlhf_lightning.models import shared_prefix as prefix
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.modules import ppo, ppo_experience, ppo_ptx
+from rlhf_lightning.modules import ppo, ppo_experience, ppo_minibatch, ppo_ptx
 from rlhf_lightning.modules import reward as reward_stage
 from rlhf_lightning.modules.ppo import PPOModule
 
@@ -139,7 +140,8 @@ def _dropout_stays_on(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 def _temperature_is_forgotten(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     sample = ppo.sample_responses
     subject.make_ppo = lambda **options: PPOModule(
-        sampler=lambda *args, **kwargs: sample(*args, **{**kwargs, "temperature": 0.5}), **options
+        sampler=lambda model, prompts, drawn, key: sample(model, prompts, replace(drawn, temperature=0.5), key),
+        **options,
     )
 
 
@@ -278,8 +280,8 @@ _returns_are_advantages = _gae(lambda advantages, returns: (advantages, advantag
 
 def _loss(name: str, change: Callable[..., Any]) -> Plant:
     def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-        own = getattr(ppo, name)
-        patch.setattr(ppo, name, lambda *args: change(own, *args))
+        own = getattr(ppo_minibatch, name)
+        patch.setattr(ppo_minibatch, name, lambda *args: change(own, *args))
 
     return plant
 
@@ -303,8 +305,8 @@ def _average_moves_twice(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     update = MovingAverage.update
 
     class Twice(PPOModule):
-        def _step(self, optimizer: Any, module: Any, name: str) -> None:
-            super()._step(optimizer, module, name)
+        def step_clipped(self, optimizer: Any, model: Any, name: str, max_norm: Any) -> None:
+            super().step_clipped(optimizer, model, name, max_norm)
             if self.ema is not None and name == "policy":
                 update(self.ema, self.policy)
 
@@ -326,7 +328,7 @@ def _average_moves_once_per_rollout(patch: pytest.MonkeyPatch, subject: Subject)
 def _every_rollout_is_the_first(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     sample = ppo.sample_responses
     subject.make_ppo = lambda **options: PPOModule(
-        sampler=lambda *args, **kwargs: sample(*args, **{**kwargs, "key": (kwargs["key"][0], 0)}), **options
+        sampler=lambda model, prompts, drawn, key: sample(model, prompts, drawn, (key[0], 0)), **options
     )
 
 
@@ -370,8 +372,8 @@ def _whitening_over_padding(patch: pytest.MonkeyPatch, subject: Subject) -> None
 
 
 def _micro_batches_average_themselves(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    policy_loss = ppo.policy_loss
-    patch.setattr(ppo, "policy_loss", lambda *args: policy_loss(*args[:-1]))
+    policy_loss = ppo_minibatch.policy_loss
+    patch.setattr(ppo_minibatch, "policy_loss", lambda *args: policy_loss(*args[:-1]))
 
 
 def _ptx_is_weighted_twice(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -406,6 +408,7 @@ def _values_one_token_late(patch: pytest.MonkeyPatch, subject: Subject) -> None:
         return torch.where(rollout.response_mask, model(input_ids).gather(1, columns), 0.0)
 
     patch.setattr(ppo, "response_values", broken)
+    patch.setattr(ppo_minibatch, "response_values", broken)
 
 
 def _reference_learns_too(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -428,7 +431,7 @@ def _state_outside_of_the_checkpoint(patch: pytest.MonkeyPatch, subject: Subject
 
         def rollout(self, prompts: Any) -> Any:
             self.steps += 1
-            self.seed = self.steps
+            self.hparams.seed = self.steps
             return super().rollout(prompts)
 
     subject.make_ppo = Forgetful

@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from rlhf_lightning.models.lora import (
     adapters_disabled,
     add_adapters,
     critic_with_adapters,
-    frozen_beside,
+    freeze_unshared,
     has_adapters,
     merge_adapters,
 )
@@ -114,12 +115,7 @@ def prompts(rows: int = 8) -> PromptBatch:
 
 def ppo(policy: Any, reference: Any, reward: Any, value: Any, tokenizer: Any) -> PPOModule:
     options: dict[str, Any] = {"max_new_tokens": 6, "num_minibatches": 2, "ema_decay": 0.9, "seed": 3}
-    module = PPOModule(policy, reference, reward, value, tokenizer, SGD, SGD, **options)
-    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    optimizers = [SGD([p for p in model.parameters() if p.requires_grad]) for model in (policy, value)]
-    module.optimizers = lambda *args, **kwargs: optimizers  # type: ignore[method-assign,assignment]
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,assignment]
-    return module
+    return PPOModule(policy, reference, reward, value, tokenizer, SGD, SGD, **options)
 
 
 def test_ppo_on_shared_bodies_is_ppo_on_copies_bit_for_bit(tiny_lm: Any, tiny_tokenizer: Any) -> None:
@@ -132,6 +128,7 @@ def test_ppo_on_shared_bodies_is_ppo_on_copies_bit_for_bit(tiny_lm: Any, tiny_to
     policy, critic = copy.deepcopy(tiny_lm), copy.deepcopy(value)
     shared = ppo(tiny_lm, tiny_lm, reward, value, tiny_tokenizer)
     apart = ppo(policy, copies["reference"], copies["reward"], critic, tiny_tokenizer)
+    optimizers = {id(module): module.build_optimizers() for module in (shared, apart)}
     weights = [(shared.policy, apart.policy), (shared.value, apart.value), (shared.ema, apart.ema)]
     before = copy.deepcopy(shared.policy.state_dict())
     for iteration in range(2):
@@ -139,7 +136,7 @@ def test_ppo_on_shared_bodies_is_ppo_on_copies_bit_for_bit(tiny_lm: Any, tiny_to
         assert torch.equal(own.reference_log_probs, other.reference_log_probs)
         assert torch.equal(own.scores, other.scores)
         for module, experience in ((shared, own), (apart, other)):
-            module.update(experience)
+            module.update(experience, None, optimizers[id(module)])
             module.iteration += 1
         for one, two in weights:
             assert one is not None and two is not None  # noqa: PT018
@@ -150,18 +147,19 @@ def test_ppo_on_shared_bodies_is_ppo_on_copies_bit_for_bit(tiny_lm: Any, tiny_to
     assert all("lora" in name for name in moved)
 
 
+@pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*LeafSpec.*")
 def test_validation_scores_without_the_critics_adapters(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
     reward = ScalarHeadModel.from_causal_lm(tiny_gpt2)
     alone = copy.deepcopy(reward)
     add_adapters(tiny_gpt2, rank=2)
     value = critic_with_adapters(reward, rank=2)
     disturb(value)
-    logged: dict[str, Any] = {}
     module = ppo(tiny_gpt2, tiny_gpt2, reward, value, tiny_tokenizer)
-    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign,assignment]
-    module.validation_step(prompts(), 0)
+    loader = torch.utils.data.DataLoader([prompts()], batch_size=None)  # type: ignore[arg-type]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    (logged,) = L.Trainer(accelerator="cpu", **quiet).validate(module, loader, verbose=False)  # type: ignore[arg-type]
     expected = response_scores(alone, module.rollout(prompts()), tiny_tokenizer).mean()
-    assert torch.equal(logged["validation/score"], expected)
+    assert logged["validation/score"] == float(expected.detach())
 
 
 def test_checkpoints_hold_what_learns(tiny_lm: Any, tiny_tokenizer: Any) -> None:
@@ -185,13 +183,13 @@ def test_checkpoints_hold_what_learns(tiny_lm: Any, tiny_tokenizer: Any) -> None
     lost = dict(kept)
     lost.pop(weights[0])
     with pytest.raises(RuntimeError, match=r"of another model: it lacks .*lora"):
-        module.on_load_checkpoint({"state_dict": lost})
+        module.on_load_checkpoint({**checkpoint, "state_dict": lost})
 
 
 def test_refusals(tiny_lm: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = ScalarHeadModel.from_causal_lm(tiny_lm)
     with pytest.raises(ValueError, match=r"shares weights with the .* that learns"):
-        frozen_beside(tiny_lm, tiny_lm)
+        freeze_unshared(tiny_lm, tiny_lm)
     with pytest.raises(ValueError, match="shares weights with the ScalarHeadModel"):
         ppo(tiny_lm, copy.deepcopy(tiny_lm), reward, reward, tiny_tokenizer)
     with pytest.raises(ValueError, match="at least 1, got 0"):

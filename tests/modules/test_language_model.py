@@ -5,9 +5,9 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from rlhf_lightning.algorithms.batch import LMBatch
-from rlhf_lightning.algorithms.schedules import cosine_schedule
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.loader import collate_lm
 from rlhf_lightning.data.records import Demonstration
@@ -128,7 +128,8 @@ def test_validation_weighs_tokens():
 
 
 def test_the_schedule_steps_once_per_optimizer_step():
-    module = LanguageModelModule(Table([[0.5, 0.5], [0.5, 0.5]]), SGD, partial(cosine_schedule, final_fraction=0.5))
+    cosine = partial(get_cosine_with_min_lr_schedule_with_warmup, num_warmup_steps=0, min_lr_rate=0.5)
+    module = LanguageModelModule(Table([[0.5, 0.5], [0.5, 0.5]]), SGD, cosine)
     batch = collate_lm([LMExample([0, 1], 1)], 0)
     trainer = trainer_of(max_epochs=2, accumulate_grad_batches=2)
     trainer.fit(module, loader_of(*[batch] * 4))

@@ -1,4 +1,4 @@
-"""A number that is none stops the run before it spoils the weights, and keeps the batch."""
+"""NaN and infinity stop the run before they spoil the weights, and keep the batch."""
 
 import copy
 import math
@@ -62,7 +62,7 @@ def poison_gradient(module: Any, name: str, at: int) -> None:
     ("task", "model", "what"),
     [("sft", "model", "gradient"), ("reward", "model", "gradient"), ("ppo", "policy", "gradient of the policy")],
 )
-def test_a_gradient_that_is_none_stops_before_the_step(
+def test_a_gradient_that_is_nan_stops_before_the_step(
     task: str, model: str, what: str, tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     module = module_of(task, tiny_gpt2, tiny_tokenizer)
@@ -82,7 +82,7 @@ def test_a_gradient_that_is_none_stops_before_the_step(
 
 
 @pytest.mark.parametrize("task", ["sft", "reward"])
-def test_a_loss_that_is_none_stops(task: str, tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+def test_a_loss_that_is_infinite_stops(task: str, tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     module = module_of(task, tiny_gpt2, tiny_tokenizer)
     loss = module.loss
     module.loss = lambda batch: (loss(batch)[0] * math.inf, loss(batch)[1])
@@ -91,13 +91,13 @@ def test_a_loss_that_is_none_stops(task: str, tiny_gpt2: Any, tiny_tokenizer: An
         fit(task, module, tiny_tokenizer, tmp_path)
 
 
-def test_a_reward_that_is_none_stops(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+def test_a_reward_that_is_nan_stops(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     module = module_of("ppo", tiny_gpt2, tiny_tokenizer, reward=lambda prompts, responses: [math.nan] * len(responses))
     with pytest.raises(NonFiniteError, match=r"the reward is not finite \(4 of 4 numbers\).*divides by nothing"):
         fit("ppo", module, tiny_tokenizer, tmp_path)
 
 
-def test_weights_that_are_none_stop_at_the_sample(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+def test_weights_that_are_infinite_stop_at_the_sample(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     module = module_of("ppo", tiny_gpt2, tiny_tokenizer)
     next(module.policy.parameters()).data[7] = math.inf
     with pytest.raises(NonFiniteError, match="the sample is not finite"):
@@ -110,8 +110,8 @@ def test_minibatches_beyond_stop_kl_are_left_out(tiny_gpt2: Any, tiny_tokenizer:
     for stop_kl in (1e-9, 1e9):
         module = module_of("ppo", copy.deepcopy(tiny_gpt2), tiny_tokenizer, stop_kl=stop_kl, num_minibatches=4)
         steps = [0]
-        original = module._step
-        module._step = lambda *args, steps=steps, original=original: (steps.append(1), original(*args))
+        original = module.step_clipped
+        module.step_clipped = lambda *args, steps=steps, original=original: (steps.append(1), original(*args))
         fit("ppo", module, tiny_tokenizer, tmp_path / str(stop_kl))
         text = (tmp_path / str(stop_kl) / "metrics.csv").read_text()
         logged[str(stop_kl)] = len(steps) - 1

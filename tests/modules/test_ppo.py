@@ -7,10 +7,11 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.fabric.loggers.logger import Logger
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LinearLR
 
 from rlhf_lightning.algorithms.batch import Experience, LMBatch, PromptBatch
-from rlhf_lightning.algorithms.schedules import warmup_schedule
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.data.tokenize import LMExample, PromptExample
 from rlhf_lightning.generation.rewards import response_scores
@@ -50,16 +51,24 @@ def make_module(policy: Any, tokenizer: Any, **changes: Any) -> PPOModule:
 
 
 def attached(module: PPOModule) -> PPOModule:
-    """With optimizers, as the trainer would give them, and without logging."""
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    optimizers = [
-        module.optimizer_factory(module.policy.parameters()),
-        module.value_optimizer_factory(module.value.parameters()),
-    ]
-    module.optimizers = lambda *args, **kwargs: optimizers  # type: ignore[method-assign,assignment]
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,assignment]
+    """Under Fabric, with optimizers."""
+    lightning.Fabric(accelerator="cpu", devices=1).setup(module, *module.build_optimizers())
     return module
+
+
+class Recorder(Logger):
+    """Keeps what was logged last under each name."""
+
+    name = version = None
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        self.figures |= metrics
+
+    def log_hyperparams(self, params: Any) -> None:
+        """There are none under Fabric."""
 
 
 def mean_score(module: PPOModule) -> float:
@@ -97,7 +106,7 @@ def test_ratio_check_sees_dropout(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
 
 def test_reference_starts_at_kl_zero_and_padding_is_zero(experience: tuple[PPOModule, Experience]) -> None:
     module, _ = experience
-    module.max_new_tokens = 24
+    module.hparams.max_new_tokens = 24
     own = module.score(module.rollout(prompts(64)))
     # Both are the same model; only the grouping of the rows differs.
     torch.testing.assert_close(own.old_log_probs, own.reference_log_probs, atol=1e-5, rtol=0)
@@ -134,7 +143,7 @@ def test_missing_eos_penalty_hits_cut_responses_only(tiny_gpt2: Any, tiny_tokeni
     ended = own.rollout.ended
     assert ended.any()
     assert not ended.all()
-    plain.missing_eos_penalty = 2.5
+    plain.hparams.missing_eos_penalty = 2.5
     other = plain.score(own.rollout)
     torch.testing.assert_close(own.scores - other.scores, torch.where(ended, 0.0, 2.5))
 
@@ -145,7 +154,7 @@ def test_micro_batches_add_up(tiny_lm: Any, tiny_tokenizer: Any, micro_batch_siz
     own = module.score(module.rollout(prompts()))
     seen = []
     for size in (None, micro_batch_size):
-        module.micro_batch_size = size
+        module.hparams.micro_batch_size = size
         module.zero_grad()
         module.backward_policy(own, own.minibatches[0])
         module.backward_text(texts(), measure=False)
@@ -203,7 +212,7 @@ def test_ptx_coef_zero_is_plain_ppo_bit_for_bit(make_tiny_lm: Any, tiny_tokenize
 
 def test_ptx_needs_text(experience: tuple[PPOModule, Experience]) -> None:
     module, own = experience
-    module.ptx_coef = 1.0
+    module.hparams.ptx_coef = 1.0
     with pytest.raises(ValueError, match="text_batch_size"):
         module.update(own, None)
 
@@ -240,6 +249,22 @@ def test_frozen_models_stay_and_get_no_gradient(experience: tuple[PPOModule, Exp
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None and not p.requires_grad for p in after)
     assert not all(torch.equal(a, b) for a, b in zip(policy_before, module.policy.parameters(), strict=True))
+
+
+def test_logged_value_clip_fraction_is_the_share_of_tokens(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    """Against a count over the tokens; in every third the value is above its range and below its target."""
+    module, logged = make_module(tiny_gpt2, tiny_tokenizer, micro_batch_size=3, value_clip_range=0.05), Recorder()
+    lightning.Fabric(accelerator="cpu", devices=1, loggers=logged).setup(module)
+    own = module.score(module.rollout(prompts()))
+    rows, mask = own.minibatches[1], own.rollout.response_mask
+    number = torch.arange(mask.numel()).view(mask.shape) % 3
+    module.backward_value(
+        own._replace(old_values=own.old_values - 0.1 * (number - 1), returns=own.old_values + 1), rows
+    )
+    module.log_noted()
+    cut = [(int(number[row, time]) == 2) for row in rows.tolist() for time in range(int(mask[row].sum()))]
+    assert 0.2 < sum(cut) / len(cut) < 0.5
+    assert float(logged.figures["update/value_clip_fraction"]) == pytest.approx(sum(cut) / len(cut), abs=1e-6)
 
 
 def test_frozen_models_come_to_score_and_go(
@@ -348,7 +373,7 @@ def test_learning_by_the_true_reward(make_tiny_lm: Any, tiny_tokenizer: Any, tmp
         tiny_tokenizer,
         optimizer=partial(torch.optim.Adam, lr=3e-3),
         value_optimizer=partial(torch.optim.Adam, lr=3e-3),
-        scheduler=partial(warmup_schedule, warmup_steps=2),
+        scheduler=partial(LinearLR, start_factor=0.1, total_iters=2),
         kl_coef=0.01,
         reward=share_of_w7,
     )

@@ -14,14 +14,16 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from rlhf_lightning.algorithms.schedules import cosine_schedule
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Demonstration
 from rlhf_lightning.modules.language_model import LanguageModelModule
-from rlhf_lightning.training.checkpoint import BatchCheckpoint, newest_whole
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.training.checkpoint import LAYOUT, BatchCheckpoint, newest_whole
 from rlhf_lightning.training.fit import fit_stage
 
+COSINE = partial(get_cosine_with_min_lr_schedule_with_warmup, num_warmup_steps=0, min_lr_rate=0.1)
 DEMONSTRATIONS = [Demonstration(f"w{3 + n} w{4 + n}", f"w{5 + n} w{6 + n}") for n in range(24)]
 
 
@@ -48,7 +50,7 @@ def power_cut(trainer: L.Trainer) -> None:
 def fit(make_tiny_lm: Any, tiny_tokenizer: Any) -> Any:
     def run(folder: Path, *callbacks: L.Callback, said: list[str] | None = None) -> dict[str, torch.Tensor]:
         torch.manual_seed(1)
-        module = LanguageModelModule(make_tiny_lm("gpt2"), partial(torch.optim.Adam, lr=1e-3), cosine_schedule)
+        module = LanguageModelModule(make_tiny_lm("gpt2"), partial(torch.optim.Adam, lr=1e-3), COSINE)
         data = RLHFDataModule("sft", tiny_tokenizer, DEMONSTRATIONS, batch_size=4, seed=5)
         quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
         say = (said if said is not None else []).append
@@ -172,6 +174,23 @@ def test_a_command_that_was_told_to_end_does_not_end_well(tmp_path: Path) -> Non
     assert "ended by SIGTERM; the same command goes on from" in printed
     assert str(last) in printed.replace("\n", "")
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt"])
+def test_a_checkpoint_of_an_earlier_layout_ends_the_run(fit: Any, tmp_path: Path, name: str) -> None:
+    """Skipped, it would be overwritten by a run that begins anew."""
+    with pytest.raises(Stop):
+        fit(tmp_path, At(5, power_cut))
+    folder = tmp_path / "checkpoints"
+    if name == "previous.ckpt":
+        (folder / "last.ckpt").write_bytes(b"torn")
+    checkpoint = torch.load(folder / name, weights_only=True)
+    del checkpoint[LAYOUT]
+    torch.save(checkpoint, folder / name)
+    before = (folder / name).read_bytes()
+    with pytest.raises(PipelineError, match=rf"{name} has the layout of an earlier version .* remove .*checkpoints"):
+        fit(tmp_path)
+    assert (folder / name).read_bytes() == before
 
 
 def test_nothing_there_is_nothing_to_say(tmp_path: Path, make_tiny_lm: Any) -> None:
