@@ -12,6 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlhf_lightning.cli import composed
+from rlhf_lightning.recipe.pipeline import RECIPE
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -21,7 +22,7 @@ CODE = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.-])(?:rlhf_lightning|conf|tests|scripts|docs)/[\w./*-]*[\w/*]")
-DOTTED = re.compile(r"(?<![\w/])rlhf_lightning(?:\.[A-Za-z_]\w*)+")
+DOTTED = re.compile(r"(?<!\w)rlhf_lightning(?:\.[A-Za-z_]\w*)+")
 LOGGED = re.compile(r'"((?:train|validation|rollout|update|time)/\w+)"')
 LAUNCHERS = {"rlhf": [], "scripts/demo": ["experiment=demo"]}
 """What starts the command line, and the overrides that it brings."""
@@ -150,8 +151,6 @@ def test_single_overrides_compose() -> None:
 
 
 def test_the_table_of_steps_is_the_recipe() -> None:
-    from rlhf_lightning.recipe.stage import RECIPE
-
     names = [SPAN.findall(row[0]) for row in table(TEXTS["README.md"], "step")]
     assert names == [[stage.name] for stage in RECIPE]
 
