@@ -59,7 +59,7 @@ class Decoder:
     def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
         """Append the chosen tokens; logits of the rows that go on."""
         keep = going.nonzero().squeeze(1)
-        self.rows, self.mask = self.rows[keep], _with_one(self.mask[keep])
+        self.rows, self.mask = self.rows[keep], nn.functional.pad(self.mask[keep], (0, 1), value=True)
         self.input_ids = torch.cat([self.input_ids[keep], chosen[keep].unsqueeze(1)], 1)
         return self.first()
 
@@ -80,7 +80,7 @@ class CachedDecoder(Decoder):
         keep = going.nonzero().squeeze(1)
         if len(keep) < len(going):
             self.cache.batch_select_indices(keep)
-        self.rows, self.mask = self.rows[keep], _with_one(self.mask[keep])
+        self.rows, self.mask = self.rows[keep], nn.functional.pad(self.mask[keep], (0, 1), value=True)
         return self._forward(chosen[keep].unsqueeze(1), self.mask, position_ids(self.mask)[:, -1:])
 
     def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class InPlaceDecoder(CachedDecoder):
             for name in ("rows", "mask", "lengths"):
                 setattr(self, name, _moved(getattr(self, name), movers, holes, count))
             chosen = _moved(chosen, movers, holes, count)
-        self.mask = _with_one(self.mask)
+        self.mask = nn.functional.pad(self.mask, (0, 1), value=True)
         positions = self.lengths.unsqueeze(1)
         self.lengths = self.lengths + 1
         with fast_attention(self.model, self.device, 1):
@@ -171,15 +171,15 @@ class _BufferedLayer(DynamicLayer):
         self.buffers: list[Tensor] = []
 
     def expect_prompts(self, group: Tensor, start: int, stop: int) -> None:
-        """The next keys are those of the prompts of some rows, in the columns from ``start`` to ``stop``."""
+        """The next keys are those of the prompts of some rows, in the columns from `start` to `stop`."""
         self.prompts = group, start, stop
 
     def start_decoding(self, length: int) -> None:
-        """All prompts are in; columns are used up to ``length``."""
+        """All prompts are in; columns are used up to `length`."""
         self.prompts, self.length, self.is_initialized = None, length, True
 
     def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
-        """Put some rows into the places of others and keep the first ``count``."""
+        """Put some rows into the places of others and keep the first `count`."""
         for buffer in self.buffers:
             buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
         self.rows = count
@@ -221,7 +221,3 @@ def _moved(values: Tensor, movers: Tensor, holes: Tensor, count: int) -> Tensor:
     kept = values[:count].clone()
     kept[holes] = values[movers]
     return kept
-
-
-def _with_one(mask: Tensor) -> Tensor:
-    return torch.cat([mask, torch.ones_like(mask[:, :1])], 1)

@@ -84,7 +84,7 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When the folder's model has more than one label or no linear ``score`` head.
+        ValueError: When the folder's model has more than one label or no linear `score` head.
     """
     model = AutoModelForSequenceClassification.from_pretrained(
         model_source(path),

@@ -148,31 +148,26 @@ def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> st
 
 
 def tree_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows 1 time time"]:
-    """Who sees whom: earlier tokens of the prompt and of one's own response.
+    """Who sees whom: earlier tokens of the prompt and of the token's response.
 
     Padding sees itself, because a query without any key has no softmax.
     """
-    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
-    time = torch.arange(segments.shape[1], device=segments.device)
-    causal = time.unsqueeze(1) >= time
-    visible = causal & ((key == 0) | (key == query)) & mask.unsqueeze(1)
-    return (visible | (time.unsqueeze(1) == time)).unsqueeze(1)
+    rows, time = (torch.arange(size, device=segments.device) for size in segments.shape)
+    visible: Tensor = _sees(segments, mask)(rows[:, None, None], None, time[:, None], time)
+    return visible.unsqueeze(1)
 
 
 def tree_block_mask(segments: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> BlockMask:
     """`tree_mask` for flex attention, which leaves out whole blocks that nobody sees, such as other responses."""
     rows, time = segments.shape
-    return create_block_mask(
-        lambda row, head, query, key: (
-            (query == key)
-            | (
-                (query > key)
-                & ((segments[row, key] == 0) | (segments[row, key] == segments[row, query]))
-                & mask[row, key]
-            )
-        ),
-        *(rows, None, time, time),
-        device=str(segments.device),
+    return create_block_mask(_sees(segments, mask), *(rows, None, time, time), device=str(segments.device))
+
+
+def _sees(segments: Tensor, mask: Tensor) -> Callable[..., Any]:
+    """The function of row, head, query and key that says whether the query sees the key; segment 0 is the prompt."""
+    return lambda row, head, query, key: (
+        (query == key)
+        | ((query > key) & ((segments[row, key] == 0) | (segments[row, key] == segments[row, query])) & mask[row, key])
     )
 
 
