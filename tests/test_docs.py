@@ -1,18 +1,23 @@
 """What README, docs and CONTRIBUTING name exists: links, paths, modules, overrides, steps, options."""
 
 import ast
+import json
 import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
 
 from rlhf_lightning.cli import composed
-from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
+from rlhf_lightning.runs.folders import Runs, read_stage
+from rlhf_lightning.runs.targets import builder
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -173,3 +178,17 @@ def test_the_table_of_log_keys_is_what_the_modules_log() -> None:
     assert logged - documented == set()
     written = set(chain(*map(LOGGED.findall, package.values())))
     assert {key for key in documented if re.fullmatch(r"\w+/\w+", key)} - written == set()
+
+
+def test_the_step_of_the_example_runs_and_is_skipped_when_complete(tmp_path: Path) -> None:
+    (code,) = [code for code in CODE.findall(TEXTS["CONTRIBUTING.md"]) if "Stage" in code]
+    names: dict[str, Any] = {"__name__": "verbosity"}
+    exec(code, names)
+    (line,) = [span for span in spans(TEXTS["CONTRIBUTING.md"]) if span.startswith("Verbosity(")]
+    recipe = (*RECIPE, eval(line, names))
+    config = {**composed(["data.source.demonstrations=20"]), "stages": ["verbosity"], "verbosity": {"rows": 8}}
+    for _ in range(2):
+        pipeline = Pipeline(config, builder([]), Runs(tmp_path, "run"), Console(quiet=True), recipe)
+        assert pipeline.run()["verbosity"]["mean"] > 1
+    assert len(json.loads((tmp_path / "run" / "verbosity" / "lengths.json").read_text())) == 8
+    assert read_stage(tmp_path / "run" / "verbosity")["status"] == "complete"
