@@ -213,27 +213,27 @@ class PPOModule(RLHFModule):
             optimizers: Those of policy and critic; None takes them from the Trainer or Fabric.
         """
         policy_optimizer, value_optimizer = cast(Sequence[Optimizer], optimizers or self.optimizers())
-        limit, stop_kl = self.hparams.max_grad_norm, self.hparams.stop_kl
-        for epoch in range(self.hparams.num_ppo_epochs):
-            drawn = experience.minibatches if epoch == 0 else self._draw_minibatches(len(experience.scores), epoch)
-            for number, rows in enumerate(drawn):
-                first = epoch == 0 and number == 0
-                _, approx_kl, deviation = self.backward_policy(experience, rows)
-                if first:
-                    self.log_figures({"update/first_ratio_deviation": deviation}, sync_dist=True, reduce_fx="max")
-                    check_first_ratio(deviation, 0.0 if is_exact(self.policy) else 0.1)
-                if stop_kl is not None and all_reduce_mean(approx_kl) > stop_kl:
-                    self.note("update/left_out", torch.tensor(float(len(drawn) - number)))
-                    policy_optimizer.zero_grad()
-                    return self.log_noted("update/ptx_loss")
-                if self.hparams.ptx_coef:
-                    self.backward_text(text_part(pretrain, number, len(drawn)), measure=first)
-                self.step_clipped(policy_optimizer, self.policy, "policy", limit)
-                if self.ema is not None:
-                    self.ema.update(self.policy)
-                self.backward_value(experience, rows)
-                self.step_clipped(value_optimizer, self.value, "value", limit)
-        return self.log_noted("update/ptx_loss")
+        limit, stop_kl, episodes = self.hparams.max_grad_norm, self.hparams.stop_kl, len(experience.scores)
+        later = [self._draw_minibatches(episodes, epoch) for epoch in range(1, self.hparams.num_ppo_epochs)]
+        epochs = [experience.minibatches, *later]
+        steps = [(rows, number, len(drawn)) for drawn in epochs for number, rows in enumerate(drawn)]
+        for step, (rows, number, count) in enumerate(steps):
+            _, approx_kl, deviation = self.backward_policy(experience, rows)
+            if step == 0:
+                self.log_figures({"update/first_ratio_deviation": deviation}, sync_dist=True, reduce_fx="max")
+                check_first_ratio(deviation, 0.0 if is_exact(self.policy) else 0.1)
+            if stop_kl is not None and all_reduce_mean(approx_kl) > stop_kl:
+                self.note("update/left_out", torch.tensor(float(count - number)))
+                policy_optimizer.zero_grad()
+                break
+            if self.hparams.ptx_coef:
+                self.backward_text(text_part(pretrain, number, count), measure=step == 0)
+            self.step_clipped(policy_optimizer, self.policy, "policy", limit)
+            if self.ema is not None:
+                self.ema.update(self.policy)
+            self.backward_value(experience, rows)
+            self.step_clipped(value_optimizer, self.value, "value", limit)
+        self.log_noted("update/ptx_loss")
 
     def backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
         """Add the gradient of the policy loss on a minibatch to the policy's."""
@@ -248,9 +248,8 @@ class PPOModule(RLHFModule):
 
     def backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
         """Add the gradient of the value loss on a minibatch to the critic's."""
-        rollout, max_rows = experience.rollout, self.hparams.micro_batch_size
-        parts = read_micro_batches(rollout, rows, max_rows, self.throughput, self.value)
-        clip_range = self.hparams.value_clip_range
+        max_rows, clip_range = self.hparams.micro_batch_size, self.hparams.value_clip_range
+        parts = read_micro_batches(experience.rollout, rows, max_rows, self.throughput, self.value)
         loss, statistics = backward_value_loss(self.value, experience, parts, clip_range, self.backward_loss)
         self.note("update/value_loss", loss)
         self.note("update/value_clip_fraction", statistics.clip_fraction)
