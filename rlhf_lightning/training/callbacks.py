@@ -1,4 +1,4 @@
-"""Callbacks and the logger of the pipeline: progress, metrics.csv, sample tables."""
+"""Callbacks of the recipe: learning rates, samples of PPO, the model of every epoch."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.generation.sample import response_texts
@@ -13,14 +14,37 @@ from rlhf_lightning.runs.files import put_in_place
 from rlhf_lightning.training.metrics_file import batches_done
 
 
+class LearningRates(L.Callback):
+    """Logs the learning rate of every optimizer as `lr/<model>`, such as `lr/policy` and `lr/value`.
+
+    Schedules get these names too, for Lightning's `LearningRateMonitor`.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Name each optimizer after the model whose parameters it has."""
+        models = {id(p): name for name, model in pl_module.named_children() for p in model.parameters()}
+        self._names: dict[str, Optimizer] = {}
+        for number, optimizer in enumerate(trainer.optimizers):
+            name = f"lr/{models.get(id(optimizer.param_groups[0]['params'][0]), 'optimizer')}"
+            self._names[f"{name}{number}" if name in self._names else name] = optimizer
+        for config in trainer.lr_scheduler_configs:
+            config.name = next((name for name, one in self._names.items() if one is config.scheduler.optimizer), None)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Log the rates that this batch learns with; those of the groups of one optimizer by their numbers."""
+        for name, optimizer in self._names.items():
+            for number, group in enumerate(optimizer.param_groups):
+                pl_module.log(f"{name}/{number}" if number else name, group["lr"])
+
+
 class SampleTable(L.Callback):
-    """Appends a few rollouts of PPO to ``samples.jsonl`` every so many iterations.
+    """Appends a few rollouts of PPO to `samples.jsonl` every so many iterations.
 
     Args:
-        path: The file.
-        tokenizer: Of the policy.
-        every_n_iterations: How often.
-        rows: How many episodes each time.
+        path: The file that grows.
+        tokenizer: The policy's tokenizer.
+        every_n_iterations: Iterations between two times.
+        rows: Episodes each time.
     """
 
     def __init__(
@@ -61,8 +85,8 @@ class KeepEpochs(L.Callback):
     """Writes the model after every epoch (InstructGPT, section 3.5 and appendix C.1, chooses among them).
 
     Args:
-        folder: Gets one folder per epoch: ``1``, ``2``, ...
-        export: Writes the model to a folder.
+        folder: The folder of the epochs' folders: `1`, `2`, ...
+        export: Function that writes the model to a folder.
     """
 
     def __init__(self, folder: Path, export: Callable[[Path], None]) -> None:

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -15,25 +15,28 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
 from rlhf_lightning.runs.files import put_in_place, sync
+from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
 
+LAYOUT = "rlhf_lightning_layout"
+"""Key by which a checkpoint of this version's modules is known."""
 LATEST, BEFORE = "last.ckpt", "previous.ckpt"
 ENDED = 128 + signal.SIGTERM
 """Exit code of what SIGTERM ended, as a shell has it."""
 
 
 class BatchCheckpoint(L.Callback):
-    """Writes ``last.ckpt`` every so many batches and after every epoch; the one before stays as ``previous.ckpt``.
+    """Writes `last.ckpt` every so many batches and after every epoch; the one before stays as `previous.ckpt`.
 
-    Lightning's ``global_step`` counts every step of every optimizer, so the cadence comes from the batches. Lightning
+    Lightning's `global_step` counts every step of every optimizer, so the cadence comes from the batches. Lightning
     logs a batch after its last hook: a checkpoint is written at the end of the batch, takes its name when the batch
-    is in ``metrics.csv``, and a run that goes on from it cuts ``metrics.csv`` to the batches it has. After a SIGTERM
+    is in `metrics.csv`, and a run that goes on from it cuts `metrics.csv` to the batches it has. After a SIGTERM
     the batch at hand is finished and saved, and the run ends with exit code 143.
 
     Args:
-        folder: Where.
+        folder: The folder of the checkpoints.
         every_n_batches: Batches (PPO iterations) between two checkpoints.
-        say: Told where a run that was ended will go on.
+        say: Function that tells the user where a run that was ended will go on.
 
     Raises:
         ValueError: When there would be less than one batch between two checkpoints.
@@ -160,9 +163,12 @@ def newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], N
     """The newest checkpoint that is complete and of this model, or None; the first process looks for all.
 
     Args:
-        folder: Where :class:`BatchCheckpoint` writes.
-        module: What would go on.
-        say: Told of every checkpoint that is skipped, and why.
+        folder: The folder that `BatchCheckpoint` writes to.
+        module: The module that would go on.
+        say: Function that tells the user of every checkpoint that is skipped, and why.
+
+    Raises:
+        PipelineError: When the newest one that can be read has the layout of an earlier version.
     """
     return on_rank_zero(lambda: _newest_whole(folder, module, say))
 
@@ -176,18 +182,29 @@ def _newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], 
                 damaged = archive.testzip()
             if damaged is not None:
                 raise RuntimeError(f"its part {damaged} is damaged (the checksum differs).")
-            # Mapped into memory, so that no tensor is copied.
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            module.on_load_checkpoint(checkpoint)
+            checkpoint = _mapped(path)
+            earlier = "random_states" in checkpoint and LAYOUT not in checkpoint
+            if not earlier:
+                module.on_load_checkpoint(checkpoint)
         except Exception as error:  # torn files fail in many ways
             say(f"{path} is skipped: {str(error).splitlines()[0]}")
-        else:
-            return path
+            continue
+        if earlier:
+            raise PipelineError(
+                f"{path} has the layout of an earlier version of rlhf_lightning, and this one cannot go on from it. "
+                f"Finish the step with that version, or remove {folder} to train it anew."
+            )
+        return path
     return None
 
 
+def _mapped(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors stay in the file until they are read."""
+    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
 def check_shardable(path: Path) -> None:
-    """Refuse what ``ModelParallelStrategy`` would put into the wrong weights.
+    """Refuse what `ModelParallelStrategy` would put into the wrong weights.
 
     Its own checkpoints name the weights of every optimizer. Others number them, and it takes the numbers for places in
     the whole module, which is right for a single optimizer only.
@@ -195,9 +212,9 @@ def check_shardable(path: Path) -> None:
     Raises:
         RuntimeError: When a checkpoint with several optimizers numbers their weights.
     """
-    optimizers = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["optimizer_states"]
+    optimizers = _mapped(path)["optimizer_states"]
     if len(optimizers) > 1 and any(isinstance(name, int) for optimizer in optimizers for name in optimizer["state"]):
         raise RuntimeError(
             f"{path} was not made with trainer=fsdp, which cannot go on from another trainer's checkpoint of PPO. Go "
-            "on with trainer=ddp, cpu or gpu (the other way round works), or start anew with overwrite=true."
+            "on with trainer=ddp, cpu or gpu (the other way round works), or remove it to train the step anew."
         )

@@ -1,17 +1,22 @@
-"""One training stage with Lightning: trainer, metrics file, checkpoint, resume."""
+"""One step's training with Lightning: trainer, loggers, checkpoint, resume."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.parallel.processes import on_rank_zero
-from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.training.callbacks import LearningRates
 from rlhf_lightning.training.checkpoint import BatchCheckpoint, check_shardable, newest_whole
-from rlhf_lightning.training.metrics_file import MetricsFile, last_figures
+from rlhf_lightning.training.metrics_file import MetricsFile, batches_done, last_figures
+from rlhf_lightning.training.surroundings import check_accumulation
 
 QUIET = (
     ".*does not have many workers.*",  # batches are a few rows of ids; worker processes would cost more than they save
@@ -19,7 +24,7 @@ QUIET = (
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6.6 with torch 2.13
     ".*smaller than the logging interval.*",  # short runs
 )
-"""Warnings that tell the user of a stage nothing."""
+"""Warnings that tell the user of a step nothing."""
 
 
 def fit_stage(
@@ -33,19 +38,25 @@ def fit_stage(
     epochs: int,
     checkpoint_every: int,
     log_every: int,
+    loggers: Sequence[Logger] = (),
+    hyperparameters: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train a module, from its last checkpoint where there is one.
 
     Args:
-        module: Of the stage.
-        data: Of the stage.
-        folder: Gets ``metrics.csv`` and ``checkpoints/``.
+        module: The step's module.
+        data: The step's records.
+        folder: The step's output folder; gets `metrics.csv` and `checkpoints/`.
         make_trainer: Builds the trainer from further keyword arguments.
-        callbacks: Besides the checkpoint.
-        say: Told of checkpoints that cannot be used, and where a run that was ended goes on.
-        epochs: Passes over the data, or over its ``num_batches``.
+        callbacks: Callbacks besides those for checkpoints and learning rates.
+        say: Function that tells the user which checkpoints cannot be used, and what ended before its time.
+        epochs: Passes over the data, or over its `num_batches`.
         checkpoint_every: Batches (PPO iterations) between two checkpoints.
         log_every: Batches between two rows of metrics.csv.
+        loggers: Loggers besides metrics.csv.
+        hyperparameters: Settings of the run that these loggers show, without the secrets among them.
+        tags: Labels of the run that they show.
 
     Returns:
         The last value of every metric.
@@ -56,29 +67,39 @@ def fit_stage(
     checkpoint = BatchCheckpoint(folder / "checkpoints", checkpoint_every, say)
     trainer = make_trainer(
         max_epochs=epochs,
-        logger=MetricsFile(folder / "metrics.csv"),
-        callbacks=[*callbacks, checkpoint],
+        logger=[MetricsFile(folder / "metrics.csv"), *loggers],
+        callbacks=[LearningRates(), *callbacks, checkpoint],
         log_every_n_steps=log_every,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         num_sanity_val_steps=0,
         default_root_dir=folder,
         **({} if data.validation else {"limit_val_batches": 0}),
     )
-    if trainer.accumulate_grad_batches != 1:
-        raise PipelineError(
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} is not the gradient of one large "
-            "batch: each part would count alike, however many tokens or pairs it has, and a checkpoint between two "
-            "parts would lose a gradient. Set it to 1. Where a batch does not fit into memory, use "
-            "module.activation_checkpointing=true, trainer=ddp or fsdp, a smaller data.batch_size, or in ppo "
-            "module.micro_batch_size."
-        )
+    check_accumulation(trainer.accumulate_grad_batches)
     resume = newest_whole(folder / "checkpoints", module, say)
     if resume is not None and isinstance(trainer.strategy, ModelParallelStrategy):
         check_shardable(resume)
-    with warnings.catch_warnings():
-        for message in QUIET:
-            warnings.filterwarnings("ignore", message)
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(redacted({**(hyperparameters or {}), "tags": list(tags)}))
+        with warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()  # or the next step's logger would go on in this run
+    _say_how_it_ended(trainer, callbacks, say)
     return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
+
+
+def _say_how_it_ended(trainer: L.Trainer, callbacks: Sequence[L.Callback], say: Callable[[str], None]) -> None:
+    if trainer.should_stop:
+        say(f"ended after {batches_done(trainer)} batches, before its time, as a callback or trainer.max_time wanted")
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in trainer.callback_metrics:
+            say(f"{type(callback).__name__} did nothing: it watches {monitor}, which this step does not log")

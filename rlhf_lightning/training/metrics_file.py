@@ -12,34 +12,27 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.runs.files import put_in_place, read_metrics
 
+_NO_RESULT = ("step", "epoch", "lr/", "lr-")
+"""How columns begin that are no results."""
+
 
 class MetricsFile(Logger):
-    """``metrics.csv``: one row per step, a column per metric; a resumed run goes on in the same file.
+    """`metrics.csv`: one row per step, a column per metric; a resumed run goes on in the same file.
+
+    Lightning's `CSVLogger` deletes the rows that are there and writes every hundredth step.
 
     Args:
-        path: The file.
+        path: The file that grows.
     """
+
+    name = "metrics"
+    version = 0
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self._rows: list[dict[str, Any]] = read_metrics(path) if path.exists() else []
-        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        self._rewrite = True  # also after a resume, in case the last line is torn
-
-    @property
-    def name(self) -> str:
-        """Not used in any path."""
-        return "metrics"
-
-    @property
-    def version(self) -> int:
-        """Not used in any path."""
-        return 0
-
-    @property
-    def experiment(self) -> None:
-        """There is none."""
+        self._columns: list[str] = []  # of none, so that the first row writes all: the last line may be torn
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any) -> None:
@@ -49,44 +42,38 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write one row."""
         row: dict[str, Any] = {"step": step, **metrics}
-        new_columns = [name for name in row if name not in self._columns]
-        self._columns += new_columns
         self._rows.append(row)
-        if new_columns or self._rewrite:
-            self._write_all()
+        if row.keys() <= set(self._columns):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
         else:
-            self._write(self.path, "a", [row], header=False)
+            self._write_all()
 
     @rank_zero_only
     def cut(self, steps: int) -> None:
         """Keep the rows of the first so many steps: an interrupted run may have logged more than it saved."""
         self._rows = [row for row in self._rows if row["step"] < steps]
-        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         if self.path.exists():
             self._write_all()
 
     def _write_all(self) -> None:
-        self._rewrite = False
+        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         unfinished = self.path.with_suffix(".unfinished")
-        self._write(unfinished, "w", self._rows, header=True)
-        put_in_place(unfinished, self.path)
-
-    def _write(self, path: Path, mode: str, rows: list[dict[str, Any]], header: bool) -> None:
-        with path.open(mode, newline="", encoding="utf-8") as file:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
-            if header:
-                writer.writeheader()
-            writer.writerows(rows)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        put_in_place(unfinished, self.path)
 
 
 def last_figures(path: Path) -> dict[str, float]:
-    """The last value of every metric; empty when nothing was logged."""
+    """The last value of every metric but learning rates; empty when nothing was logged."""
     figures: dict[str, float] = {}
     for row in read_metrics(path) if path.exists() else []:
-        figures |= {name: round(value, 6) for name, value in row.items() if name not in ("step", "epoch")}
+        figures |= {name: round(value, 6) for name, value in row.items() if not name.startswith(_NO_RESULT)}
     return figures
 
 
 def batches_done(trainer: L.Trainer) -> int:
-    """Batches of all epochs so far; Lightning's ``global_step`` counts every step of every optimizer instead."""
+    """Batches of all epochs so far; Lightning's `global_step` counts every step of every optimizer instead."""
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1

@@ -1,0 +1,124 @@
+"""What a user adds around the trainer, loggers and callbacks, and which of its settings the recipe makes."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+
+from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.folders import PipelineError
+
+_LENGTH = "how long a step trains stands in its own node, such as sft.fit.epochs or ppo.data.num_batches"
+OWNED = {
+    **dict.fromkeys(("max_epochs", "min_epochs", "max_steps", "min_steps"), _LENGTH),
+    "log_every_n_steps": "each step has its own, such as sft.fit.log_every",
+    "enable_checkpointing": "every step writes checkpoints, as often as sft.fit.checkpoint_every says",
+    "enable_progress_bar": "every step shows its own bar",
+    "enable_model_summary": "use callbacks=model_summary",
+    "num_sanity_val_steps": "validation before training would move the random state; debug=fast tries everything",
+    "default_root_dir": "set paths.runs and run",
+    "fast_dev_run": "use debug=fast",
+    "barebones": "metrics and checkpoints are always written",
+}
+"""Arguments of the trainer that the recipe sets, and what to do instead of setting them."""
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
+"""Environment variables that keep loggers from reporting to their makers."""
+
+
+def check_trainer(node: Mapping[str, Any]) -> None:
+    """Refuse settings of the trainer that the recipe makes itself.
+
+    Args:
+        node: The configuration's node `trainer`.
+
+    Raises:
+        PipelineError: Naming the setting, its value, and where to set it instead.
+    """
+    for name, instead in OWNED.items():
+        if name in node:
+            raise PipelineError(f"trainer.{name}={node[name]} is not for the trainer to say: {instead}.")
+    check_accumulation(node.get("accumulate_grad_batches", 1))
+
+
+def check_accumulation(batches: int) -> None:
+    """Refuse to add up the gradients of several batches.
+
+    Args:
+        batches: The trainer's `accumulate_grad_batches`.
+
+    Raises:
+        PipelineError: When there is more than one, with what to do instead.
+    """
+    if batches != 1:
+        raise PipelineError(
+            f"trainer.accumulate_grad_batches={batches} is not the gradient of one large batch: each part would count "
+            "alike, however many tokens or pairs it has, and a checkpoint between two parts would lose a gradient. Set "
+            "it to 1. Where a batch does not fit into memory, use module.activation_checkpointing=true, trainer=ddp or "
+            "fsdp, a smaller data.batch_size, or in ppo module.micro_batch_size."
+        )
+
+
+def user_loggers(nodes: Any, build: Callable[..., Any], folder: Path, tags: Sequence[str] = ()) -> list[Logger]:
+    """Build the loggers that stand beside `metrics.csv`, in the first process only: the others log nothing.
+
+    What a node leaves open is filled in: files go to `logs/` in the step's folder, a run has the names of its run and
+    step, W&B and MLflow get the tags.
+
+    Args:
+        nodes: Nodes with `_target_`, in mappings by name or in lists, however deep; None is no logger.
+        build: Builds the object that a node describes, given further keyword arguments.
+        folder: The step's output folder.
+        tags: Labels of the run.
+    """
+    if rank() != 0:
+        return []
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
+    loggers: list[Logger] = []
+    for node in _each(nodes):
+        defaults = _logger_defaults(build(node, _partial_=True).func, folder.resolve(), tags)
+        loggers.append(build(node, **{name: value for name, value in defaults.items() if node.get(name) is None}))
+    return loggers
+
+
+def user_callbacks(nodes: Any, build: Callable[..., Any]) -> list[Callback]:
+    """Build the callbacks that stand beside the recipe's.
+
+    One that watches a metric which a step does not log, such as `EarlyStopping`, does nothing there unless its node
+    says `strict: true`; `rlhf_lightning.training.fit.fit_stage` says so.
+
+    Args:
+        nodes: Nodes with `_target_`, in mappings by name or in lists, however deep; None is no callback.
+        build: Builds the object that a node describes, given further keyword arguments.
+    """
+    callbacks: list[Callback] = []
+    for node in _each(nodes):
+        lenient = "strict" in inspect.signature(build(node, _partial_=True).func).parameters and "strict" not in node
+        callbacks.append(build(node, strict=False) if lenient else build(node))
+    return callbacks
+
+
+def _logger_defaults(kind: Any, folder: Path, tags: Sequence[str]) -> dict[str, Any]:
+    logs, run = folder / "logs", "/".join(folder.parts[-2:])
+    logs.mkdir(parents=True, exist_ok=True)
+    if kind is WandbLogger:
+        quiet = {"silent": True, "console": "off", "x_disable_meta": True}  # the command line may hold secrets
+        return {"save_dir": str(logs), "name": run, "tags": list(tags), "settings": quiet}
+    if kind is MLFlowLogger:
+        database = {"tracking_uri": f"sqlite:///{logs}/mlflow.db", "artifact_location": str(logs / "mlflow")}
+        return {**database, "run_name": run, "tags": dict.fromkeys(tags, "true")}
+    return {"save_dir": str(logs)} if "save_dir" in inspect.signature(kind).parameters else {}
+
+
+def _each(nodes: Any) -> Iterator[Any]:
+    if isinstance(nodes, Mapping) and "_target_" not in nodes:
+        nodes = list(nodes.values())
+    if isinstance(nodes, (list, tuple)):
+        for node in nodes:
+            yield from _each(node)
+    elif nodes is not None:
+        yield nodes
