@@ -1,4 +1,4 @@
-"""``python -m rlhf_lightning.reproduce``: run what the claims need, measure them, write the page."""
+"""`python -m rlhf_lightning.reproduce`: run what the claims need, measure them, write the page."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ from rlhf_lightning.reproduce.page import headline, write_reports
 from rlhf_lightning.reproduce.plan import SEEDS, jobs, selected
 from rlhf_lightning.reproduce.runner import cores, plan_table, run_jobs, unfinished
 
+NUMBERS = [claim.number for claim in CLAIMS]
 STYLES = {"holds": "green", "does not hold": "red", "not run": "dim"}
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, 1 when a job failed."""
     options = _options(arguments)
     console = Console()
-    numbers = options.claims or [claim.number for claim in CLAIMS]
+    numbers = options.claims or NUMBERS
     all_jobs = jobs(options.seeds)
     chosen = selected(all_jobs, kinds_of(numbers))
     if options.plan:
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("\ninterrupted; run it again to go on where it stopped")
             return 130
     results = Results(options.runs, options.seeds, unfinished(all_jobs, options.runs))
-    found = outcomes(results)
-    page = write_reports(found, results, options.report)
-    console.print(_table(found, numbers))
+    measured = outcomes(results)
+    page = write_reports(measured, results, options.report)
+    console.print(_table(measured, numbers))
     console.print(str(page))
     if failed:
         console.print(f"[bold red]{len(failed)} jobs failed or could not be started:[/] {', '.join(failed)}")
@@ -63,9 +64,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _claim(text: str) -> int:
-    known = [claim.number for claim in CLAIMS]
-    if not text.isdigit() or int(text) not in known:
-        raise argparse.ArgumentTypeError(f"{text!r} is no claim; there are {known[0]} to {known[-1]}.")
+    if not text.isdigit() or int(text) not in NUMBERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no claim; there are {NUMBERS[0]} to {NUMBERS[-1]}.")
     return int(text)
 
 
@@ -82,16 +82,14 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def _table(found: Sequence[Outcome], numbers: Sequence[int]) -> Table:
-    table = Table(title=headline(found), show_lines=True)
-    for name in ("#", "claim", "measured", "outcome"):
-        table.add_column(name)
-    for outcome in found:
-        if outcome.claim.number in numbers:
-            failing = [f"✗ {check.text}" for check in outcome.finding.checks if not check.holds]
-            measured = "\n".join([outcome.met, *failing[:6]]) if outcome.finding.checks else "-"
-            verdict = outcome.verdict
-            table.add_row(str(outcome.claim.number), outcome.claim.title, measured, f"[{STYLES[verdict]}]{verdict}[/]")
+def _table(measured: Sequence[Outcome], numbers: Sequence[int]) -> Table:
+    table = Table("#", "claim", "measured", "outcome", title=headline(measured), show_lines=True)
+    for outcome in measured:
+        claim, checks, verdict = outcome.claim, outcome.finding.checks, outcome.verdict
+        if claim.number in numbers:
+            failing = [f"✗ {check.text}" for check in checks if not check.holds]
+            summary = "\n".join([outcome.met, *failing[:6]]) if checks else "-"
+            table.add_row(str(claim.number), claim.title, summary, f"[{STYLES[verdict]}]{verdict}[/]")
     return table
 
 

@@ -20,9 +20,9 @@ def kinds_of(numbers: Iterable[int]) -> set[str]:
 
 def outcomes(results: Results) -> list[Outcome]:
     """Measure every claim with what is there."""
-    found = []
+    measured = []
     for claim in CLAIMS:
         needed = [job_name(kind, seed) for kind in claim.kinds for seed in results.seeds]
         lacking = [name for name in needed if name in results.unfinished]
-        found.append(Outcome(claim, claim.measure(results), lacking, results.seeds))
-    return found
+        measured.append(Outcome(claim, claim.measure(results), lacking, results.seeds))
+    return measured

@@ -7,7 +7,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from rlhf_lightning.evaluation.plots import INK, LABELS, MUTED, SPARE_COLOURS, STYLE, colour, figure_of, svg_of
+from rlhf_lightning.evaluation.plots import INK, MUTED, SPARE_COLOURS, STYLE, figure_of, svg_of
+from rlhf_lightning.recipe.pipeline import LEGEND
 from rlhf_lightning.reproduce.finding import Outcome, Row, written
 from rlhf_lightning.reproduce.plan import SIZES
 
@@ -20,21 +21,18 @@ def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
     measures: dict[str, list[Row]] = {}
     for row in outcome.finding.rows:
         measures.setdefault(row.measure, []).append(row)
+    number = outcome.claim.number
     return [
         {
             "title": measure,
-            "svg": _plot(
-                f"claim {outcome.claim.number} {measure}",
-                None if " over " in measure else AXES.get(outcome.claim.number),
-                rows,
-            ),
+            "svg": _plot(f"claim {number} {measure}", "" if " over " in measure else AXES.get(number, ""), rows),
         }
         for measure, rows in measures.items()
         if any(row.at for row in rows)
     ]
 
 
-def _plot(name: str, axis: str | None, rows: Sequence[Row]) -> Markup:
+def _plot(name: str, axis: str, rows: Sequence[Row]) -> Markup:
     places = _places(rows)
     series: dict[str, list[Row]] = {}
     for row in rows:
@@ -44,14 +42,12 @@ def _plot(name: str, axis: str | None, rows: Sequence[Row]) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure, axes = figure_of(4.6, 2.9)
         (_lines if numeric or set(places) <= set(SIZES) else _bars)(axes, places, series, hues)
-        for who, own in series.items():
-            for row in own:
-                if not row.at:
-                    level = _scaled(row)[0]
-                    axes.axhline(level, color=hues[who], linestyle="--", linewidth=1.1, label=f"{who} (dashed)")
+        for row in (row for row in rows if not row.at):
+            level, label = _scaled(row)[0], f"{row.who} (dashed)"
+            axes.axhline(level, color=hues[row.who], linestyle="--", linewidth=1.1, label=label)
         ticks = [place if numeric else textwrap.fill(place, 14) for place in places]
         axes.set_xticks(range(len(places)), ticks, color=MUTED)
-        axes.set_xlabel(axis or "")
+        axes.set_xlabel(axis)
         axes.set_ylabel("%" if rows[0].percent else "")
         axes.grid(False, axis="x")
         handles, labels = axes.get_legend_handles_labels()
@@ -68,11 +64,11 @@ def _lines(axes: Axes, places: Sequence[str], series: Mapping[str, Sequence[Row]
     """One line per series with a bar for each interval, a little beside one another."""
     for number, (who, rows) in enumerate(series.items()):
         shift = 0.06 * (number - (len(series) - 1) / 2)
-        own = sorted((row for row in rows if row.at), key=lambda row: places.index(row.at))
-        if own:
-            x = [places.index(row.at) + shift for row in own]
-            axes.plot(x, [_scaled(row)[0] for row in own], color=hues[who], marker="o", markersize=4, label=who)
-            for at, row in zip(x, own, strict=True):
+        placed = sorted((row for row in rows if row.at), key=lambda row: places.index(row.at))
+        if placed:
+            x = [places.index(row.at) + shift for row in placed]
+            axes.plot(x, [_scaled(row)[0] for row in placed], color=hues[who], marker="o", markersize=4, label=who)
+            for at, row in zip(x, placed, strict=True):
                 axes.plot([at, at], _scaled(row)[1:], color=hues[who], linewidth=1.1)
 
 
@@ -104,9 +100,8 @@ def _is_number(text: str) -> bool:
 
 def _hues(names: Sequence[str]) -> dict[str, str]:
     """The colour that a policy has in every figure; spare ones for the rest."""
-    policies = {shown: policy for policy, shown in LABELS.items()}
-    hues = {}
-    for number, name in enumerate(names):
-        spare = SPARE_COLOURS[number % len(SPARE_COLOURS)]
-        hues[name] = colour(policies[name]) if name in policies else spare
-    return hues
+    policies = {label: policy for policy, label in LEGEND.labels.items()}
+    return {
+        name: LEGEND.colour(policies[name]) if name in policies else SPARE_COLOURS[number % len(SPARE_COLOURS)]
+        for number, name in enumerate(names)
+    }

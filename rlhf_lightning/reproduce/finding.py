@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlhf_lightning.evaluation.intervals import Interval
-from rlhf_lightning.reproduce.measure import Measured, MissingError, Results, UndefinedError
+from rlhf_lightning.reproduce.measure import MissingError, Ratio, Results, Source, UndefinedError, difference
 
 Verdict = Literal["holds", "does not hold", "not run"]
 
@@ -23,10 +23,10 @@ class Row:
     """One number of a claim.
 
     Args:
-        measure: What was measured.
-        who: Which policy or setting; the name in legends.
+        measure: The name of what was measured.
+        who: The policy or setting, as legends name it.
         interval: Its value, with both ends equal where there is no interval.
-        at: Where on the axis: a size, a coefficient, a task.
+        at: The place on the axis: a size, a coefficient, a task.
         percent: Whether it is a share that people read in percent.
         main: Whether it stands in the table of all claims.
     """
@@ -49,8 +49,8 @@ class Check:
     """One condition of a claim.
 
     Args:
-        condition: What has to be so.
-        measured: What was measured.
+        condition: The condition in words.
+        measured: The number in words.
         holds: Whether the condition was met.
     """
 
@@ -69,21 +69,23 @@ class Finding:
     """What was measured for a claim; what has not run is missing from it.
 
     Args:
+        results: What the jobs left behind.
         rows: The numbers.
-        checks: What they were checked for.
-        missing: What the checks that could not be made lack.
+        checks: The conditions on them.
+        missing: What the numbers and checks that could not be made lack.
     """
 
+    results: Results
     rows: list[Row] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     def row(
-        self, measure: str, who: str, measured: Measured, at: str = "", *, percent: bool = False, main: bool = False
+        self, measure: str, who: str, of: Source | Ratio, at: str = "", *, percent: bool = False, main: bool = False
     ) -> Interval | None:
         """Add a number if it can be measured; returns it."""
         try:
-            interval = measured()
+            interval = self.results.pooled(of)
         except MissingError as reason:
             self.missing.append(str(reason))
             return None
@@ -92,24 +94,24 @@ class Finding:
         self.rows.append(Row(measure, who, interval, at, percent, main))
         return interval
 
-    def above(self, text: str, difference: Measured, least: float = 0.0, percent: bool = True) -> None:
-        """Check that the interval of a difference lies above a number."""
-        self.check(text, difference, lambda found: found["low"] > least, percent)
+    def above(self, text: str, higher: Source, lower: Source, least: float = 0.0, percent: bool = True) -> None:
+        """Check that the interval of the difference lies above a number."""
+        self.check(text, difference(higher, lower), lambda interval: interval["low"] > least, percent)
 
-    def below(self, text: str, difference: Measured, most: float = 0.0, percent: bool = True) -> None:
-        """Check that the interval of a difference lies below a number."""
-        self.check(text, difference, lambda found: found["high"] < most, percent)
+    def below(self, text: str, lower: Source, higher: Source, percent: bool = True) -> None:
+        """Check that the interval of the difference lies below 0."""
+        self.check(text, difference(lower, higher), lambda interval: interval["high"] < 0, percent)
 
-    def check(self, text: str, measured: Measured, condition: Callable[[Interval], bool], percent: bool = True) -> None:
+    def check(self, text: str, of: Source | Ratio, condition: Callable[[Interval], bool], percent: bool = True) -> None:
         """Check a condition on a number."""
         try:
-            found = measured()
+            interval = self.results.pooled(of)
         except MissingError as reason:
             self.missing.append(str(reason))
         except UndefinedError as reason:
             self.checks.append(Check(text, str(reason), False))
         else:
-            self.checks.append(Check(text, written(found, percent), bool(condition(found))))
+            self.checks.append(Check(text, written(interval, percent), bool(condition(interval))))
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ class Claim:
     """One finding of the paper, and how it is tried.
 
     Args:
-        number: In the list of the project.
-        title: In a few words.
+        number: Its number in the list of the project.
+        title: The claim in a few words.
         source: Section or figure of the paper.
-        paper: What the paper found.
-        rule: What has to come out here, written down before the runs.
+        paper: The paper's finding.
+        rule: The outcome that it needs here, written down before the runs.
         kinds: The kinds of jobs that it needs.
-        measure: Measures it, as far as the jobs have run.
+        fill: The function that measures it, as far as the jobs have run.
     """
 
     number: int
@@ -132,7 +134,13 @@ class Claim:
     paper: str
     rule: str
     kinds: tuple[str, ...]
-    measure: Callable[[Results], Finding]
+    fill: Callable[[Finding, Results], None]
+
+    def measure(self, results: Results) -> Finding:
+        """What some results say about it."""
+        finding = Finding(results)
+        self.fill(finding, results)
+        return finding
 
 
 @dataclass(frozen=True)
@@ -141,9 +149,9 @@ class Outcome:
 
     Args:
         claim: The claim.
-        finding: What was measured.
+        finding: The numbers and checks.
         unfinished: Names of the jobs that it still needs.
-        seeds: Which were measured.
+        seeds: The seeds that were measured.
     """
 
     claim: Claim
@@ -169,7 +177,7 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """``not run`` as long as a job, a number or a seed is missing, whatever the rest says."""
+        """`not run` as long as a job, a number or a seed is missing, whatever the rest says."""
         if len(self.seeds) < LEAST_SEEDS or self.unfinished or self.finding.missing or not self.finding.checks:
             return "not run"
         return "holds" if all(check.holds for check in self.finding.checks) else "does not hold"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -12,12 +12,17 @@ from rlhf_lightning.reproduce.plan import job_name
 from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 Values: TypeAlias = list[float | None]
 Source: TypeAlias = Callable[[int], Values]
 """From a seed to one value per prompt, always in the same order; None where the question does not arise."""
-Measured: TypeAlias = Callable[[], Interval]
-"""A number that is worked out when it is asked for; raises :class:`MissingError` or :class:`UndefinedError`."""
+
+
+class Ratio(NamedTuple):
+    """The ratio of the means of two sources, over the prompts where both have a value."""
+
+    above: Source
+    below: Source
 
 
 class MissingError(Exception):
@@ -37,7 +42,7 @@ class Results:
 
     Args:
         runs: Folder of all runs.
-        seeds: Which to pool.
+        seeds: The seeds to pool.
         unfinished: Names of the jobs that are not complete, or were made from something else: they are not read.
     """
 
@@ -49,15 +54,15 @@ class Results:
     # --- what was recorded --------------------------------------------------------------------------------------------
 
     def of(self, kind: str, policy: str, *path: str) -> Source:
-        """What ``samples.json`` of a job says about a policy: ``scores``, or a longer path."""
+        """What `samples.json` of a job says about a policy: `scores`, or a longer path."""
 
         def values(seed: int) -> Values:
-            found: Any = self._read_samples(job_name(kind, seed))
+            samples: Any = self._read_samples(job_name(kind, seed))
             for key in (policy, *path):
-                if key not in found:
+                if key not in samples:
                     raise MissingError(f"{job_name(kind, seed)} did not record {'/'.join((policy, *path))}")
-                found = found[key]
-            return list(found)
+                samples = samples[key]
+            return list(samples)
 
         return values
 
@@ -65,7 +70,12 @@ class Results:
         """One number among the metrics of a stage."""
 
         def values(seed: int) -> Values:
-            return [self._metric(kind, seed, stage, path)]
+            number: Any = read_stage(self._folder(job_name(kind, seed), stage))["metrics"]
+            for key in path:
+                number = number.get(key) if isinstance(number, dict) else None
+            if not isinstance(number, int | float):
+                raise MissingError(f"{job_name(kind, seed)}/{stage} did not record {'/'.join(path)}")
+            return [float(number)]
 
         return values
 
@@ -73,12 +83,12 @@ class Results:
         """Per validation prompt, of a group of labelers or of all, the share of pairs a reward model orders rightly."""
 
         def values(seed: int) -> Values:
-            path = self._stage(kind, seed, "reward") / "validation.json"
+            path = self._folder(job_name(kind, seed), "reward") / "validation.json"
             if not path.exists():
                 raise MissingError(f"{path} is not there")
-            found = json.loads(path.read_text(encoding="utf-8"))
-            rows = zip(found["groups"], found["accuracies"], strict=True)
-            return [own if group in (None, of) else None for of, own in rows]
+            table = json.loads(path.read_text(encoding="utf-8"))
+            rows = zip(table["groups"], table["accuracies"], strict=True)
+            return [accuracy if group in (None, name) else None for name, accuracy in rows]
 
         return values
 
@@ -86,9 +96,7 @@ class Results:
         """The validation loss after an epoch, counted from 1."""
 
         def values(seed: int) -> Values:
-            path = self._stage(kind, seed, stage) / "metrics.csv"
-            rows = read_metrics(path) if path.exists() else []
-            losses = [row["validation/loss"] for row in rows if "validation/loss" in row]
+            path, losses = self._column(kind, seed, stage, "validation/loss")
             if len(losses) < epoch:
                 raise MissingError(f"{path} has no validation loss of epoch {epoch}")
             return [losses[epoch - 1]]
@@ -99,73 +107,49 @@ class Results:
         """The mean of a figure over the last quarter of the steps that a stage recorded."""
 
         def values(seed: int) -> Values:
-            path = self._stage(kind, seed, stage) / "metrics.csv"
-            rows = read_metrics(path) if path.exists() else []
-            found = [row[name] for row in rows if name in row]
-            if not found:
+            path, numbers = self._column(kind, seed, stage, name)
+            if not numbers:
                 raise MissingError(f"{path} has no {name}")
-            return [float(np.mean(found[-(len(found) + 3) // 4 :]))]
+            return [float(np.mean(numbers[-(len(numbers) + 3) // 4 :]))]
 
         return values
 
-    # --- pooled -------------------------------------------------------------------------------------------------------
+    # --- pooled over the seeds ----------------------------------------------------------------------------------------
 
-    def mean(self, source: Source) -> Measured:
-        """The mean, pooled over the seeds."""
-
-        def measured() -> Interval:
-            return pooled_interval([_known(values) for values in self._by_seed(source)])
-
-        return measured
-
-    def difference(self, first: Source, second: Source) -> Measured:
-        """The mean of first minus second, pooled over the seeds, prompt by prompt."""
-        return self.mean(combined(lambda a, b: a - b, first, second))
-
-    def ratio(self, above: Source, below: Source) -> Measured:
-        """The ratio of two means, pooled over the seeds, both over the same prompts."""
+    def pooled(self, quantity: Source | Ratio) -> Interval:
+        """The mean of a source, or a ratio of means."""
+        if not isinstance(quantity, Ratio):
+            return pooled_interval([_known(values) for values in self._by_seed(quantity)])
+        above, below = quantity
 
         def pairs(seed: int) -> list[tuple[float, float]]:
             rows = zip(above(seed), below(seed), strict=True)
-            known = [(a, b) for a, b in rows if a is not None and b is not None]
-            if not known:
-                raise MissingError("there is no value: the question arises for no prompt")
-            return known
+            return _known([(a, b) if a is not None and b is not None else None for a, b in rows])
 
-        def measured() -> Interval:
-            return pooled_ratio(self._by_seed(pairs))
+        return pooled_ratio(self._by_seed(pairs))
 
-        return measured
-
-    def _by_seed(self, source: Callable[[int], Found]) -> list[Found]:
-        found, reason = [], NotRunError("there is no seed")
+    def _by_seed(self, source: Callable[[int], T]) -> list[T]:
+        parts, reason = [], NotRunError("there is no seed")
         for seed in self.seeds:
             try:
-                found.append(source(seed))
+                parts.append(source(seed))
             except NotRunError as missing:
                 reason = missing
-        if not found:
+        if not parts:
             raise reason
-        return found
+        return parts
 
     # --- files --------------------------------------------------------------------------------------------------------
-
-    def _metric(self, kind: str, seed: int, stage: str, path: Sequence[str]) -> float:
-        found: Any = read_stage(self._stage(kind, seed, stage))["metrics"]
-        for key in path:
-            found = found.get(key) if isinstance(found, dict) else None
-        if not isinstance(found, int | float):
-            raise MissingError(f"{job_name(kind, seed)}/{stage} did not record {'/'.join(path)}")
-        return float(found)
-
-    def _stage(self, kind: str, seed: int, stage: str) -> Path:
-        return self._folder(job_name(kind, seed), stage)
 
     def _folder(self, name: str, stage: str) -> Path:
         folder = self.runs / name / stage
         if name in self.unfinished or not is_complete(folder):
             raise NotRunError(f"{name}/{stage} has not run")
         return folder
+
+    def _column(self, kind: str, seed: int, stage: str, name: str) -> tuple[Path, list[float]]:
+        path = self._folder(job_name(kind, seed), stage) / "metrics.csv"
+        return path, [row[name] for row in read_metrics(path) if name in row] if path.exists() else []
 
     def _read_samples(self, name: str) -> dict[str, Any]:
         if name not in self._samples:
@@ -189,6 +173,11 @@ def combined(function: Callable[..., float], *sources: Source) -> Source:
     return values
 
 
+def difference(first: Source, second: Source) -> Source:
+    """First minus second, prompt by prompt."""
+    return combined(lambda a, b: a - b, first, second)
+
+
 def won(first: Source, second: Source) -> Source:
     """1 where the first beats the second, one half where they are equal."""
     return combined(lambda a, b: wins([a], [b])[0], first, second)
@@ -198,8 +187,8 @@ def blocks(source: Source, size: int) -> Source:
     """Means over so many neighbours each: items that ask the same thing in other words count as one."""
 
     def values(seed: int) -> Values:
-        own = _known(source(seed))
-        return [float(np.mean(own[start : start + size])) for start in range(0, len(own), size)]
+        items = _known(source(seed))
+        return [float(np.mean(items[start : start + size])) for start in range(0, len(items), size)]
 
     return values
 
@@ -225,8 +214,8 @@ def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int
 
     Args:
         groups: One list of (above, below) per seed.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
 
     Raises:
         UndefinedError: When the mean below is 0.
@@ -244,7 +233,7 @@ def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int
     return {"value": float(above / below), "low": float(low), "high": float(high)}
 
 
-def _known(values: Values) -> list[float]:
+def _known(values: Sequence[T | None]) -> list[T]:
     known = [value for value in values if value is not None]
     if not known:
         raise MissingError("there is no value: the question arises for no prompt")

@@ -10,7 +10,7 @@ class Note:
 
     Args:
         failed: The conditions that were not met when it was written; where others are not, it is not shown.
-        text: What we think.
+        text: The explanation.
     """
 
     failed: tuple[str, ...]

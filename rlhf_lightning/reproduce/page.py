@@ -13,19 +13,19 @@ from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, writte
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.notes import NOTES
 from rlhf_lightning.reproduce.runner import cores
-from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.files import replacing, write_json
 from rlhf_lightning.runs.folders import git_commit, read_stage
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
 
 
 def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -> Path:
-    """Write ``claims.html``, ``claims.md`` and ``claims.json``.
+    """Write `claims.html`, `claims.md` and `claims.json`.
 
     Args:
-        outcomes: Of all claims.
-        results: Where they were measured.
-        folder: Gets the files.
+        outcomes: The outcomes of all claims.
+        results: The runs that they were measured on.
+        folder: The folder that gets the files.
 
     Returns:
         Path of the page.
@@ -46,8 +46,9 @@ def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -
         origin=_origin(about),
         few_seeds=len(results.seeds) < LEAST_SEEDS,
     )
-    _write(folder / "claims.html", page)
-    _write(folder / "claims.md", _markdown(outcomes, about))
+    for name, text in (("claims.html", page), ("claims.md", _markdown(outcomes, about))):
+        with replacing(folder / name) as file:
+            file.write(text)
     write_json(folder / "claims.json", {**about, "rules": RULES, "claims": [_plain(outcome) for outcome in outcomes]})
     return folder / "claims.html"
 
@@ -88,11 +89,11 @@ def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
     lines = ["| # | the paper's claim | measured here, 95 % interval | outcome |", "|---|---|---|---|"]
     for outcome in outcomes:
         claim = outcome.claim
-        found = outcome.summary or "-"
+        checks = f" ({outcome.met})" if outcome.finding.checks else ""
         cells = (
             str(claim.number),
             f"**{claim.title}** ({claim.source}). {claim.paper}",
-            f"{found} ({outcome.met})" if outcome.finding.checks else found,
+            (outcome.summary or "-") + checks,
             ". ".join(filter(None, (outcome.verdict, _note(outcome)))),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -102,14 +103,12 @@ def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
 
 def _origin(about: Mapping[str, Any]) -> str:
     """Where the numbers come from, in a sentence or two."""
-    seeds = ", ".join(map(str, about["seeds"]))
-    commits = " and ".join(commit[:9] for commit in about["commits_of_the_runs"]) or "none"
-    mixed = " The runs are of several commits: make them again to compare them." * (
-        len(about["commits_of_the_runs"]) > 1
-    )
+    seeds, commits = ", ".join(map(str, about["seeds"])), [commit[:9] for commit in about["commits_of_the_runs"]]
+    mixed = " The runs are of several commits: make them again to compare them." if len(commits) > 1 else ""
     return (
-        f"Seeds {seeds}; commit of the runs: {commits}; measured at commit {(about['git_commit'] or 'unknown')[:9]} "
-        f"on {about['date']}, {about['cores']} cores, {about['cpu']}.{mixed}"
+        f"Seeds {seeds}; commit of the runs: {' and '.join(commits) or 'none'}; "
+        f"measured at commit {(about['git_commit'] or 'unknown')[:9]} on {about['date']}, "
+        f"{about['cores']} cores, {about['cpu']}.{mixed}"
     )
 
 
@@ -121,13 +120,8 @@ def _note(outcome: Outcome) -> str | None:
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
-    claim = outcome.claim
     return {
-        "number": claim.number,
-        "title": claim.title,
-        "source": claim.source,
-        "paper": claim.paper,
-        "rule": claim.rule,
+        **{name: getattr(outcome.claim, name) for name in ("number", "title", "source", "paper", "rule")},
         "verdict": outcome.verdict,
         "note": _note(outcome),
         "checks": [{"text": check.text, "holds": check.holds} for check in outcome.finding.checks],
@@ -138,9 +132,3 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
         "unfinished": list(outcome.unfinished),
         "missing": outcome.finding.missing,
     }
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -3,38 +3,25 @@
 As in the paper one reward model of the middle size serves the policies of every size (section 3.5 and appendix C.2).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 SIZES = ("small", "medium", "large")
+SMALL = "small"
 SEEDS = (1, 2, 3)
 RECIPE = ("sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
 JUDGED = "medium"
 """The size whose responses are ranked and whose reward model all policies are trained with."""
 
-PTX_COEFS = (0.1, 2.0)
-"""Besides 0, which is stage ppo of the full run, and the default."""
-DEFAULT_PTX_COEF = 0.5
-BASE_KL_COEFS = (0.05, 0.2, 2.0)
-PTX_KL_COEFS = (0.0, 0.01, 0.2, 2.0)
-"""Besides the default."""
-DEFAULT_KL_COEF = 0.05
 TEAMS = tuple(f"team-{number}" for number in range(5))
 EPOCHS = (1, 2, 4, 8, 16)
-INIT_SHARES = (0.0, 0.1, 0.5)
-TEXT_ROWS = (16, 32, 128)
-"""Besides the default."""
-DEFAULT_TEXT_ROWS = 64
-BATCHES = (64, 256)
-DEFAULT_BATCH = 128
 EPISODES = 6400
-MINIBATCHES = (1, 8)
-DEFAULT_MINIBATCHES = 4
+DEFAULT_BATCH, DEFAULT_TEXT_ROWS = 128, 64
 
 WEAK_RANKINGS = 100
 """What a reward model has that is soon over-optimised."""
 WEAK_ITERATIONS = (25, 50, 100)
-WEAK_KL_COEFS = (0.0, DEFAULT_KL_COEF)
+WEAK_KL_COEFS = (0.0, 0.05)
 
 FEW_RANKINGS = 6000
 """What the comparison of whole rankings with shuffled pairs has: every pair costs a pass of its own there."""
@@ -55,15 +42,15 @@ FEWER_POLICIES = 0.3
 
 @dataclass(frozen=True)
 class Job:
-    """One call of ``rlhf``.
+    """One call of `rlhf`.
 
     Args:
-        kind: What it varies, the same for all seeds.
-        seed: Of the run.
-        overrides: Of the configuration, without ``paths.runs``.
-        stages: What it makes.
+        kind: The setting that it varies, the same for all seeds.
+        seed: Seed of the run.
+        overrides: Overrides of the configuration, without `paths.runs`.
+        stages: The stages that it makes.
         upstream: Names of the jobs that must be complete before.
-        seconds: Of each stage, estimated for one core.
+        seconds: The time of each stage, estimated for one core.
     """
 
     kind: str
@@ -75,23 +62,96 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the job, and of its run folder."""
+        """The name of the job, and of its run folder."""
         return job_name(self.kind, self.seed)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs that differ from the small run of their seed in one setting.
+
+    Args:
+        name: The first part of their kinds.
+        policy: The policy that they train.
+        values: The values of the setting that they try.
+        options: The overrides that set a value.
+        default: The value that the small run has, None where no run has it.
+        full: Whether they evaluate all that a full run does, and the base model too.
+        before: The stages that come before the policy's.
+    """
+
+    name: str
+    policy: str
+    values: tuple[float, ...]
+    options: Callable[[float], tuple[str, ...]]
+    default: float | None = None
+    full: bool = False
+    before: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> dict[float, tuple[str, str]]:
+        """Every value in order, the default too, with the kind of job that has it and the policy."""
+        arms = {value: (f"{self.name}-{value}", self.policy) for value in self.values}
+        if self.default is not None:
+            arms[self.default] = (SMALL, self.policy)
+        return dict(sorted(arms.items()))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its jobs."""
+        return tuple(f"{self.name}-{value}" for value in self.values)
+
+    def jobs(self, seed: int) -> list[Job]:
+        """Its jobs; they evaluate nothing that the small run has: same prompts, same models."""
+        stages = (*self.before, self.policy, "evaluate")
+        whole = ("evaluate=full",) if self.full else ()
+        policies = f"evaluate.policies=[{'base,' * self.full}sft,{self.policy}]"
+        return [
+            _job(kind, seed, stages, *whole, *self.options(value), policies)
+            for kind, value in zip(self.kinds, self.values, strict=True)
+        ]
+
+
+PTX_COEF = Sweep("ptx", "ppo_ptx", (0.1, 2.0), lambda coef: (f"ppo_ptx.module.ptx_coef={coef}",), 0.5, full=True)
+BASE_KL = Sweep(
+    "klbase", "ppo", (0.05, 0.2, 2.0), lambda coef: ("ppo.reference=base", f"ppo.module.kl_coef={coef}"), full=True
+)
+PTX_KL = Sweep("klptx", "ppo_ptx", (0.0, 0.01, 0.2, 2.0), lambda coef: (f"ppo_ptx.module.kl_coef={coef}",), 0.05)
+INIT_SHARE = Sweep(
+    *("init", "ppo_ptx", (0.0, 0.1, 0.5)),
+    lambda share: (f"ppo_init.data.text_share={share}", "ppo_ptx.init=ppo_init"),
+    before=("ppo_init",),
+)
+TEXT_ROWS = Sweep(
+    "ratio", "ppo_ptx", (16, 32, 128), lambda rows: (f"ppo_ptx.data.text_batch_size={rows}",), DEFAULT_TEXT_ROWS
+)
+BATCH = Sweep("batch", "ppo_ptx", (64, 256), lambda size: _batch_options(int(size)), DEFAULT_BATCH)
+MINIBATCHES = Sweep("minibatches", "ppo_ptx", (1, 8), lambda count: (f"ppo_ptx.module.num_minibatches={count}",), 4)
+
+
+def _batch_options(size: int) -> tuple[str, ...]:
+    return (
+        f"ppo_ptx.data.batch_size={size}",
+        f"ppo_ptx.data.num_batches={EPISODES // size}",
+        # The same text rows per episode as with the default batch, or two things would change at once.
+        f"ppo_ptx.data.text_batch_size={size * DEFAULT_TEXT_ROWS // DEFAULT_BATCH}",
+    )
+
+
 def job_name(kind: str, seed: int) -> str:
-    """Of the job of a kind with a seed."""
+    """The name of the job of a kind with a seed."""
     return f"{kind}-s{seed}"
 
 
 def jobs(seeds: Sequence[int] = SEEDS) -> list[Job]:
     """All jobs, each after those that it builds on; what most claims need comes first."""
-    makers = (_full, _ptx_coefs, _base_kl_coefs, _ptx_kl_coefs, _weak, _pairs, _teams, _epochs, _inits, _batches)
+    sweeps = (PTX_COEF.jobs, BASE_KL.jobs, PTX_KL.jobs)
+    makers = (_full, *sweeps, _weak, _pairs, _teams, _epochs, INIT_SHARE.jobs, _batches)
     return [job for make in makers for seed in seeds for job in make(seed)]
 
 
 def selected(all_jobs: Sequence[Job], kinds: Iterable[str]) -> list[Job]:
-    """The jobs of some kinds and those that they build on, in the order given."""
+    """The jobs of some kinds and those that they build on, in the order of all jobs."""
     wanted = set(kinds)
     names = {job.name for job in all_jobs if job.kind in wanted}
     for job in reversed(all_jobs):
@@ -101,63 +161,36 @@ def selected(all_jobs: Sequence[Job], kinds: Iterable[str]) -> list[Job]:
 
 
 def _full(seed: int) -> list[Job]:
-    first = _job(JUDGED, seed, RECIPE, "evaluate=full", "collect.prompts.validation=600", size=JUDGED)
+    whole = {"evaluate": 1.0}
+    options = ("evaluate=full", "collect.prompts.validation=600")
+    first = _job(JUDGED, seed, RECIPE, *options, size=JUDGED, upstream=(), factors=whole)
     stages = tuple(stage for stage in RECIPE if stage not in ("collect", "reward"))
     others = [size for size in SIZES if size != JUDGED]
-    return [first, *(_job(size, seed, stages, "evaluate=full", size=size, upstream=(first.name,)) for size in others)]
-
-
-def _ptx_coefs(seed: int) -> list[Job]:
-    policies = "evaluate.policies=[base,sft,ppo_ptx]"
-    return [
-        _sweep(
-            f"ptx-{coef}",
-            seed,
-            ("ppo_ptx", "evaluate"),
-            *("evaluate=full", f"ppo_ptx.module.ptx_coef={coef}", policies),
-        )
-        for coef in PTX_COEFS
-    ]
-
-
-def _base_kl_coefs(seed: int) -> list[Job]:
-    policies = "evaluate.policies=[base,sft,ppo]"
-    return [
-        _sweep(
-            f"klbase-{coef}",
-            seed,
-            ("ppo", "evaluate"),
-            *("evaluate=full", "ppo.reference=base", f"ppo.module.kl_coef={coef}", policies),
-        )
-        for coef in BASE_KL_COEFS
-    ]
-
-
-def _ptx_kl_coefs(seed: int) -> list[Job]:
-    return [_ptx_sweep(f"klptx-{coef}", seed, f"ppo_ptx.module.kl_coef={coef}") for coef in PTX_KL_COEFS]
+    full = "evaluate=full"
+    return [first, *(_job(s, seed, stages, full, size=s, upstream=(JUDGED,), factors=whole) for s in others)]
 
 
 def _weak(seed: int) -> list[Job]:
     """PPO against a reward model of few rankings; all use that of the first."""
-    arms = [(coef, count) for coef in WEAK_KL_COEFS for count in WEAK_ITERATIONS]
-    first = weak_kind(*arms[0])
-    made = []
-    for coef, count in arms:
-        kind = weak_kind(coef, count)
+    made: list[Job] = []
+    for coef, count in WEAK_ARMS:
         options = [f"ppo.module.kl_coef={coef}", f"ppo.data.num_batches={count}", "evaluate.policies=[sft,ppo]"]
         stages: tuple[str, ...] = ("ppo", "evaluate")
-        upstream: tuple[str, ...] = (job_name("small", seed), job_name(JUDGED, seed))
-        if kind == first:
-            options, stages = [f"reward.data.max_train={WEAK_RANKINGS}", *options], ("reward", *stages)
+        upstream: tuple[str, ...] = (SMALL, JUDGED)
+        if made:
+            upstream = (made[0].kind, *upstream)
         else:
-            upstream = (job_name(first, seed), *upstream)
-        factors = {"reward": 0.05, "ppo": count * DEFAULT_BATCH / EPISODES, "evaluate": FEWER_POLICIES}
-        made.append(_job(kind, seed, stages, *options, upstream=upstream, factors=factors))
+            options, stages = [f"reward.data.max_train={WEAK_RANKINGS}", *options], ("reward", *stages)
+        factors = {"reward": 0.05, "ppo": count * DEFAULT_BATCH / EPISODES}
+        made.append(_job(weak_kind(coef, count), seed, stages, *options, upstream=upstream, factors=factors))
     return made
 
 
+WEAK_ARMS = [(coef, count) for coef in WEAK_KL_COEFS for count in WEAK_ITERATIONS]
+
+
 def weak_kind(kl_coef: float, iterations: int) -> str:
-    """Of the job of PPO against a reward model of few rankings."""
+    """The kind of job of PPO against a reward model of few rankings."""
     return f"weak-{kl_coef}-{iterations}"
 
 
@@ -165,14 +198,14 @@ def _pairs(seed: int) -> list[Job]:
     few = f"reward.data.max_train={FEW_RANKINGS}"
     options = (few, "reward.data.as_pairs=true", f"reward.data.batch_size={PAIRS_PER_STEP}")
     return [
-        _sweep("whole", seed, ("reward",), few, factors={"reward": 0.6}),
+        _job("whole", seed, ("reward",), few, factors={"reward": 0.6}),
         # Every pair reads its prompt again.
-        _sweep("pairs", seed, ("reward",), *options, factors={"reward": 2.2}),
+        _job("pairs", seed, ("reward",), *options, factors={"reward": 2.2}),
     ]
 
 
 def _teams(seed: int) -> list[Job]:
-    return [_sweep(team, seed, ("reward",), f"reward.data.leave_out=[{team}]") for team in TEAMS]
+    return [_job(team, seed, ("reward",), f"reward.data.leave_out=[{team}]") for team in TEAMS]
 
 
 def _epochs(seed: int) -> list[Job]:
@@ -184,53 +217,11 @@ def _epochs(seed: int) -> list[Job]:
         f"evaluate.baseline=sft/epoch-{EPOCHS[0]}",
         "evaluate.reference=base",
     )
-    return [_sweep("epochs", seed, ("sft", "evaluate"), *options, factors={"sft": EPOCHS[-1] / 3, "evaluate": 1.0})]
-
-
-def _inits(seed: int) -> list[Job]:
-    return [
-        _ptx_sweep(
-            f"init-{share}",
-            seed,
-            *(f"ppo_init.data.text_share={share}", "ppo_ptx.init=ppo_init"),
-            stages=("ppo_init", "ppo_ptx", "evaluate"),
-        )
-        for share in INIT_SHARES
-    ]
+    return [_job("epochs", seed, ("sft", "evaluate"), *options, factors={"sft": EPOCHS[-1] / 3, "evaluate": 1.0})]
 
 
 def _batches(seed: int) -> list[Job]:
-    ratios = [_ptx_sweep(f"ratio-{rows}", seed, f"ppo_ptx.data.text_batch_size={rows}") for rows in TEXT_ROWS]
-    batches = [
-        _ptx_sweep(
-            f"batch-{size}",
-            seed,
-            f"ppo_ptx.data.batch_size={size}",
-            f"ppo_ptx.data.num_batches={EPISODES // size}",
-            # The same text rows per episode as with the default batch, or two things would change at once.
-            f"ppo_ptx.data.text_batch_size={size * DEFAULT_TEXT_ROWS // DEFAULT_BATCH}",
-        )
-        for size in BATCHES
-    ]
-    minibatches = [
-        _ptx_sweep(f"minibatches-{count}", seed, f"ppo_ptx.module.num_minibatches={count}") for count in MINIBATCHES
-    ]
-    return [*ratios, *batches, *minibatches]
-
-
-def _ptx_sweep(kind: str, seed: int, *options: str, stages: tuple[str, ...] = ("ppo_ptx", "evaluate")) -> Job:
-    # What the small run measured of the other policies holds here too: same prompts, same models.
-    return _sweep(kind, seed, stages, *options, "evaluate.policies=[sft,ppo_ptx]")
-
-
-def _sweep(
-    kind: str, seed: int, stages: tuple[str, ...], *options: str, factors: Mapping[str, float] | None = None
-) -> Job:
-    """A job on the small policies of that seed, and on the reward model and rankings of the middle size."""
-    factors = {"evaluate": FEWER_POLICIES, **(factors or {})}
-    return _job(
-        kind, seed, stages, *options, upstream=(job_name("small", seed), job_name(JUDGED, seed)), factors=factors
-    )
+    return [job for sweep in (TEXT_ROWS, BATCH, MINIBATCHES) for job in sweep.jobs(seed)]
 
 
 def _job(
@@ -238,18 +229,21 @@ def _job(
     seed: int,
     stages: tuple[str, ...],
     *options: str,
-    size: str = "small",
-    upstream: tuple[str, ...] = (),
+    size: str = SMALL,
+    upstream: tuple[str, ...] = (SMALL, JUDGED),
     factors: Mapping[str, float] | None = None,
 ) -> Job:
+    """A job: by default on the small policies of its seed, and on the reward model and rankings of the middle size."""
+    names = tuple(job_name(built_on, seed) for built_on in upstream)
     overrides = (
         "experiment=sandbox",
         f"run={job_name(kind, seed)}",
         f"seed={seed}",
         f"model.size={size}",
         f"stages=[{','.join(stages)}]",
-        *([f"upstream=[{','.join(upstream)}]"] if upstream else []),
+        *([f"upstream=[{','.join(names)}]"] if names else []),
         *options,
     )
-    seconds = {stage: STAGE_SECONDS[size][stage] * (factors or {}).get(stage, 1.0) for stage in stages}
-    return Job(kind, seed, overrides, stages, upstream, seconds)
+    times = {"evaluate": FEWER_POLICIES, **(factors or {})}
+    seconds = {stage: STAGE_SECONDS[size][stage] * times.get(stage, 1.0) for stage in stages}
+    return Job(kind, seed, overrides, stages, names, seconds)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_lightning.cli import composed
-from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.reproduce.plan import Job
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint, read_stage
 from rlhf_lightning.runs.targets import builder
@@ -30,18 +30,20 @@ class State:
     """How far a job is.
 
     Args:
-        complete: Its stages that are complete and were made from what they would be made from now, and their seconds.
-        stale: Its stages that were made from something else, or of which that is not known.
-        done: Whether all are complete.
+        complete: The stages that are complete and were made from what they would be made from now, with their seconds.
+        stale: The stages that were made from something else, or of which that is not known.
+        done: Whether all stages are complete.
+        remaining: Estimated seconds that the job still needs.
     """
 
     complete: Mapping[str, float]
     stale: Sequence[str]
     done: bool
+    remaining: float
 
     @property
     def word(self) -> str:
-        """For people."""
+        """The state in a word or two."""
         if self.done:
             return "complete"
         if self.stale:
@@ -63,16 +65,17 @@ def state_of(job: Job, runs: Path) -> State:
             stale.append(stage)
         elif record.get("status") == "complete" and now is not None:
             complete[stage] = float(record.get("seconds") or 0.0)
-    return State(complete, stale, len(complete) == len(job.stages))
+    remaining = sum(seconds for stage, seconds in job.seconds.items() if stage not in complete)
+    return State(complete, stale, len(complete) == len(job.stages), remaining)
 
 
 def fingerprint_of(job: Job, stage: str, runs: Path) -> str | None:
     """What a stage of a job would be made from now: settings, data and earlier stages; None while one of them lacks."""
     kept = [text for text in job.overrides if text.split("=")[0] not in ("run", "seed", "upstream", "stages")]
     config = {**_composed(tuple(kept)), "seed": job.seed}
-    inputs = Inputs(config, builder([]), Runs(runs, job.name, job.upstream))
+    pipeline = Pipeline(config, builder([]), Runs(runs, job.name, job.upstream))
     try:
-        return fingerprint(inputs.identity(stage))
+        return fingerprint(pipeline.identity(stage))
     except PipelineError:
         return None
 
@@ -83,7 +86,7 @@ def unfinished(all_jobs: Sequence[Job], runs: Path) -> list[str]:
 
 
 def command(job: Job, runs: Path, overwrite: bool = False) -> list[str]:
-    """What starts a job."""
+    """The command that starts a job."""
     extra = ["overwrite=true"] if overwrite else []
     return [sys.executable, "-m", "rlhf_lightning", f"paths.runs={runs}", *job.overrides, *extra]
 
@@ -92,10 +95,10 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
     """Run what is not complete; a failure stops only the jobs that build on it.
 
     Args:
-        jobs: Each after those that it builds on.
+        jobs: Jobs, each after those that it builds on.
         runs: Folder of all runs.
-        console: Where progress goes.
-        at_once: How many run side by side. Models this small leave a second thread little to do: two jobs of one
+        console: The console that progress goes to.
+        at_once: Number of jobs side by side. Models this small leave a second thread little to do: two jobs of one
             thread each finish earlier than one job of two threads after the other.
         overwrite: Whether what was made from something else is made again; else its job fails.
 
@@ -113,19 +116,19 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
     running: dict[Future[bool], tuple[Job, float]] = {}
     with ThreadPoolExecutor(at_once) as workers:
         while waiting or running:
-            for job in _startable(waiting, failed, [own.name for own, _ in running.values()]):
-                lacking = [name for name in job.upstream if name in failed]
+            for job in _startable(waiting, failed, [started.name for started, _ in running.values()]):
+                lacking, state = [name for name in job.upstream if name in failed], state_of(job, runs)
                 if lacking:
                     console.print(f"{places[job.name]}: [red]not started[/], {', '.join(lacking)} failed")
                     failed.append(job.name)
-                elif (stale := state_of(job, runs).stale) and not overwrite:
+                elif state.stale and not overwrite:
                     console.print(
-                        f"{places[job.name]}: [red]not started[/], {', '.join(stale)} in {runs / job.name} was made "
-                        "with other settings or is torn; --overwrite makes it again, --runs takes another folder"
+                        f"{places[job.name]}: [red]not started[/], {', '.join(state.stale)} in {runs / job.name} was "
+                        "made with other settings or is torn; --overwrite makes it again, --runs takes another folder"
                     )
                     failed.append(job.name)
                 elif len(running) < at_once:
-                    console.print(f"{places[job.name]}: {', '.join(job.stages)}, about {minutes(remaining(job, runs))}")
+                    console.print(f"{places[job.name]}: {', '.join(job.stages)}, about {minutes(state.remaining)}")
                     running[workers.submit(_run, job, runs, at_once, overwrite)] = (job, time.perf_counter())
                 else:
                     break
@@ -149,23 +152,17 @@ def _startable(waiting: Sequence[Job], failed: Sequence[str], running: Sequence[
     return [job for job in waiting if not unsettled.intersection(job.upstream) or set(failed) & set(job.upstream)]
 
 
-def remaining(job: Job, runs: Path) -> float:
-    """Estimated seconds that a job still needs."""
-    left = sum(seconds for stage, seconds in job.seconds.items() if stage not in state_of(job, runs).complete)
-    return float(left)
-
-
 def plan_table(jobs: Sequence[Job], runs: Path, claims: Mapping[str, Sequence[int]], at_once: int = 1) -> Table:
     """The jobs with their times and how far they are.
 
     Args:
-        jobs: In the order in which they would run.
+        jobs: Jobs in the order in which they would run.
         runs: Folder of all runs.
-        claims: For each kind of job, the claims that need it.
-        at_once: How many run side by side.
+        claims: The claims that need each kind of job.
+        at_once: Number of jobs side by side.
     """
     states = {job.name: state_of(job, runs) for job in jobs}
-    left = sum(remaining(job, runs) for job in jobs)
+    left = sum(state.remaining for state in states.values())
     spent = sum(sum(state.complete.values()) for state in states.values())
     table = Table(
         title=f"{len(jobs)} jobs, {sum(state.done for state in states.values())} complete; {minutes(left / at_once)} "
@@ -176,10 +173,9 @@ def plan_table(jobs: Sequence[Job], runs: Path, claims: Mapping[str, Sequence[in
         table.add_column(name, justify="right" if name == "time" else "left")
     for job in jobs:
         state = states[job.name]
-        own = sum(state.complete.values()) + remaining(job, runs)
+        total = minutes(sum(state.complete.values()) + state.remaining)
         numbers = ", ".join(map(str, claims.get(job.kind, ())))
-        time_ = minutes(own) if state.done else f"~{minutes(own)}"
-        table.add_row(job.name, numbers, ", ".join(job.stages), state.word, time_)
+        table.add_row(job.name, numbers, ", ".join(job.stages), state.word, total if state.done else f"~{total}")
     return table
 
 
@@ -196,7 +192,7 @@ def minutes(seconds: float) -> str:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from rlhf_lightning.cli import CONFIG_DIR, resolved
-from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
-from rlhf_lightning.reproduce.plan import BATCHES, EPISODES, SIZES, jobs, selected
+from rlhf_lightning.reproduce.plan import BATCH, EPISODES, SIZES, jobs, selected
 from rlhf_lightning.reproduce.runner import cores, fingerprint_of, plan_table, run_jobs, state_of, unfinished
 from rlhf_lightning.runs.folders import Runs, fingerprint
 from rlhf_lightning.runs.targets import builder
@@ -77,9 +77,9 @@ class Calls:
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    found = Calls(tmp_path)
-    monkeypatch.setattr(subprocess, "run", found)
-    return found
+    recorder = Calls(tmp_path)
+    monkeypatch.setattr(subprocess, "run", recorder)
+    return recorder
 
 
 def test_every_job_once_and_upstream_first() -> None:
@@ -112,7 +112,7 @@ def test_the_configuration_knows_every_override() -> None:
             assert (config.run, config.seed, tuple(config.stages)) == (job.name, 1, job.stages)
             assert config.model.size == (job.kind if job.kind in SIZES else "small")
             assert (config.evaluate.probes is not None) == ("evaluate=full" in job.overrides)
-    assert all(EPISODES % size == 0 for size in BATCHES)
+    assert all(EPISODES % size == 0 for size in BATCH.values)
 
 
 def test_times_are_below_six_hours() -> None:
@@ -158,9 +158,9 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
         order.append(f"start {name}")
         if name.startswith("medium"):
             both.wait()
-        found = calls(job_command, **options)
+        finished = calls(job_command, **options)
         order.append(f"end {name}")
-        return found
+        return finished
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(subprocess, "run", together)
@@ -169,7 +169,7 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
     for seed in (1, 2):
         assert order.index(f"end medium-s{seed}") < order.index(f"start small-s{seed}")
         assert order.index(f"end small-s{seed}") < order.index(f"start pairs-s{seed}")
-    assert {own["OMP_NUM_THREADS"] for own in calls.environments} == {str(max(1, cores() // 2))}
+    assert {environment["OMP_NUM_THREADS"] for environment in calls.environments} == {str(max(1, cores() // 2))}
 
 
 @pytest.mark.real_fingerprints
@@ -196,7 +196,7 @@ def test_the_command_line_makes_the_stage_that_the_plan_expects(tmp_path: Path) 
     job = next(job for job in jobs((1,)) if job.kind == "small")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = resolved(compose("config", [f"paths.runs={tmp_path}", *job.overrides]))
-    identity = Inputs(config, builder([]), Runs(tmp_path, job.name, job.upstream)).identity("sft")
+    identity = Pipeline(config, builder([]), Runs(tmp_path, job.name, job.upstream)).identity("sft")
     assert fingerprint(identity) == fingerprint_of(job, "sft", tmp_path)
 
 
