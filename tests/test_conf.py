@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lightning.cli import CONFIG_DIR
 from rlhf_lightning.modules.base import build_scheduler
-from rlhf_lightning.runs.folders import STAGES
+from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.targets import builder
 
 CONF = Path(CONFIG_DIR)
@@ -82,7 +82,7 @@ def test_experiment_composes(experiment: str) -> None:
         else (composed(f"experiment={experiment}", *(["data.root=/d"] if experiment == "real" else [])))
     )
     assert config["run"] == experiment
-    assert set(config["stages"]) <= set(STAGES)
+    assert set(config["stages"]) <= {stage.name for stage in RECIPE}
 
 
 @pytest.mark.parametrize("name", options("sweep") + options("debug"))

@@ -29,7 +29,7 @@ from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.scalar_head import load_scalar_model
 from rlhf_lightning.modules.language_model import LanguageModelModule
-from rlhf_lightning.recipe.pipeline import Pipeline
+from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, read_stage
 from rlhf_lightning.runs.secrets import REDACTED, redacted
 from rlhf_lightning.runs.targets import FACTORIES, builder
@@ -199,7 +199,7 @@ def test_every_factory_is_a_function_and_none_is_missing() -> None:
     """Each function that an option of the configuration names is listed, and the list has no others."""
     named = set()
     for path in (REPOSITORY / "conf").rglob("*.yaml"):
-        named |= set(re.findall(r"_target_: (rlhf_lightning\.[\w.]+)", path.read_text(encoding="utf-8")))
+        named |= set(re.findall(r"_target_: ((?:rlhf_lightning|transformers)\.[\w.]+)", path.read_text(encoding="utf-8")))
     found = [get_object(name) for name in named]
     functions = {f"{one.__module__}.{one.__qualname__}" for one in found if not isinstance(one, type)}
     assert functions <= set(FACTORIES)
@@ -447,7 +447,8 @@ def test_markup_in_prompts_and_responses_is_shown_as_it_is() -> None:
     from rich.console import Console
 
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(sample_table({"prompts": ["[INST] hi [/INST]"], "sft": {"responses": ["[/x] [red]no"]}}))
+    samples = {"prompts": ["[INST] hi [/INST]"], "sft": {"responses": ["[/x] [red]no"]}}
+    console.print(sample_table(samples, LEGEND))
     shown = console.export_text()
     assert "[INST] hi [/INST]" in shown
     assert "[/x] [red]no" in shown

@@ -10,6 +10,7 @@ from rlhf_lightning.checks import Subject, check, check_table
 from rlhf_lightning.checks.result import Outcome
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.generation.engines import make_sampler
+from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import BASE, COLLECT, REWARD, Context
 from rlhf_lightning.recipe.ppo import INIT
@@ -71,8 +72,7 @@ def subject_of(context: Context) -> Subject:
     lengths = context.config["data"]["lengths"]
     start = options["init"] if context.available(options["init"]) else BASE
     own_reference = options["reference"] not in (INIT, options["init"])
-    precision = str(trainer.get("precision") or "32-true")
-    weights = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}.get(precision)
+    weights, autocast = trainer_dtypes(trainer.get("precision"))
     demonstrations = context.records("demonstrations", "train", required=False)
     subject = Subject(
         context.causal_lm(start),
@@ -88,7 +88,7 @@ def subject_of(context: Context) -> Subject:
         make_ppo=make_ppo,
         reference=context.causal_lm(options["reference"]) if own_reference else None,
         lora=options["lora"],
-        autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision),
+        autocast=autocast,
         centring=demonstrations[: context.config[REWARD]["bias_demonstrations"]],
     )
     for model in (subject.policy, subject.reference, subject.reward):

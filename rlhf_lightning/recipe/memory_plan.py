@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from rlhf_lightning.models.loading import model_config
+from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.recipe.context import BASE, REWARD, Context
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 
@@ -181,10 +182,8 @@ def _architecture(context: Context, name: str) -> PreTrainedConfig:
 
 def _precision(config: Mapping[str, Any]) -> Precision:
     weights = getattr(torch, config["model"]["causal_lm"].get("dtype", "float32"))
-    name = str(config["trainer"].get("precision") or "32-true")
-    true = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
-    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    return Precision(true.get(name, weights), mixed.get(name))
+    true, mixed = trainer_dtypes(config["trainer"].get("precision"))
+    return Precision(true or weights, mixed)
 
 
 def _optimizer_bytes(factory: Callable[..., torch.optim.Optimizer]) -> float:

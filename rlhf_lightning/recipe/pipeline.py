@@ -94,9 +94,9 @@ class Pipeline:
         destroy_process_group()
         return metrics
 
-    def identity(self, name: str) -> dict[str, Any]:
-        """What the artifact of a step would be made from now."""
-        return next(stage for stage in self.recipe if stage.name == name).identity(self.context)
+    def step(self, name: str) -> Stage:
+        """The step of that name."""
+        return next(stage for stage in self.recipe if stage.name == name)
 
     def plan(self) -> None:
         """Print the memory that each named step which trains needs; nothing is built."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rlhf_lightning.checks import CheckResult, Subject
 from rlhf_lightning.cli import composed
 from rlhf_lightning.recipe import check as checking
-from rlhf_lightning.recipe.context import Inputs
+from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs
 from rlhf_lightning.runs.targets import builder
 
@@ -21,8 +21,7 @@ SMALL = ("model.size=small", "data.source.prompts=40", "data.source.demonstratio
 
 def wired(folder: Path, *overrides: str) -> Subject:
     config = composed([f"paths.runs={folder}", *SMALL, *overrides])
-    build = builder([])
-    return checking.subject_of(Inputs(config, build, Runs(folder, "run")), build)
+    return checking.subject_of(Pipeline(config, builder([]), Runs(folder, "run")).context)
 
 
 def test_nothing_is_changed_where_nothing_is_set(tmp_path: Path) -> None:
@@ -64,9 +63,9 @@ def test_a_failure_and_an_error_end_the_run(outcome: Any, tmp_path: Path, monkey
     monkeypatch.setattr(checking, "subject_of", lambda *_: None)
     monkeypatch.setattr(checking, "check", lambda *_: results)
     console = Console(file=io.StringIO(), width=120, record=True)
-    inputs = Inputs(composed([*SMALL]), builder([]), Runs(tmp_path, "run"))
+    pipeline = Pipeline(composed([*SMALL]), builder([]), Runs(tmp_path, "run"), console)
     with pytest.raises(PipelineError, match=r"1 of 3 checks failed: bad\. See .*check\.json"):
-        checking.check_run(inputs, tmp_path, builder([]), console)
+        pipeline.step("check").run(pipeline.context, tmp_path)
     assert [row["outcome"] for row in json.loads((tmp_path / "check.json").read_text())] == ["pass", outcome, "skipped"]
     shown = console.export_text()
     assert "To do: do this" in shown

@@ -8,7 +8,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from rlhf_lightning.evaluation.report import headline, write_report
+from rlhf_lightning.evaluation import report
+from rlhf_lightning.evaluation.report import ReportedStage, headline
+from rlhf_lightning.recipe.pipeline import LEGEND, RECIPE
 
 STAGES = ("pretrain", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
 POLICIES = ("base", "sft", "ppo", "ppo_ptx")
@@ -107,6 +109,16 @@ CONFIGS = {
     "ppo": {"module": {"kl_coef": 0.02}, "data": {"num_batches": 500}},
     "evaluate": {"reference": "sft", "judge": {"_target_": "some.Judge"}},
 }
+
+
+def write_report(run: Path, folders: dict[str, Path]) -> Path:
+    """The report of folders, with the curves of the recipe's own steps."""
+    steps = {step.name: step for step in RECIPE}
+    stages = [
+        ReportedStage(name, folder, steps[name].curves, steps[name].unit, steps[name].measured_on_rankings)
+        for name, folder in folders.items()
+    ]
+    return report.write_report(run, stages, LEGEND)
 
 
 def write_run(run: Path, only: tuple[str, ...] = STAGES) -> dict[str, Path]:
@@ -365,11 +377,11 @@ def test_long_curves_are_thinned(tmp_path: Path, html: str) -> None:
     ],
 )
 def test_headline_claims_what_the_interval_allows(rate: dict[str, float], expected: str) -> None:
-    assert headline(evaluation({"sft": interval(0.5, 0.0), "ppo_ptx": rate})) == [expected]
+    assert headline(evaluation({"sft": interval(0.5, 0.0), "ppo_ptx": rate}), LEGEND) == [expected]
 
 
 def test_headline_starts_with_the_last_policy(page: Page) -> None:
-    sentences = headline(METRICS["evaluate"])
+    sentences = headline(METRICS["evaluate"], LEGEND)
     assert [sentence.split()[0] for sentence in sentences] == ["PPO-ptx", "No", "GPT"]
     assert all(sentence in page.text for sentence in sentences)
 

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
+from rlhf_lightning.recipe.pipeline import LEGEND
 
 
 def rows_of(table):
@@ -40,7 +41,7 @@ def test_closing_table_holds_the_numbers():
             "ppo": policy(interval(0.5, 0.4, 0.6), interval(0.725, 0.7, 0.75), interval(1.5, 1, 2), 3.125, 12.5, 2.25),
         },
     }
-    title, rows = rows_of(closing_table(results))
+    title, rows = rows_of(closing_table(results, LEGEND))
     assert title == "1000 held-out prompts, win rate against sft"
     assert rows == [
         ["SFT", "0.250 0.125 .. 0.375", "-", "-", "0.00", "9.8", "-"],
@@ -52,7 +53,7 @@ def test_closing_table_has_a_column_for_every_further_judge():
     even, better = interval(0.5, 0.5, 0.5), interval(0.625, 0.6, 0.65)
     own = {"score": even, "win_rate": even, "reward": None, "kl": None, "length": 4.0, "pretrain_loss": None}
     policies = {"sft": {**own, "judges": {"people": even}}, "prompted": {**own, "judges": {"people": better}}}
-    _, rows = rows_of(closing_table({"prompts": 4, "baseline": "sft", "policies": policies}))
+    _, rows = rows_of(closing_table({"prompts": 4, "baseline": "sft", "policies": policies}, LEGEND))
     assert rows[0][3] == "-"
     assert rows[1] == [
         "GPT prompted",
@@ -71,7 +72,7 @@ def test_samples_stand_side_by_side():
         "sft": {"responses": ["a", "b", "c"]},
         "ppo": {"responses": ["d", "e", "f"]},
     }
-    title, rows = rows_of(sample_table(samples, count=2))
+    title, rows = rows_of(sample_table(samples, LEGEND, count=2))
     assert title == "The first 2 held-out prompts, one sample each"
     assert rows == [["p1", "a", "d"], ["p2", "b", "e"]]
 

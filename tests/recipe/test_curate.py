@@ -11,8 +11,7 @@ from rich.console import Console
 from rlhf_lightning.cli import CONFIG_DIR, resolved, run
 from rlhf_lightning.curation.rows import CHUNK
 from rlhf_lightning.data.records import Prompt, RecordError
-from rlhf_lightning.recipe.context import Inputs
-from rlhf_lightning.recipe.curate import curate_records
+from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
 from rlhf_lightning.runs.targets import builder
 
@@ -132,27 +131,29 @@ def test_malformed_few_shot_prompts_are_booked(data, tmp_path):
     assert len(lines(tmp_path / "s" / "quarantine" / "few_shot.jsonl")) == 1
 
 
-def inputs(folder, *overrides):
+def pipeline_of(folder, *overrides):
     plain = resolved(config(folder, *overrides))
     upstream = plain["upstream"]
-    return Inputs(plain, builder([]), Runs(folder, plain["run"], (upstream,) if upstream else ()))
+    runs = Runs(folder, plain["run"], (upstream,) if upstream else ())
+    return Pipeline(plain, builder([]), runs, Console(quiet=True))
 
 
 def test_later_stages_read_what_is_left(data, tmp_path):
-    found = inputs(tmp_path, *options(data))
+    pipeline = pipeline_of(tmp_path, *options(data))
+    found, sft = pipeline.context, pipeline.step("sft")
     assert len(found.records("prompts", "train")) == 13
-    raw = found.identity("sft")
+    raw = sft.identity(found)
     run(config(tmp_path, *options(data)))
     assert len(found.records("prompts", "train")) == 4
     assert found.brings("comparisons")
     # What trains the base model comes before, and does not change with it.
-    assert found.identity("pretrain")["data"] == raw["data"]
+    assert pipeline.step("pretrain").identity(found)["data"] == raw["data"]
     assert found.records("prompts", "validation", required=False) == []
-    assert found.identity("sft")["data"] == read_stage(tmp_path / "r" / "curate")["fingerprint"] != raw["data"]
-    downstream = inputs(tmp_path, *options(data), "run=s", "upstream=r")
+    assert sft.identity(found)["data"] == read_stage(tmp_path / "r" / "curate")["fingerprint"] != raw["data"]
+    downstream = pipeline_of(tmp_path, *options(data), "run=s", "upstream=r")
     assert len(downstream.records("demonstrations", "train")) == 10
     with pytest.raises(PipelineError, match=r"r/curate holds records curated from other data"):
-        inputs(tmp_path, "run=s", "upstream=r").records("prompts", "train")
+        pipeline_of(tmp_path, "run=s", "upstream=r").context.records("prompts", "train")
 
 
 def test_the_sealed_world_fills_every_table(tmp_path):
@@ -237,7 +238,9 @@ def test_longer_texts_than_were_curated_are_refused(data, tmp_path):
         changed = {"max_prompt_tokens": 48, "max_response_tokens": 26, **lengths}
         given = ", ".join(f"{name}: {value}" for name, value in changed.items())
         last = f"data.lengths={{{given}, block_size: 192, prompt_template: '{{prompt}}'}}"
-        return inputs(tmp_path, *options(data), last, "run=s", "upstream=r").records("demonstrations", "train")
+        return pipeline_of(tmp_path, *options(data), last, "run=s", "upstream=r").context.records(
+            "demonstrations", "train"
+        )
 
     assert len(reading(max_response_tokens=20)) == 10
     with pytest.raises(PipelineError, match=r"max_response_tokens is 27, but .*/r/curate was curated for 26.*Lower it"):
@@ -254,9 +257,9 @@ def test_cut_responses_want_the_same_tokenizer(data, tmp_path):
     card = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())
     assert card["kinds"]["demonstrations"]["changed"] == {"response cut": 1}
     later = [*options(data), "run=s", "upstream=r"]
-    assert len(inputs(tmp_path, *later).records("demonstrations", "train")) == 11
+    assert len(inputs(tmp_path, *later).context.records("demonstrations", "train")) == 11
     with pytest.raises(PipelineError, match=r"cut by the tokens of another tokenizer\. Give the same model"):
-        inputs(tmp_path, *later, "model.tokenizer.path=elsewhere").records("demonstrations", "train")
+        pipeline_of(tmp_path, *later, "model.tokenizer.path=elsewhere").context.records("demonstrations", "train")
 
 
 # Decontamination
@@ -274,7 +277,7 @@ def test_evaluation_files_may_have_their_own_columns(data, tmp_path):
     assert card["kinds"]["demonstrations"]["dropped"]["in an evaluation prompt"] == 1
     assert (card["kinds"]["text"]["raw"], card["kinds"]["text"]["dropped"]) == (3, {"in an evaluation prompt": 1})
     assert len(lines(tmp_path / "s" / "quarantine" / "evaluation.jsonl")) == 1
-    later = inputs(tmp_path, *given, "run=s", "data.on_error=quarantine")
+    later = pipeline_of(tmp_path, *given, "run=s", "data.on_error=quarantine")
     assert [record.text for record in later.records("text", "train")] == ["what is 6 ?", "nobody asks"]
     assert len(later.records("text", "train", curated=False)) == 3
     # Another column is another stage.
@@ -330,10 +333,10 @@ def test_no_more_than_a_few_records_are_held_at_once(tmp_path, monkeypatch):
         for number in range(rows):
             file.write(json.dumps({"prompt": f"{number} ?", "user": f"u{number % 50}"}) + "\n")
     files = "data.source.files={prompts: {train: prompts.jsonl, test: prompts.jsonl}, demonstrations: {train: null}}"
-    found = inputs(tmp_path, "stages=[curate]", "data=jsonl", f"data.root={tmp_path}", files)
+    found = pipeline_of(tmp_path, "stages=[curate]", "data=jsonl", f"data.root={tmp_path}", files)
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(Prompt, "__post_init__", counted)
-    counts = curate_records(found, tmp_path / "out", builder([]), Console(quiet=True))
+    counts = found.step("curate").run(found.context, tmp_path / "out")
     assert counts["prompts"]["raw"] == 2 * rows
     # A chunk is tokenized together while the next one is read.
     assert CHUNK <= most < 3 * CHUNK

@@ -1,6 +1,7 @@
 """From a configuration to the memory table: what it counts, and what it says when that is too much."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,7 @@ import torch
 from rich.console import Console
 
 from rlhf_lightning.cli import composed
-from rlhf_lightning.recipe.context import Inputs
-from rlhf_lightning.recipe.memory_plan import PLANNED, available_memory, plan_stages, with_remedies
+from rlhf_lightning.recipe.memory_plan import StagePlan, available_memory, with_remedies
 from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.targets import builder
@@ -17,14 +17,22 @@ from rlhf_lightning.runs.targets import builder
 FRESH = ["model=sandbox_scratch", "model.causal_lm.config.n_layer=2", "model.causal_lm.config.n_embd=64"]
 
 
-def inputs_of(folder: Path, *overrides: str) -> Inputs:
+def pipeline_of(folder: Path, *overrides: str) -> Pipeline:
     config = composed([*FRESH, *overrides])
-    return Inputs(config, builder([]), Runs(folder, config["run"]))
+    return Pipeline(config, builder([]), Runs(folder, config["run"]))
+
+
+def planned(pipeline: Pipeline, name: str = "ppo") -> StagePlan:
+    plan = pipeline.step(name).memory(pipeline.context, pipeline.config)
+    assert plan is not None
+    return plan
 
 
 def test_every_training_stage_has_a_plan(tmp_path: Path) -> None:
-    plans = plan_stages(inputs_of(tmp_path), [*PLANNED, "collect", "evaluate"])
-    assert [plan.stage for plan in plans] == list(PLANNED)
+    pipeline = pipeline_of(tmp_path)
+    found = [stage.memory(pipeline.context, pipeline.config) for stage in pipeline.recipe]
+    plans = [plan for plan in found if plan is not None]
+    assert [plan.stage for plan in plans] == ["pretrain", "sft", "ppo_init", "judge", "reward", "ppo", "ppo_ptx"]
     assert all(plan.peak.total > plan.peak.parts["optimizer"] > 0 for plan in plans)
     phases = {plan.stage: [phase.name for phase in plan.phases] for plan in plans}
     assert phases["ppo"] == ["rollout", "score", "update policy", "update value"]
@@ -34,7 +42,7 @@ def test_every_training_stage_has_a_plan(tmp_path: Path) -> None:
 
 def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
     def parts(*overrides: str) -> dict[str, int]:
-        phases = plan_stages(inputs_of(tmp_path, *overrides), ["ppo"])[0].phases
+        phases = planned(pipeline_of(tmp_path, *overrides)).phases
         return next(phase.parts for phase in phases if phase.name == "update policy")
 
     plain = parts()
@@ -49,36 +57,40 @@ def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
 
 
 def test_offloaded_models_count_where_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = inputs_of(tmp_path, "ppo.module.offload_frozen=true")
-    monkeypatch.setattr(inputs, "device", torch.device("cuda"))
-    with_both = [phase.name for phase in plan_stages(inputs, ["ppo"])[0].phases if "reference" in phase.parts]
+    pipeline = pipeline_of(tmp_path, "ppo.module.offload_frozen=true")
+    monkeypatch.setattr(pipeline.context, "device", torch.device("cuda"))
+    with_both = [phase.name for phase in planned(pipeline).phases if "reference" in phase.parts]
     assert with_both == ["score"]
 
 
 def test_a_reward_model_of_another_architecture_is_planned_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = inputs_of(tmp_path)
-    same = plan_stages(inputs, ["ppo"])[0].peak.parts
-    monkeypatch.setattr(inputs, "available", lambda name: name == "reward")
-    monkeypatch.setattr(inputs, "model_path", lambda name: "sandbox/large" if name == "reward" else None)
-    other = plan_stages(inputs, ["ppo"])[0].peak.parts
+    pipeline = pipeline_of(tmp_path)
+    same = planned(pipeline).peak.parts
+    monkeypatch.setattr(pipeline.context, "available", lambda name: name == "reward")
+    monkeypatch.setattr(pipeline.context, "model_path", lambda name: "sandbox/large" if name == "reward" else None)
+    other = planned(pipeline).peak.parts
     assert other["policy"] == same["policy"]
     assert other["reward"] > 10 * same["reward"]
 
 
 def test_remedies_name_what_fits(tmp_path: Path) -> None:
-    inputs = inputs_of(tmp_path)
-    plan = plan_stages(inputs, ["ppo"])[0]
+    pipeline = pipeline_of(tmp_path)
+    plan = planned(pipeline)
     resident = sum(size for part, size in plan.peak.parts.items() if part not in ("activations", "gradients"))
-    enough = with_remedies(inputs, plan, int(0.7 * plan.peak.total)).remedies
+    ppo = pipeline.step("ppo")
+    remedies = partial(
+        with_remedies, plan, partial(ppo.memory, pipeline.context), ppo.levers(pipeline.config), pipeline.config
+    )
+    enough = remedies(int(0.7 * plan.peak.total)).remedies
     assert enough
     for override, promised in enough.items():
-        assert plan_stages(inputs_of(tmp_path, override), ["ppo"])[0].peak.total == promised <= 0.7 * plan.peak.total
-    (together, promised), *others = with_remedies(inputs, plan, resident // 2).remedies.items()
+        assert planned(pipeline_of(tmp_path, override)).peak.total == promised <= 0.7 * plan.peak.total
+    (together, promised), *others = remedies(resident // 2).remedies.items()
     assert not others
     assert len(together.split()) > 1
-    assert plan_stages(inputs_of(tmp_path, *together.split()), ["ppo"])[0].peak.total == promised
+    assert planned(pipeline_of(tmp_path, *together.split())).peak.total == promised
 
 
 @pytest.mark.parametrize("available", [2**40, 2**20])

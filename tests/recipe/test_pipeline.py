@@ -221,7 +221,7 @@ def test_lengths_beyond_the_context_are_a_sentence(tmp_path: Path, finished: Pat
 
 
 def test_unknown_stage_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="stages names dpo; the stages are pretrain, curate, sft"):
+    with pytest.raises(PipelineError, match="stages names dpo; the stages are check, pretrain, curate, sft"):
         rlhf(tmp_path, "stages=[dpo]")
 
 
