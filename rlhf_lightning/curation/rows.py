@@ -1,17 +1,10 @@
-"""Rows on their way through curation, and where they wait: on disk, so that memory does not grow with their texts."""
+"""Rows on their way through curation."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
-
 Item = TypeVar("Item")
-KINDS: dict[str, type[Demonstration | Comparison | Prompt]] = {
-    kind.kind: kind for kind in (Demonstration, Comparison, Prompt)
-}
 Progress = Callable[[str, int], None]
 """Told what is being done, and with how many more rows."""
 CHUNK = 1000
@@ -34,34 +27,6 @@ class Row(NamedTuple):
     record: Any
     prompt_tokens: int = 0
     response_tokens: int = 0
-
-
-class Spill:
-    """Rows in a file, to be read any number of times in the order in which they came.
-
-    Args:
-        path: The file; it is overwritten.
-        rows: The rows; they are consumed at once.
-    """
-
-    def __init__(self, path: Path, rows: Iterable[Row]) -> None:
-        self.path, self.count = path, 0
-        with path.open("w", encoding="utf-8") as file:
-            for row in rows:
-                place, split, record, *lengths = row
-                file.write(json.dumps((place, split, record.kind, vars(record), *lengths)) + "\n")
-                self.count += 1
-
-    def __len__(self) -> int:
-        """How many rows."""
-        return self.count
-
-    def __iter__(self) -> Iterator[Row]:
-        """Read them from the start."""
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                place, split, kind, fields, *lengths = json.loads(line)
-                yield Row(place, split, KINDS[kind](**fields), *lengths)
 
 
 def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:

@@ -1,5 +1,6 @@
 """What is decided about a row among others: copies, likeness, and how many come from one user."""
 
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,13 @@ from rlhf_lightning.curation.groups import GroupSplits
 from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, kept_per_key, key_of, normalised, plain_text, words_of
 from rlhf_lightning.curation.near import near_duplicate_groups
 from rlhf_lightning.curation.overlap import EvaluationOverlap
-from rlhf_lightning.curation.rows import Row, Spill
+from rlhf_lightning.curation.rows import Row
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 
 OVERLAP = "in an evaluation prompt"
+_KINDS: dict[str, type[Demonstration | Comparison | Prompt]] = {
+    kind.kind: kind for kind in (Demonstration, Comparison, Prompt)
+}
 _HELD_OUT = {"test": 0, "validation": 1, "train": 2}
 
 
@@ -21,7 +26,7 @@ class Waiting:
     """The rows of one kind on disk, with what decides among them in memory: 33 bytes per row.
 
     Args:
-        path: The file for the rows.
+        path: The file in which the rows wait, so that memory does not grow with their texts; it is overwritten.
         rows: The rows; they are consumed at once.
         splits: Knows whose they are.
         thinning: Says which beginnings are one, and which rows stay.
@@ -30,11 +35,16 @@ class Waiting:
     def __init__(self, path: Path, rows: Iterable[Row], splits: GroupSplits, thinning: "Thinning") -> None:
         self.whole, self.beginnings, self.groups, self.ranks = (array("Q") for _ in range(4))
         self._splits, self._thinning = splits, thinning
-        self.spill = Spill(path, map(self._noted, rows))
-        self.reasons = np.zeros(len(self.spill), np.uint8)
         self._names = [""]
+        self._path = path
+        with path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                self._note(row)
+                place, split, record, *lengths = row
+                file.write(json.dumps((place, split, record.kind, vars(record), *lengths)) + "\n")
+        self.reasons = np.zeros(len(self.ranks), np.uint8)
 
-    def _noted(self, row: Row) -> Row:
+    def _note(self, row: Row) -> None:
         text, group = normalised(plain_text(row.record.prompt)), self._splits.group(row.record)
         self.whole.append(key_of("\0".join([text, *_answers(row.record)])))
         self.beginnings.append(key_of(text[: self._thinning.prefix_characters]))
@@ -42,23 +52,29 @@ class Waiting:
         # Of copies in several splits the one that is held out stays.
         rank = key_of(repr(row.record), f"rank {self._thinning.seed}")
         self.ranks.append(_HELD_OUT[row.split] << 62 | rank >> 2)
-        return row
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows in the order in which they came, read from the file each time."""
+        with self._path.open(encoding="utf-8") as file:
+            for line in file:
+                place, split, kind, fields, *lengths = json.loads(line)
+                yield Row(place, split, _KINDS[kind](**fields), *lengths)
 
     def rows(self) -> Iterator[tuple[Row, str]]:
         """Every row with the reason to drop it, empty where it stays."""
-        for row, reason in zip(self.spill, self.reasons, strict=True):
+        for row, reason in zip(self, self.reasons, strict=True):
             yield row, self._names[reason]
 
     def staying(self) -> Iterator[tuple[int, Row]]:
         """The rows that stay so far, with their places."""
-        return ((place, row) for place, row in enumerate(self.spill) if not self.reasons[place])
+        return ((place, row) for place, row in enumerate(self) if not self.reasons[place])
 
     def keep(self, reason: str, keys: Any, most: int, among: Any = True) -> None:
         """Drop all but so many of those that share a key.
 
         Args:
             reason: Why they go.
-            keys: One per row.
+            keys: What the rows may share, one key per row.
             most: Rows to keep per key.
             among: Which rows are looked at.
         """
@@ -111,7 +127,7 @@ class Thinning:
         waiting.keep("same beginning", waiting.beginnings, 1)
         if self.near_similarity is not None:
             places = np.flatnonzero(waiting.reasons == 0)
-            keys = np.zeros(len(waiting.spill), np.int64)
+            keys = np.zeros(len(waiting.reasons), np.int64)
             texts = (normalised(plain_text(row.record.prompt)) for _, row in waiting.staying())
             keys[places] = near_duplicate_groups(texts, self.near_similarity)
             waiting.keep("near-duplicate", keys, 1)

@@ -14,12 +14,12 @@ class SandboxData:
     """The records of the sealed world, made on the fly from a seed.
 
     Args:
-        seed: another seed gives other records and other users.
-        demonstrations: how many demonstrations to train on.
-        prompts: how many prompts to train on.
-        text: how many pretraining documents to train on.
-        validation: how many records of each kind in the validation split, and in the test split.
-        imperfect: the share of demonstrations with a flaw, from 0 to 1.
+        seed: Another seed gives other records and other users.
+        demonstrations: How many demonstrations to train on.
+        prompts: How many prompts to train on.
+        text: How many pretraining documents to train on.
+        validation: How many records of each kind in the validation split, and in the test split.
+        imperfect: The share of demonstrations with a flaw, from 0 to 1.
     """
 
     def __init__(

@@ -52,7 +52,19 @@ class SourceRow(NamedTuple):
 
 def file_rows(file: Path) -> Iterator[SourceRow]:
     """The rows of a file, by the format that its name says; one that breaks off ends with a row that says so."""
-    return guarded(str(file), _READERS.get(suffix_of(file), _json_lines)(file))
+    return guarded(str(file), _read(file))
+
+
+def _read(file: Path) -> Iterator[SourceRow]:
+    reader = _READERS.get(suffix_of(file), _json_lines)
+    if reader not in (_parquet, _arrow):
+        with _opened(file) as stream:
+            start = stream.read(4)
+        for sign, sentence in _DISGUISES.items():
+            if start.startswith(sign):
+                yield SourceRow(f"{file}, line 1", None, sentence, unread=True)
+                return
+    yield from reader(file)
 
 
 def suffix_of(file: Path) -> str:
@@ -82,18 +94,7 @@ def _opened(file: Path) -> Any:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
-def _disguise(file: Path) -> SourceRow | None:
-    """A problem where a file of text is something else by its first bytes."""
-    with _opened(file) as stream:
-        start = stream.read(4)
-    reason = next((sentence for sign, sentence in _DISGUISES.items() if start.startswith(sign)), None)
-    return None if reason is None else SourceRow(f"{file}, line 1", None, reason, unread=True)
-
-
 def _json_lines(file: Path) -> Iterator[SourceRow]:
-    if (disguise := _disguise(file)) is not None:
-        yield disguise
-        return
     with _opened(file) as stream:
         number, first = 0, True
         while line := stream.readline(MAX_ROW_BYTES + 1):
@@ -160,9 +161,6 @@ def _json(file: Path) -> Iterator[SourceRow]:
 
 
 def _csv(file: Path) -> Iterator[SourceRow]:
-    if (disguise := _disguise(file)) is not None:
-        yield disguise
-        return
     # Broken UTF-8 becomes half a surrogate pair, which the record that it belongs to refuses.
     with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
