@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -62,15 +63,15 @@ def sample_policy(
 
     Args:
         model: The policy.
-        reference: Where the KL is measured from.
+        reference: The model that the KL is measured from.
         batches: Held-out prompts, on the models' device.
-        tokenizer: Of both models.
-        judge: Whose scores count.
+        tokenizer: The tokenizer of both models.
+        judge: The judge whose scores count.
         reward: The reward model that trained the policy, for comparison; None leaves it out.
         max_new_tokens: Length limit of a response.
-        temperature: 1 for preferences (InstructGPT, appendix F).
-        seed: Of sampling.
-        prefix: What the model reads before each prompt ("GPT prompted" in InstructGPT, section 3.5); None for nothing.
+        temperature: Sampling temperature, 1 for preferences (InstructGPT, appendix F).
+        seed: Seed of sampling.
+        prefix: The text that the model reads before each prompt ("GPT prompted" in InstructGPT, section 3.5), or None.
         stop: The word, one token, at which a response is cut: a model that was never taught to end a response goes
             on with the next document. None lets it run to EOS.
 
@@ -86,8 +87,8 @@ def sample_policy(
         if stop is not None:
             rollout = _cut(rollout, stop, tokenizer)
         if prefix is None:
-            own, other = (response_log_probs(m, sampled) for m in (model, reference))
-            samples.kl += torch.where(rollout.response_mask, own - other, 0.0).sum(1).tolist()
+            policy, base = (response_log_probs(m, sampled) for m in (model, reference))
+            samples.kl += torch.where(rollout.response_mask, policy - base, 0.0).sum(1).tolist()
         rollout = rollout._replace(prompts=batch)
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
         samples.responses += response_texts(tokenizer, rollout)
@@ -122,7 +123,7 @@ def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
     total, count = 0.0, 0
     device = next(model.parameters()).device
     for on_cpu in batches:
-        batch = LMBatch(*(field.to(device) for field in on_cpu))
+        batch: LMBatch = move_data_to_device(on_cpu, device)
         log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
         loss, statistics = lm_loss(log_probs, batch.loss_mask[:, 1:])
         total += float(loss) * int(statistics.num_tokens)
@@ -133,41 +134,38 @@ def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
 def policy_results(
     samples: Mapping[str, PolicySamples], baseline: str, pretrain_losses: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """The ``policies`` part of results.json.
+    """The `policies` part of results.json.
 
     Args:
-        samples: By policy, on the same prompts in the same order.
+        samples: Samples of each policy, on the same prompts in the same order.
         baseline: Policy that win rates are against.
-        pretrain_losses: By policy, in nats per token; may be empty.
+        pretrain_losses: Pretraining loss of each policy, in nats per token; may be empty.
 
     Returns:
         Per policy: score, reward and win_rate as value with 95 % interval over prompts; kl (nats per response) and
-        length (tokens) as means, their intervals under ``intervals``; pretrain_loss; the win rate by each further
+        length (tokens) as means, their intervals under `intervals`; pretrain_loss; the win rate by each further
         judge; metadata and probes as means with intervals.
     """
     results: dict[str, dict[str, Any]] = {}
-    for name, own in samples.items():
-        kl = mean_interval(own.kl) if own.kl else None
-        length = mean_interval(own.lengths)
+    for name, policy in samples.items():
+        kl = mean_interval(policy.kl) if policy.kl else None
+        length = mean_interval(policy.lengths)
         results[name] = {
-            "score": mean_interval(own.scores),
-            "win_rate": mean_interval(wins(own.scores, samples[baseline].scores)),
-            "reward": mean_interval(own.rewards) if own.rewards else None,
+            "score": mean_interval(policy.scores),
+            "win_rate": mean_interval(wins(policy.scores, samples[baseline].scores)),
+            "reward": mean_interval(policy.rewards) if policy.rewards else None,
             "kl": kl["value"] if kl else None,
             "length": length["value"],
             "pretrain_loss": pretrain_losses.get(name),
-            "intervals": {
-                "kl": [kl["low"], kl["high"]] if kl else None,
-                "length": [length["low"], length["high"]],
-            },
+            "intervals": {"kl": kl and [kl["low"], kl["high"]], "length": [length["low"], length["high"]]},
             "judges": {
                 judge: mean_interval(wins(scores, samples[baseline].judges[judge]))
-                for judge, scores in own.judges.items()
+                for judge, scores in policy.judges.items()
             },
-            "metadata": {flag: _known(values) for flag, values in own.metadata.items()},
+            "metadata": {flag: _known(values) for flag, values in policy.metadata.items()},
             "probes": {
-                probe: {measure: mean_interval(values) for measure, values in found.items()}
-                for probe, found in own.probes.items()
+                probe: {measure: mean_interval(values) for measure, values in outcomes.items()}
+                for probe, outcomes in policy.probes.items()
             },
         }
     return results

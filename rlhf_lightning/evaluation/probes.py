@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -25,12 +27,12 @@ class Continuation:
     Source: InstructGPT, appendix D (temperature 0, cut at the first newline).
 
     Args:
-        name: Of the measure.
-        prompts: What the model reads.
-        judge: From all continuations, in order, to what was found.
-        stop: A continuation is cut before this word; None lets it run to EOS.
+        name: Name of the measure.
+        prompts: The texts that the model reads.
+        judge: The function from all continuations, in order, to the outcomes.
+        stop: The word before which a continuation is cut; None lets it run to EOS.
         max_new_tokens: Length limit of a continuation.
-        temperature: 0 takes the most likely token.
+        temperature: Sampling temperature; 0 takes the most likely token.
     """
 
     name: str
@@ -48,8 +50,8 @@ class Choice:
     Source: InstructGPT, appendix D.
 
     Args:
-        name: Of the measure.
-        contexts: What the model reads.
+        name: Name of the measure.
+        contexts: The texts that the model reads.
         endings: For each context, the endings to choose from.
         right: For each context, the index of the right one.
     """
@@ -77,8 +79,8 @@ def run_probe(
     for start in range(0, len(probe.prompts), batch_size):
         part = list(probe.prompts[start : start + batch_size])
         ids, mask = padded([_ids(tokenizer, text) for text in part], pad, left=True)
-        index = torch.arange(start, start + len(part), device=device)
-        prompts = PromptBatch(ids.to(device), mask.to(device), index, part)
+        index = torch.arange(start, start + len(part))
+        prompts = move_data_to_device(PromptBatch(ids, mask, index, part), device)
         rollout = sample_responses(model, prompts, options, (seed,))
         texts += response_texts(tokenizer, rollout)
     if probe.stop is not None:
@@ -95,15 +97,14 @@ def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice
     ]
     means: list[float] = []
     for start in range(0, len(rows), batch_size):
-        batch = LMBatch(*(field.to(device) for field in collate_lm(rows[start : start + batch_size], pad)))
+        batch: LMBatch = move_data_to_device(collate_lm(rows[start : start + batch_size], pad), device)
         log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
         means += (log_probs.sum(1) / batch.loss_mask[:, 1:].sum(1)).tolist()
-    found, first = [], 0
+    likelihoods, correct = iter(means), []
     for endings, right in zip(probe.endings, probe.right, strict=True):
-        own = means[first : first + len(endings)]
-        found.append(float(own.index(max(own)) == right))
-        first += len(endings)
-    return found
+        choices = list(islice(likelihoods, len(endings)))
+        correct.append(float(choices.index(max(choices)) == right))
+    return correct
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
