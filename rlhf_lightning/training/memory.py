@@ -59,12 +59,12 @@ class MemoryPlanner:
     """Plans the training stages of one architecture.
 
     Args:
-        config: Of the architecture.
-        precision: Of the trainer.
-        activation_checkpointing: As the stage has it.
+        config: The architecture's configuration.
+        precision: Types of weights and passes, as the trainer has them.
+        activation_checkpointing: Whether activations are computed again in the backward pass.
         optimizer_bytes: Optimizer state per byte of parameters; 2 for Adam.
-        reward_config: Architecture of the reward model and the critic of PPO where it is another one.
-        lora: Options of :func:`rlhf_lightning.models.lora.add_adapters` for PPO; None trains every weight.
+        reward_config: The configuration of the reward model and the critic of PPO; None is the same architecture.
+        lora: Options of `rlhf_lightning.models.lora.add_adapters` for PPO; None trains every weight.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class MemoryPlanner:
         """Pretraining or supervised fine-tuning.
 
         Args:
-            rows: Per step.
-            tokens: Of a row.
-            counted: Of them, in the loss; None for all but the first.
+            rows: Rows per step.
+            tokens: Tokens of a row.
+            counted: Tokens of a row that are in the loss; None for all but the first.
         """
         model = self._causal_lm(self.config)
         size = parameter_bytes(model)
@@ -123,14 +123,14 @@ class MemoryPlanner:
 
         Args:
             rows: Episodes of an iteration.
-            prompt_tokens: Of the longest prompt.
-            response_tokens: Of the longest response.
+            prompt_tokens: Tokens of the longest prompt.
+            response_tokens: Tokens of the longest response.
             micro_rows: Episodes per backward pass.
             minibatch_rows: Episodes per optimizer step.
-            forward_tokens: That frozen models read at once.
+            forward_tokens: Tokens that frozen models read at once.
             ema: Whether a moving average is kept.
             text_rows: Rows of text per backward pass; 0 for plain PPO.
-            text_tokens: Of each of them.
+            text_tokens: Tokens of each of them.
         """
         tokens, width = prompt_tokens + response_tokens, response_tokens
         micro_rows = min(micro_rows, minibatch_rows)

@@ -11,13 +11,11 @@ from rlhf_lightning.training.metrics_file import batches_done
 
 _WIDE = 160
 """Columns of a terminal that has room for the time of every phase."""
-
-
 _SPEEDS = {"step_tokens_per_second": "tokens/s", "rollout_tokens_per_second": "tokens/s"}
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """The progress bar of every stage: name, bar, count, time, latest figures."""
+    """The progress bar of every step: name, bar, count, time, latest figures."""
     return Progress(
         TextColumn("[bold]{task.description:<9}"),
         BarColumn(bar_width=16),
@@ -29,11 +27,13 @@ def progress_bar(console: Console | None = None) -> Progress:
 
 
 class StageProgress(L.Callback):
-    """Shows how far a stage is, with the figures that its module logs with ``prog_bar=True``.
+    """Shows how far a step is, with the figures that its module logs with `prog_bar=True`.
+
+    Lightning's `RichProgressBar` counts each epoch anew and draws on a console of its own, and has no public way round.
 
     Args:
-        name: Of the stage.
-        console: Where to; default standard output.
+        name: The name of the step.
+        console: The console to draw on; None is standard output.
     """
 
     def __init__(self, name: str, console: Console | None = None) -> None:
@@ -53,15 +53,12 @@ class StageProgress(L.Callback):
             figures = _figures(trainer.progress_bar_metrics, self.progress.console.width)
             self.progress.update(self.task, completed=batches_done(trainer), figures=figures)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the bar as it stands."""
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the bar as it stands and give the terminal back."""
         if self.progress is not None:
             self.progress.stop()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
-        if self.progress is not None:
-            self.progress.stop()
+    on_exception = on_train_end
 
 
 def _figures(metrics: Mapping[str, float], width: int) -> str:
