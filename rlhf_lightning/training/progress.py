@@ -53,12 +53,14 @@ class StageProgress(L.Callback):
             figures = _figures(trainer.progress_bar_metrics, self.progress.console.width)
             self.progress.update(self.task, completed=batches_done(trainer), figures=figures)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar as it stands and give the terminal back."""
         if self.progress is not None:
             self.progress.stop()
 
-    on_exception = on_train_end
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self.on_train_end(trainer, pl_module)
 
 
 def _figures(metrics: Mapping[str, float], width: int) -> str:
