@@ -75,7 +75,7 @@ def fingerprint_of(job: Job, stage: str, runs: Path) -> str | None:
     config = {**_composed(tuple(kept)), "seed": job.seed}
     pipeline = Pipeline(config, builder([]), Runs(runs, job.name, job.upstream))
     try:
-        return fingerprint(pipeline.identity(stage))
+        return fingerprint(pipeline.step(stage).identity(pipeline.context))
     except PipelineError:
         return None
 

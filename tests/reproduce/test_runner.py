@@ -196,8 +196,8 @@ def test_the_command_line_makes_the_stage_that_the_plan_expects(tmp_path: Path) 
     job = next(job for job in jobs((1,)) if job.kind == "small")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = resolved(compose("config", [f"paths.runs={tmp_path}", *job.overrides]))
-    identity = Pipeline(config, builder([]), Runs(tmp_path, job.name, job.upstream)).identity("sft")
-    assert fingerprint(identity) == fingerprint_of(job, "sft", tmp_path)
+    pipeline = Pipeline(config, builder([]), Runs(tmp_path, job.name, job.upstream))
+    assert fingerprint(pipeline.step("sft").identity(pipeline.context)) == fingerprint_of(job, "sft", tmp_path)
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(
