@@ -34,36 +34,16 @@ _CHANGED = "{} was changed, or is given other numbers than those of the rollout;
 CHECKS = tuple(
     Check(*row)
     for row in (
-        (
-            "padding",
-            models.padding,
-            "The model ignores its mask or positions; try attention=eager, update transformers.",
-        ),
+        ("padding", models.padding, "Mask or positions are ignored; update transformers, or try attention=eager."),
         ("positions", models.positions, "The architecture numbers positions itself; use one that takes position_ids."),
         ("endings", data.endings, "EOS and pad must differ, and no response may have an EOS before its end."),
         ("shared prefix", reward.shared_prefix, "Set reward.module.shared_prefix=false, and report the architecture."),
-        (
-            "centred reward",
-            reward.centred,
-            "Run stage reward again; its bias belongs to other demonstrations or weights.",
-        ),
-        (
-            "exported reward",
-            reward.exported,
-            "The classifier pools differently; use the folder with load_scalar_model.",
-        ),
+        ("centred reward", reward.centred, "Run stage reward again; its bias belongs to other records or weights."),
+        ("exported reward", reward.exported, "The classifier pools differently; use load_scalar_model."),
         ("rollout", ppo.rollout, "The message says what stopped it; most checks below need a rollout."),
         ("dropout", models.dropout, "Set the dropout of the model's config to 0, or hand it over in eval mode."),
-        (
-            "sampler",
-            models.sampler,
-            "Set generation.engine=loop; if it still fails, the model's cache gives other logits.",
-        ),
-        (
-            "fresh samples",
-            models.fresh_samples,
-            "Give the sampler the key (seed, iteration) of PPO; count iterations up.",
-        ),
+        ("sampler", models.sampler, "Set generation.engine=loop; if it still fails, the cache gives other logits."),
+        ("fresh samples", models.fresh_samples, "Give the sampler PPO's key (seed, iteration); count iterations up."),
         ("first ratio", ppo.first_ratio, "Turn dropout off; on a GPU set torch.use_deterministic_algorithms(True)."),
         ("KL starts at 0", ppo.reference_start, "Set ppo.reference=init, or expect a penalty from the first step on."),
         ("score on the last token", ppo.score_place, _CHANGED.format("kl_penalized_rewards", "algorithms/functional")),
@@ -75,11 +55,7 @@ CHECKS = tuple(
         ("ptx gradient", gradients.ptx_gradient, "The pretraining loss must be a mean over the tokens that count."),
         ("moving average", training.averaging, "Keep the average in 32 bits and update it once per optimizer step."),
         ("value starts as reward", ppo.value_start, "Build the critic from the reward model: copy.deepcopy(reward)."),
-        (
-            "frozen models",
-            training.frozen,
-            "Reference and reward must not share weights with what learns; give PPO copies.",
-        ),
+        ("frozen models", training.frozen, "Give PPO copies: reference and reward must not share what learns."),
         ("resume", training.resume, "Something random is not keyed, or state is kept outside of state_dict."),
     )
 )
