@@ -199,7 +199,8 @@ def test_every_factory_is_a_function_and_none_is_missing() -> None:
     """Each function that an option of the configuration names is listed, and the list has no others."""
     named = set()
     for path in (REPOSITORY / "conf").rglob("*.yaml"):
-        named |= set(re.findall(r"_target_: ((?:rlhf_lightning|transformers)\.[\w.]+)", path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r"_target_: ((?:rlhf_lightning|transformers)\.[\w.]+)", text))
     found = [get_object(name) for name in named]
     functions = {f"{one.__module__}.{one.__qualname__}" for one in found if not isinstance(one, type)}
     assert functions <= set(FACTORIES)

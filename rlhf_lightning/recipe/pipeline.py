@@ -25,6 +25,7 @@ from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.training.surroundings import check_trainer
 
 RECIPE: tuple[Stage, ...] = (
     Checking("check", "Self-check", "#7d8590"),
@@ -59,7 +60,7 @@ class Pipeline:
         recipe: The steps that there are, in order.
 
     Raises:
-        PipelineError: When a step is unknown.
+        PipelineError: When a step is unknown, or the trainer is told what the recipe says.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Pipeline:
         unknown = [name for name in named if name not in names]
         if unknown:
             raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(names)}.")
+        check_trainer(config["trainer"])
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
         steps = [stage.name for stage in recipe if stage.keeps_artifact]

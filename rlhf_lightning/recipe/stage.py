@@ -16,9 +16,11 @@ from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
 from rlhf_lightning.training.fit import fit_stage
 from rlhf_lightning.training.progress import StageProgress
+from rlhf_lightning.training.surroundings import user_callbacks, user_loggers
 
 BATCH_SIZE = "data.batch_size"
-PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", "logger")
+LOGGER, CALLBACKS = "logger", "callbacks"
+PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", LOGGER, CALLBACKS)
 """Settings of the trainer that say where it runs and who is told; the artifact is the same."""
 
 
@@ -63,15 +65,18 @@ class Stage(ABC):
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Make the step's artifact in its folder, from where it was interrupted; returns its metrics."""
 
-    def identity(self, context: Context) -> dict[str, Any]:
-        """What the artifact depends on: parents, data, resolved configuration."""
+    def settings(self, context: Context) -> dict[str, Any]:
+        """The part of the resolved configuration that the artifact depends on."""
         config = {name: context.config[name] for name in ("model", "seed", self.name, *self.shared_settings)}
         config["data"] = context.config["data"]["lengths"]
         trainer = context.config["trainer"]
-        config["trainer"] = {name: value for name, value in trainer.items() if name not in PLACEMENT}
+        return {**config, "trainer": {name: value for name, value in trainer.items() if name not in PLACEMENT}}
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """What the artifact depends on: parents, data, resolved configuration."""
         return {
             "stage": self.name,
-            "config": config,
+            "config": self.settings(context),
             "data": context.data_fingerprint(self.reads_curated),
             "parents": {role: context.model_fingerprint(name) for role, name in self.parents(context).items()},
         }
@@ -118,18 +123,33 @@ class TrainingStage(Stage):
         Returns:
             The last value of every metric.
         """
+        config, build = context.config, context.build
         data = self.datamodule(context, task, records, keep)
+        trainer = {name: value for name, value in config["trainer"].items() if name not in (LOGGER, CALLBACKS)}
+        users = user_callbacks(_of_user(config, CALLBACKS), build)
         metrics = fit_stage(
             module,
             data,
             folder,
-            partial(context.build, context.config["trainer"]),
-            [StageProgress(self.name, context.console), *callbacks],
+            partial(build, trainer),
+            [
+                StageProgress(self.name, context.console),
+                *callbacks,
+                *user_callbacks(_of_user(config, CALLBACKS), build),
+            ],
             partial(context.say, self.name),
-            **context.config[self.name]["fit"],
+            loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
+            hyperparameters=self.settings(context),
+            tags=config["tags"],
+            **config[self.name]["fit"],
         )
         context.report_dropped(self.name, folder, data.dropped)
         return metrics
+
+    def settings(self, context: Context) -> dict[str, Any]:
+        """Callbacks of the user may end a training, so the artifact depends on them."""
+        callbacks = [nodes for nodes in _of_user(context.config, CALLBACKS) if nodes]
+        return super().settings(context) | ({CALLBACKS: callbacks} if callbacks else {})
 
     def datamodule(
         self, context: Context, task: Task, records: str, keep: Callable[[Comparison], bool] | None = None
@@ -167,3 +187,8 @@ class TrainingStage(Stage):
         return [Lever(self.name, "module.activation_checkpointing", on) for on in checkpointing] + [
             Lever(self.name, BATCH_SIZE, size) for size in sizes
         ]
+
+
+def _of_user(config: Mapping[str, Any], group: str) -> list[Any]:
+    """The nodes of a group, and those that stand in the trainer."""
+    return [config[group], config["trainer"].get(group)]

@@ -151,7 +151,7 @@ def test_later_stages_read_what_is_left(data, tmp_path):
     assert found.records("prompts", "validation", required=False) == []
     assert sft.identity(found)["data"] == read_stage(tmp_path / "r" / "curate")["fingerprint"] != raw["data"]
     downstream = pipeline_of(tmp_path, *options(data), "run=s", "upstream=r")
-    assert len(downstream.records("demonstrations", "train")) == 10
+    assert len(downstream.context.records("demonstrations", "train")) == 10
     with pytest.raises(PipelineError, match=r"r/curate holds records curated from other data"):
         pipeline_of(tmp_path, "run=s", "upstream=r").context.records("prompts", "train")
 
@@ -257,7 +257,7 @@ def test_cut_responses_want_the_same_tokenizer(data, tmp_path):
     card = json.loads((tmp_path / "r" / "curate" / "data_card.json").read_text())
     assert card["kinds"]["demonstrations"]["changed"] == {"response cut": 1}
     later = [*options(data), "run=s", "upstream=r"]
-    assert len(inputs(tmp_path, *later).context.records("demonstrations", "train")) == 11
+    assert len(pipeline_of(tmp_path, *later).context.records("demonstrations", "train")) == 11
     with pytest.raises(PipelineError, match=r"cut by the tokens of another tokenizer\. Give the same model"):
         pipeline_of(tmp_path, *later, "model.tokenizer.path=elsewhere").context.records("demonstrations", "train")
 
@@ -278,8 +278,8 @@ def test_evaluation_files_may_have_their_own_columns(data, tmp_path):
     assert (card["kinds"]["text"]["raw"], card["kinds"]["text"]["dropped"]) == (3, {"in an evaluation prompt": 1})
     assert len(lines(tmp_path / "s" / "quarantine" / "evaluation.jsonl")) == 1
     later = pipeline_of(tmp_path, *given, "run=s", "data.on_error=quarantine")
-    assert [record.text for record in later.records("text", "train")] == ["what is 6 ?", "nobody asks"]
-    assert len(later.records("text", "train", curated=False)) == 3
+    assert [record.text for record in later.context.records("text", "train")] == ["what is 6 ?", "nobody asks"]
+    assert len(later.context.records("text", "train", curated=False)) == 3
     # Another column is another stage.
     with pytest.raises(PipelineError, match="complete with other settings"):
         run(config(tmp_path, *given[:-2], given[-1], "run=s", "data.on_error=quarantine"))

@@ -166,7 +166,7 @@ def test_a_reward_model_is_cross_validated_over_its_labelers(
                 trained_on.append({str(ranking.source) for ranking in self.train})  # type: ignore[union-attr]
             super().setup(stage)
 
-    monkeypatch.setattr("rlhf_lightning.recipe.context.RLHFDataModule", Watched)
+    monkeypatch.setattr("rlhf_lightning.recipe.stage.RLHFDataModule", Watched)
     options = ("stages=[reward]", "run=folds", "upstream=demo", "reward.folds=source")
     rlhf(finished, *options)
     shown = capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_the_check_runs_on_what_ppo_would_start_from(
     monkeypatch.setattr("rlhf_lightning.modules.ppo.whiten", lambda values, mask, total: values)
     with pytest.raises(PipelineError, match=r"2 of 23 checks failed: advantages, whitening\. See .*check.json"):
         rlhf(finished, *options)
-    assert "To do: whiten must" in capsys.readouterr().out
+    assert "To do: whiten was changed" in capsys.readouterr().out
 
 
 def test_missing_parent_is_a_sentence(tmp_path: Path) -> None:
