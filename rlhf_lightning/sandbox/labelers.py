@@ -120,20 +120,15 @@ class LabelerPanel:
         return random.Random(f"panel/{prompt}").choice(self.labelers)
 
 
-def candidates(count: int, seed: int, mode: Mode, noise: float) -> list[Labeler]:
-    """People who apply: tastes, steadiness, attention and skill differ.
+def candidate(index: int, seed: int, mode: Mode, noise: float) -> Labeler:
+    """A person who applies: noise lognormal around its median, one flag in seven misread, four of five texts good.
 
     Args:
-        count: Number of people; the first ones do not depend on it.
+        index: Number of the person.
         seed: Seed of the people.
         mode: The aim that their instructions put first.
-        noise: The median of their noise, in units of utility.
+        noise: The median of people's noise, in units of utility.
     """
-    return [_candidate(index, seed, mode, noise) for index in range(count)]
-
-
-def _candidate(index: int, seed: int, mode: Mode, noise: float) -> Labeler:
-    """One person: noise lognormal around its median, one flag in seven misread, four demonstrations of five good."""
     team = f"team-{index % TEAMS}"
     source, shared = random.Random(f"{seed}/labeler/{index}"), random.Random(f"{seed}/{team}")
     weights = {
@@ -159,13 +154,13 @@ def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> l
         seed: Seed of the people.
         mode: The aim that their instructions put first (section 3.4: `train` while labelling training data).
     """
-    applicants = (_candidate(index, seed, mode, TRAINING_NOISE) for index in itertools.count())
+    applicants = (candidate(index, seed, mode, TRAINING_NOISE) for index in itertools.count())
     return list(itertools.islice((person for person in applicants if passes(screening(person))), count))
 
 
 def held_out_labelers(count: int = 20, seed: int = 1, mode: Mode = "final") -> list[Labeler]:
     """People who never labelled training data and were not screened (InstructGPT, section 3.4)."""
-    return candidates(count, seed, mode, HELD_OUT_NOISE)
+    return [candidate(index, seed, mode, HELD_OUT_NOISE) for index in range(count)]
 
 
 def held_out_panel(count: int = 20, seed: int = 1, mode: Mode = "final") -> LabelerPanel:

@@ -1,7 +1,5 @@
 """The tokenizer of the sealed world: one token per word."""
 
-from typing import Any
-
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,9 +18,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = {word: index for index, word in enumerate((PAD, EOS, UNKNOWN, *VOCABULARY))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # The class carries no type hints; a name of type Any lets a strict checker pass the call.
-    wrap: Any = PreTrainedTokenizerFast
-    wrapped: PreTrainedTokenizerFast = wrap(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
@@ -30,4 +26,3 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=192,
     )
-    return wrapped

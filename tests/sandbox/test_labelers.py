@@ -15,7 +15,7 @@ from rlhf_lightning.evaluation import agreement
 from rlhf_lightning.sandbox.labelers import (
     Labeler,
     LabelerPanel,
-    candidates,
+    candidate,
     held_out_labelers,
     held_out_panel,
     screened_labelers,
@@ -56,7 +56,7 @@ def test_ties_do_not_chain():
 
 @given(st.lists(st.sampled_from(["", "milk .", "tea .", "the cat eats milk .", "go away ."]), min_size=1, max_size=9))
 def test_ranks_are_dense_and_identical_responses_tie(responses):
-    for labeler in candidates(2, 4, "train", 0.25):
+    for labeler in (candidate(0, 4, "train", 0.25), candidate(1, 4, "train", 0.25)):
         ranks = labeler.rank(PROMPT, responses)
         assert set(ranks) == set(range(1, max(ranks) + 1))
         for (one, first), (other, second) in itertools.combinations(zip(responses, ranks, strict=True), 2):
@@ -64,8 +64,8 @@ def test_ranks_are_dense_and_identical_responses_tie(responses):
 
 
 def test_noise_depends_on_labeler_prompt_and_response_only():
-    first, second = candidates(2, 1, "train", 0.25)
-    assert first.score(PROMPT, "milk .") == candidates(9, 1, "train", 0.25)[0].score(PROMPT, "milk .")
+    first, second = (candidate(index, 1, "train", 0.25) for index in range(2))
+    assert first.score(PROMPT, "milk .") == candidate(0, 1, "train", 0.25).score(PROMPT, "milk .")
     clone = dataclasses.replace(first, name=second.name)
     assert clone.score(PROMPT, "milk .") != first.score(PROMPT, "milk .")
 
@@ -93,7 +93,7 @@ def agreement_of(people, answered):
 
 
 def test_less_noise_is_more_agreement_and_the_key_agrees_most():
-    people = candidates(6, 2, "train", 0.25)
+    people = [candidate(index, 2, "train", 0.25) for index in range(6)]
     steady = [dataclasses.replace(labeler, noise=labeler.noise / 4) for labeler in people]
     answered = {prompt: texts for prompt, texts in ANSWERED.items() if len(texts) > 1}
     assert agreement_of(steady, answered) > agreement_of(people, answered) + 0.05

@@ -12,7 +12,7 @@ from rlhf_lightning.sandbox.labelers import (
     TRAINING_NOISE,
     Labeler,
     LabelerPanel,
-    candidates,
+    candidate,
     held_out_labelers,
     held_out_panel,
     screened_labelers,
@@ -81,14 +81,15 @@ def test_whoever_wants_the_contrary_fails_the_comparisons():
 
 
 def test_hired_are_the_first_who_pass(hired):
-    applied = candidates(1 + int(hired[-1].name.rpartition("-")[2]), 0, "train", TRAINING_NOISE)
+    last = int(hired[-1].name.rpartition("-")[2])
+    applied = [candidate(index, 0, "train", TRAINING_NOISE) for index in range(1 + last)]
     assert len(applied) > 16
     assert hired == [person for person in applied if passes(screening(person))]
     assert screened_labelers(3, seed=9) != hired[:3]
 
 
 def test_every_part_of_the_screening_rejects_someone():
-    found = [screening(person) for person in candidates(60, 0, "train", TRAINING_NOISE)]
+    found = [screening(candidate(index, 0, "train", TRAINING_NOISE)) for index in range(60)]
     assert any(one.flags < 0.75 for one in found)
     assert any(one.comparisons < 0.75 for one in found)
     assert any(one.demonstrations < 6 for one in found)
@@ -128,7 +129,7 @@ def test_noise_has_the_stated_size():
 
 
 def test_taste_is_half_the_teams_and_half_ones_own():
-    people = candidates(200, 3, "final", 0.25)
+    people = [candidate(index, 3, "final", 0.25) for index in range(200)]
     tastes = [
         [math.log(person.weights[name] / weight) for name, weight in WEIGHTS["final"].items()] for person in people
     ]

@@ -24,14 +24,6 @@ from rlhf_lightning.sandbox.vocabulary import (
 )
 
 
-def _check_word(right: str, choices: tuple[str, ...], reply: Reply) -> Findings:
-    """Whether the first sentence is one of the words to choose from, and the right one; no other may be given too."""
-    first = reply.first
-    named = [word for word in choices if word in first.split() or word in reply.content]
-    attempts = 1.0 if first in choices else 0.4 if set(choices).intersection(first.split()) else 0.0
-    return Findings(attempts, 1.0 if named == [right] else 0.0, 1.0, budget=2)
-
-
 class _LookUp(UseCase):
     """What belongs to a word of a table.
 
@@ -50,7 +42,11 @@ class _LookUp(UseCase):
         return source.choice([other for other in self.choices if other != self.table[task["word"]]]) + " ."
 
     def check(self, task: Task, reply: Reply) -> Findings:
-        return _check_word(self.table[task["word"]], self.choices, reply)
+        """Whether the first sentence is one of the choices, and the right one; no other may be given too."""
+        words = reply.first.split()
+        named = [word for word in self.choices if word in words or word in reply.content]
+        attempts = 1.0 if reply.first in self.choices else 0.4 if set(self.choices).intersection(words) else 0.0
+        return Findings(attempts, 1.0 if named == [self.table[task["word"]]] else 0.0, 1.0, budget=2)
 
 
 class _ByExamples(_LookUp):
@@ -87,27 +83,21 @@ class _Kind(_LookUp):
         return f"the {task['word']} is {CATEGORY_OF[task['word']]} ."
 
 
-class _Mood(UseCase):
+_MOOD_OF = {event: "good" if event in GOOD_EVENTS else "bad" for event in EVENTS}
+
+
+class _Mood(_LookUp):
     name, share = "classification/mood", 0.011
-    pattern = re.compile(f"is this good or bad : {one_of(PEOPLE)} (?P<did>{one_of(EVENTS)}) the {one_of(OBJECTS)} \\.")
+    pattern = re.compile(f"is this good or bad : {one_of(PEOPLE)} (?P<word>{one_of(EVENTS)}) the {one_of(OBJECTS)} \\.")
 
     def ask(self, source: random.Random) -> str:
         event = source.choice(EVENTS)
         return f"is this good or bad : {source.choice(PEOPLE)} {event} the {source.choice(OBJECTS)} ."
 
-    def answer(self, source: random.Random, task: Task) -> str:
-        return f"{_mood(task)} ."
-
     def mistake(self, source: random.Random, task: Task) -> str:
         """The other judgement, or a sentence instead of a word."""
-        return source.choice(("bad ." if _mood(task) == "good" else "good .", f"that is {_mood(task)} ."))
-
-    def check(self, task: Task, reply: Reply) -> Findings:
-        return _check_word(_mood(task), ("good", "bad"), reply)
-
-
-def _mood(task: Task) -> str:
-    return "good" if task["did"] in GOOD_EVENTS else "bad"
+        mood = self.table[task["word"]]
+        return source.choice(("bad ." if mood == "good" else "good .", f"that is {mood} ."))
 
 
 class _Opposite(_LookUp):
@@ -160,7 +150,7 @@ def in_velan(sentence: str) -> str:
 _KINDS, _OPPOSITES = (CATEGORY_OF, tuple(CATEGORIES)), (OPPOSITES, ADJECTIVES)
 CASES = (
     _Kind(*_KINDS),
-    _Mood(),
+    _Mood(_MOOD_OF, ("good", "bad")),
     _ByExamples("classification/by_examples", *_KINDS),
     _Opposite(*_OPPOSITES),
     _ByExamples("other/by_examples", *_OPPOSITES),
