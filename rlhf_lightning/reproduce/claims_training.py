@@ -1,7 +1,7 @@
 """Claims 9 to 11: how reward models and SFT learn, at the smallest size."""
 
 from rlhf_lightning.reproduce.finding import Check, Claim, Finding
-from rlhf_lightning.reproduce.measure import Results, combined, constant, difference, joined, won
+from rlhf_lightning.reproduce.measure import Results, combined, difference, joined, won
 from rlhf_lightning.reproduce.plan import EPOCHS, PAIRS_PER_STEP, PROMPTS_PER_STEP, SMALL, TEAMS
 
 LARGEST_GAP = 0.06
@@ -24,8 +24,9 @@ def rankings_as_one(finding: Finding, results: Results) -> None:
         finding.row("training accuracy, last quarter", name, late, percent=True)
     pairs, prompts = (results.figure("whole", "reward", "validation", "all", key) for key in ("pairs", "prompts"))
     per_step = combined(lambda a, b: PROMPTS_PER_STEP * a / b, pairs, prompts)
-    for name, count in ((whole, per_step), (shuffled, constant(PAIRS_PER_STEP))):
-        finding.row("pairs per step, by the validation rankings", name, count)
+    measure = "pairs per step, by the validation rankings"
+    finding.row(measure, whole, per_step)
+    finding.row(measure, shuffled, lambda _: [PAIRS_PER_STEP])
     text = "whole rankings are more accurate than shuffled pairs"
     finding.above(text, accuracies[whole], accuracies[shuffled])
     text = "shuffled pairs end with the higher validation loss"

@@ -33,12 +33,14 @@ def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
 
 
 def _plot(name: str, axis: str, rows: Sequence[Row]) -> Markup:
-    places = _places(rows)
+    places = list(dict.fromkeys(row.at for row in rows if row.at))
+    numeric = all(place.replace(".", "", 1).isdigit() for place in places)
+    if numeric:
+        places.sort(key=float)
     series: dict[str, list[Row]] = {}
     for row in rows:
         series.setdefault(row.who, []).append(row)
     hues = _hues(list(series))
-    numeric = all(_is_number(place) for place in places)
     with matplotlib.rc_context(STYLE):
         figure, axes = figure_of(4.6, 2.9)
         (_lines if numeric or set(places) <= set(SIZES) else _bars)(axes, places, series, hues)
@@ -86,16 +88,6 @@ def _bars(axes: Axes, places: Sequence[str], series: Mapping[str, Sequence[Row]]
 def _scaled(row: Row) -> tuple[float, float, float]:
     factor = 100.0 if row.percent else 1.0
     return factor * row.interval["value"], factor * row.interval["low"], factor * row.interval["high"]
-
-
-def _places(rows: Sequence[Row]) -> list[str]:
-    """Numbers in order, everything else as it came."""
-    places = list(dict.fromkeys(row.at for row in rows if row.at))
-    return sorted(places, key=float) if all(_is_number(place) for place in places) else places
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
 
 
 def _hues(names: Sequence[str]) -> dict[str, str]:

@@ -204,11 +204,6 @@ def joined(sources: Sequence[Source]) -> Source:
     return values
 
 
-def constant(value: float) -> Source:
-    """The same value for every seed."""
-    return lambda seed: [value]
-
-
 def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int = 2000, seed: int = 0) -> Interval:
     """Ratio of two means over groups of equal weight, with a 95 % bootstrap interval over groups and pairs in each.
 

@@ -18,7 +18,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_fingerprints(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Composing thirty configurations takes longer than these tests; those marked ``real_fingerprints`` do."""
+    """Composing thirty configurations takes longer than these tests; those marked `real_fingerprints` do."""
     if "real_fingerprints" not in request.keywords:
 
         def plain(job: Job, stage: str, runs: Path) -> str:

@@ -50,7 +50,7 @@ def printed(table: Any) -> str:
 
 
 class Calls:
-    """Stands in for ``subprocess.run``: notes the jobs, and makes those succeed that are not to fail."""
+    """Stands in for `subprocess.run`: notes the jobs, and makes those succeed that are not to fail."""
 
     def __init__(self, runs: Path, failing: tuple[str, ...] = ()) -> None:
         self.runs, self.failing = runs, failing

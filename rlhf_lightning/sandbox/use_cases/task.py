@@ -77,10 +77,10 @@ def number_in(task: Task) -> int:
     return 1 + NUMBERS.index(task["number"])
 
 
-def share_found(found: int, asked: int) -> float:
-    """How near a number of things is to the number asked for, 1 at the spot and 0 at nothing or twice as many.
+def share_found(count: int, asked: int) -> float:
+    """How near a count of things is to the number asked for, 1 at the spot and 0 at nothing or twice as many.
 
     >>> share_found(2, 3), share_found(4, 3), share_found(9, 3)
     (0.6666666666666667, 0.6666666666666667, 0.0)
     """
-    return max(0.0, 1 - abs(found - asked) / asked)
+    return max(0.0, 1 - abs(count - asked) / asked)
