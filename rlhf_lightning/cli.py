@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.evaluation.report import EVALUATE
-from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_table, sweep_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint

@@ -1,9 +1,10 @@
-"""The one LightningDataModule that every stage shares."""
+"""The one LightningDataModule that every step shares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -22,11 +23,38 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.records_of import Source, read_records
 from rlhf_lightning.data.tokenize import Tokenization, split_into_pairs
 
-Task = Literal["pretrain", "sft", "reward", "ppo"]
+
+@dataclass(frozen=True)
+class Task:
+    """What a module learns from.
+
+    Args:
+        record: The record that a row becomes.
+        examples: Makes examples of records, given tokenization, records and block size.
+        collate: Makes a batch of examples.
+        mixes_text: Whether pretraining text may be mixed into its rows.
+        adds_text: Whether a batch of pretraining text may stand beside each of its batches.
+    """
+
+    record: type[Any]
+    examples: Callable[[Tokenization, Iterable[Any], int], Sequence[Any]]
+    collate: Callable[..., Any]
+    mixes_text: bool = False
+    adds_text: bool = False
+
+
+TASKS = {
+    "pretrain": Task(Text, lambda tokens, records, size: tokens.texts(records, size), collate_lm),
+    "sft": Task(Demonstration, lambda tokens, records, _: tokens.demonstrations(records), collate_lm, mixes_text=True),
+    "reward": Task(Comparison, lambda tokens, records, _: tokens.comparisons(records), collate_comparisons),
+    "ppo": Task(Prompt, lambda tokens, records, _: tokens.prompts(records), collate_prompts, adds_text=True),
+}
+TASK_OF = {task.record: name for name, task in TASKS.items()}
+"""The task that learns from a kind of record."""
 
 
 class RLHFDataModule(L.LightningDataModule):
-    """Loads, checks, tokenizes and batches the records of one stage.
+    """Loads, checks, tokenizes and batches the records of one step.
 
     It knows records, tokenizer, lengths, batch sizes and seeds, and nothing of models. Its position is saved and
     restored exactly with Lightning's checkpoints, in the middle of an epoch too.
@@ -61,7 +89,7 @@ class RLHFDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        task: Task,
+        task: str,
         tokenizer: PreTrainedTokenizerBase,
         train: Source,
         validation: Source | None = None,
@@ -80,8 +108,8 @@ class RLHFDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if task not in get_args(Task):
-            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
+        if task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
         if not 0 <= text_share < 1:
             raise ValueError(f"text_share must be in [0, 1), got {text_share}.")
         for name, value, least in (
@@ -91,7 +119,8 @@ class RLHFDataModule(L.LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
-        self.task, self.train, self.validation, self.text = task, train, validation, text
+        self.task, self._kind = task, TASKS[task]
+        self.train, self.validation, self.text = train, validation, text
         self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template)
         self.batch_size, self.num_batches = batch_size, num_batches
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
@@ -114,11 +143,11 @@ class RLHFDataModule(L.LightningDataModule):
         self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
         if not self.examples["train"]:
             raise ValueError(f"no {self.task} example is left to train on; left out: {self.dropped}.")
-        if self.task == "reward" and self.as_pairs:
+        if self._kind.record is Comparison and self.as_pairs:
             self.examples["train"] = split_into_pairs(self.examples["train"])
         if self.text is not None and self._uses_text():
             self.examples["text"] = self.tokenization.texts(read_records(self.text, Text), self.block_size)
-        if self.task == "sft" and "text" in self.examples:
+        if self._kind.mixes_text and "text" in self.examples:
             train, text = self.examples["train"], self.examples["text"]
             count = round(len(train) * self.text_share / (1 - self.text_share))
             self.examples["train"] = [*train, *islice(cycle(text), count)]
@@ -126,7 +155,7 @@ class RLHFDataModule(L.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader | CombinedLoader:
         """One batch per optimizer step, or per PPO iteration."""
         loader = self._loader("train", self.batch_size, self.seed)
-        if self.task != "ppo":
+        if not self._kind.adds_text:
             return loader
         loaders = {"prompts": loader}
         if "text" in self.examples:
@@ -147,16 +176,10 @@ class RLHFDataModule(L.LightningDataModule):
         )
 
     def _uses_text(self) -> bool:
-        return (self.task == "sft" and self.text_share > 0) or (self.task == "ppo" and self.text_batch_size > 0)
+        return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)
 
     def _examples(self, source: Source) -> Sequence[Any]:
-        if self.task == "pretrain":
-            return self.tokenization.texts(read_records(source, Text), self.block_size)
-        if self.task == "sft":
-            return self.tokenization.demonstrations(read_records(source, Demonstration))
-        if self.task == "reward":
-            return self.tokenization.comparisons(read_records(source, Comparison))
-        return self.tokenization.prompts(read_records(source, Prompt))
+        return self._kind.examples(self.tokenization, read_records(source, self._kind.record), self.block_size)
 
     def _loader(self, name: str, batch_size: int, seed: int) -> ResumableLoader:
         # Every PPO iteration takes one batch of each loader, however long the data sets are.
@@ -188,6 +211,4 @@ class RLHFDataModule(L.LightningDataModule):
 
     def _collate(self, name: str) -> Callable[[Sequence[Any]], Any]:
         pad: Any = self.tokenization.tokenizer.pad_token_id
-        if name == "text" or self.task in ("pretrain", "sft"):
-            return partial(collate_lm, pad_token_id=pad)
-        return partial(collate_comparisons if self.task == "reward" else collate_prompts, pad_token_id=pad)
+        return partial(collate_lm if name == "text" else self._kind.collate, pad_token_id=pad)

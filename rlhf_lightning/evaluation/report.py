@@ -10,7 +10,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
-from rlhf_lightning.evaluation.tables import COLUMNS, accuracy_rows, measure_table, measured, policy_table, split_tables
+from rlhf_lightning.evaluation.tables import (
+    COLUMNS,
+    EVALUATE,
+    REWARD,
+    accuracy_rows,
+    measure_table,
+    measured,
+    policy_table,
+    split_tables,
+)
 from rlhf_lightning.runs.files import read_metrics, replacing, write_json
 from rlhf_lightning.runs.folders import read_stage
 
@@ -31,11 +40,9 @@ SETTINGS = (
     ("policies", "policies"),
     ("fewest responses per prompt", "sampling.min_responses"),
     ("most responses per prompt", "sampling.max_responses"),
-    ("judge", "judge._target_"),
+    ("judged by", "judge._target_"),
     ("temperature", "temperature"),
 )
-EVALUATE, REWARD = "evaluate", "reward"
-"""The steps that the page opens with."""
 SHOWN_PROMPTS = 12
 FEW_PROMPTS = 100
 """Below this the percentile bootstrap is too narrow to be believed without a warning."""

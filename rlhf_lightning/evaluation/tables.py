@@ -12,6 +12,9 @@ from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_
 from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
+EVALUATE, REWARD = "evaluate", "reward"
+"""The steps whose results the tables and the report open with."""
+
 
 def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
     """Policies in rows; score, win rate, KL, length and pretraining loss in columns.
@@ -32,7 +35,7 @@ def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
             _interval(own["score"], "{:.3f}"),
             "-" if baseline else _interval(own["win_rate"], "{:.1%}"),
             *("-" if baseline else _interval(own["judges"][judge], "{:.1%}") for judge in judges),
-            f"{own['reward']['value']:.2f}" if own["reward"] else "-",
+            f"{own[REWARD]['value']:.2f}" if own[REWARD] else "-",
             "-" if own["kl"] is None else f"{own['kl']:.2f}",
             f"{own['length']:.1f}",
             "-" if loss is None else f"{loss:.3f}",
@@ -83,9 +86,10 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
 
 def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
     """Per policy and column the values of a job: over prompts where it evaluated, else the last iteration's mean."""
-    if is_complete(folder / "evaluate"):
-        samples = json.loads((folder / "evaluate" / "samples.json").read_text(encoding="utf-8"))
-        baseline = samples[read_stage(folder / "evaluate")["metrics"]["baseline"]]["scores"]
+    evaluation = folder / EVALUATE
+    if is_complete(evaluation):
+        samples = json.loads((evaluation / "samples.json").read_text(encoding="utf-8"))
+        baseline = samples[read_stage(evaluation)["metrics"]["baseline"]]["scores"]
         return {
             name: {
                 "score": own["scores"],
@@ -128,7 +132,7 @@ def _interval(interval: Mapping[str, Any], form: str) -> str:
 COLUMNS = (
     ("score", "Score", "by the judge"),
     ("win_rate", "Win rate", "% against the baseline, by the judge"),
-    ("reward", "Reward", "by the reward model"),
+    (REWARD, "Reward", "by the reward model"),
     ("kl", "KL", "nats per response"),
     ("length", "Length", "tokens"),
     ("pretrain_loss", "Pretraining loss", "nats per token"),

@@ -88,10 +88,10 @@ def ppo_models(
     """
     if rank:
         add_adapters(policy, rank, **options)
-        value = critic_with_adapters(reward, rank=rank, **options)
-        return {"policy": policy, "reference": reference or policy, "reward": reward, "value": value}
-    reference = reference or copy.deepcopy(policy)
-    return {"policy": policy, "reference": reference, "reward": reward, "value": copy.deepcopy(reward)}
+        reference, value = reference or policy, critic_with_adapters(reward, rank=rank, **options)
+    else:
+        reference, value = reference or copy.deepcopy(policy), copy.deepcopy(reward)
+    return {"policy": policy, "reference": reference, "reward": reward, "value": value}
 
 
 def freeze_unshared(model: Any, learner: nn.Module) -> Any:

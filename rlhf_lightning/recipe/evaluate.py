@@ -30,7 +30,7 @@ class Evaluation(Stage):
     def parents(self, context: Context) -> dict[str, str]:
         """The policies, the reference, the reward model and the judge, as far as they are there."""
         options = context.config[self.name]
-        wanted = [*options["policies"], options["reference"], REWARD, *([] if options["judge"] else [JUDGE])]
+        wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Evaluation(Stage):
 
     def _judge(self, context: Context) -> Any:
         """Whose scores make the win rates."""
-        judge = context.config[self.name]["judge"]
+        judge = context.config[self.name][JUDGE]
         if judge:
             return context.build(judge)
         if context.available(JUDGE):

@@ -23,6 +23,8 @@ CURVES = (Curve("Loss", "nats per token", {"validation": "validation/loss", "tra
 class Pretraining(TrainingStage):
     """Trains the base model on text, where one is to be made; it plays GPT-3."""
 
+    reads: str = "text"
+
     reads_curated: ClassVar[bool] = False
     curves: ClassVar[tuple[Curve, ...]] = CURVES
 
@@ -35,7 +37,7 @@ class Pretraining(TrainingStage):
         config, options = context.config, context.config[self.name]
         model = fit_to_tokenizer(context.build(config["model"]["causal_lm"]), context.tokenizer)
         module = context.build(options["module"], model=model)
-        metrics = self.fit(context, folder, module, "pretrain", "text")
+        metrics = self.fit(context, folder, module)
         export_causal_lm(model, context.tokenizer, folder / "model", dtype=options["export_dtype"])
         return metrics
 
@@ -50,6 +52,8 @@ class Pretraining(TrainingStage):
 class FineTuning(TrainingStage):
     """Fine-tunes the base model on demonstrations."""
 
+    reads: str = "demonstrations"
+
     curves: ClassVar[tuple[Curve, ...]] = CURVES
 
     def parents(self, context: Context) -> dict[str, str]:
@@ -63,7 +67,7 @@ class FineTuning(TrainingStage):
         module = context.build(options["module"], model=model)
         export = partial(export_causal_lm, model, context.tokenizer)
         epochs = [KeepEpochs(folder / "epochs", export)] if options["keep_epochs"] else []
-        metrics = self.fit(context, folder, module, "sft", "demonstrations", epochs)
+        metrics = self.fit(context, folder, module, epochs)
         export(folder / "model")
         return metrics
 

@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.plots import Legend
-from rlhf_lightning.evaluation.report import EVALUATE, ReportedStage, write_report
+from rlhf_lightning.evaluation.report import ReportedStage, write_report
+from rlhf_lightning.evaluation.tables import EVALUATE
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import Checking
 from rlhf_lightning.recipe.collect import Collection
@@ -34,7 +35,7 @@ RECIPE: tuple[Stage, ...] = (
     FineTuning("sft", "SFT", "#3f7fd6"),
     FineTuning("ppo_init", "PPO start", "#8d6fd1"),
     Collection(COLLECT, "Comparisons", "#4fa3b8"),
-    RewardModelling(JUDGE, "Judge", "#b5568f", records="judge_comparisons"),
+    RewardModelling(JUDGE, "Judge", "#b5568f", reads="judge_comparisons"),
     RewardModelling(REWARD, "Reward model", "#c0952b"),
     PolicyOptimization("ppo", "PPO", "#e0743a"),
     PolicyOptimization("ppo_ptx", "PPO-ptx", "#259a78"),

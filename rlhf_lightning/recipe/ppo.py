@@ -19,13 +19,15 @@ from rlhf_lightning.recipe.stage import BATCH_SIZE, TrainingStage
 from rlhf_lightning.training.callbacks import SampleTable
 from rlhf_lightning.training.memory import Phase
 
-INIT = "init"
-"""The reference that is the policy's start."""
+INIT, REFERENCE = "init", "reference"
+"""Settings and parents: where the policy starts, and where the KL penalty pulls to."""
 
 
 @dataclass(frozen=True)
 class PolicyOptimization(TrainingStage):
     """Trains a policy by PPO; with ``module.ptx_coef`` above 0 also on pretraining text."""
+
+    reads: str = "prompts"
 
     shared_settings: ClassVar[tuple[str, ...]] = ("generation",)
     unit: ClassVar[str] = "iteration"
@@ -53,14 +55,14 @@ class PolicyOptimization(TrainingStage):
     def parents(self, context: Context) -> dict[str, str]:
         """The policy's start, the reward model, and the reference where it is another model."""
         options = context.config[self.name]
-        parents = {"init": options["init"], "reward": REWARD}
-        return parents if options["reference"] == INIT else {**parents, "reference": options["reference"]}
+        parents = {INIT: options[INIT], REWARD: REWARD}
+        return parents if options[REFERENCE] == INIT else {**parents, REFERENCE: options[REFERENCE]}
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train and write ``model/``, ``model_ema/`` and ``samples.jsonl``."""
         options, generation = context.config[self.name], context.config["generation"]
-        policy, reward = context.causal_lm(options["init"]), context.scalar_model(REWARD)
-        reference = None if options["reference"] == INIT else context.causal_lm(options["reference"])
+        policy, reward = context.causal_lm(options[INIT]), context.scalar_model(REWARD)
+        reference = None if options[REFERENCE] == INIT else context.causal_lm(options[REFERENCE])
         module: PPOModule = context.build(
             options["module"],
             **ppo_models(policy, reward, reference, **options["lora"]),
@@ -70,12 +72,16 @@ class PolicyOptimization(TrainingStage):
             seed=context.seed,
         )
         samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
-        metrics = self.fit(context, folder, module, "ppo", "prompts", [samples])
+        metrics = self.fit(context, folder, module, [samples])
         export_causal_lm(policy, context.tokenizer, folder / "model")
         if module.ema is not None:
             with module.ema.applied(policy):
                 export_causal_lm(policy, context.tokenizer, folder / "model_ema")
         return metrics
+
+    def records(self, context: Context, split: str) -> list[Any]:
+        """Training prompts; nothing is validated."""
+        return super().records(context, split) if split == "train" else []
 
     def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
         """Rollouts of the longest prompts and responses."""
@@ -97,7 +103,7 @@ class PolicyOptimization(TrainingStage):
             text_tokens=lengths["block_size"],
         )
         if module.get("offload_frozen") and context.device.type != "cpu":
-            waiting = ("reference", "reward")
+            waiting = (REFERENCE, REWARD)
             phases = [
                 phase
                 if phase.name == "score"

@@ -31,16 +31,9 @@ from rlhf_lightning.runs.files import write_json
 
 @dataclass(frozen=True)
 class RewardModelling(TrainingStage):
-    """Trains a reward model on rankings.
+    """Trains a reward model on rankings: those of step collect where the data option has none."""
 
-    Args:
-        name: The step's name.
-        title: The step as people call it.
-        colour: The step's colour in figures.
-        records: The kind of the rankings; ``comparisons`` are those of step collect where the data option has none.
-    """
-
-    records: str = "comparisons"
+    reads: str = "comparisons"
 
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("Loss", "nats per pair", {"validation": "validation/loss", "train": "train/loss"}),
@@ -51,26 +44,30 @@ class RewardModelling(TrainingStage):
     def parents(self, context: Context) -> dict[str, str]:
         """Where the backbone starts from, and the step that made the rankings."""
         init = {"init": context.config[self.name]["init"]}
-        return init if context.brings(self.records) else {**init, "comparisons": COLLECT}
+        return init if context.brings(self.reads) else {**init, "comparisons": COLLECT}
+
+    def records(self, context: Context, split: str) -> list[Any]:
+        """The rankings of a split."""
+        return context.comparisons(self.reads, split)
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train, centre, export and measure; with ``folds`` once more without each group of labelers."""
         options = context.config[self.name]
         start = context.causal_lm(options["init"])
         module = context.build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
-        metrics = self.fit(context, folder, module, "reward", self.records)
+        metrics = self.fit(context, folder, module)
         _centre(context, module, options["bias_demonstrations"])
         export_scalar_model(module.model, start.config, context.tokenizer, folder / "model")
         for split in ("validation", "test"):
-            comparisons = context.comparisons(self.records, split)
+            comparisons = self.records(context, split)
             if comparisons:
                 rankings, examples = _fitting(context, comparisons)
                 metrics[f"{split}_left_out"] = len(comparisons) - len(rankings)
                 metrics[split], by_prompt = _accuracy(context, module, rankings, examples)
                 write_json(folder / f"{split}.json", by_prompt)
         if options["folds"]:
-            train: Any = self.datamodule(context, "reward", self.records).train
-            rankings, examples = _fitting(context, context.comparisons(self.records, "validation"))
+            train: Any = self.datamodule(context).train
+            rankings, examples = _fitting(context, self.records(context, "validation"))
             fold_scores = partial(self._fold_scores, context, folder, start, examples)
             metrics["folds"] = cross_validate(train, rankings, options["folds"], fold_scores)
             context.say(self.name, outcome(metrics["folds"], options["folds"]))
@@ -94,7 +91,7 @@ class RewardModelling(TrainingStage):
         (place / "checkpoints").mkdir(parents=True, exist_ok=True)
         L.seed_everything(context.seed, workers=True, verbose=False)
         module = context.build(context.config[self.name]["module"], model=ScalarHeadModel.from_causal_lm(start))
-        self.fit(context, place, module, "reward", self.records, keep=keep)
+        self.fit(context, place, module, keep=keep)
         scores = reward_scores(context, module, examples)
         write_json(done, scores)
         shutil.rmtree(place / "checkpoints", ignore_errors=True)  # five more models' worth of them
@@ -109,8 +106,8 @@ class RewardModelling(TrainingStage):
         return StagePlan(self.name, f"{rows} prompts of {prompt} tokens with {count} responses of {response}", phases)
 
     def _most_responses(self, context: Context) -> int:
-        if context.brings(self.records):
-            return max(len(comparison.ranks) for comparison in context.records(self.records, "train"))
+        if context.brings(self.reads):
+            return max(len(comparison.ranks) for comparison in context.records(self.reads, "train"))
         return int(context.config[COLLECT]["sampling"]["max_responses"])
 
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import lightning as L
 
-from rlhf_lightning.data.datamodule import RLHFDataModule, Task
+from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
 from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
@@ -98,14 +99,14 @@ class TrainingStage(Stage):
     """A step that trains a LightningModule."""
 
     all_processes: ClassVar[bool] = True
+    reads: str
+    """The kind of the records that it learns from; see `RECORD_TYPES`."""
 
     def fit(
         self,
         context: Context,
         folder: Path,
         module: L.LightningModule,
-        task: Task,
-        records: str,
         callbacks: Sequence[L.Callback] = (),
         keep: Callable[[Comparison], bool] | None = None,
     ) -> dict[str, Any]:
@@ -115,8 +116,6 @@ class TrainingStage(Stage):
             context: Models, records and settings of the run.
             folder: The folder that gets ``metrics.csv``, ``checkpoints/`` and ``dropped.json``.
             module: The module that learns.
-            task: The task of the data module.
-            records: The kind of the training records.
             callbacks: Callbacks besides the progress bar and those of the user.
             keep: Which of the training records to keep; None keeps all.
 
@@ -124,19 +123,16 @@ class TrainingStage(Stage):
             The last value of every metric.
         """
         config, build = context.config, context.build
-        data = self.datamodule(context, task, records, keep)
+        data = self.datamodule(context, keep)
         trainer = {name: value for name, value in config["trainer"].items() if name not in (LOGGER, CALLBACKS)}
         users = user_callbacks(_of_user(config, CALLBACKS), build)
+        bar = StageProgress(self.name, context.console)
         metrics = fit_stage(
             module,
             data,
             folder,
             partial(build, trainer),
-            [
-                StageProgress(self.name, context.console),
-                *callbacks,
-                *user_callbacks(_of_user(config, CALLBACKS), build),
-            ],
+            [bar, *callbacks, *users],
             partial(context.say, self.name),
             loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
             hyperparameters=self.settings(context),
@@ -151,28 +147,23 @@ class TrainingStage(Stage):
         callbacks = [nodes for nodes in _of_user(context.config, CALLBACKS) if nodes]
         return super().settings(context) | ({CALLBACKS: callbacks} if callbacks else {})
 
-    def datamodule(
-        self, context: Context, task: Task, records: str, keep: Callable[[Comparison], bool] | None = None
-    ) -> RLHFDataModule:
+    def records(self, context: Context, split: str) -> list[Any]:
+        """The records of a split; training records have to be there."""
+        return context.records(self.reads, split, required=split == "train", curated=self.reads_curated)
+
+    def datamodule(self, context: Context, keep: Callable[[Comparison], bool] | None = None) -> RLHFDataModule:
         """The data that the step trains on; arguments as those of `fit`."""
         options = dict(context.config[self.name]["data"])
         uses_text = options.get("text_share") or options.get("text_batch_size")
         limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
         left_out = options.pop("leave_out", None) or []
-
-        def split_records(split: str, required: bool) -> list[Any]:
-            if task == "reward":
-                return context.comparisons(records, split)
-            return context.records(records, split, required, self.reads_curated)
-
-        train = [record for record in split_records("train", True) if record.source not in left_out]
+        train = [record for record in self.records(context, "train") if record.source not in left_out]
         train = train[: limits["max_train"]]
-        validation = [] if task == "ppo" else split_records("validation", False)
         return RLHFDataModule(
-            task,
+            TASK_OF[RECORD_TYPES[self.reads]],
             context.tokenizer,
             train if keep is None else [record for record in train if keep(record)],
-            validation[: limits["max_validation"]] or None,
+            self.records(context, "validation")[: limits["max_validation"]] or None,
             text=context.records("text", "train") if uses_text else None,
             seed=context.seed,
             **context.config["data"]["lengths"],
@@ -183,10 +174,10 @@ class TrainingStage(Stage):
         """Activation checkpointing and smaller batches."""
         module, data = config[self.name]["module"], config[self.name]["data"]
         sizes = [size for size in (data["batch_size"] // 2, data["batch_size"] // 8) if size >= 1]
-        checkpointing = [] if module.get("activation_checkpointing", False) else [True]
-        return [Lever(self.name, "module.activation_checkpointing", on) for on in checkpointing] + [
-            Lever(self.name, BATCH_SIZE, size) for size in sizes
-        ]
+        levers = [Lever(self.name, BATCH_SIZE, size) for size in sizes]
+        if module.get("activation_checkpointing", False):
+            return levers
+        return [Lever(self.name, "module.activation_checkpointing", True), *levers]
 
 
 def _of_user(config: Mapping[str, Any], group: str) -> list[Any]:
