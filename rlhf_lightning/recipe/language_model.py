@@ -12,7 +12,7 @@ from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import fit_to_tokenizer
 from rlhf_lightning.recipe.context import BASE, Context
-from rlhf_lightning.recipe.memory_plan import StagePlan, memory_planner, rows_per_process
+from rlhf_lightning.recipe.memory_plan import StagePlan, demonstrations_plan, text_plan
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import KeepEpochs
 
@@ -43,9 +43,7 @@ class Pretraining(TrainingStage):
 
     def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
         """Full blocks of text."""
-        rows, tokens = rows_per_process(config, self.name), config["data"]["lengths"]["block_size"]
-        phases = memory_planner(context, config, self.name).language_model(rows, tokens)
-        return StagePlan(self.name, f"{rows} rows of {tokens} tokens", phases)
+        return text_plan(context, config, self.name)
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,4 @@ class FineTuning(TrainingStage):
 
     def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
         """The longest prompts and responses."""
-        rows, lengths = rows_per_process(config, self.name), config["data"]["lengths"]
-        prompt, response = lengths["max_prompt_tokens"], lengths["max_response_tokens"]
-        phases = memory_planner(context, config, self.name).language_model(rows, prompt + response, response)
-        return StagePlan(self.name, f"{rows} rows of {prompt} + {response} tokens", phases)
+        return demonstrations_plan(context, config, self.name)

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
+from rlhf_lightning.modules.ppo import FORWARD_TOKENS
 from rlhf_lightning.recipe.context import BASE, REWARD, Context
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 
@@ -145,7 +146,88 @@ def plan_view(plan: StagePlan, available: int | None) -> RenderableType:
     return Group(f"[bold]Memory of stage {plan.stage}[/]: {plan.rows}", table, *lines, "")
 
 
-def memory_planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryPlanner:
+def text_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
+    """Pretraining on full blocks of text."""
+    rows, tokens = _rows(config, stage), config["data"]["lengths"]["block_size"]
+    return StagePlan(
+        stage, f"{rows} rows of {tokens} tokens", _planner(context, config, stage).language_model(rows, tokens)
+    )
+
+
+def demonstrations_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
+    """Fine-tuning on the longest prompts and responses."""
+    rows, prompt, response = _rows(config, stage), *_lengths(config)
+    phases = _planner(context, config, stage).language_model(rows, prompt + response, response)
+    return StagePlan(stage, f"{rows} rows of {prompt} + {response} tokens", phases)
+
+
+def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, responses: int) -> StagePlan:
+    """Reward modelling on the longest prompts with so many of the longest responses."""
+    rows, prompt, response = _rows(config, stage), *_lengths(config)
+    count = 2 if config[stage]["data"].get("as_pairs") else responses
+    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}"
+    return StagePlan(stage, words, _planner(context, config, stage).reward_model(rows, prompt, count, response))
+
+
+def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
+    """PPO on rollouts of the longest prompts and responses."""
+    module, data, text_tokens = config[stage]["module"], config[stage]["data"], config["data"]["lengths"]["block_size"]
+    rows, prompt, response = _rows(config, stage), *_lengths(config)
+    minibatch = math.ceil(rows / module["num_minibatches"])
+    micro = min(module["micro_batch_size"] or minibatch, minibatch)
+    text = math.ceil((data.get("text_batch_size") or 0) / module["num_minibatches"])
+    phases = _planner(context, config, stage).ppo(
+        rows,
+        prompt,
+        response,
+        micro_rows=micro,
+        minibatch_rows=minibatch,
+        forward_tokens=FORWARD_TOKENS,
+        ema=module["ema_decay"] is not None,
+        text_rows=min(module["micro_batch_size"] or text, text),
+        text_tokens=text_tokens,
+    )
+    if module.get("offload_frozen") and context.device.type != "cpu":
+        phases = [
+            phase if phase.name == "score" else Phase(phase.name, _without(phase.parts, "reference", REWARD))
+            for phase in phases
+        ]
+    return StagePlan(stage, f"{rows} episodes of {prompt} + {response} tokens, {micro} at a time", phases)
+
+
+def training_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    """Overrides of any step that trains, from what costs nothing to what changes the run."""
+    checkpointing = [Lever(stage, "module.activation_checkpointing", True)]
+    on = config[stage]["module"].get("activation_checkpointing", False)
+    return [*([] if on else checkpointing), *_batch_levers(config, stage)]
+
+
+def ppo_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    """Smaller micro-batches, frozen models on the CPU, adapters, no moving average, smaller batches."""
+    options = config[stage]
+    module, batches = options["module"], _batch_levers(config, stage)
+    micro = module["micro_batch_size"] or math.ceil(options["data"]["batch_size"] / module["num_minibatches"])
+    levers = [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+    if not module["offload_frozen"] and torch.cuda.is_available():
+        levers.append(Lever(stage, "module.offload_frozen", True))
+    levers += training_levers(config, stage)[: -len(batches) or None]
+    if not options["lora"]["rank"]:
+        levers.append(Lever(stage, "lora.rank", 16))
+    if module["ema_decay"] is not None:
+        levers.append(Lever(stage, "module.ema_decay", None))
+    return levers + batches
+
+
+def _batch_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    size = config[stage]["data"]["batch_size"]
+    return [Lever(stage, "data.batch_size", part) for part in (size // 2, size // 8) if part >= 1]
+
+
+def _without(parts: Mapping[str, int], *names: str) -> dict[str, int]:
+    return {name: size for name, size in parts.items() if name not in names}
+
+
+def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryPlanner:
     """The planner for a step that trains, with a configuration."""
     options = config[stage]
     return MemoryPlanner(
@@ -158,11 +240,17 @@ def memory_planner(context: Context, config: Mapping[str, Any], stage: str) -> M
     )
 
 
-def rows_per_process(config: Mapping[str, Any], stage: str) -> int:
+def _rows(config: Mapping[str, Any], stage: str) -> int:
     """Rows of a batch that one process reads."""
     size: int = config[stage]["data"]["batch_size"]
     devices = config["trainer"].get("devices")
     return math.ceil(size / devices) if isinstance(devices, int) else size
+
+
+def _lengths(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest response."""
+    lengths = config["data"]["lengths"]
+    return lengths["max_prompt_tokens"], lengths["max_response_tokens"]
 
 
 def _architecture(context: Context, name: str) -> PreTrainedConfig:

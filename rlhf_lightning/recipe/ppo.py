@@ -1,23 +1,19 @@
 """Steps ppo and ppo_ptx: the policy against the reward model (InstructGPT, 3.5, equation 2, C.4)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.lora import ppo_models
-from rlhf_lightning.modules.ppo import FORWARD_TOKENS, PPOModule
+from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import REWARD, Context
-from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, memory_planner, rows_per_process
-from rlhf_lightning.recipe.stage import BATCH_SIZE, TrainingStage
+from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
+from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import SampleTable
-from rlhf_lightning.training.memory import Phase
 
 INIT, REFERENCE = "init", "reference"
 """Settings and parents: where the policy starts, and where the KL penalty pulls to."""
@@ -85,44 +81,8 @@ class PolicyOptimization(TrainingStage):
 
     def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
         """Rollouts of the longest prompts and responses."""
-        module, data, lengths = config[self.name]["module"], config[self.name]["data"], config["data"]["lengths"]
-        rows, prompt = rows_per_process(config, self.name), lengths["max_prompt_tokens"]
-        response = lengths["max_response_tokens"]
-        minibatch = math.ceil(rows / module["num_minibatches"])
-        micro = min(module["micro_batch_size"] or minibatch, minibatch)
-        text = math.ceil((data.get("text_batch_size") or 0) / module["num_minibatches"])
-        phases = memory_planner(context, config, self.name).ppo(
-            rows,
-            prompt,
-            response,
-            micro_rows=micro,
-            minibatch_rows=minibatch,
-            forward_tokens=FORWARD_TOKENS,
-            ema=module["ema_decay"] is not None,
-            text_rows=min(module["micro_batch_size"] or text, text),
-            text_tokens=lengths["block_size"],
-        )
-        if module.get("offload_frozen") and context.device.type != "cpu":
-            waiting = (REFERENCE, REWARD)
-            phases = [
-                phase
-                if phase.name == "score"
-                else Phase(phase.name, {part: size for part, size in phase.parts.items() if part not in waiting})
-                for phase in phases
-            ]
-        return StagePlan(self.name, f"{rows} episodes of {prompt} + {response} tokens, {micro} at a time", phases)
+        return ppo_plan(context, config, self.name)
 
     def levers(self, config: Mapping[str, Any]) -> list[Lever]:
-        """Smaller micro-batches, frozen models on the CPU, adapters, no moving average, smaller batches."""
-        options = config[self.name]
-        module = options["module"]
-        micro = module["micro_batch_size"] or math.ceil(options["data"]["batch_size"] / module["num_minibatches"])
-        levers = [Lever(self.name, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
-        if not module["offload_frozen"] and torch.cuda.is_available():
-            levers.append(Lever(self.name, "module.offload_frozen", True))
-        levers += [lever for lever in super().levers(config) if lever.path != BATCH_SIZE]
-        if not options["lora"]["rank"]:
-            levers.append(Lever(self.name, "lora.rank", 16))
-        if module["ema_decay"] is not None:
-            levers.append(Lever(self.name, "module.ema_decay", None))
-        return levers + [lever for lever in super().levers(config) if lever.path == BATCH_SIZE]
+        """Those of any training, and what PPO can do without."""
+        return ppo_levers(config, self.name)

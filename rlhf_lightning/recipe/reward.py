@@ -24,7 +24,7 @@ from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.parallel.sharding import unshard
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
-from rlhf_lightning.recipe.memory_plan import StagePlan, memory_planner, rows_per_process
+from rlhf_lightning.recipe.memory_plan import StagePlan, rankings_plan
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.runs.files import write_json
 
@@ -99,16 +99,11 @@ class RewardModelling(TrainingStage):
 
     def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
         """The longest prompts with the most responses."""
-        rows, lengths = rows_per_process(config, self.name), config["data"]["lengths"]
-        prompt, response = lengths["max_prompt_tokens"], lengths["max_response_tokens"]
-        count = 2 if config[self.name]["data"].get("as_pairs") else self._most_responses(context)
-        phases = memory_planner(context, config, self.name).reward_model(rows, prompt, count, response)
-        return StagePlan(self.name, f"{rows} prompts of {prompt} tokens with {count} responses of {response}", phases)
-
-    def _most_responses(self, context: Context) -> int:
         if context.brings(self.reads):
-            return max(len(comparison.ranks) for comparison in context.records(self.reads, "train"))
-        return int(context.config[COLLECT]["sampling"]["max_responses"])
+            most = max(len(comparison.ranks) for comparison in context.records(self.reads, "train"))
+        else:
+            most = int(config[COLLECT]["sampling"]["max_responses"])
+        return rankings_plan(context, config, self.name, most)
 
 
 @torch.no_grad()

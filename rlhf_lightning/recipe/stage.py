@@ -14,12 +14,11 @@ from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
+from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.training.fit import fit_stage
 from rlhf_lightning.training.progress import StageProgress
 from rlhf_lightning.training.surroundings import user_callbacks, user_loggers
 
-BATCH_SIZE = "data.batch_size"
 LOGGER, CALLBACKS = "logger", "callbacks"
 PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", LOGGER, CALLBACKS)
 """Settings of the trainer that say where it runs and who is told; the artifact is the same."""
@@ -172,12 +171,7 @@ class TrainingStage(Stage):
 
     def levers(self, config: Mapping[str, Any]) -> list[Lever]:
         """Activation checkpointing and smaller batches."""
-        module, data = config[self.name]["module"], config[self.name]["data"]
-        sizes = [size for size in (data["batch_size"] // 2, data["batch_size"] // 8) if size >= 1]
-        levers = [Lever(self.name, BATCH_SIZE, size) for size in sizes]
-        if module.get("activation_checkpointing", False):
-            return levers
-        return [Lever(self.name, "module.activation_checkpointing", True), *levers]
+        return training_levers(config, self.name)
 
 
 def _of_user(config: Mapping[str, Any], group: str) -> list[Any]:

@@ -196,6 +196,7 @@ def test_a_reward_model_is_cross_validated_over_its_labelers(
 def test_the_check_runs_on_what_ppo_would_start_from(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     options = ("stages=[check]", "run=checked", "upstream=demo")
     rlhf(finished, *options)
     results = json.loads((finished / "checked" / "check" / "check.json").read_text())
