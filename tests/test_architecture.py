@@ -117,6 +117,27 @@ def test_files_stay_short():
     assert {name: count for name, count in lines.items() if count > 300} == {}
 
 
+def test_the_core_stays_small():
+    steps = [name for name in NAMES if name.startswith("recipe.") and name.split(".")[1] in CORE]
+    assert len(steps) == len(CORE)
+    core = [*steps, *(name for name in NAMES if name.split(".")[0] in ("algorithms", "modules"))]
+    assert sum(len(NAMES[name].read_text(encoding="utf-8").splitlines()) for name in core) <= 2_820
+
+
+def test_a_step_is_named_in_few_places():
+    from rlhf_lightning.recipe.pipeline import RECIPE
+
+    steps = {stage.name for stage in RECIPE}
+    outside = {name: file for name, file in NAMES.items() if name.split(".")[0] not in ("sandbox", "reproduce")}
+    found = [
+        name
+        for name, file in outside.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in steps
+    ]
+    assert 10 < len(found) <= 30, sorted(found)
+
+
 IMPORT = """
 import json, sys
 sys.modules["hydra"] = sys.modules["omegaconf"] = None

@@ -2,16 +2,16 @@
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
-from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import PromptExample, Tokenization
@@ -100,16 +100,16 @@ def collect_comparisons(
 
     Args:
         policies: Models by name.
-        tokenization: Shared by the policies.
-        prompts: What to ask.
-        labelers: Each prompt goes to one of them, drawn by the seed.
+        tokenization: Tokenizer and length limits, which the policies share.
+        prompts: Prompts to ask.
+        labelers: Labelers; each prompt goes to one of them, drawn by the seed.
         min_responses: Smallest K, at least 2.
         max_responses: Largest K; K is uniform between the two.
-        temperature: Of sampling.
+        temperature: Temperature of sampling.
         batch_size: Responses per batch.
         rounds: Times to sample.
-        seed: Of K, of sampling and of who ranks what.
-        progress: Called with the number of prompts finished since the last call.
+        seed: Seed of K, of sampling and of who ranks what.
+        progress: Function that is called with the number of prompts finished since the last call.
         kept: A file that finished batches are added to, so that an interrupted call with the same arguments goes on
             after them; its result is that of an unbroken one. The caller deletes it.
 
@@ -124,19 +124,19 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
+    sampler = _ResponseSampler(policies, tokenization, temperature, batch_size)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings: list[Comparison | None] = [] if kept is None else _read_kept(kept)
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         if start >= len(rankings):
             wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
-            answers = _distinct_responses(policies, tokenization, chunk, wanted, temperature, batch_size, rounds, seed)
-            asked = zip(chunk, answers, strict=True)
-            found = [_ranked(prompts[e.index], e, responses, labelers, seed) for e, responses in asked]
-            rankings += found
+            answers = zip(chunk, sampler.distinct(chunk, wanted, rounds, seed), strict=True)
+            ranked = [_ranked(prompts[e.index], e, responses, labelers, seed) for e, responses in answers]
+            rankings += ranked
             if kept is not None:
                 with kept.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(json.dumps([each and asdict(each) for each in found], ensure_ascii=False) + "\n")
+                    file.write(json.dumps([each and asdict(each) for each in ranked], ensure_ascii=False) + "\n")
         if progress is not None:
             progress(len(chunk))
     if None in rankings:
@@ -165,45 +165,42 @@ def _ranked(
     return Comparison(prompt.prompt, answers, ranks, labeler.name, source, prompt.labels, prompt.user)
 
 
-def _distinct_responses(
-    policies: Mapping[str, nn.Module],
-    tokenization: Tokenization,
-    examples: Sequence[PromptExample],
-    wanted: Sequence[int],
-    temperature: float,
-    batch_size: int,
-    rounds: int,
-    seed: int,
-) -> list[list[str]]:
-    answers: list[list[str]] = [[] for _ in examples]
-    names = list(policies)
-    for number in range(rounds):
-        open_slots = [(row, slot) for row, count in enumerate(wanted) for slot in range(len(answers[row]), count)]
-        for which, name in enumerate(names):
-            rows = [(row, slot) for row, slot in open_slots if slot % len(names) == which]
-            # Neighbours of similar length need little padding.
-            rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
-            for start in range(0, len(rows), batch_size):
-                part = rows[start : start + batch_size]
-                texts = _sample(policies[name], tokenization, examples, part, temperature, (seed, number, which))
-                for (row, _), text in zip(part, texts, strict=True):
-                    if text.strip() and text not in answers[row]:
-                        answers[row].append(text)
-    return answers
+@dataclass(frozen=True)
+class _ResponseSampler:
+    policies: Mapping[str, nn.Module]
+    tokenization: Tokenization
+    temperature: float
+    batch_size: int
 
+    def distinct(
+        self, examples: Sequence[PromptExample], wanted: Sequence[int], rounds: int, seed: int
+    ) -> list[list[str]]:
+        """So many different responses to each prompt, as far as they come up within the rounds."""
+        answers: list[list[str]] = [[] for _ in examples]
+        for number in range(rounds):
+            open_slots = [(row, slot) for row, count in enumerate(wanted) for slot in range(len(answers[row]), count)]
+            for which, model in enumerate(self.policies.values()):
+                rows = [(row, slot) for row, slot in open_slots if slot % len(self.policies) == which]
+                # Neighbours of similar length need little padding.
+                rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
+                for start in range(0, len(rows), self.batch_size):
+                    part = rows[start : start + self.batch_size]
+                    texts = self._sample(model, examples, part, (seed, number, which))
+                    for (row, _), text in zip(part, texts, strict=True):
+                        if text.strip() and text not in answers[row]:
+                            answers[row].append(text)
+        return answers
 
-def _sample(
-    model: nn.Module,
-    tokenization: Tokenization,
-    examples: Sequence[PromptExample],
-    rows: Sequence[tuple[int, int]],
-    temperature: float,
-    key: Iterable[int],
-) -> list[str]:
-    tokenizer = tokenization.tokenizer
-    options = SamplingOptions.from_tokenizer(tokenizer, tokenization.max_response_tokens, temperature)
-    device = next(model.parameters()).device
-    batch = collate_prompts([examples[row] for row, _ in rows], options.pad_token_id)
-    index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
-    prompts = PromptBatch(batch.prompt_ids.to(device), batch.prompt_mask.to(device), index.to(device), batch.texts)
-    return response_texts(tokenizer, sample_responses(model, prompts, options, tuple(key)))
+    def _sample(
+        self,
+        model: nn.Module,
+        examples: Sequence[PromptExample],
+        rows: Sequence[tuple[int, int]],
+        key: tuple[int, ...],
+    ) -> list[str]:
+        tokenizer = self.tokenization.tokenizer
+        options = SamplingOptions.from_tokenizer(tokenizer, self.tokenization.max_response_tokens, self.temperature)
+        batch = collate_prompts([examples[row] for row, _ in rows], options.pad_token_id)
+        index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
+        prompts = move_data_to_device(batch._replace(prompt_index=index), next(model.parameters()).device)
+        return response_texts(tokenizer, sample_responses(model, prompts, options, key))
