@@ -160,11 +160,7 @@ class Account:
             self.drop(kind, row.place, "rest of a file, unread" if row.unread else "malformed")
 
     def check(self) -> None:
-        """Make sure that the counts of every kind add up.
-
-        Raises:
-            RuntimeError: When they do not, which is a fault of this program.
-        """
+        """Make sure that the counts of every kind add up; a `RuntimeError` is a fault of this program."""
         for kind, books in self.kinds.items():
             if not books.balanced:
                 raise RuntimeError(

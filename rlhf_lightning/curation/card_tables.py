@@ -40,10 +40,8 @@ class Table:
     def missing(self) -> list[str]:
         """What is not there, in sentences."""
         absent = [f"`{name}`" for name, (lacking, total) in self.lacks.items() if lacking == total]
-        needs = (
-            f"table {self.number} needs the field{'s' * (len(absent) > 1)} {', '.join(absent)}: not in these records"
-        )
-        return [needs] * bool(absent) + [
+        fields = f"field{'s' * (len(absent) > 1)} {', '.join(absent)}"
+        return [f"table {self.number} needs the {fields}: not in these records"] * bool(absent) + [
             f"table {self.number}: {lacking} of {total} rows lack the field `{name}`"
             for name, (lacking, total) in self.lacks.items()
             if 0 < lacking < total

@@ -27,6 +27,7 @@ BySplit = Mapping[str, Iterable[Any]]
 """Records of one kind by split: lists, a `RecordStream`, or anything else that can be read twice."""
 
 
+@dataclass(frozen=True)
 class Curator:
     """Cleans prompts, demonstrations and rankings and deals them out to splits (InstructGPT, 3.2 and appendix A).
 
@@ -44,16 +45,11 @@ class Curator:
         overlap_words: Length of a run of words that no training row may share with an evaluation prompt.
     """
 
-    def __init__(
-        self,
-        splits: GroupSplits,
-        personal: PersonalFilter,
-        thinning: Thinning,
-        language: LanguageFilter | None = None,
-        overlap_words: int = 13,
-    ) -> None:
-        self.splits, self.personal, self.thinning, self.language = splits, personal, thinning, language
-        self.overlap_words = overlap_words
+    splits: GroupSplits
+    personal: PersonalFilter
+    thinning: Thinning
+    language: LanguageFilter | None = None
+    overlap_words: int = 13
 
     def curate(
         self,

@@ -6,11 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needs_extra(what: str) -> Iterator[None]:
-    """Turn a failing import into a sentence that says what to install.
-
-    Raises:
-        ImportError: When a package imported inside is missing.
-    """
+    """Turn the `ImportError` of a package that is missing into a sentence that says what to install."""
     try:
         yield
     except ImportError as error:

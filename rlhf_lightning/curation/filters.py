@@ -75,9 +75,7 @@ def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> 
     """The row with its responses cut at the limit, and the length of a demonstration's (InstructGPT, appendix C).
 
     Responses of a ranking that are the same text, perhaps since they were cut, become one at the mean of their ranks.
-
-    Returns:
-        The row, or the reason to drop it.
+    A string is the reason to drop the row.
     """
     record = row.record
     if isinstance(record, Demonstration):

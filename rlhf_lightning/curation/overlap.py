@@ -13,6 +13,7 @@ from rlhf_lightning.curation.keys import key_of
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_SIGN = re.compile(f"[{_UNSPACED}]")
 _UNITS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
@@ -60,11 +61,7 @@ class EvaluationOverlap:
     def _runs_of(self, text: str) -> Iterator[int]:
         """The key of each run."""
         units = _UNITS.findall(text.casefold())
-        halves = [1 if re.match(f"[{_UNSPACED}]", unit) else 2 for unit in units] if _has_unspaced(text) else None
-        if halves is None:
-            for start in range(max(1, len(units) - self.words + 1) if units else 0):
-                yield key_of(" ".join(units[start : start + self.words]))
-            return
+        halves = [1 if _SIGN.match(unit) else 2 for unit in units]
         end = length = 0
         for start, half in enumerate(halves):
             while length < 2 * self.words and end < len(units):
@@ -73,7 +70,3 @@ class EvaluationOverlap:
                 return
             yield key_of(" ".join(units[start:end]))
             length -= half
-
-
-def _has_unspaced(text: str) -> bool:
-    return re.search(f"[{_UNSPACED}]", text) is not None

@@ -73,27 +73,15 @@ def _phone(text: str) -> str:
     return text if 8 <= sum(sign.isdigit() for sign in text) <= 15 else ""
 
 
-def _whole(text: str) -> str:
-    return text
-
-
 _FORMS: Sequence[tuple[str, re.Pattern[str], Callable[[str], str]]] = (
-    (
-        "email",
-        re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}(?![\w-])", re.IGNORECASE),
-        _whole,
-    ),
+    ("email", re.compile(r"(?i)(?<![\w.+%-])[\w.+%-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}(?![\w-])"), str),
     ("iban", re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)"), _iban),
     ("credit_card", re.compile(r"(?<![\w.-])[2-6]\d{3}(?:[ -]?\d){9,15}(?![\w-])"), _card),
-    ("us_ssn", re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])"), _whole),
+    ("us_ssn", re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])"), str),
     ("ip_address", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)"), _address),
     ("ip_address", re.compile(r"(?<![\w:])[23][0-9a-f]{3}(?::[0-9a-f]{0,4}){2,7}(?![\w:])", re.IGNORECASE), _address),
     ("phone", re.compile(r"(?<![\w+])\+\d{1,3}(?:[ .\-/]?\(?\d{1,4}\)?){2,6}(?!\w)"), _phone),
-    (
-        "phone",
-        re.compile(r"(?<![\w.-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])\d{3}[ .-]\d{4}(?![\w-])"),
-        _whole,
-    ),
+    ("phone", re.compile(r"(?<![\w.-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])\d{3}[ .-]\d{4}(?![\w-])"), str),
 )
 """Kind, form and what of it counts. Phone numbers are those with a country code and those written as in North America;
 others look like any number."""

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from rlhf_lightning.curation.rows import Row
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
 
 OVERLAP = "in an evaluation prompt"
-_KINDS: dict[str, type[Demonstration | Comparison | Prompt]] = {
-    kind.kind: kind for kind in (Demonstration, Comparison, Prompt)
-}
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Demonstration, Comparison, Prompt)}
 _HELD_OUT = {"test": 0, "validation": 1, "train": 2}
 
 
@@ -88,6 +87,7 @@ class Waiting:
         self.reasons[places] = len(self._names) - 1
 
 
+@dataclass(frozen=True)
 class Thinning:
     """Leaves each prompt in once and no more than so many of one user (InstructGPT, section 3.2).
 
@@ -103,21 +103,19 @@ class Thinning:
         ValueError: When a number is out of range.
     """
 
-    def __init__(
-        self,
-        kinds: Sequence[str] = ("prompts",),
-        prefix_characters: int = PREFIX_CHARACTERS,
-        near_similarity: float | None = None,
-        most_per_group: int = 200,
-        seed: int = 0,
-    ) -> None:
-        self.kinds, self.prefix_characters, self.seed = kinds, prefix_characters, seed
-        self.near_similarity, self.most_per_group = near_similarity, most_per_group
+    kinds: Sequence[str] = ("prompts",)
+    prefix_characters: int = PREFIX_CHARACTERS
+    near_similarity: float | None = None
+    most_per_group: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
         for name in ("prefix_characters", "most_per_group"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if near_similarity is not None and not 0 < near_similarity <= 1:
-            raise ValueError(f"near_similarity must be above 0 and at most 1, got {near_similarity}.")
+        if self.near_similarity is not None and not 0 < self.near_similarity <= 1:
+            raise ValueError(f"near_similarity must be above 0 and at most 1, got {self.near_similarity}.")
 
     def drop_repeats(self, kind: str, waiting: Waiting) -> None:
         """Copies of whole rows; then, of prompts, those with one beginning and those alike."""

@@ -112,11 +112,8 @@ class RLHFDataModule(L.LightningDataModule):
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
         if not 0 <= text_share < 1:
             raise ValueError(f"text_share must be in [0, 1), got {text_share}.")
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_batches", num_batches, 1),
-            ("block_size", block_size, 2),
-        ):
+        sizes = ("batch_size", batch_size, 1), ("num_batches", num_batches, 1), ("block_size", block_size, 2)
+        for name, value, least in sizes:
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
         self.task, self._kind = task, TASKS[task]

@@ -54,11 +54,7 @@ class DataSource(Protocol):
 
 
 def check_data_source(source: object) -> DataSource:
-    """The source, if it answers all that is asked of one.
-
-    Raises:
-        ValueError: Names what a user's own class lacks.
-    """
+    """The source, if it answers all that is asked of one; else a `ValueError` names what a user's own class lacks."""
     if isinstance(source, DataSource):
         return source
     asked = ("malformed", "has", "records", "stream", "fingerprint")

@@ -1,7 +1,7 @@
 """Claims 1 to 6: how GPT, SFT, PPO and PPO-ptx compare, at three sizes."""
 
 from rlhf_lightning.recipe.pipeline import LEGEND
-from rlhf_lightning.reproduce.finding import Claim, Finding
+from rlhf_lightning.reproduce.finding import Finding
 from rlhf_lightning.reproduce.measure import Ratio, Results, Source, blocks, combined, difference, joined, won
 from rlhf_lightning.reproduce.plan import SIZES
 from rlhf_lightning.sandbox.use_cases.table import GREETINGS
@@ -140,71 +140,3 @@ def alignment_tax(finding: Finding, results: Results) -> None:
 def task_mean(results: Results, kind: str, policy: str) -> Source:
     """Accuracy on the public tasks, each task with the same weight."""
     return joined([results.of(kind, policy, "probes", task, "accuracy") for task in TASKS])
-
-
-CLAIMS = (
-    Claim(
-        1,
-        "The order of the methods",
-        "figures 1 and 3",
-        "GPT < GPT prompted < SFT < PPO and PPO-ptx in win rate against 175B SFT; held-out labelers agree.",
-        f"At each size, in win rate against {LARGEST} SFT of the same seed: GPT prompted above GPT, SFT above GPT "
-        "prompted, PPO and PPO-ptx above SFT; the same by held-out labelers. Judged in mode “final”.",
-        SIZES,
-        order_of_methods,
-    ),
-    Claim(
-        2,
-        "A small tuned model over a large base model",
-        "section 1, figure 1",
-        "Outputs of 1.3B PPO-ptx are preferred to those of 175B GPT-3, with 100 times fewer parameters.",
-        f"{SIZES[0].capitalize()} PPO-ptx wins more than half of the prompts against {LARGEST} GPT, with 9 times "
-        "fewer parameters (not 100), by the true utility and by held-out labelers.",
-        (SIZES[0], LARGEST),
-        small_over_large,
-    ),
-    Claim(
-        3,
-        "Instructions, constraints, inventions",
-        "figure 4",
-        "PPO models follow instructions and constraints more often and invent about half as often in closed-domain "
-        "tasks (41 % for GPT, 21 %).",
-        "At each size: PPO-ptx follows the instruction and satisfies the constraints more often than GPT, invents "
-        "less often; over all sizes, which figure 4 collapses, at most 0.6 times as often.",
-        SIZES,
-        metadata,
-    ),
-    Claim(
-        4,
-        "Truthfulness",
-        "section 1, figure 6",
-        "Truthful and informative about twice as often as GPT-3, except 1.3B PPO-ptx, slightly worse than GPT-3 of "
-        "its size; told to say “I have no comment” when unsure, PPO models err on the side of being truthful and "
-        "uninformative.",
-        f"At {SIZES[1]} and {SIZES[2]} size ({SIZES[0]} is reported): PPO-ptx is truthful and informative more often "
-        "than GPT on questions that invite misconceptions; at each size with “no comment” allowed it is more "
-        "truthful and less informative than without.",
-        SIZES,
-        truthfulness,
-    ),
-    Claim(
-        5,
-        "Rudeness",
-        "figures 7 and 39",
-        "Less toxic than GPT-3 with a respectful prompt, the same without, more toxic with a biased prompt.",
-        "At each size: PPO-ptx is less rude than GPT with the respectful prompt and ruder with the biased one; "
-        "without, the difference is at most 5 points.",
-        SIZES,
-        rudeness,
-    ),
-    Claim(
-        6,
-        "The alignment tax",
-        "figures 28 and 29",
-        "PPO loses on public NLP tasks against GPT-3; mixing in pretraining gradients (PPO-ptx) repairs most of it.",
-        "At each size, mean few-shot accuracy of three tasks: PPO is below GPT, and PPO-ptx repairs at least half of "
-        "that loss.",
-        SIZES,
-        alignment_tax,
-    ),
-)

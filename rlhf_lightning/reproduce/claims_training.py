@@ -1,8 +1,8 @@
 """Claims 9 to 11: how reward models and SFT learn, at the smallest size."""
 
-from rlhf_lightning.reproduce.finding import Check, Claim, Finding
+from rlhf_lightning.reproduce.finding import Check, Finding
 from rlhf_lightning.reproduce.measure import Results, combined, difference, joined, won
-from rlhf_lightning.reproduce.plan import EPOCHS, PAIRS_PER_STEP, PROMPTS_PER_STEP, SMALL, TEAMS
+from rlhf_lightning.reproduce.plan import EPOCHS, PAIRS_PER_STEP, PROMPTS_PER_STEP, TEAMS
 
 LARGEST_GAP = 0.06
 RISES_BEFORE = 4
@@ -83,39 +83,3 @@ def overfitting(finding: Finding, results: Results) -> None:
     for measure, sources in by_epoch.items():
         text = f"{measure}: higher after epoch {last} than after epoch {first}"
         finding.above(text, sources[last], sources[first], percent=False)
-
-
-CLAIMS = (
-    Claim(
-        9,
-        "Whole rankings",
-        "section 3.5",
-        "Shuffled pairs overfit a reward model in one epoch; all C(K,2) pairs of a prompt as one batch element do not.",
-        "With the same pairs, about as many per step, at the same learning rate: the reward model on whole rankings "
-        "has the higher accuracy on validation rankings, the one on shuffled pairs the higher validation loss.",
-        ("whole", "pairs"),
-        rankings_as_one,
-    ),
-    Claim(
-        10,
-        "Labelers who were not asked",
-        "section 4.1, appendix E.2",
-        "Reward models predict held-out groups of labelers a little worse than their own (69.6 % against 72.4 %).",
-        "Five teams, each left out once: on the same validation rankings the reward model that has not learned from "
-        "their team is less accurate than those that have, by at most 6 points.",
-        TEAMS,
-        held_out_teams,
-    ),
-    Claim(
-        11,
-        "Overfitting SFT helps",
-        "section 3.5",
-        "SFT overfits in validation loss after one epoch, while more epochs help the reward score and human "
-        "preference.",
-        f"Over {EPOCHS[-1]} epochs the mean validation loss is lowest before epoch {RISES_BEFORE} and higher at the "
-        "end than there; the reward model's score and the true utility are higher at the end than after the first "
-        "epoch, and than where the loss is lowest.",
-        (SMALL, "epochs"),
-        overfitting,
-    ),
-)

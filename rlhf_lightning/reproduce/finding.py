@@ -119,22 +119,26 @@ class Claim:
     """One finding of the paper, and how it is tried.
 
     Args:
+        kinds: The kinds of jobs that it needs.
+        fill: The function that measures it, as far as the jobs have run.
         number: Its number in the list of the project.
         title: The claim in a few words.
         source: Section or figure of the paper.
         paper: The paper's finding.
         rule: The outcome that it needs here, written down before the runs.
-        kinds: The kinds of jobs that it needs.
-        fill: The function that measures it, as far as the jobs have run.
+        note: Our best explanation of why it does not hold, found after the runs.
+        failed: The conditions that were not met when the note was written; where others are not, it is not shown.
     """
 
+    kinds: tuple[str, ...]
+    fill: Callable[[Finding, Results], None]
     number: int
     title: str
     source: str
     paper: str
     rule: str
-    kinds: tuple[str, ...]
-    fill: Callable[[Finding, Results], None]
+    note: str = ""
+    failed: Sequence[str] = ()
 
     def measure(self, results: Results) -> Finding:
         """What some results say about it."""
@@ -181,6 +185,12 @@ class Outcome:
         if len(self.seeds) < LEAST_SEEDS or self.unfinished or self.finding.missing or not self.finding.checks:
             return "not run"
         return "holds" if all(check.holds for check in self.finding.checks) else "does not hold"
+
+    @property
+    def note(self) -> str | None:
+        """Our explanation of a claim that does not hold, where it is about the very checks that were not met."""
+        failed = {check.condition for check in self.finding.checks if not check.holds}
+        return self.claim.note if self.verdict == "does not hold" and failed == set(self.claim.failed) else None
 
 
 def written(interval: Interval, percent: bool = False) -> str:

@@ -11,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rlhf_lightning.reproduce.figures import figures
 from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, written
 from rlhf_lightning.reproduce.measure import Results
-from rlhf_lightning.reproduce.notes import NOTES
 from rlhf_lightning.reproduce.runner import cores
 from rlhf_lightning.runs.files import replacing, write_json
 from rlhf_lightning.runs.folders import git_commit, read_stage
@@ -42,7 +41,6 @@ def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -
         headline=headline(outcomes),
         rules=RULES,
         marks=MARKS,
-        notes={outcome.claim.number: _note(outcome) for outcome in outcomes},
         origin=_origin(about),
         few_seeds=len(results.seeds) < LEAST_SEEDS,
     )
@@ -94,7 +92,7 @@ def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
             str(claim.number),
             f"**{claim.title}** ({claim.source}). {claim.paper}",
             (outcome.summary or "-") + checks,
-            ". ".join(filter(None, (outcome.verdict, _note(outcome)))),
+            ". ".join(filter(None, (outcome.verdict, outcome.note))),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines.append(f"\n{headline(outcomes)}. {_origin(about)}\n")
@@ -112,18 +110,11 @@ def _origin(about: Mapping[str, Any]) -> str:
     )
 
 
-def _note(outcome: Outcome) -> str | None:
-    """Our explanation of a claim that does not hold, where it is about the very checks that were not met."""
-    note = NOTES.get(outcome.claim.number)
-    failed = {check.condition for check in outcome.finding.checks if not check.holds}
-    return note.text if note and outcome.verdict == "does not hold" and failed == set(note.failed) else None
-
-
 def _plain(outcome: Outcome) -> dict[str, Any]:
     return {
         **{name: getattr(outcome.claim, name) for name in ("number", "title", "source", "paper", "rule")},
         "verdict": outcome.verdict,
-        "note": _note(outcome),
+        "note": outcome.note,
         "checks": [{"text": check.text, "holds": check.holds} for check in outcome.finding.checks],
         "rows": [
             {"measure": row.measure, "who": row.who, "at": row.at, "percent": row.percent, **row.interval}

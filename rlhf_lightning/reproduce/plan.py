@@ -127,6 +127,8 @@ TEXT_ROWS = Sweep(
 )
 BATCH = Sweep("batch", "ppo_ptx", (64, 256), lambda size: _batch_options(int(size)), DEFAULT_BATCH)
 MINIBATCHES = Sweep("minibatches", "ppo_ptx", (1, 8), lambda count: (f"ppo_ptx.module.num_minibatches={count}",), 4)
+SETTINGS = (TEXT_ROWS, BATCH, MINIBATCHES)
+"""Run one after the other for each seed."""
 
 
 def _batch_options(size: int) -> tuple[str, ...]:
@@ -221,7 +223,7 @@ def _epochs(seed: int) -> list[Job]:
 
 
 def _batches(seed: int) -> list[Job]:
-    return [job for sweep in (TEXT_ROWS, BATCH, MINIBATCHES) for job in sweep.jobs(seed)]
+    return [job for sweep in SETTINGS for job in sweep.jobs(seed)]
 
 
 def _job(

@@ -7,9 +7,10 @@ import pytest
 from fake_runs import Changes, write_runs
 
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of, outcomes
+from rlhf_lightning.reproduce.claims_training import RISES_BEFORE
 from rlhf_lightning.reproduce.finding import Claim, Outcome
 from rlhf_lightning.reproduce.measure import Results
-from rlhf_lightning.reproduce.plan import SEEDS, jobs
+from rlhf_lightning.reproduce.plan import EPOCHS, SEEDS, SIZES, WEAK_RANKINGS, jobs
 from rlhf_lightning.reproduce.runner import unfinished
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
@@ -68,6 +69,13 @@ def outcome(claim: Claim, runs: Path, seeds: tuple[int, ...] = SEEDS) -> Outcome
 def test_there_are_twelve() -> None:
     assert [claim.number for claim in CLAIMS] == list(range(1, 13))
     assert {number for number, *_ in VIOLATIONS} == set(BY_NUMBER)
+
+
+def test_rules_say_the_numbers_of_the_code() -> None:
+    assert [SIZES, BY_NUMBER[1].kinds] == [("small", "medium", "large")] * 2
+    assert f"reward model of {WEAK_RANKINGS} rankings" in BY_NUMBER[8].rule
+    assert f"Over {EPOCHS[-1]} epochs" in BY_NUMBER[11].rule
+    assert f"lowest before epoch {RISES_BEFORE}" in BY_NUMBER[11].rule
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: str(claim.number))

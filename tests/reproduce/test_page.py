@@ -1,6 +1,7 @@
 """The page with all runs, with some, and with none: well-formed, self-contained, every figure there."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from fake_runs import write_runs
 
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
-from rlhf_lightning.reproduce.notes import Note
 
 
 class Page(HTMLParser):
@@ -115,8 +115,9 @@ def test_rules_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_note_is_shown_only_where_its_claim_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    note = Note(("shuffled pairs end with the higher validation loss",), "The world is <small>.")
-    monkeypatch.setattr("rlhf_lightning.reproduce.page.NOTES", {9: note})
+    explained = {"note": "The world is <small>.", "failed": ["shuffled pairs end with the higher validation loss"]}
+    claims = [replace(claim, **(explained if claim.number == 9 else {"note": ""})) for claim in CLAIMS]
+    monkeypatch.setattr("rlhf_lightning.reproduce.claims.CLAIMS", claims)
     lower_loss, as_accurate = {("pairs", "all", "loss"): 0.4}, {("pairs", "all", "accuracy"): 0.75}
     for number, changes in enumerate(({}, lower_loss, as_accurate)):
         missed = changes == lower_loss

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, TypeVar
 
 from rlhf_lightning.data.records import RecordError
@@ -55,9 +54,8 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._stack.enter_context(replacing(self.path))
-        fields = {"place": row.place, "problem": row.problem, "row": row.value} | (
-            {"unread": True} if row.unread else {}
-        )
+        unread = {"unread": True} if row.unread else {}
+        fields = {"place": row.place, "problem": row.problem, "row": row.value, **unread}
         self._file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
 
     def sift(
@@ -100,10 +98,8 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
                     row = json.loads(line)
                     yield SourceRow(row["place"], None, row["problem"], row.get("unread", False))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Finish the file; where reading stopped before its end, it says nothing."""
-        self._stack.__exit__(kind, error, trace)
-        if self.path is not None and rank() == 0 and kind is None and not self.count:
+        self._stack.__exit__(*error)
+        if self.path is not None and rank() == 0 and error[0] is None and not self.count:
             self.path.unlink(missing_ok=True)

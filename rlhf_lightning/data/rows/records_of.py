@@ -81,12 +81,9 @@ def placed_records(
         yield place, record
     if empty:
         name = options.get("path", "the data set")
-        reason, more = (
-            ("all its rows are malformed", f"\n{malformed}") if malformed else ("no row of it is to be read", "")
-        )
-        raise RecordError(
-            f"{name} holds no {kind.kind}: {reason}. Mend it, name another, or set the entry to null.{more}"
-        )
+        reason = "all its rows are malformed" if malformed else "no row of it is to be read"
+        remedy = "Mend it, name another, or set the entry to null." + (f"\n{malformed}" if malformed else "")
+        raise RecordError(f"{name} holds no {kind.kind}: {reason}. {remedy}")
 
 
 def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KEYS) -> None:
@@ -101,15 +98,13 @@ def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KE
         RecordError: Names the unknown key or field, and those that there are.
     """
     if unknown := [str(key) for key in source if key not in keys]:
-        raise RecordError(
-            f"{where} has the key {short(unknown[0])}; it takes {', '.join(keys)}. Mend the key or take it out."
-        )
+        known = f"it takes {', '.join(keys)}"
+        raise RecordError(f"{where} has the key {short(unknown[0])}; {known}. Mend the key or take it out.")
     for name in ("columns", "set"):
         columns = source.get(name) or {}
         if not isinstance(columns, Mapping):
-            raise RecordError(
-                f"{where}: '{name}' is {short(columns)}. Write it as field: value, such as prompt: question."
-            )
+            remedy = "Write it as field: value, such as prompt: question."
+            raise RecordError(f"{where}: '{name}' is {short(columns)}. {remedy}")
         if unknown := [str(field) for field in columns if field not in FIELDS]:
             raise RecordError(
                 f"{where}: '{name}' names {short(unknown[0])}, which no record has; the fields are "

@@ -14,14 +14,11 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
 def shaped(rows: Iterable[SourceRow], shape: Any) -> Iterable[SourceRow]:
-    """The rows in the shape that a source names.
+    """The rows in the shape that a source names; a `RecordError` where there is no such shape.
 
     Args:
         rows: The rows as they were read.
         shape: None, ``message_trees`` or ``{group_by: column}``.
-
-    Raises:
-        RecordError: When there is no such shape.
     """
     if shape is None:
         return rows
@@ -29,9 +26,8 @@ def shaped(rows: Iterable[SourceRow], shape: Any) -> Iterable[SourceRow]:
         return message_rankings(rows)
     if isinstance(shape, Mapping) and shape.keys() == {"group_by"}:
         return grouped(rows, shape["group_by"])
-    raise RecordError(
-        f"'shape' is {short(shape)}; it must be message_trees, {{group_by: <column>}} or left out. Mend 'shape'."
-    )
+    shapes = "message_trees, {group_by: <column>} or left out"
+    raise RecordError(f"'shape' is {short(shape)}; it must be {shapes}. Mend 'shape'.")
 
 
 def grouped(rows: Iterable[SourceRow], by: str) -> Iterator[SourceRow]:
@@ -134,10 +130,8 @@ def _rankings(messages: Iterable[SourceRow]) -> Iterator[SourceRow]:
             reason = "field 'rank' is given for one reply alone, and a ranking needs two. Take it or the message out."
             yield row._replace(problem=reason)
     for row in known.values():
-        parent = short(row.value.get("parent_id"))
-        yield row._replace(
-            problem=f"field 'parent_id' is {parent}, which leads to no first message. Add it or leave it out."
-        )
+        lost = f"field 'parent_id' is {short(row.value.get('parent_id'))}, which leads to no first message."
+        yield row._replace(problem=f"{lost} Add it or leave it out.")
 
 
 def _message_problem(message: Any) -> str | None:
