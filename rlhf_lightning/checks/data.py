@@ -23,8 +23,6 @@ def endings(subject: Subject) -> str:
         inside = example.input_ids[example.loss_start : -1]
         demand(subject.eos not in inside, f"the response of demonstration {row} has an EOS before its end")
         counted = batch.loss_mask[row].nonzero().squeeze(1).tolist()
-        demand(
-            counted == list(range(example.loss_start, length)),
-            f"demonstration {row} counts tokens of prompt or padding",
-        )
+        right = counted == list(range(example.loss_start, length))
+        demand(right, f"demonstration {row} counts tokens of prompt or padding")
     return f"{len(examples) - cut} demonstrations end in an EOS that counts; {cut} were cut at the limit"

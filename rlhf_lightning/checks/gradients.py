@@ -31,7 +31,7 @@ def _same_gradient(
     gap = sum(float((found - expected).double().square().sum()) for found, expected in zip(*seen, strict=True)) ** 0.5
     size = sum(float(expected.double().square().sum()) for expected in seen[1]) ** 0.5
     apart = torch.tensor(gap / max(size, 1e-12))
-    return close(apart, torch.zeros(()), 1e-3 if subject.exact else 0.2, f"{what}, as vectors of length {size:.2g},")
+    return close(apart, torch.zeros(()), subject.tolerance(1e-3, 0.2), f"{what}, as vectors of length {size:.2g},")
 
 
 def _number(mask: Tensor) -> Tensor:
@@ -46,10 +46,8 @@ def policy_gradient(subject: Subject) -> str:
     ratios = (1 + clip * torch.tensor(OUTSIDE, device=number.device)[number % 4]).clamp(min=0.05)
     advantages = torch.where(number // 4 % 2 == 0, 1.0, -1.0) * (1.0 + number % 3)
     old = episode.old_log_probs - ratios.log()
-    made_up, rows = (
-        episode._replace(old_log_probs=old, advantages=advantages),
-        torch.arange(len(old), device=old.device),
-    )
+    made_up = episode._replace(old_log_probs=old, advantages=advantages)
+    rows = torch.arange(len(old), device=old.device)
     count = int(episode.rollout.response_mask.sum())
 
     def by_hand() -> None:
@@ -100,10 +98,8 @@ def micro_batches(subject: Subject) -> str:
             module.backward_text(subject.text_batch, measure=False)
             module.backward_value(episode, episode.minibatches[0])
 
-    models = [module.policy, module.value]
-    return _same_gradient(
-        subject, models, lambda: cut(1), lambda: cut(None), "gradients of whole and of cut minibatches"
-    )
+    models, what = [module.policy, module.value], "gradients of whole and of cut minibatches"
+    return _same_gradient(subject, models, lambda: cut(1), lambda: cut(None), what)
 
 
 def ptx_gradient(subject: Subject) -> str:

@@ -22,10 +22,9 @@ def first_ratio(subject: Subject) -> str:
     module, episode = subject.episode
     statistics = module.backward_policy(episode, episode.minibatches[0])
     module.zero_grad()
-    deviation, kl, clipped = (
-        float(value) for value in (statistics.ratio_deviation, statistics.approx_kl, statistics.clip_fraction)
-    )
-    limit = 0.0 if subject.exact else 0.1
+    deviation, kl = float(statistics.ratio_deviation), float(statistics.approx_kl)
+    clipped = float(statistics.clip_fraction)
+    limit = subject.tolerance(0.0, 0.1)
     demand(deviation <= limit and abs(kl) <= limit, f"the ratio is off 1 by {deviation:.3g}, KL is {kl:.3g}")
     demand(clipped == 0, f"{clipped:.1%} of the tokens are clipped")
     return f"the ratio is off 1 by {deviation:.1g}, KL is {kl:.1g}, nothing is clipped"
@@ -36,7 +35,7 @@ def reference_start(subject: Subject) -> str:
     if subject.reference is not None:
         raise CheckSkippedError("the reference is another model than the policy's start: KL is not 0 at first")
     _, episode = subject.episode
-    tolerance = 1e-3 if subject.exact else 0.3
+    tolerance = subject.tolerance(1e-3, 0.3)
     return close(episode.old_log_probs, episode.reference_log_probs, tolerance, "log-probs of policy and reference")
 
 
@@ -47,10 +46,8 @@ def score_place(subject: Subject) -> str:
     episode = subject.moved
     scores = [subject.scalar(torch.cat([*row[1:]])[None])[0, -1].float() for row in single_rows(episode.rollout)]
     penalties = (~episode.rollout.ended).float() * (module.hparams.missing_eos_penalty or 0.0)
-    tolerance = 1e-3 if subject.exact else 0.1
-    words = close(
-        episode.scores, torch.stack(scores) - penalties, tolerance, "scores, and the reward model's of one row"
-    )
+    expected_scores, what = torch.stack(scores) - penalties, "scores, and the reward model's of one row"
+    words = close(episode.scores, expected_scores, subject.tolerance(1e-3, 0.1), what)
     found, expected = [], []
     decay = module.hparams.discount * module.hparams.gae_lambda
     for row, rewards in enumerate(_rewards(episode)):
@@ -122,5 +119,4 @@ def value_start(subject: Subject) -> str:
     _, episode = subject.episode
     expected = [plain_values(subject.scalar, prompt, response) for _, prompt, response in single_rows(episode.rollout)]
     found = episode.old_values[episode.rollout.response_mask]
-    tolerance = 1e-3 if subject.exact else 0.1
-    return close(found, torch.cat(expected), tolerance, "first values and the reward model")
+    return close(found, torch.cat(expected), subject.tolerance(1e-3, 0.1), "first values and the reward model")

@@ -39,11 +39,7 @@ class CheckResult:
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> str:
-    """Compare two ways to the same numbers.
-
-    Raises:
-        CheckFailedError: When the largest difference is above the tolerance or not a number.
-    """
+    """Compare two ways to the same numbers: `CheckFailedError` where they differ by more, or by what is no number."""
     gap = float((found.detach().float() - expected.detach().float()).abs().max()) if found.numel() else 0.0
     if not gap <= tolerance:
         raise CheckFailedError(f"{what} differ by up to {gap:.3g}, more than {tolerance:.1g}")
@@ -51,10 +47,6 @@ def close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> str:
 
 
 def demand(condition: bool, otherwise: str) -> None:
-    """Fail with a sentence unless the condition holds.
-
-    Raises:
-        CheckFailedError: When it does not.
-    """
+    """Raise `CheckFailedError` with a sentence unless the condition holds."""
     if not condition:
         raise CheckFailedError(otherwise)

@@ -2,6 +2,8 @@
 
 import itertools
 import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +40,8 @@ def shared_prefix(subject: Subject) -> str:
     module = RewardModule(subject.scalar, torch.optim.SGD)
     found, expected = module.scores(batch).float(), _one_by_one(subject)
     flat = torch.stack(list(itertools.chain(*expected)))
-    words = close(
-        found[batch.mask], flat, 1e-3 if subject.exact else 0.1, "scores from one pass and from separate rows"
-    )
+    tolerance = subject.tolerance(1e-3, 0.1)
+    words = close(found[batch.mask], flat, tolerance, "scores from one pass and from separate rows")
     losses = []
     for row, scores in enumerate(expected):
         ranks = batch.ranks[row].tolist()
@@ -52,9 +53,7 @@ def shared_prefix(subject: Subject) -> str:
         if pairs:
             losses.append(torch.stack(pairs).mean())
     if losses:
-        close(
-            module.loss(batch)[0], torch.stack(losses).mean(), 1e-3 if subject.exact else 0.1, "the losses over pairs"
-        )
+        close(module.loss(batch)[0], torch.stack(losses).mean(), tolerance, "the losses over pairs")
     return words
 
 
@@ -79,9 +78,8 @@ def centred(subject: Subject) -> str:
     allowed = 1e-3 if subject.exact else 0.05 * deviation + 1e-2
     if count < len(rows):
         allowed += 3 * deviation * ((1 / count) - (1 / len(rows))) ** 0.5
-    words = (
-        f"the mean over {count} of {len(rows)} demonstrations is {mean:.3g}, their standard deviation {deviation:.3g}"
-    )
+    over = f"the mean over {count} of {len(rows)} demonstrations"
+    words = f"{over} is {mean:.3g}, their standard deviation {deviation:.3g}"
     demand(abs(mean) <= allowed, f"{words}; at most {allowed:.2g} was expected")
     return words
 
@@ -89,10 +87,11 @@ def centred(subject: Subject) -> str:
 @torch.no_grad()
 def exported(subject: Subject) -> str:
     """In plain transformers the exported folder scores a batch of texts the same, up to the recorded bias."""
-    with subject.folder() as folder:
-        export.export_scalar_model(subject.scalar, subject.policy.config, subject.tokenizer, folder / "model")
-        plain = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval().to(subject.device)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        export.export_scalar_model(subject.scalar, subject.policy.config, subject.tokenizer, folder)
+        plain = AutoModelForSequenceClassification.from_pretrained(folder).eval().to(subject.device)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = subject.comparison_batch
     prompts = [ids[mask] for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
     joined = [
@@ -106,5 +105,5 @@ def exported(subject: Subject) -> str:
     ids, mask = read["input_ids"], read["attention_mask"]
     found = plain(input_ids=ids, attention_mask=mask).logits[:, 0].float() + getattr(plain.config, "reward_bias", 0.0)
     expected = [subject.scalar(row[real.bool()][None])[0, -1].float() for row, real in zip(ids, mask, strict=True)]
-    tolerance = 1e-3 if subject.exact else 0.1
-    return close(found, torch.stack(expected), tolerance, "scores of the exported and of the own model")
+    what = "scores of the exported and of the own model"
+    return close(found, torch.stack(expected), subject.tolerance(1e-3, 0.1), what)

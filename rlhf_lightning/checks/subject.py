@@ -1,12 +1,10 @@
 """What is checked: models, tokenizer, a few records, and the settings of PPO."""
 
 import copy
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,14 +115,9 @@ class Subject:
             rollouts = [sample_responses(self.policy, self.prompt_batch, options, (number,)) for number in range(4)]
             texts = [response_texts(self.tokenizer, rollout) for rollout in rollouts]
             examples = [
-                ComparisonExample(
-                    ids[mask].tolist(),
-                    [self.tokens.response_ids(responses[row]) for responses in texts],
-                    [2, 1, 3, 1],
-                    "",
-                )
-                for row, (ids, mask) in enumerate(zip(*self.prompt_batch[:2], strict=True))
-            ][:3]
+                ComparisonExample(ids, [self.tokens.response_ids(of[row]) for of in texts], [2, 1, 3, 1], "")
+                for row, ids in enumerate(self._prompts[:3])
+            ]
         batch: ComparisonBatch = move_data_to_device(collate_comparisons(examples, self.pad), self.device)
         return batch
 
@@ -133,17 +126,18 @@ class Subject:
         """Rows of text; responses to demonstrations where there is no text, and prompts where there are none."""
         examples = self.tokens.texts(self.texts[:4], self.block_size)
         if not examples:
-            demonstrations = self.tokens.demonstrations(self.demonstrations[:4])
             examples = [
                 replace(example, input_ids=example.input_ids[: example.loss_start + LONGEST])
-                for example in demonstrations
+                for example in self.tokens.demonstrations(self.demonstrations[:4])
             ]
         if not examples:
-            examples = [
-                LMExample([*ids[mask].tolist(), self.eos], 1) for ids, mask in zip(*self.prompt_batch[:2], strict=True)
-            ]
+            examples = [LMExample([*ids, self.eos], 1) for ids in self._prompts]
         batch: LMBatch = move_data_to_device(collate_lm(examples[:4], self.pad), self.device)
         return batch
+
+    @property
+    def _prompts(self) -> list[list[int]]:
+        return [ids[mask].tolist() for ids, mask in zip(*self.prompt_batch[:2], strict=True)]
 
     @property
     def eos(self) -> int:
@@ -155,14 +149,13 @@ class Subject:
         """Id of the token that fills rows."""
         return token_id(self.tokenizer.pad_token_id)
 
-    @contextmanager
-    def as_trained(self) -> Iterator[None]:
+    def as_trained(self) -> AbstractContextManager[Any]:
         """The precision in which the trainer would compute."""
-        if self.autocast is None:
-            yield
-            return
-        with torch.autocast(self.device.type, self.autocast):
-            yield
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+    def tolerance(self, exact: float, rough: float) -> float:
+        """How far two ways to the same number may differ in 32 bits at least, and in fewer."""
+        return exact if self.exact else rough
 
     def ppo(self, optimizer: Callable[..., torch.optim.Optimizer] = STEP, **options: Any) -> PPOModule:
         """PPO on copies of the models, outside of a Trainer: its optimizers are handed to `update`, nothing is logged.
@@ -190,11 +183,7 @@ class Subject:
 
     @property
     def sampled(self) -> tuple[PPOModule, Rollout]:
-        """A rollout before the first update, and the module that made it.
-
-        Raises:
-            CheckSkippedError: When there is none.
-        """
+        """A rollout before the first update, and the module that made it; `CheckSkippedError` where there is none."""
         if not self._tried:
             self.try_rollout()
         if self._module is None or self._rollout is None:
@@ -203,11 +192,7 @@ class Subject:
 
     @property
     def episode(self) -> tuple[PPOModule, Experience]:
-        """The same rollout with its scores; without gradients.
-
-        Raises:
-            CheckSkippedError: When there is none.
-        """
+        """The same rollout with its scores; without gradients. `CheckSkippedError` where there are none."""
         module, _ = self.sampled
         if self._experience is None:
             raise CheckSkippedError("the rollout could not be scored; see the row 'rollout'")
@@ -245,9 +230,3 @@ class Subject:
         mask = full.response_mask & (torch.arange(width, device=self.device) < limits.unsqueeze(1))
         ids, log_probs = full.response_ids.masked_fill(~mask, self.pad), full.log_probs.masked_fill(~mask, 0.0)
         return full._replace(response_ids=ids, response_mask=mask, log_probs=log_probs)
-
-    @contextmanager
-    def folder(self) -> Iterator[Path]:
-        """A folder that is gone after the block."""
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)

@@ -2,10 +2,11 @@
 
 import zlib
 from functools import partial
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_lightning.checks.plain import plain_log_probs, single_rows
 from rlhf_lightning.checks.result import close, demand
@@ -49,7 +50,10 @@ def frozen(subject: Subject) -> str:
     learned = {id(weight) for model in (module.policy, module.value) for weight in trainable_parameters(model)}
     still: dict[str, Any] = {"reference": module.reference, "reward": module.reward}
     models = {**still, "policy": module.policy, "value": module.value}
-    kept = {name: _kept(model, learned) for name, model in still.items()}
+    kept = {
+        name: {key: weight for key, weight in model.named_parameters() if id(weight) not in learned}
+        for name, model in still.items()
+    }
     before, said = {name: _sums(model.state_dict()) for name, model in models.items()}, _said(module, subject)
     module.update(episode, None, module.build_optimizers())
     after = {name: _sums(model.state_dict()) for name, model in models.items()}
@@ -75,14 +79,8 @@ def _reference_stays(module: PPOModule, subject: Subject) -> None:
             for _, prompt, response in single_rows(moved.rollout)
         ]
     found = moved.reference_log_probs[moved.rollout.response_mask]
-    tolerance = 1e-3 if subject.exact else 0.3
-    close(
-        found, torch.cat(expected), tolerance, "log-probs of the reference beside a policy that has moved, and its own"
-    )
-
-
-def _kept(model: nn.Module, learned: set[int]) -> dict[str, nn.Parameter]:
-    return {name: weight for name, weight in model.named_parameters() if id(weight) not in learned}
+    what = "log-probs of the reference beside a policy that has moved, and its own"
+    close(found, torch.cat(expected), subject.tolerance(1e-3, 0.3), what)
 
 
 @torch.no_grad()
@@ -103,11 +101,12 @@ def resume(subject: Subject) -> str:
     del unbroken
     stopped = _Run(subject)
     stopped.iterate(1)
-    with subject.folder() as folder:
-        torch.save(stopped.checkpoint(), folder / "last.ckpt")
+    with TemporaryFile() as file:
+        torch.save(stopped.checkpoint(), file)
         del stopped
         goes_on = _Run(subject)
-        goes_on.load(torch.load(folder / "last.ckpt", weights_only=True))
+        file.seek(0)
+        goes_on.load(torch.load(file, weights_only=True))
     goes_on.iterate(1)
     found = _sums(goes_on.state())
     lost = [name for name, value in expected.items() if found.get(name) != value]
@@ -163,8 +162,5 @@ class _Run:
 
 def _sums(state: dict[str, Tensor]) -> dict[str, int]:
     """A checksum of every tensor: a copy of large models would not fit into memory."""
-    return {name: zlib.crc32(_bytes(value)) for name, value in state.items()}
-
-
-def _bytes(value: Tensor) -> Any:
-    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+    flat = ((name, value.detach().cpu().reshape(-1).contiguous()) for name, value in state.items())
+    return {name: zlib.crc32(cast(Any, value.view(torch.uint8).numpy())) for name, value in flat}

@@ -41,11 +41,7 @@ class GroupSplits:
         return None if value is None or not str(value).strip() else str(value)
 
     def check_column(self, records: Iterable[Any]) -> None:
-        """Make sure that a column other than the usual one is there.
-
-        Raises:
-            RecordError: When it is in no row: a slip of the pen would deal out prompts one by one.
-        """
+        """Raise `RecordError` where a column other than the usual one is in no row: each prompt would be a group."""
         if self.column != USER and all(self.group(record) is None for record in records):
             raise RecordError(
                 f"curate.curator.splits.column is {self.column!r}, which is in no row, as a field or as a label. "

@@ -46,7 +46,9 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permuta
     empty = MinHash(permutations, hashfunc=zlib.crc32)
     for place, text in enumerate(texts):
         sketch = empty.copy()
-        sketch.update_batch(_shingles(text))
+        count = max(1, len(text) - SHINGLE + 1)
+        shingles = {text[start : start + SHINGLE].encode("utf-8", "surrogatepass") for start in range(count)}
+        sketch.update_batch(list(shingles))
         signatures.append(sketch.hashvalues.astype(np.uint32))
         parents.append(place)
         candidates = index.query(sketch)
@@ -57,8 +59,3 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permuta
                 parents[high] = low
         index.insert(place, sketch, check_duplication=False)
     return np.array([root(place) for place in range(len(parents))], np.int64)
-
-
-def _shingles(text: str) -> list[bytes]:
-    count = max(1, len(text) - SHINGLE + 1)
-    return list({text[start : start + SHINGLE].encode("utf-8", "surrogatepass") for start in range(count)})

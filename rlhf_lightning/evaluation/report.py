@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,26 +24,6 @@ from rlhf_lightning.evaluation.tables import (
 from rlhf_lightning.runs.files import read_metrics, replacing, write_json
 from rlhf_lightning.runs.folders import read_stage
 
-SETTINGS = (
-    ("learning rate", "module.optimizer.lr"),
-    ("learning rate of the value", "module.value_optimizer.lr"),
-    ("batch size", "data.batch_size"),
-    ("epochs", "fit.epochs"),
-    ("iterations", "data.num_batches"),
-    ("minibatches", "module.num_minibatches"),
-    ("KL coefficient", "module.kl_coef"),
-    ("pretraining coefficient", "module.ptx_coef"),
-    ("clip range", "module.clip_range"),
-    ("residual dropout", "residual_dropout"),
-    ("share of pretraining text", "data.text_share"),
-    ("starts from", "init"),
-    ("reference", "reference"),
-    ("policies", "policies"),
-    ("fewest responses per prompt", "sampling.min_responses"),
-    ("most responses per prompt", "sampling.max_responses"),
-    ("judged by", "judge._target_"),
-    ("temperature", "temperature"),
-)
 SHOWN_PROMPTS = 12
 FEW_PROMPTS = 100
 """Below this the percentile bootstrap is too narrow to be believed without a warning."""
@@ -62,7 +43,7 @@ class ReportedStage(NamedTuple):
 
 
 def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Legend) -> Path:
-    """Write ``report/results.json`` and ``report/index.html``.
+    """Write ``report/results.json`` and ``report/index.html``; returns the path of the page.
 
     The same artifacts give the same bytes. What a step did not record is left out.
 
@@ -70,9 +51,6 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         run_folder: The run's folder; the report goes below it.
         stages: The finished steps, in the order of the recipe.
         legend: Names and colours of steps and policies.
-
-    Returns:
-        The path of the page.
     """
     records = {stage.name: read_stage(stage.folder) for stage in stages}
     folders = {stage.name: stage.folder for stage in stages}
@@ -94,7 +72,9 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    as_json = partial(json.dumps, indent=2, ensure_ascii=False)
     environment.filters.update(label=legend.label, colour=legend.colour, number=number, setting=_setting)
+    environment.filters.update(lookup=_lookup, as_json=as_json)
     reference = _config(evaluation, EVALUATE).get("reference", "the reference")
     page = environment.get_template("report.html").render(
         run=run_folder.name,
@@ -194,8 +174,7 @@ def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> d
     return {
         "name": stage.name,
         "seconds": record.get("seconds"),
-        "settings": [(name, value) for name, path in SETTINGS if (value := _lookup(config, path)) is not None],
-        "config": json.dumps(config, indent=2, ensure_ascii=False) if config else "",
+        "config": config,
         "left_out": left_out,
         "plots": plots,
         "thinned": max((len(series) for series in columns.values()), default=0) > MOST_POINTS,

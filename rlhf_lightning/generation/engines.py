@@ -38,10 +38,9 @@ def make_sampler(engine: str, **options: Any) -> Sampler:
         return sample_responses
     classes: dict[str, Callable[..., Sampler]] = {"transformers": ContinuousBatchingSampler, "vllm": VLLMSampler}
     if engine not in classes:
-        given = f" with options {options}" if engine == "loop" else ""
-        raise ValueError(
-            f"generation.engine={engine}{given} is not known; there are loop (no options), {', '.join(classes)}."
-        )
+        named = f"{engine} with options {options}" if engine == "loop" else engine
+        known = f"there are loop (no options), {', '.join(classes)}"
+        raise ValueError(f"generation.engine={named} is not known; {known}.")
     return classes[engine](**options)
 
 
@@ -72,10 +71,8 @@ class ContinuousBatchingSampler:
         seed = int(_seeds(key, torch.zeros(1, dtype=torch.long))[0])
         sizes = self._sizes(prompts, options.max_new_tokens)
         batching = ContinuousBatchingConfig(**{"return_logprobs": True, "seed": seed, **sizes, **self.options})
-        outputs = cast(Any, model).generate_batch(
-            asked, generation_config=generation, continuous_batching_config=batching
-        )
-        outputs = sorted(outputs.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
+        results = cast(Any, model).generate_batch(asked, generation, continuous_batching_config=batching)
+        outputs = sorted(results.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
         failed = [output.error for output in outputs if output.error]
         if failed or [output.prompt_ids for output in outputs] != asked:
             raise RuntimeError(

@@ -64,8 +64,7 @@ class TextReward:
             response_ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
             rows.append([*self.tokenizer(prompt)["input_ids"], *response_ids, *end])
         for start in range(0, len(rows), self.batch_size):
-            batch = self.tokenizer.pad(
-                {"input_ids": rows[start : start + self.batch_size]}, padding_side="right", return_tensors="pt"
-            )
+            part = {"input_ids": rows[start : start + self.batch_size]}
+            batch = self.tokenizer.pad(part, padding_side="right", return_tensors="pt")
             scores += (self.model(**batch).logits.squeeze(-1).float() + self.bias).tolist()
         return scores

@@ -96,11 +96,7 @@ def load_causal_lm(
 def model_config(
     path: str | None = None, config: Mapping[str, Any] | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """The architecture of a model, without its weights; arguments and errors as those of `load_causal_lm`.
-
-    Raises:
-        ValueError: When not exactly one of `path` and `config` is given.
-    """
+    """The architecture of a model, without its weights; arguments and errors as those of `load_causal_lm`."""
     if (path is None) == (config is None):
         raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
     if path is not None:
@@ -186,9 +182,7 @@ def _set_dropout(config: Any, residual_dropout: float) -> None:
             setattr(config, name, 0.0)
     names = [name for name in ("resid_pdrop", "residual_dropout", "hidden_dropout") if hasattr(config, name)]
     if residual_dropout and not names:
-        raise ValueError(
-            f"residual_dropout is {residual_dropout}, but {config.model_type} models have no residual dropout. "
-            "Set it to 0."
-        )
+        lacking = f"{config.model_type} models have no residual dropout"
+        raise ValueError(f"residual_dropout is {residual_dropout}, but {lacking}. Set it to 0.")
     for name in names:
         setattr(config, name, residual_dropout)

@@ -67,9 +67,8 @@ class ScalarHeadModel(nn.Module):
                 # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
                 dtype = compute_dtype(attention_mask.device, self.head.weight.dtype)
                 attention_mask = additive_mask(attention_mask, dtype)
-            output = self.backbone(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options
-            )
+            options |= {"attention_mask": attention_mask, "position_ids": position_ids}
+            output = self.backbone(input_ids=input_ids, **options)
         hidden = output.last_hidden_state.to(self.head.weight.dtype)
         return cast(Tensor, self.head(hidden).squeeze(-1) + self.bias)
 

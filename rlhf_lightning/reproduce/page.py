@@ -19,34 +19,34 @@ MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
 
 
 def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -> Path:
-    """Write `claims.html`, `claims.md` and `claims.json`.
+    """Write `claims.html`, `claims.md` and `claims.json`; returns the path of the page.
 
     Args:
         outcomes: The outcomes of all claims.
         results: The runs that they were measured on.
         folder: The folder that gets the files.
-
-    Returns:
-        Path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = _about(results)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name == "claims.html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters["written"] = lambda row: written(row.interval, row.percent)
-    page = environment.get_template("claims.html").render(
-        outcomes=outcomes,
-        figures={outcome.claim.number: figures(outcome) for outcome in outcomes},
-        headline=headline(outcomes),
-        rules=RULES,
-        marks=MARKS,
-        origin=_origin(about),
-        few_seeds=len(results.seeds) < LEAST_SEEDS,
-    )
-    for name, text in (("claims.html", page), ("claims.md", _markdown(outcomes, about))):
+    content = {
+        "outcomes": outcomes,
+        "figures": {outcome.claim.number: figures(outcome) for outcome in outcomes},
+        "headline": headline(outcomes),
+        "rules": RULES,
+        "marks": MARKS,
+        "origin": _origin(about),
+        "few_seeds": len(results.seeds) < LEAST_SEEDS,
+    }
+    for name in ("claims.html", "claims.md"):
         with replacing(folder / name) as file:
-            file.write(text)
+            file.write(environment.get_template(name).render(content))
     write_json(folder / "claims.json", {**about, "rules": RULES, "claims": [_plain(outcome) for outcome in outcomes]})
     return folder / "claims.html"
 
@@ -81,22 +81,6 @@ def _cpu() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _markdown(outcomes: Sequence[Outcome], about: dict[str, Any]) -> str:
-    lines = ["| # | the paper's claim | measured here, 95 % interval | outcome |", "|---|---|---|---|"]
-    for outcome in outcomes:
-        claim = outcome.claim
-        checks = f" ({outcome.met})" if outcome.finding.checks else ""
-        cells = (
-            str(claim.number),
-            f"**{claim.title}** ({claim.source}). {claim.paper}",
-            (outcome.summary or "-") + checks,
-            ". ".join(filter(None, (outcome.verdict, outcome.note))),
-        )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines.append(f"\n{headline(outcomes)}. {_origin(about)}\n")
-    return "\n".join(lines)
 
 
 def _origin(about: Mapping[str, Any]) -> str:

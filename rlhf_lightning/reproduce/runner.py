@@ -202,9 +202,8 @@ def _run(job: Job, runs: Path, at_once: int, overwrite: bool) -> bool:
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_once)))
     with _log(job, runs).open("w", encoding="utf-8") as output:
-        finished = subprocess.run(
-            command(job, runs, overwrite), stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
-        )
+        arguments = command(job, runs, overwrite)
+        finished = subprocess.run(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
     return finished.returncode == 0
 
 

@@ -52,10 +52,8 @@ class SandboxData:
     def records(self, name: str, split: str) -> list[Any] | None:
         """The records of one kind and split; None for comparisons.
 
-        Each split is a stream with its own users and its own instructions: none of either occurs in two splits.
-
-        Raises:
-            ValueError: When the kind or the split does not exist.
+        Each split is a stream with its own users and its own instructions: none of either occurs in two splits. A kind
+        or split that does not exist is an error as in `has`.
         """
         if not self.has(name, split):
             return None

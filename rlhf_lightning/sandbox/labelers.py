@@ -49,19 +49,11 @@ class Labeler:
     seed: int = 0
 
     def score(self, prompt: str, response: str) -> float:
-        """How good the response looks to this labeler.
-
-        Raises:
-            ValueError: When the prompt does not belong to the sealed world.
-        """
+        """How good the response looks to this labeler; a `ValueError` where the prompt is none of the sealed world."""
         return utility(facts(prompt, response), self.weights) + self._source(prompt, response).gauss(0, self.noise)
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
-        """Rank responses: 1 is best, equal numbers are ties, no number is left out.
-
-        Raises:
-            ValueError: When the prompt does not belong to the sealed world.
-        """
+        """Rank responses: 1 is best, equal numbers are ties, no number is left out. `ValueError` as for `score`."""
         scores = [self.score(prompt, response) for response in responses]
         leaders: list[float] = []
         for score in sorted(set(scores), reverse=True):
@@ -97,10 +89,7 @@ class LabelerPanel:
     """Labelers as a judge: every prompt belongs to one of them, who scores all responses to it.
 
     Args:
-        labelers: The people who judge, at least one.
-
-    Raises:
-        ValueError: When there is nobody to judge.
+        labelers: The people who judge; a `ValueError` where there is nobody.
     """
 
     def __init__(self, labelers: Sequence[Labeler]) -> None:

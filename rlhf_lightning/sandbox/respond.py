@@ -20,10 +20,6 @@ def respond(source: random.Random, prompt: str, flaws: Sequence[str] = ()) -> st
     return _with_insult(source, text) if request.manner == RUDE and "rude" not in flaws else text
 
 
-def _mistake(source: random.Random, request: Request, text: str) -> str:
-    return request.case.mistake(source, request.task)
-
-
 def _off_task(source: random.Random, request: Request, text: str) -> str:
     other = source.choice([case for case in KINDS_OF_PROMPT.values() if case.use_case != request.case.use_case])
     match = other.pattern.fullmatch(other.ask(source))
@@ -66,7 +62,7 @@ FLAW_SHARES = {"off_task": 0.15, "mistake": 0.2, "rambling": 0.3, "rude": 0.35}
 
 _FLAWS: dict[str, Callable[[random.Random, Request, str], str]] = {
     "off_task": _off_task,
-    "mistake": _mistake,
+    "mistake": lambda source, request, _: request.case.mistake(source, request.task),
     "rambling": _rambling,
     "rude": _rude,
 }

@@ -30,22 +30,17 @@ _QUALITY = f"(?:{one_of(ADJECTIVES)}|{one_of(COLORS)})"
 _SUBJECT = f"(?:the (?:{_QUALITY} )?{one_of(ANIMALS)}|{one_of(PEOPLE)}|it|i)"
 _PLACE = f"in the {one_of(PLACES)}"
 _GOAL = f"(?:in|to) the {one_of(PLACES)}"
-_STATEMENT = (
-    "(?:"
-    + "|".join(
-        (
-            f"{_SUBJECT} {one_of(RESTING)}(?: {_PLACE})?",
-            f"{_SUBJECT} {one_of((*HANDLING, 'took'))} (?:a|the) (?:{_QUALITY} )?{_NOUN}(?: {_GOAL})?",
-            f"{_SUBJECT} (?:is|was) (?:{_QUALITY}|{_PLACE})",
-            f"(?:the {one_of(ANIMALS)}|it) eats {one_of(FOODS)}",
-            f"(?:the {one_of(ANIMALS)}|it) lives {_PLACE}",
-            f"the {_NOUN} (?:is|was) (?:{_QUALITY}|{_PLACE})",
-            f"(?:the {one_of(OBJECTS)}|it) is made of {one_of(MATERIALS)}",
-            f"i like the {_NOUN}|i hope you find the {_NOUN}|tell me more about the {_NOUN}",
-        )
-    )
-    + ")"
+_TOLD = (
+    f"{_SUBJECT} {one_of(RESTING)}(?: {_PLACE})?",
+    f"{_SUBJECT} {one_of((*HANDLING, 'took'))} (?:a|the) (?:{_QUALITY} )?{_NOUN}(?: {_GOAL})?",
+    f"{_SUBJECT} (?:is|was) (?:{_QUALITY}|{_PLACE})",
+    f"(?:the {one_of(ANIMALS)}|it) eats {one_of(FOODS)}",
+    f"(?:the {one_of(ANIMALS)}|it) lives {_PLACE}",
+    f"the {_NOUN} (?:is|was) (?:{_QUALITY}|{_PLACE})",
+    f"(?:the {one_of(OBJECTS)}|it) is made of {one_of(MATERIALS)}",
+    f"i like the {_NOUN}|i hope you find the {_NOUN}|tell me more about the {_NOUN}",
 )
+_STATEMENT = f"(?:{'|'.join(_TOLD)})"
 _COURTESY = "|".join((f"that is (?:good|sad)(?: , {one_of(PEOPLE)})?", UNKNOWN, NO_COMMENT, *POLITE_SENTENCES))
 _CLAUSE = f"(?:{_STATEMENT}|{_COURTESY})"
 _ITEM = f"(?:(?:a |the )?(?:{_QUALITY} )?{one_of((*ANIMALS, *FOODS, *OBJECTS, *PLACES, *PEOPLE))})"
@@ -56,8 +51,6 @@ _SENTENCE = re.compile(
     f"{_CLAUSE}(?: and {_CLAUSE})?|{_NOTE}|{_LIST}|{_PLACE}|{_ANSWER}|{one_of(RUDE_SENTENCES)}|"
     f"{one_of(VELAN.values())}(?: {one_of(VELAN.values())})+"
 )
-
-
 _LISTING = re.compile(_LIST)
 _ENTRY = re.compile(_ITEM)
 _TELLING = re.compile(f"(?P<subject>{_SUBJECT}|the {_NOUN}|tell)(?= ).*")

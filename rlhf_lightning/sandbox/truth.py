@@ -29,12 +29,8 @@ _WEIGHTS = {  # in train and in final mode
     "concise": (0.15, 0.075),
     "ends": (0.15, 0.075),
 }
-WEIGHTS: Mapping[Mode, Mapping[str, float]] = MappingProxyType(
-    {
-        "train": {name: train for name, (train, _) in _WEIGHTS.items()},
-        "final": {name: final for name, (_, final) in _WEIGHTS.items()},
-    }
-)
+_TRAIN, _FINAL = ({name: weights[mode] for name, weights in _WEIGHTS.items()} for mode in range(2))
+WEIGHTS: Mapping[Mode, Mapping[str, float]] = MappingProxyType({"train": _TRAIN, "final": _FINAL})
 """The weights of the true preference by mode. The first three add up to 1: a flawless response has utility 1. The
 others are what a response can lose, together 1: the worst has utility -1."""
 
@@ -72,11 +68,7 @@ class Facts:
 
 @lru_cache(maxsize=65536)
 def facts(prompt: str, response: str) -> Facts:
-    """What is right and wrong with a response, without its end marker.
-
-    Raises:
-        ValueError: When the prompt does not belong to the sealed world.
-    """
+    """What is right and wrong with a response, without its end marker; a `ValueError` as `read_prompt`."""
     case, task, manner = read_prompt(prompt)
     reply = Reply.parse(response)
     findings = case.check(task, reply)
@@ -117,11 +109,7 @@ def utility(about: Facts, weights: Mapping[str, float]) -> float:
 
 
 def true_utility(prompt: str, response: str, mode: Mode = "final") -> float:
-    """The true preference: between -1 and 1, 1 for a flawless response.
-
-    Raises:
-        ValueError: When the prompt does not belong to the sealed world.
-    """
+    """The true preference: between -1 and 1, 1 for a flawless response; a `ValueError` as `read_prompt`."""
     return utility(facts(prompt, response), WEIGHTS[mode])
 
 

@@ -6,7 +6,7 @@ counted. What stays from step to step is counted from parameters.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, cast
 
 import torch
@@ -55,6 +55,7 @@ class Precision:
         return self.autocast or self.weights
 
 
+@dataclass(frozen=True)
 class MemoryPlanner:
     """Plans the training stages of one architecture.
 
@@ -67,19 +68,13 @@ class MemoryPlanner:
         lora: Options of `rlhf_lightning.models.lora.add_adapters` for PPO; None trains every weight.
     """
 
-    def __init__(
-        self,
-        config: PreTrainedConfig,
-        precision: Precision = Precision(),
-        *,
-        activation_checkpointing: bool = False,
-        optimizer_bytes: float = 2.0,
-        reward_config: PreTrainedConfig | None = None,
-        lora: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.config, self.precision = config, precision
-        self.reward_config, self.lora = reward_config or config, lora
-        self.checkpointing, self.optimizer_bytes = activation_checkpointing, optimizer_bytes
+    config: PreTrainedConfig
+    precision: Precision = Precision()
+    _: KW_ONLY
+    activation_checkpointing: bool = False
+    optimizer_bytes: float = 2.0
+    reward_config: PreTrainedConfig | None = None
+    lora: Mapping[str, Any] | None = None
 
     def language_model(self, rows: int, tokens: int, counted: int | None = None) -> list[Phase]:
         """Pretraining or supervised fine-tuning.
@@ -100,7 +95,7 @@ class MemoryPlanner:
         model = self._scalar_model(self.config)
         size = parameter_bytes(model)
         shape = prompts, prompt_tokens, responses, response_tokens
-        tree = self.checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
+        tree = self.activation_checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
         read = _read_tree if tree else _read_cached
         with self._fake(model):
             passes = self._passes(model, lambda: read(model, *shape))
@@ -135,14 +130,15 @@ class MemoryPlanner:
         tokens, width = prompt_tokens + response_tokens, response_tokens
         micro_rows = min(micro_rows, minibatch_rows)
         repeated = minibatch_rows > micro_rows
-        policy, reward = self._causal_lm(self.config), self._scalar_model(self.reward_config)
+        reward_config = self.reward_config or self.config
+        policy, reward = self._causal_lm(self.config), self._scalar_model(reward_config)
         resident = {"policy": parameter_bytes(policy), "reward": parameter_bytes(reward)}
         if self.lora:
             add_adapters(policy, **self.lora)
             value = critic_with_adapters(reward, **self.lora)
             resident["adapters"] = trainable_bytes(policy) + trainable_bytes(value)
         else:
-            value = self._scalar_model(self.reward_config)
+            value = self._scalar_model(reward_config)
             resident |= {"reference": resident["policy"], "value": resident["reward"]}
         resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
         resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
@@ -185,7 +181,7 @@ class MemoryPlanner:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=self.precision.weights)
         use_fast_kernels(cast(PreTrainedModel, model)).eval()
-        if self.checkpointing:
+        if self.activation_checkpointing:
             checkpoint_activations(model)
         return cast(PreTrainedModel, model)
 

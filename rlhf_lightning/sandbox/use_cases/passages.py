@@ -121,9 +121,8 @@ def story_to_sum_up(source: random.Random) -> tuple[str, str]:
     event = source.choice(HANDLING)
     quality = source.choice(("", "", source.choice(ADJECTIVES) + " "))
     color = source.choice(("", "", source.choice(COLORS) + " "))
-    last = source.choice(
-        (f"it was {source.choice(ADJECTIVES)}", f"{source.choice(PEOPLE)} {source.choice(RESTING)} too")
-    )
+    ends = f"it was {source.choice(ADJECTIVES)}", f"{source.choice(PEOPLE)} {source.choice(RESTING)} too"
+    last = source.choice(ends)
     story = f"the {quality}{hero} {source.choice(RESTING)} in the {place} . it {event} a {color}{thing} . {last} ."
     return story, f"the {hero} {event} a {thing} in the {place} ."
 

@@ -66,11 +66,7 @@ def instruction_of(prompt: str) -> str:
 
 @lru_cache(maxsize=65536)
 def read_prompt(prompt: str) -> Request:
-    """The use case of a prompt and the parts of its instruction.
-
-    Raises:
-        ValueError: When no use case knows the prompt.
-    """
+    """The use case of a prompt and the parts of its instruction; a `ValueError` where no use case knows it."""
     opened = _OPENING.fullmatch(prompt)
     if opened:
         for case in KINDS_OF_PROMPT.values():
