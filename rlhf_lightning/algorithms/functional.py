@@ -1,4 +1,4 @@
-"""The maths of RLHF as pure functions: log-probabilities, masks, KL estimates, advantages.
+"""The maths of RLHF as pure functions: log-probabilities, masked means, KL estimates, advantages.
 
 Tensors in, tensors out: nothing here moves devices, logs, or knows about models. Masks are boolean, and True means
 "counts". Token sequences are rows; responses are padded on the right.
@@ -27,22 +27,11 @@ def token_log_probs(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "
         >>> token_log_probs(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).exp()
         tensor([0.5000])
     """
-    logits = _at_least_32_bits(logits)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     # The fused kernel of cross-entropy needs one buffer the size of the logits, and none of them twice.
     flat = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1), reduction="none")
     return -flat.view(tokens.shape)
-
-
-def position_ids(mask: Bool[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:
-    """Position of each token within its row, counted over valid tokens only.
-
-    Left padding shifts tokens; models with learned positions (GPT-2) need to be told. Padding gets position 0.
-
-    Examples:
-        >>> position_ids(torch.tensor([[False, True, True]]))
-        tensor([[0, 0, 1]])
-    """
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def masked_mean(
@@ -190,7 +179,3 @@ def gae(
         next_value = values[:, t]
         advantages[:, t] = next_advantage
     return advantages, advantages + values
-
-
-def _at_least_32_bits(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

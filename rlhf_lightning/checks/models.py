@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from rlhf_lightning.algorithms import functional
 from rlhf_lightning.checks.plain import altered, plain_log_probs, single_rows
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
 from rlhf_lightning.checks.subject import Subject
 from rlhf_lightning.generation.sample import response_log_probs
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.padding import position_ids
 
 
 def _tolerance(subject: Subject) -> float:
@@ -42,13 +42,13 @@ def positions(subject: Subject) -> str:
     """Tokens are counted from the first real one of their row."""
     mask = torch.tensor([[False, False, True, True, True], [True, True, True, False, False]], device=subject.device)
     expected = torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]], device=subject.device)
-    numbers = functional.position_ids(mask)
+    numbers = position_ids(mask)
     demand(bool((numbers == expected)[mask].all()), f"positions of a padded row are {numbers.tolist()}")
     row = subject.prompt_batch.prompt_ids[0][subject.prompt_batch.prompt_mask[0]][:8]
     wide = torch.cat([row.new_full((4,), subject.pad), row])[None]
     real = torch.arange(wide.shape[1], device=subject.device)[None] >= 4
     model = subject.policy
-    padded = model(input_ids=wide, attention_mask=real.long(), position_ids=functional.position_ids(real)).logits[0, 4:]
+    padded = model(input_ids=wide, attention_mask=real.long(), position_ids=position_ids(real)).logits[0, 4:]
     alone = model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits[0]
     return close(padded.log_softmax(-1), alone.log_softmax(-1), _tolerance(subject), "log-probs with given positions")
 

@@ -1,6 +1,8 @@
 """The four kinds of record that every stage reads and writes, one JSON object per line."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import ClassVar, TypeAlias
 
 PromptText: TypeAlias = str | list[dict[str, str]]
@@ -125,6 +127,17 @@ class Text:
 
 
 Record: TypeAlias = Demonstration | Comparison | Prompt | Text
+
+
+def decided_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Every pair of ranked responses that is no tie, as the places of the better and of the worse one.
+
+    Examples:
+        >>> decided_pairs([2, 1, 2])
+        [(1, 0), (1, 2)]
+    """
+    pairs = combinations(range(len(ranks)), 2)
+    return [(i, j) if ranks[i] < ranks[j] else (j, i) for i, j in pairs if ranks[i] != ranks[j]]
 
 
 def _check_prompt(prompt: object) -> None:

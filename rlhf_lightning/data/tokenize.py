@@ -6,8 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.algorithms.batch import decided_pairs
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, Text
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, Text, decided_pairs
 
 
 @dataclass(frozen=True)

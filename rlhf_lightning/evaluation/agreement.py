@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 
-from rlhf_lightning.algorithms.batch import decided_pairs
+from rlhf_lightning.data.records import decided_pairs
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval
 
 LEVELS = ("nominal", "ordinal", "interval")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_lightning.algorithms.batch import decided_pairs
+from rlhf_lightning.data.records import decided_pairs
 from rlhf_lightning.evaluation.intervals import mean_interval, wins
 
 

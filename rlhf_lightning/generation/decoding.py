@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.algorithms.batch import PromptBatch, length_groups
-from rlhf_lightning.algorithms.functional import position_ids
+from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.models.attention import additive_mask, attends_eagerly, fast_attention
 from rlhf_lightning.models.log_probs import causal_logits
+from rlhf_lightning.models.padding import length_groups, position_ids
 
 PREFILL_TOKENS = 2048
 """Prompts are read in groups of similar length of about so many tokens: more would be padding, or memory."""

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.algorithms.batch import PromptBatch, Rollout, left_aligned
+from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.algorithms.keyed_random import distinct_index, inverse_cdf_sample, keyed_uniforms
 from rlhf_lightning.generation.decoding import decoder
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.padding import left_aligned
 
 
 @dataclass(frozen=True)

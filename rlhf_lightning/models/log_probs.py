@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf_lightning.algorithms.batch import length_groups
-from rlhf_lightning.algorithms.functional import position_ids, token_log_probs
+from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models.attention import fast_attention
 from rlhf_lightning.models.matmul import matmul
+from rlhf_lightning.models.padding import length_groups, position_ids
 from rlhf_lightning.models.precision import compute_dtype
 
 CHUNK = 2**22
@@ -36,7 +36,7 @@ def causal_logits(
         model: A transformers model, or any module that maps `(input_ids, attention_mask, position_ids)` to logits.
         input_ids: The tokens.
         mask: True on real tokens.
-        positions: The position of each token (`rlhf_lightning.algorithms.functional.position_ids`).
+        positions: The position of each token (`rlhf_lightning.models.padding.position_ids`).
         last: How many positions are kept, from the end; None keeps all.
     """
     options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}

@@ -15,9 +15,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.algorithms.batch import ComparisonBatch, compacting_order, left_aligned, length_groups, padded_size
-from rlhf_lightning.algorithms.functional import position_ids
+from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.compat import attention_implementation
+from rlhf_lightning.models.padding import compacting_order, left_aligned, length_groups, padded_size, position_ids
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 

@@ -8,15 +8,16 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, check_layout, check_same_model, learned_state
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.modules.non_finite import non_finite_error
-from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_gradients, rank
-from rlhf_lightning.parallel.random_state import random_state, restore_random_state, seed_from_state
+from rlhf_lightning.parallel.processes import all_reduce_gradients
+from rlhf_lightning.parallel.random_state import random_states, restore_random_states
 from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
 from rlhf_lightning.parallel.throughput import Throughput
 
@@ -27,11 +28,6 @@ SchedulerFactory: TypeAlias = Callable[..., LRScheduler]
 
 A factory with a parameter `num_training_steps`, as transformers' have, is given the number of steps under that name.
 """
-
-LAYOUT = 2
-"""Of checkpoints; goes up when those that were made before can no longer be resumed."""
-_LAYOUT_KEY = "rlhf_lightning_layout"
-_REMEDY = "Start anew, or build the model that it was made with."
 
 
 class RLHFModule(L.LightningModule):
@@ -86,14 +82,21 @@ class RLHFModule(L.LightningModule):
             if any(True for _ in model.parameters()) and not is_sharded(model):
                 shard(model, self.device_mesh["data_parallel"])
 
+    def build_optimizers(self) -> list[Optimizer]:
+        """The optimizers over the parameters that learn, as Fabric takes them."""
+        return [self.optimizer_factory(trainable_parameters(self))]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimizer and schedule over the parameters that learn."""
-        optimizer = self.optimizer_factory(trainable_parameters(self))
+        """Build the optimizers and a schedule for each."""
+        optimizers = self.build_optimizers()
         if self.scheduler_factory is None:
-            return optimizer
+            return optimizers
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = build_scheduler(self.scheduler_factory, optimizer, num_training_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        schedulers = [build_scheduler(self.scheduler_factory, optimizer, steps) for optimizer in optimizers]
+        return [
+            OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler={"scheduler": scheduler, "interval": "step"})
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True)
+        ]
 
     def configure_gradient_clipping(
         self,
@@ -116,56 +119,27 @@ class RLHFModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
-        checkpoint[_LAYOUT_KEY] = LAYOUT
-        checkpoint["state_dict"] = self._kept(checkpoint["state_dict"])
-        checkpoint["random_states"] = all_gather_objects(random_state())
+        checkpoint[LAYOUT_KEY] = LAYOUT
+        checkpoint["state_dict"] = learned_state(self, checkpoint["state_dict"], self.frozen)
+        checkpoint["random_states"] = random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
 
         Raises:
-            RuntimeError: When the checkpoint is not of this model, or of an earlier layout.
+            RuntimeError: When the checkpoint is not of this model, or of another layout.
         """
-        if checkpoint.get(_LAYOUT_KEY) != LAYOUT:
-            raise RuntimeError(
-                "the checkpoint was made by an earlier layout of rlhf_lightning (before 0.2) and cannot be resumed by "
-                "this one; start anew with overwrite=true, or finish it with the version that made it."
-            )
+        check_layout(checkpoint)
         if "state_dict" in checkpoint:  # a strategy that shards weights has taken them already
-            self._check_weights(checkpoint["state_dict"])
+            state = self.state_dict()
+            check_same_model(checkpoint["state_dict"], learned_state(self, state, self.frozen))
             # What is frozen was handed over; Lightning would warn of every weight that it does not find.
-            checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+            checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
         self._random_states = checkpoint.get("random_states", [])
 
-    def _check_weights(self, saved: Mapping[str, Any]) -> None:
-        expected = self._kept(self.state_dict())
-        if saved.keys() != expected.keys():
-            lacks, more = sorted(expected.keys() - saved.keys())[:4], sorted(saved.keys() - expected.keys())[:4]
-            raise RuntimeError(
-                f"the checkpoint is of another model: it lacks {lacks or 'nothing'} and has {more or 'nothing'} "
-                f"besides. {_REMEDY}"
-            )
-        for name, value in expected.items():
-            if saved[name].shape != value.shape:
-                raise RuntimeError(
-                    f"the checkpoint is of another model: its {name} has shape {tuple(saved[name].shape)}, not "
-                    f"{tuple(value.shape)}. {_REMEDY}"
-                )
-
-    def _kept(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        prefixes = tuple(f"{name}." for name in self.frozen)
-        still = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        return {name: value for name, value in state.items() if name not in still and not name.startswith(prefixes)}
-
     def on_train_start(self) -> None:
-        """Put the random states back after everything that may have drawn from them.
-
-        Processes that have none draw apart from the first one, or dropout would be the same in all of them.
-        """
-        if self._random_states:
-            restore_random_state(self._random_states[rank() if rank() < len(self._random_states) else 0])
-        if rank() >= max(len(self._random_states), 1):
-            seed_from_state(rank())
+        """Put the random states back after everything that may have drawn from them."""
+        restore_random_states(self._random_states)
         self._random_states = []
         self.throughput = Throughput()
 
@@ -265,17 +239,3 @@ def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer, num_trainin
             "the number of steps num_training_steps, and bind the others with functools.partial or _partial_."
         ) from error
     return factory(optimizer, **steps)
-
-
-def check_positive(values: Mapping[str, int | float]) -> None:
-    """Refuse arguments that are not above 0, by their names.
-
-    Args:
-        values: The arguments' values, by name.
-
-    Raises:
-        ValueError: Naming the first of them.
-    """
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.batch import LMBatch, padded_size
+from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.padding import padded_size
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight

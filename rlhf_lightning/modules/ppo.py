@@ -5,24 +5,25 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Int
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.algorithms.batch import Experience, LMBatch, PromptBatch, Rollout, length_groups, padded_size
+from rlhf_lightning.algorithms.batch import Experience, LMBatch, PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_rewards, whiten
-from rlhf_lightning.algorithms.losses import PolicyStatistics
+from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
+from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import offload, on_device_within
+from rlhf_lightning.models.padding import length_groups, padded_size
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory, build_scheduler, check_positive
+from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
 from rlhf_lightning.modules.ppo_experience import (
     adapted_kl_coef,
     check_first_ratio,
@@ -31,17 +32,10 @@ from rlhf_lightning.modules.ppo_experience import (
     response_values,
     rollout_figures,
 )
-from rlhf_lightning.modules.ppo_minibatch import (
-    backward_policy_loss,
-    backward_value_loss,
-    draw_minibatches,
-    micro_batches,
-    read_micro_batches,
-    read_rows,
-)
-from rlhf_lightning.modules.ppo_ptx import backward_pretrain, measured_gradient, text_part
+from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
+from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync
-from rlhf_lightning.parallel.sharding import unshard
+from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
 FORWARD_TOKENS = 2**14
 """Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
@@ -130,8 +124,9 @@ class PPOModule(RLHFModule):
         super().__init__(optimizer, scheduler)
         models = ["policy", "reference", "reward", "value", "tokenizer", "sampler"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
-        positive = ("max_new_tokens", "temperature", "num_minibatches", "num_ppo_epochs", "clip_range")
-        check_positive({name: self.hparams[name] for name in positive})
+        for name in ("max_new_tokens", "temperature", "num_minibatches", "num_ppo_epochs", "clip_range"):
+            if not self.hparams[name] > 0:
+                raise ValueError(f"{name} must be above 0, got {self.hparams[name]}.")
         self.automatic_optimization = False
         self.policy, self.value = policy.eval(), value.eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
@@ -237,27 +232,39 @@ class PPOModule(RLHFModule):
 
     def backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
         """Add the gradient of the policy loss on a minibatch to the policy's."""
-        rollout, max_rows = experience.rollout, self.hparams.micro_batch_size
-        parts = read_micro_batches(rollout, rows, max_rows, self.throughput, self.policy)
-        scalars = self.hparams.temperature, self.hparams.clip_range
-        loss, statistics = backward_policy_loss(self.policy, experience, parts, *scalars, self.backward_loss)
-        self.note("update/policy_loss", loss)
+        temperature, clip_range = self.hparams.temperature, self.hparams.clip_range
+        measured, max_rows = [], self.hparams.micro_batch_size
+        for part, num_tokens in read_micro_batches(experience, rows, max_rows, self.throughput, self.policy):
+            mask = part.rollout.response_mask
+            log_probs = call_unsharded(response_log_probs, self.policy, part.rollout, temperature)
+            loss, statistics = policy_loss(log_probs, part.old_log_probs, part.advantages, mask, clip_range, num_tokens)
+            self.backward_loss(loss)
+            measured.append((loss.detach(), mask.sum() / num_tokens, *statistics))
+        losses, weight, clipped, kl, deviation = (torch.stack(values) for values in zip(*measured, strict=True))
+        statistics = PolicyStatistics((weight * clipped).sum(), (weight * kl).sum(), (deviation * (weight > 0)).max())
+        self.note("update/policy_loss", losses.sum())
         self.note("update/clip_fraction", statistics.clip_fraction)
         self.note("update/approx_kl", statistics.approx_kl)
         return statistics
 
     def backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
         """Add the gradient of the value loss on a minibatch to the critic's."""
-        max_rows, clip_range = self.hparams.micro_batch_size, self.hparams.value_clip_range
-        parts = read_micro_batches(experience.rollout, rows, max_rows, self.throughput, self.value)
-        loss, statistics = backward_value_loss(self.value, experience, parts, clip_range, self.backward_loss)
-        self.note("update/value_loss", loss)
-        self.note("update/value_clip_fraction", statistics.clip_fraction)
+        clip_range, max_rows = self.hparams.value_clip_range, self.hparams.micro_batch_size
+        total, clip_fraction = torch.zeros(2, device=experience.returns.device)
+        for part, num_tokens in read_micro_batches(experience, rows, max_rows, self.throughput, self.value):
+            mask = part.rollout.response_mask
+            values = call_unsharded(response_values, self.value, part.rollout)
+            loss, statistics = value_loss(values, part.old_values, part.returns, mask, clip_range, num_tokens)
+            self.backward_loss(loss)
+            total += loss.detach()
+            clip_fraction += statistics.clip_fraction * mask.sum() / num_tokens
+        self.note("update/value_loss", total)
+        self.note("update/value_clip_fraction", clip_fraction)
 
     def backward_text(self, batch: LMBatch, measure: bool) -> None:
         """Add the pretraining gradient to the policy's."""
         lengths, coef = batch.mask.sum(1), self.hparams.ptx_coef
-        with self.throughput.phase("ptx"), measured_gradient(self.policy, measure) as figures:
+        with self.throughput.phase("ptx"), measured_gradient(self.policy, GRADIENT_FIGURES, wanted=measure) as figures:
             self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), backward=True)
             loss = backward_pretrain(self.policy, batch, coef, self.hparams.micro_batch_size, self.backward_loss)
         self.note("update/ptx_loss", loss)
@@ -289,11 +296,3 @@ class PPOModule(RLHFModule):
         """Those of policy and critic, as `update` and Fabric take them."""
         policy, value = trainable_parameters(self.policy), trainable_parameters(self.value)
         return [self.optimizer_factory(policy), self.value_optimizer_factory(value)]
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Policy and critic have optimizers of their own; schedules count iterations."""
-        optimizers = self.build_optimizers()
-        if self.scheduler_factory is None:
-            return optimizers
-        steps = int(self.trainer.estimated_stepping_batches)
-        return optimizers, [build_scheduler(self.scheduler_factory, optimizer, steps) for optimizer in optimizers]

@@ -1,19 +1,21 @@
 """PPO-ptx: the gradient of the pretraining loss, added to that of PPO (InstructGPT, section 3.5, equation 2)."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.batch import LMBatch, length_groups
+from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
-from rlhf_lightning.models.lora import trainable_parameters
-from rlhf_lightning.parallel.processes import all_reduce_mean, mean_gradients
-from rlhf_lightning.parallel.sharding import call_unsharded, full_tensor, sync_on_last
+from rlhf_lightning.models.padding import length_groups
+from rlhf_lightning.parallel.processes import all_reduce_mean
+from rlhf_lightning.parallel.sharding import call_unsharded, sync_on_last
+
+GRADIENT_FIGURES = ("update/ppo_grad_norm", "update/ptx_grad_norm", "update/grad_cosine")
+"""Norm of PPO's gradient, norm of what the text adds to it, and the cosine between the two: gamma is judged by them."""
 
 
 def text_part(batch: LMBatch | None, number: int, count: int) -> LMBatch:
@@ -62,35 +64,3 @@ def backward_pretrain(
         backward(coef * loss)
         total += loss.detach()
     return total
-
-
-@contextmanager
-def measured_gradient(policy: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]:
-    """Norms of the gradient before the block and of what the block adds, and the cosine between the two.
-
-    Of the mean gradient, where there are several processes.
-
-    Args:
-        policy: The model that has the gradient.
-        wanted: Whether to measure at all; it takes a copy of the gradient.
-
-    Yields:
-        A dictionary that has the figures after the block.
-    """
-    figures: dict[str, Tensor] = {}
-    if not wanted:
-        yield figures
-        return
-    parameters = trainable_parameters(policy)
-    before = mean_gradients([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
-    yield figures
-    after = mean_gradients([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
-    squares = torch.zeros(3, dtype=torch.float64, device=before[0].device)
-    for old, new in zip(before, after, strict=True):
-        added = new - old
-        squares += torch.stack(
-            [full_tensor((x * y).sum()).double() for x, y in ((old, old), (added, added), (old, added))]
-        )
-    old_norm, added_norm = squares[0].sqrt(), squares[1].sqrt()
-    figures["update/ppo_grad_norm"], figures["update/ptx_grad_norm"] = old_norm.float(), added_norm.float()
-    figures["update/grad_cosine"] = (squares[2] / (old_norm * added_norm).clamp(min=1e-30)).float()

@@ -1,10 +1,32 @@
-"""The random states of a process: saved with a checkpoint, put back on resume."""
+"""The random states of every process: saved with a checkpoint, put back on resume."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+
+from rlhf_lightning.parallel.processes import all_gather_objects, rank
+
+
+def random_states() -> list[dict[str, Any]]:
+    """Those of all processes, in order."""
+    return all_gather_objects(random_state())
+
+
+def restore_random_states(states: Sequence[dict[str, Any]]) -> None:
+    """Put back what `random_states` gave, also where there are now fewer or more processes.
+
+    Processes that have none draw apart from the first one, or dropout would be the same in all of them.
+
+    Args:
+        states: The random state of each process that there was, or none.
+    """
+    if states:
+        restore_random_state(states[rank() if rank() < len(states) else 0])
+    if rank() >= max(len(states), 1):
+        seed_from_state(rank())
 
 
 def random_state() -> dict[str, Any]:

@@ -13,13 +13,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from rlhf_lightning.models.checkpoint_state import LayoutError
 from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
 from rlhf_lightning.runs.files import put_in_place, sync
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
 
-LAYOUT = "rlhf_lightning_layout"
-"""Key by which a checkpoint of this version's modules is known."""
 LATEST, BEFORE = "last.ckpt", "previous.ckpt"
 ENDED = 128 + signal.SIGTERM
 """Exit code of what SIGTERM ended, as a shell has it."""
@@ -168,7 +167,7 @@ def newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], N
         say: Function that tells the user of every checkpoint that is skipped, and why.
 
     Raises:
-        PipelineError: When the newest one that can be read has the layout of an earlier version.
+        PipelineError: When the newest one that can be read has the layout of another version.
     """
     return on_rank_zero(lambda: _newest_whole(folder, module, say))
 
@@ -182,18 +181,12 @@ def _newest_whole(folder: Path, module: L.LightningModule, say: Callable[[str], 
                 damaged = archive.testzip()
             if damaged is not None:
                 raise RuntimeError(f"its part {damaged} is damaged (the checksum differs).")
-            checkpoint = _mapped(path)
-            earlier = "random_states" in checkpoint and LAYOUT not in checkpoint
-            if not earlier:
-                module.on_load_checkpoint(checkpoint)
+            module.on_load_checkpoint(_mapped(path))
+        except LayoutError as error:  # skipped, it would be overwritten
+            raise PipelineError(f"{path}: {error}") from error
         except Exception as error:  # torn files fail in many ways
             say(f"{path} is skipped: {str(error).splitlines()[0]}")
             continue
-        if earlier:
-            raise PipelineError(
-                f"{path} has the layout of an earlier version of rlhf_lightning, and this one cannot go on from it. "
-                f"Finish the step with that version, or remove {folder} to train it anew."
-            )
         return path
     return None
 

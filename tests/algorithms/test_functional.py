@@ -15,7 +15,6 @@ from rlhf_lightning.algorithms.functional import (
     kl_k3,
     kl_penalized_rewards,
     masked_mean,
-    position_ids,
     token_log_probs,
     whiten,
 )
@@ -88,25 +87,6 @@ def test_half_precision_logits_are_normalised_in_32_bits(dtype):
 
 
 # Masks
-
-
-@given(arrays(np.bool_, (3, 6)))
-def test_position_ids_count_the_real_tokens_before(mask):
-    expected = []
-    for row in mask.tolist():
-        seen = 0
-        expected.append([])
-        for real in row:
-            seen += real
-            expected[-1].append(max(seen - 1, 0))
-    assert position_ids(torch.from_numpy(mask)).tolist() == expected
-
-
-def test_position_ids_with_left_and_right_padding():
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool)
-    positions = position_ids(mask)
-    assert positions[0].tolist() == [0, 0, 0, 1, 2]
-    assert positions[1, :3].tolist() == [0, 1, 2]
 
 
 @given(arrays(np.float64, (3, 4), elements=NUMBERS), arrays(np.bool_, (3, 4)))

@@ -23,7 +23,7 @@ from rlhf_lightning.models import shared_prefix as prefix
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.modules import ppo, ppo_experience, ppo_minibatch, ppo_ptx
+from rlhf_lightning.modules import ppo, ppo_experience, ppo_ptx
 from rlhf_lightning.modules import reward as reward_stage
 from rlhf_lightning.modules.ppo import PPOModule
 
@@ -113,7 +113,7 @@ Plant = Callable[[pytest.MonkeyPatch, Subject], None]
 
 
 def _positions_count_padding(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    patch.setattr(functional, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+    patch.setattr(models, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
 
 
 def _log_probs_ignore_the_mask(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -280,8 +280,8 @@ _returns_are_advantages = _gae(lambda advantages, returns: (advantages, advantag
 
 def _loss(name: str, change: Callable[..., Any]) -> Plant:
     def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-        own = getattr(ppo_minibatch, name)
-        patch.setattr(ppo_minibatch, name, lambda *args: change(own, *args))
+        own = getattr(ppo, name)
+        patch.setattr(ppo, name, lambda *args: change(own, *args))
 
     return plant
 
@@ -372,8 +372,8 @@ def _whitening_over_padding(patch: pytest.MonkeyPatch, subject: Subject) -> None
 
 
 def _micro_batches_average_themselves(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    policy_loss = ppo_minibatch.policy_loss
-    patch.setattr(ppo_minibatch, "policy_loss", lambda *args: policy_loss(*args[:-1]))
+    policy_loss = ppo.policy_loss
+    patch.setattr(ppo, "policy_loss", lambda *args: policy_loss(*args[:-1]))
 
 
 def _ptx_is_weighted_twice(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -408,7 +408,6 @@ def _values_one_token_late(patch: pytest.MonkeyPatch, subject: Subject) -> None:
         return torch.where(rollout.response_mask, model(input_ids).gather(1, columns), 0.0)
 
     patch.setattr(ppo, "response_values", broken)
-    patch.setattr(ppo_minibatch, "response_values", broken)
 
 
 def _reference_learns_too(patch: pytest.MonkeyPatch, subject: Subject) -> None:

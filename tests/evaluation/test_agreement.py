@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.algorithms.batch import decided_pairs
-from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.data.records import Comparison, decided_pairs
 from rlhf_lightning.evaluation.agreement import (
     Screening,
     agreement,

@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_lightning.algorithms.functional import position_ids
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.policies import pretraining_loss
 from rlhf_lightning.generation.rewards import TextReward
@@ -18,6 +17,7 @@ from rlhf_lightning.models.loading import (
     model_folder,
     use_fast_kernels,
 )
+from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.sandbox.world import generate_text
 

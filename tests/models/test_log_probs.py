@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.algorithms import batch
-from rlhf_lightning.algorithms.functional import position_ids, token_log_probs
+from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models import log_probs as module
+from rlhf_lightning.models import padding
 from rlhf_lightning.models.log_probs import causal_log_probs, causal_logits, linear_log_probs
+from rlhf_lightning.models.padding import position_ids
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 
@@ -182,7 +183,7 @@ def test_a_head_that_caps_its_logits_is_not_bypassed(make_tiny_lm):
 @pytest.mark.parametrize("small", [1, 10**6], ids=["groups", "one group"])
 def test_rows_of_any_length_in_any_order(tiny_lm, monkeypatch, small):
     """Against one pass per row; the gradients too."""
-    monkeypatch.setitem(batch.SMALL, "cpu", small)
+    monkeypatch.setitem(padding.SMALL, "cpu", small)
     lengths = [3, 9, 2, 9, 5, 8]
     ids = torch.arange(len(lengths) * 9).view(len(lengths), 9) % 30 + 3
     mask = torch.arange(9) < torch.tensor(lengths).unsqueeze(1)

@@ -19,6 +19,7 @@ from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatc
 from rlhf_lightning.cli import composed
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
+from rlhf_lightning.models.checkpoint_state import LAYOUT
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.base import build_scheduler
 from rlhf_lightning.modules.language_model import LanguageModelModule
@@ -202,12 +203,15 @@ def test_ppo_comes_back(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) 
     assert torch.equal(first.returns, again.returns)
 
 
-def test_a_checkpoint_of_an_earlier_layout_is_refused(make_tiny_lm: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [None, 1, LAYOUT + 1])
+def test_a_checkpoint_of_another_layout_is_refused(make_tiny_lm: Any, tmp_path: Path, layout: int | None) -> None:
     path = fitted(LanguageModelModule(make_tiny_lm("gpt2"), SGD), text_batch(), tmp_path)
     checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint.pop("rlhf_lightning_layout") == 2
+    assert checkpoint.pop("rlhf_lightning_layout") == LAYOUT
+    if layout is not None:
+        checkpoint["rlhf_lightning_layout"] = layout
     torch.save(checkpoint, path)
-    sentence = r"made by an earlier layout of rlhf_lightning \(before 0\.2\).*overwrite=true"
+    sentence = r"layout of another version .*\. Remove the checkpoints folder to train anew, or finish it"
     with pytest.raises(RuntimeError, match=sentence):
         LanguageModelModule.load_from_checkpoint(path, weights_only=True, model=make_tiny_lm("gpt2"), optimizer=SGD)
     trainer = L.Trainer(accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False)

@@ -20,7 +20,6 @@ from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules import ppo as ppo_stage
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.ppo_experience import adapted_kl_coef
-from rlhf_lightning.modules.ppo_ptx import measured_gradient
 
 EOS, PAD = 1, 0
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -184,20 +183,6 @@ def test_ptx_gradient_is_the_sum_of_the_two(tiny_gpt2: Any, tiny_tokenizer: Any)
     expected = torch.autograd.grad(0.7 * total / count, list(module.policy.parameters()))
     for (name, _), own_part in zip(module.policy.named_parameters(), expected, strict=True):
         torch.testing.assert_close(both[name], policy_only[name] + own_part, atol=1e-5, rtol=1e-4)
-
-
-def test_measured_gradient_has_norms_and_cosine() -> None:
-    module = torch.nn.Linear(3, 2)
-    first, second = [[torch.randn_like(p) for p in module.parameters()] for _ in range(2)]
-    for parameter, gradient in zip(module.parameters(), first, strict=True):
-        parameter.grad = gradient.clone()
-    with measured_gradient(module, wanted=True) as figures:
-        for parameter, gradient in zip(module.parameters(), second, strict=True):
-            parameter.grad = gradient + (0 if parameter.grad is None else parameter.grad)
-    before, added = (torch.cat([part.flatten() for part in parts]) for parts in (first, second))
-    torch.testing.assert_close(figures["update/ppo_grad_norm"], before.norm())
-    torch.testing.assert_close(figures["update/ptx_grad_norm"], added.norm())
-    torch.testing.assert_close(figures["update/grad_cosine"], torch.cosine_similarity(before, added, dim=0))
 
 
 def test_ptx_coef_zero_is_plain_ppo_bit_for_bit(make_tiny_lm: Any, tiny_tokenizer: Any) -> None:

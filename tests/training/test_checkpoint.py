@@ -18,9 +18,10 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Demonstration
+from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.runs.folders import PipelineError
-from rlhf_lightning.training.checkpoint import LAYOUT, BatchCheckpoint, newest_whole
+from rlhf_lightning.training.checkpoint import BatchCheckpoint, newest_whole
 from rlhf_lightning.training.fit import fit_stage
 
 COSINE = partial(get_cosine_with_min_lr_schedule_with_warmup, num_warmup_steps=0, min_lr_rate=0.1)
@@ -176,8 +177,9 @@ def test_a_command_that_was_told_to_end_does_not_end_well(tmp_path: Path) -> Non
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("layout", [None, 1, LAYOUT + 1])
 @pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt"])
-def test_a_checkpoint_of_an_earlier_layout_ends_the_run(fit: Any, tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_of_another_layout_ends_the_run(fit: Any, tmp_path: Path, name: str, layout: int | None) -> None:
     """Skipped, it would be overwritten by a run that begins anew."""
     with pytest.raises(Stop):
         fit(tmp_path, At(5, power_cut))
@@ -185,10 +187,14 @@ def test_a_checkpoint_of_an_earlier_layout_ends_the_run(fit: Any, tmp_path: Path
     if name == "previous.ckpt":
         (folder / "last.ckpt").write_bytes(b"torn")
     checkpoint = torch.load(folder / name, weights_only=True)
-    del checkpoint[LAYOUT]
+    assert checkpoint.pop(LAYOUT_KEY) == LAYOUT
+    if layout is not None:
+        checkpoint[LAYOUT_KEY] = layout
     torch.save(checkpoint, folder / name)
     before = (folder / name).read_bytes()
-    with pytest.raises(PipelineError, match=rf"{name} has the layout of an earlier version .* remove .*checkpoints"):
+    with pytest.raises(
+        PipelineError, match=rf"checkpoints/{name}: .* layout of another version .*\. Remove the checkpoints"
+    ):
         fit(tmp_path)
     assert (folder / name).read_bytes() == before
 
