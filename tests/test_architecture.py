@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "modules": {"generation", "models", "parallel", *MATHS},
     "training": {"generation", "models", "data", *MATHS, *DISK},
     "evaluation": {"generation", "models", "data", *MATHS, *DISK},
+    "labeling": {"data", "evaluation", *DISK},
     "checks": {"modules", "generation", "models", "data", "parallel", *MATHS},
     "sandbox": {"data", "evaluation", *MATHS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -16,6 +16,7 @@ from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import PromptExample, Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
+from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_lines
@@ -23,18 +24,6 @@ from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
-
-
-@runtime_checkable
-class Labeler(Protocol):
-    """Anyone who can rank responses."""
-
-    @property
-    def name(self) -> str:
-        """Who it is."""
-
-    def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
-        """One rank per response; 1 is best, equal is a tie; dense (1, 2, 2, 3) or competition ranks (1, 2, 2, 4)."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +121,11 @@ def collect_comparisons(
         if start >= len(rankings):
             wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
             answers = zip(chunk, sampler.distinct(chunk, wanted, rounds, seed), strict=True)
-            ranked = [_ranked(prompts[e.index], e, responses, labelers, seed) for e, responses in answers]
+            ranked = [
+                # Where there is one response there is nothing to choose from.
+                ranking(_drawn(labelers, seed, e), prompts[e.index], e.text, texts) if len(texts) > 1 else None
+                for e, texts in answers
+            ]
             rankings += ranked
             if kept is not None:
                 with kept.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -153,16 +146,8 @@ def _read_kept(path: Path) -> list[Comparison | None]:
     return [each and Comparison(**each) for line in whole for each in json.loads(line)]
 
 
-def _ranked(
-    prompt: Prompt, example: PromptExample, answers: list[str], labelers: Sequence[Labeler], seed: int
-) -> Comparison | None:
-    """The responses as one labeler ranks them; None where there is nothing to choose from."""
-    if len(answers) < 2:
-        return None
-    labeler = random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
-    ranks = labeler.rank(example.text, answers)
-    source = getattr(labeler, "team", None) or "collected"
-    return Comparison(prompt.prompt, answers, ranks, labeler.name, source, prompt.labels, prompt.user)
+def _drawn(labelers: Sequence[Labeler], seed: int, example: PromptExample) -> Labeler:
+    return random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data.records import Comparison
-from rlhf_lightning.data.sources import DataSource, check_data_source, read_records
+from rlhf_lightning.data.rows.records_of import read_records
+from rlhf_lightning.data.sources import DataSource, check_data_source
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, load_tokenizer, model_folder

@@ -1,12 +1,17 @@
 """How well reward models predict labelers from whom they have not learned (InstructGPT, appendix E.2)."""
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.evaluation.ranking import ranking_results
+from rlhf_lightning.parallel.processes import on_rank_zero
+from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 
 FOLDS = 5
@@ -21,21 +26,23 @@ def cross_validate(
     train: Sequence[Comparison],
     validation: Sequence[Comparison],
     field: str,
-    fold_scores: Callable[[int, Keep], Scores],
+    folder: Path,
+    fold_scores: Callable[[Path, Keep], Scores],
 ) -> dict[str, dict[str, Any]]:
     """Train on all groups of labelers but one, in turn, and measure each model on the same validation rankings.
 
     Source: InstructGPT, appendix E.2: 72.4 % on the groups trained on, 69.6 % on the group held out.
 
     Args:
-        train: What the groups are made of.
-        validation: Those of labelers who have no ranking in ``train`` are left out.
-        field: ``labeler`` or ``source`` of the rankings.
-        fold_scores: Trains a reward model on the rankings of ``train`` for which a function is true, given the number
-            of its fold, and returns its scores of the responses of every validation ranking.
+        train: Training rankings, which the groups are made of.
+        validation: Validation rankings; those of labelers who have no ranking in ``train`` are left out.
+        field: The field of a ranking that names its labeler: ``labeler`` or ``source``.
+        folder: The folder where each fold trains; scores of a finished fold are kept there and not made again.
+        fold_scores: Trains a reward model in a folder on the rankings of ``train`` for which a function is true, and
+            returns its scores of the responses of every validation ranking.
 
     Returns:
-        Tables as those of :func:`ranking_results`, intervals over prompts: ``training_groups`` and
+        Tables as those of `ranking_results`, intervals over prompts: ``training_groups`` and
         ``held_out_group``, over all folds, and ``held_out_group_1`` and so on, which name their ``members``.
 
     Raises:
@@ -53,7 +60,10 @@ def cross_validate(
             "none. Give data.source.files.comparisons.validation; collected ones are collect.prompts.validation."
         )
     clusters = {str(ranking.prompt): number for number, ranking in enumerate(validation)}
-    scores = [fold_scores(number, partial(_outside, field, group)) for number, group in enumerate(groups)]
+    scores = [
+        _kept_scores(folder / str(number), fold_scores, partial(_outside, field, group))
+        for number, group in enumerate(groups)
+    ]
 
     def measured(chosen: Sequence[tuple[int, int]]) -> dict[str, Any]:
         rankings = [validation[row] for _, row in chosen]
@@ -85,7 +95,7 @@ def labeler_groups(names: Sequence[str | None], field: str = "labeler", count: i
     Raises:
         PipelineError: When a ranking has no name, or all have the same.
 
-    Example:
+    Examples:
         >>> labeler_groups(["ann", "bob", "ann", "cem", "ann", "dan"], count=2)
         [['ann'], ['bob', 'cem', 'dan']]
     """
@@ -115,3 +125,16 @@ def outcome(tables: Mapping[str, Mapping[str, Any]], field: str) -> str:
 
 def _outside(field: str, group: Sequence[str], ranking: Comparison) -> bool:
     return getattr(ranking, field) not in group
+
+
+def _kept_scores(place: Path, fold_scores: Callable[[Path, Keep], Scores], keep: Keep) -> Scores:
+    """The scores of a fold, made where they are not kept yet."""
+    done = place / "scores.json"
+    if on_rank_zero(done.exists):
+        scores: Scores = json.loads(done.read_text(encoding="utf-8"))
+        return scores
+    (place / "checkpoints").mkdir(parents=True, exist_ok=True)
+    scores = fold_scores(place, keep)
+    write_json(done, scores)
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)  # five more models' worth of them
+    return scores

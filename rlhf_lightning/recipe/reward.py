@@ -1,10 +1,7 @@
 """Steps reward and judge: a reward model on rankings, with demonstrations at mean 0 (InstructGPT, 3.5, C.2)."""
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +17,6 @@ from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.models.export import export_scalar_model
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
-from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.parallel.sharding import unshard
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
@@ -68,34 +64,16 @@ class RewardModelling(TrainingStage):
         if options["folds"]:
             train: Any = self.datamodule(context).train
             rankings, examples = _fitting(context, self.records(context, "validation"))
-            fold_scores = partial(self._fold_scores, context, folder, start, examples)
-            metrics["folds"] = cross_validate(train, rankings, options["folds"], fold_scores)
+
+            def fold_scores(place: Path, keep: Keep) -> Scores:
+                L.seed_everything(context.seed, workers=True, verbose=False)
+                fold = context.build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
+                self.fit(context, place, fold, keep=keep)
+                return reward_scores(context, fold, examples)
+
+            metrics["folds"] = cross_validate(train, rankings, options["folds"], folder / "folds", fold_scores)
             context.say(self.name, outcome(metrics["folds"], options["folds"]))
         return metrics
-
-    def _fold_scores(
-        self,
-        context: Context,
-        folder: Path,
-        start: Any,
-        examples: Sequence[ComparisonExample],
-        number: int,
-        keep: Keep,
-    ) -> Scores:
-        """Scores of a reward model that was trained on some of the rankings; kept in ``folds/``."""
-        place = folder / "folds" / str(number)
-        done = place / "scores.json"
-        if on_rank_zero(done.exists):
-            scores: Scores = json.loads(done.read_text(encoding="utf-8"))
-            return scores
-        (place / "checkpoints").mkdir(parents=True, exist_ok=True)
-        L.seed_everything(context.seed, workers=True, verbose=False)
-        module = context.build(context.config[self.name]["module"], model=ScalarHeadModel.from_causal_lm(start))
-        self.fit(context, place, module, keep=keep)
-        scores = reward_scores(context, module, examples)
-        write_json(done, scores)
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)  # five more models' worth of them
-        return scores
 
     def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
         """The longest prompts with the most responses."""

@@ -164,7 +164,7 @@ def test_nobody_to_ask(tiny_tokenizer, policies, labelers):
 
 
 def test_a_labeler_needs_a_name_and_rank():
-    from rlhf_lightning.recipe.collect import Labeler
+    from rlhf_lightning.labeling.labelers import Labeler
 
     assert isinstance(Alphabetic(), Labeler)
     assert not isinstance(SimpleNamespace(name="ann"), Labeler)

@@ -15,17 +15,17 @@ TRAIN = [ranking(name) for name in ("ann", "ann", "ann", "bob", "bob", "cem")]
 VALIDATION = [ranking("ann", "p"), ranking("bob", "q"), ranking("new", "r"), ranking("cem", "s", (1, 1, 1))]
 
 
-def test_each_group_is_predicted_by_those_who_learned_from_it_and_by_the_one_who_did_not():
+def test_each_group_is_predicted_by_those_who_learned_from_it_and_by_the_one_who_did_not(tmp_path):
     kept = []
 
-    def fold_scores(number, keep):
+    def fold_scores(place, keep):
         kept.append([own.labeler for own in TRAIN if keep(own)])
         # Who was trained on predicts all three pairs, or all but (b, c); who was held out the first pair only.
         seen = {own.labeler for own in TRAIN if keep(own)}
-        right, worse = ([3.0, 2.0, 1.0], [3.0, 1.0, 2.0]) if number else ([3.0, 1.0, 2.0], [1.0, 0.0, 2.0])
+        right, worse = ([3.0, 2.0, 1.0], [3.0, 1.0, 2.0]) if int(place.name) else ([3.0, 1.0, 2.0], [1.0, 0.0, 2.0])
         return [right if own.labeler in seen else worse for own in VALIDATION]
 
-    tables = cross_validate(TRAIN, VALIDATION, "labeler", fold_scores)
+    tables = cross_validate(TRAIN, VALIDATION, "labeler", tmp_path, fold_scores)
     assert kept == [["bob", "bob", "cem"], ["ann", "ann", "ann", "cem"], ["ann", "ann", "ann", "bob", "bob"]]
     # Fold 0 holds ann out, fold 1 bob, fold 2 cem, whose only ranking is a tie.
     # ann by folds 1 and 2: 3 of 3 twice. bob by fold 0: 2 of 3, by fold 2: 3 of 3.
@@ -45,16 +45,16 @@ def test_each_group_is_predicted_by_those_who_learned_from_it_and_by_the_one_who
     )
 
 
-def test_nothing_but_ties_has_no_accuracy():
+def test_nothing_but_ties_has_no_accuracy(tmp_path):
     ties = [ranking("ann", ranks=(1, 1)), ranking("bob", ranks=(1, 1))]
-    tables = cross_validate(ties, ties, "labeler", lambda number, keep: [[1.0, 0.0]] * 2)
+    tables = cross_validate(ties, ties, "labeler", tmp_path, lambda place, keep: [[1.0, 0.0]] * 2)
     assert tables["held_out_group"] == {}
     assert outcome(tables, "labeler") == "cross-validation by labeler: nothing but ties"
 
 
-def test_groups_by_source():
+def test_groups_by_source(tmp_path):
     train = [ranking(None, source=name) for name in ("web", "book")]
-    tables = cross_validate(train, train, "source", lambda number, keep: [[3.0, 2.0, 1.0]] * 2)
+    tables = cross_validate(train, train, "source", tmp_path, lambda place, keep: [[3.0, 2.0, 1.0]] * 2)
     assert [tables[f"held_out_group_{number}"]["members"] for number in (1, 2)] == [["book"], ["web"]]
 
 
@@ -84,6 +84,6 @@ def test_groups_hold_everyone_once_and_are_as_even_as_people_allow(names, count)
         ([ranking("x"), ranking("y")], "labeler", "validation rankings of those who ranked the training prompts"),
     ],
 )
-def test_folds_that_cannot_be_are_a_sentence(train, field, sentence):
+def test_folds_that_cannot_be_are_a_sentence(train, field, sentence, tmp_path):
     with pytest.raises(PipelineError, match=sentence):
-        cross_validate(train, VALIDATION, field, lambda number, keep: [])
+        cross_validate(train, VALIDATION, field, tmp_path, lambda place, keep: [])

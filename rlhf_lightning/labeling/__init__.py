@@ -1,0 +1,1 @@
+"""Who ranks responses, and what they say."""
