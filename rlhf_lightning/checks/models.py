@@ -11,10 +11,6 @@ from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.padding import position_ids
 
 
-def _tolerance(subject: Subject) -> float:
-    return 1e-3 if subject.exact else 0.3
-
-
 @torch.no_grad()
 def padding(subject: Subject) -> str:
     """A row says the same with padding on either side as alone."""
@@ -34,7 +30,8 @@ def padding(subject: Subject) -> str:
             log_probs = causal_log_probs(subject.policy, wide[None], real[None], counts[None])
             found.append(log_probs[0, left : left + len(row) - 1])
             expected.append(alone)
-    return close(torch.cat(found), torch.cat(expected), _tolerance(subject), "log-probs with and without padding")
+    tolerance = subject.tolerance(1e-3, 0.3)
+    return close(torch.cat(found), torch.cat(expected), tolerance, "log-probs with and without padding")
 
 
 @torch.no_grad()
@@ -50,7 +47,8 @@ def positions(subject: Subject) -> str:
     model = subject.policy
     padded = model(input_ids=wide, attention_mask=real.long(), position_ids=position_ids(real)).logits[0, 4:]
     alone = model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits[0]
-    return close(padded.log_softmax(-1), alone.log_softmax(-1), _tolerance(subject), "log-probs with given positions")
+    tolerance = subject.tolerance(1e-3, 0.3)
+    return close(padded.log_softmax(-1), alone.log_softmax(-1), tolerance, "log-probs with given positions")
 
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -82,12 +80,11 @@ def sampler(subject: Subject) -> str:
         expected[row, : len(log_probs)] = log_probs
     batched = response_log_probs(module.policy, rollout, module.hparams.temperature).float()
     outside = ((rollout.log_probs - expected).exp()[rollout.response_mask] - 1).abs() > 0.1
-    demand(
-        float(outside.float().mean()) <= 0.05, f"{float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"
-    )
-    words = close(rollout.log_probs, expected, _tolerance(subject), "sampled and recomputed log-probs")
-    close(batched, expected, _tolerance(subject), "log-probs in a batch and row by row")
-    return f"{words}; {float(outside.float().mean()):.1%} of the ratios are outside 1 ± .1"
+    share, tolerance = float(outside.float().mean()), subject.tolerance(1e-3, 0.3)
+    demand(share <= 0.05, f"{share:.1%} of the ratios are outside 1 ± .1")
+    words = close(rollout.log_probs, expected, tolerance, "sampled and recomputed log-probs")
+    close(batched, expected, tolerance, "log-probs in a batch and row by row")
+    return f"{words}; {share:.1%} of the ratios are outside 1 ± .1"
 
 
 def fresh_samples(subject: Subject) -> str:

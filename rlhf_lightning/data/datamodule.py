@@ -65,7 +65,7 @@ class RLHFDataModule(L.LightningDataModule):
             second only where ``text`` is given).
         tokenizer: A tokenizer with EOS and pad tokens that differ.
         train: Records, a JSONL file, a ``datasets`` data set or a hub id; see
-            `rlhf_lightning.data.sources.read_records`.
+            `rlhf_lightning.data.rows.records_of.read_records`.
         validation: Records to validate on, likewise, or None.
         text: Pretraining text that is mixed in: for ``sft`` as a share of the rows (``text_share``), for ``ppo`` as a
             second batch of ``text_batch_size`` rows (PPO-ptx).

@@ -10,17 +10,7 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Recor
 from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SUFFIXES
-from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records, read_records
-
-__all__ = [
-    "RECORD_TYPES",
-    "DataSource",
-    "FileData",
-    "MalformedRows",
-    "RecordStream",
-    "check_data_source",
-    "read_records",
-]
+from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records
 
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstrations": Demonstration,

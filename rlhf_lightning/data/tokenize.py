@@ -1,7 +1,7 @@
 """From records to token ids: prompts, responses with their EOS, and packed pretraining text."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -36,6 +36,7 @@ class PromptExample:
     text: str
 
 
+@dataclass
 class Tokenization:
     """How records become token ids.
 
@@ -54,25 +55,22 @@ class Tokenization:
         ValueError: When EOS and pad are the same token or the template lacks ``{prompt}``.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_prompt_tokens: int = 1024,
-        max_response_tokens: int = 1024,
-        prompt_template: str = "{prompt}",
-    ) -> None:
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    tokenizer: PreTrainedTokenizerBase
+    max_prompt_tokens: int = 1024
+    max_response_tokens: int = 1024
+    prompt_template: str = "{prompt}"
+    dropped: dict[str, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the tokens and the template."""
+        if self.tokenizer.pad_token_id in (None, self.tokenizer.eos_token_id):
+            pad, eos = self.tokenizer.pad_token, self.tokenizer.eos_token
             raise ValueError(
-                f"the tokenizer's pad token ({tokenizer.pad_token!r}) must exist and differ from its EOS token "
-                f"({tokenizer.eos_token!r}); rlhf_lightning.models.loading.load_tokenizer sees to it."
+                f"the tokenizer's pad token ({pad!r}) must exist and differ from its EOS token ({eos!r}); "
+                "rlhf_lightning.models.loading.load_tokenizer sees to it."
             )
-        if "{prompt}" not in prompt_template:
-            raise ValueError(f"prompt_template must contain '{{prompt}}', got {prompt_template!r}.")
-        self.tokenizer = tokenizer
-        self.max_prompt_tokens = max_prompt_tokens
-        self.max_response_tokens = max_response_tokens
-        self.prompt_template = prompt_template
-        self.dropped: dict[str, int] = {}
+        if "{prompt}" not in self.prompt_template:
+            raise ValueError(f"prompt_template must contain '{{prompt}}', got {self.prompt_template!r}.")
 
     def prompt_text(self, prompt: PromptText) -> str:
         """The text that the model continues.
@@ -123,9 +121,8 @@ class Tokenization:
             return response
         ends: list[tuple[int, int]] = []
         if self.tokenizer.is_fast:
-            ends = self.tokenizer(response, add_special_tokens=False, truncation=False, return_offsets_mapping=True)[
-                "offset_mapping"
-            ]
+            tokens = self.tokenizer(response, add_special_tokens=False, truncation=False, return_offsets_mapping=True)
+            ends = tokens["offset_mapping"]
         for last in range(limit, len(ids)):
             text = response[: ends[last - 1][1]] if ends else str(self.tokenizer.decode(ids[:last]))
             # A word that is cut may make fewer tokens than it did as a part of the whole.

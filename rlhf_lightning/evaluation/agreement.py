@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from rlhf_lightning.data.records import decided_pairs
+from rlhf_lightning.data.records import Comparison, decided_pairs
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval
 
 LEVELS = ("nominal", "ordinal", "interval")
@@ -17,27 +17,6 @@ Response = TypeVar("Response")
 
 FLAGS, COMPARISONS, DEMONSTRATIONS = 0.75, 0.75, 6.0
 """The cut-offs of InstructGPT, appendix B.1: two shares, and a mean quality of 7 at most."""
-
-
-@runtime_checkable
-class Ranking(Protocol):
-    """What one labeler says of the responses to one prompt; a `Comparison` is one."""
-
-    @property
-    def prompt(self) -> Any:
-        """A string or a conversation."""
-
-    @property
-    def completions(self) -> list[str]:
-        """The responses."""
-
-    @property
-    def ranks(self) -> list[int]:
-        """One per response; 1 is best, equal numbers are ties."""
-
-    @property
-    def labeler(self) -> str | None:
-        """Who ranked them."""
 
 
 class PairAgreement(TypedDict):
@@ -57,7 +36,7 @@ class Agreement(TypedDict):
     by_labelers: list[PairAgreement]
 
 
-def agreement(rankings: Iterable[Ranking], resamples: int = 2000, seed: int = 0) -> Agreement:
+def agreement(rankings: Iterable[Comparison], resamples: int = 2000, seed: int = 0) -> Agreement:
     """The share of pairs of responses that two labelers order alike, among those that neither ties.
 
     Responses are recognised by their text: labelers may have seen them in another order, or not all of them.
@@ -73,7 +52,6 @@ def agreement(rankings: Iterable[Ranking], resamples: int = 2000, seed: int = 0)
         ValueError: When a ranking has no labeler, or no two labelers order the same pair.
 
     Examples:
-        >>> from rlhf_lightning.data.records import Comparison
         >>> texts = ["a", "b", "c"]
         >>> ann, bob = Comparison("p", texts, [1, 2, 3], "ann"), Comparison("p", texts, [1, 3, 2], "bob")
         >>> agreement([ann, bob])["agreement"]["value"]  # only on b and c they differ
@@ -141,9 +119,8 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]], level: str) -> float:
     units = [values for values in units if len(values) > 1]
     order = {value: place for place, value in enumerate(sorted({value for values in units for value in values}))}
     if len(order) < 2:
-        raise ValueError(
-            f"alpha is not defined: units with two labels or more hold {len(order)} different values, 2 are needed."
-        )
+        found = f"units with two labels or more hold {len(order)} different values"
+        raise ValueError(f"alpha is not defined: {found}, 2 are needed.")
     counts = np.array([np.bincount([order[value] for value in values], minlength=len(order)) for values in units])
     weights = 1 / (counts.sum(1, keepdims=True) - 1)
     together = (counts * weights).T @ counts - np.diag((counts * weights).sum(0))

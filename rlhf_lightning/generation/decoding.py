@@ -84,13 +84,8 @@ class CachedDecoder(Decoder):
         return self._forward(chosen[keep].unsqueeze(1), self.mask, position_ids(self.mask)[:, -1:])
 
     def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        output: Any = self.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            logits_to_keep=1,
-            **cache_options(self.model, self.cache),
-        )
+        options = {**cache_options(self.model, self.cache), "attention_mask": mask, "position_ids": positions}
+        output: Any = self.model(input_ids=input_ids, logits_to_keep=1, **options)
         return cast(Tensor, output.logits[:, -1])
 
 
@@ -119,11 +114,11 @@ class InPlaceDecoder(CachedDecoder):
             start = width - int(self.lengths[group].max())
             ids, mask = self.input_ids[group, start:], self.mask[group, start:]
             for layer in self.layers:
-                layer.expect_prompts(group, start, width)
+                layer.prompts = group, start, width
             with fast_attention(self.model, self.device, width - start):
                 logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
         for layer in self.layers:
-            layer.start_decoding(width)
+            layer.prompts, layer.length, layer.is_initialized = None, width, True
         order = torch.cat(groups)
         return torch.cat(logits)[order.argsort()]
 
@@ -168,15 +163,8 @@ class _BufferedLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows, self.block, self.gapless, self.length = rows, block, gapless, 0
         self.prompts: tuple[Tensor, int, int] | None = None
+        """Where the next keys are those of prompts: their rows, and the columns from the first to behind the last."""
         self.buffers: list[Tensor] = []
-
-    def expect_prompts(self, group: Tensor, start: int, stop: int) -> None:
-        """The next keys are those of the prompts of some rows, in the columns from `start` to `stop`."""
-        self.prompts = group, start, stop
-
-    def start_decoding(self, length: int) -> None:
-        """All prompts are in; columns are used up to `length`."""
-        self.prompts, self.length, self.is_initialized = None, length, True
 
     def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
         """Put some rows into the places of others and keep the first `count`."""

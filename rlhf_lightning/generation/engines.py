@@ -88,11 +88,8 @@ class ContinuousBatchingSampler:
         if prompts.prompt_ids.device.type != "cpu":
             return {}
         page = 16
-        return {
-            "page_size": page,
-            "num_blocks": rows * (-(-(width + max_new_tokens) // page) + 1),
-            "max_batch_tokens": max(1024, rows),
-        }
+        blocks = rows * (-(-(width + max_new_tokens) // page) + 1)
+        return {"page_size": page, "num_blocks": blocks, "max_batch_tokens": max(1024, rows)}
 
 
 class VLLMSampler:
@@ -132,10 +129,8 @@ class VLLMSampler:
         ]
         asked = [{"prompt_token_ids": ids} for ids in _unpadded(prompts)]
         outputs = [output.outputs[0] for output in engine.generate(asked, parameters, use_tqdm=False)]
-        log_probs = [
-            [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
-            for output in outputs
-        ]
+        steps = (zip(output.token_ids, output.logprobs, strict=True) for output in outputs)
+        log_probs = [[step[token].logprob for token, step in pairs] for pairs in steps]
         if self.sleep:
             engine.sleep(level=2)
         return _rollout(prompts, options, [output.token_ids for output in outputs], log_probs)

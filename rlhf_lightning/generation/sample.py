@@ -39,9 +39,8 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         """Refuse an end that could not be told from padding."""
         if self.pad_token_id == self.eos_token_id:
-            raise ValueError(
-                f"pad_token_id and eos_token_id are both {self.pad_token_id}; the end could not be told from padding."
-            )
+            same = f"pad_token_id and eos_token_id are both {self.pad_token_id}"
+            raise ValueError(f"{same}; the end could not be told from padding.")
 
     @classmethod
     def from_tokenizer(
@@ -149,19 +148,11 @@ def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
     prompt_mask, response_mask = rollout.prompts.prompt_mask[rows], rollout.response_mask[rows]
     start = int(prompt_mask.shape[1] - prompt_mask.sum(1).max())
     stop = int(response_mask.sum(1).max())
-    prompts = PromptBatch(
-        rollout.prompts.prompt_ids[rows, start:],
-        prompt_mask[:, start:],
-        rollout.prompts.prompt_index[rows],
-        [rollout.prompts.texts[row] for row in rows.tolist()],
-    )
-    return Rollout(
-        prompts,
-        rollout.response_ids[rows, :stop],
-        response_mask[:, :stop],
-        rollout.log_probs[rows, :stop],
-        rollout.ended[rows],
-    )
+    texts = [rollout.prompts.texts[row] for row in rows.tolist()]
+    prompt_ids, index = rollout.prompts.prompt_ids[rows, start:], rollout.prompts.prompt_index[rows]
+    prompts = PromptBatch(prompt_ids, prompt_mask[:, start:], index, texts)
+    response_ids, log_probs = rollout.response_ids[rows, :stop], rollout.log_probs[rows, :stop]
+    return Rollout(prompts, response_ids, response_mask[:, :stop], log_probs, rollout.ended[rows])
 
 
 def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
@@ -173,11 +164,7 @@ def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list
 
 
 def token_id(value: int | list[int] | None) -> int:
-    """The id of a special token that has to exist, and to be one.
-
-    Raises:
-        ValueError: When it is not a single number.
-    """
+    """The id of a special token that has to exist, and to be one; a `ValueError` where it is not a single number."""
     if not isinstance(value, int):
         raise ValueError(f"the tokenizer's EOS and pad tokens must be one token each, got {value!r}.")
     return value

@@ -18,10 +18,7 @@ from rlhf_lightning.runs.files import put_in_place
 
 
 def export_causal_lm(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    dtype: str | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str | None = None
 ) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; it appears when complete.
 

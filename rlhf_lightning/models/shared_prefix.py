@@ -120,11 +120,7 @@ def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
 def sound_passes(
     model: ScalarHeadModel, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
 ) -> tuple[tuple[Scores, ...], str]:
-    """The candidates that give the scores of separate rows on two prompts of the batch.
-
-    Returns:
-        Those passes, and what is wrong with the others.
-    """
+    """The candidates that give the scores of separate rows on two prompts, and what is wrong with the others."""
     prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
     two = ComparisonBatch(prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2])
     faults = {scores: _fault(scores, model, two) for scores in candidates}

@@ -13,8 +13,8 @@ from rlhf_lightning.curation.few_shot import read_few_shot
 from rlhf_lightning.curation.groups import SPLITS
 from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
-from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.malformed import MalformedRows
+from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.sources import DataSource, FileData, RecordStream
 from rlhf_lightning.evaluation.agreement import agreement, krippendorff_alpha
 from rlhf_lightning.recipe.context import COLLECT, Context

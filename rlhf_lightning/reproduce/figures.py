@@ -22,14 +22,12 @@ def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
     for row in outcome.finding.rows:
         measures.setdefault(row.measure, []).append(row)
     number = outcome.claim.number
-    return [
-        {
-            "title": measure,
-            "svg": _plot(f"claim {number} {measure}", "" if " over " in measure else AXES.get(number, ""), rows),
-        }
-        for measure, rows in measures.items()
-        if any(row.at for row in rows)
-    ]
+    drawn: list[dict[str, Markup | str]] = []
+    for measure, rows in measures.items():
+        if any(row.at for row in rows):
+            axis = "" if " over " in measure else AXES.get(number, "")
+            drawn.append({"title": measure, "svg": _plot(f"claim {number} {measure}", axis, rows)})
+    return drawn
 
 
 def _plot(name: str, axis: str, rows: Sequence[Row]) -> Markup:

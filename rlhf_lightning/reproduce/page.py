@@ -61,11 +61,8 @@ def headline(outcomes: Sequence[Outcome]) -> str:
 
 def _about(results: Results) -> dict[str, Any]:
     """When, where and from which state of the code the numbers come."""
-    commits = {
-        read_stage(path.parent).get("git_commit")
-        for seed in results.seeds
-        for path in sorted(results.runs.glob(f"*-s{seed}/*/stage.json"))
-    }
+    stages = (path.parent for seed in results.seeds for path in results.runs.glob(f"*-s{seed}/*/stage.json"))
+    commits = {read_stage(stage).get("git_commit") for stage in stages}
     return {
         "git_commit": git_commit(),
         "commits_of_the_runs": sorted(commit for commit in commits if commit),

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
 from rlhf_lightning.sandbox.truth import TrueUtility
 from rlhf_lightning.sandbox.world import WORLD_VERSION, Split, generate_demonstrations, generate_prompts, generate_text
 
 __all__ = ["SandboxData", "TrueUtility"]
+_MADE = ("demonstrations", "prompts", "text")
 
 
+@dataclass(frozen=True, kw_only=True)
 class SandboxData:
     """The records of the sealed world, made on the fly from a seed.
 
@@ -22,19 +25,13 @@ class SandboxData:
         imperfect: The share of demonstrations with a flaw, from 0 to 1.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        demonstrations: int = 1500,
-        prompts: int = 8000,
-        text: int = 4000,
-        validation: int = 300,
-        imperfect: float = 0.4,
-    ) -> None:
-        self._counts = {"demonstrations": demonstrations, "prompts": prompts, "text": text}
-        self._seed, self._validation, self._imperfect = seed, validation, imperfect
-        self.malformed: dict[str, Any] = {}
+    seed: int = 0
+    demonstrations: int = 1500
+    prompts: int = 8000
+    text: int = 4000
+    validation: int = 300
+    imperfect: float = 0.4
+    malformed: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def has(self, name: str, split: str) -> bool:
         """Whether the sandbox makes that kind of record; it does not make comparisons, which have to be collected.
@@ -44,10 +41,10 @@ class SandboxData:
         """
         if split not in get_args(Split):
             raise ValueError(f"split {split!r} does not exist; use one of {', '.join(get_args(Split))}.")
-        kinds = (*self._counts, "comparisons", "judge_comparisons")
+        kinds = (*_MADE, "comparisons", "judge_comparisons")
         if name not in kinds:
             raise ValueError(f"the sandbox has no records called {name!r}; it has {', '.join(kinds)}.")
-        return name in self._counts
+        return name in _MADE
 
     def records(self, name: str, split: str) -> list[Any] | None:
         """The records of one kind and split; None for comparisons.
@@ -57,13 +54,13 @@ class SandboxData:
         """
         if not self.has(name, split):
             return None
-        count = self._counts[name] if split == "train" else self._validation
-        stream, instructions = f"{self._seed}-{split}", cast(Split, split)
+        count: int = getattr(self, name) if split == "train" else self.validation
+        stream, instructions = f"{self.seed}-{split}", cast(Split, split)
         if name == "text":
             return generate_text(count, stream)
         if name == "prompts":
             return generate_prompts(count, stream, instructions)
-        return generate_demonstrations(count, stream, self._imperfect, instructions)
+        return generate_demonstrations(count, stream, self.imperfect, instructions)
 
     def stream(self, name: str, split: str) -> list[Any] | None:
         """The same, which are few enough to be held."""
@@ -71,6 +68,6 @@ class SandboxData:
 
     def fingerprint(self) -> str:
         """A short hash of the arguments and of the version of the world."""
-        arguments = {"seed": self._seed, "validation": self._validation, "imperfect": self._imperfect, **self._counts}
+        arguments = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
         text = json.dumps({**arguments, "version": WORLD_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -37,19 +37,13 @@ KINDS = {"eats": EATS, "lives": LIVES, "color": COLOR_OF, "made": MADE_OF}
 VALUES = {kind: tuple(sorted(set(table.values()))) for kind, table in KINDS.items()}
 """What can stand as the value of each kind."""
 
-_FORMS = {
-    "eats": "the {} eats {}",
-    "lives": "the {} lives in the {}",
-    "color": "the {} is {}",
-    "made": "the {} is made of {}",
+_SAID = {
+    "eats": ("the {} eats {}", "what does the {} eat"),
+    "lives": ("the {} lives in the {}", "where does the {} live"),
+    "color": ("the {} is {}", "what color is the {}"),
+    "made": ("the {} is made of {}", "what is the {} made of"),
 }
-
-QUESTIONS = {
-    "eats": "what does the {} eat",
-    "lives": "where does the {} live",
-    "color": "what color is the {}",
-    "made": "what is the {} made of",
-}
+QUESTIONS = {kind: question for kind, (_, question) in _SAID.items()}
 """The question that each kind of fact answers."""
 
 
@@ -79,7 +73,7 @@ def fact_sentence(kind: str, subject: str, value: str) -> str:
     >>> fact_sentence("eats", "fox", "plum")
     'the fox eats plum'
     """
-    return _FORMS[kind].format(subject, value)
+    return _SAID[kind][0].format(subject, value)
 
 
 def true_sentence(kind: str, subject: str) -> str:
