@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, check_layout, check_same_model, learned_state
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.modules.non_finite import non_finite_error
-from rlhf_lightning.parallel.processes import all_reduce_gradients
+from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
 from rlhf_lightning.parallel.random_state import random_states, restore_random_states
 from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
 from rlhf_lightning.parallel.throughput import Throughput
@@ -139,7 +139,8 @@ class RLHFModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Put the random states back after everything that may have drawn from them."""
-        restore_random_states(self._random_states)
+        if self._random_states or rank() > 0:  # the first process of a new run draws on
+            restore_random_states(self._random_states)
         self._random_states = []
         self.throughput = Throughput()
 

@@ -97,7 +97,7 @@ _WAY = "cli recipe/pipeline recipe/{step} recipe/stage training/fit modules/{mod
 STACKS = {
     "sft": _WAY.format(step="language_model", module="language_model").split(),
     "reward": _WAY.format(step="reward", module="reward").split(),
-    "ppo": _WAY.format(step="ppo", module="ppo modules/ppo_minibatch").split(),
+    "ppo": _WAY.format(step="ppo", module="ppo").split(),
 }
 """Files of the package on the call stack when the loss is called for the first time."""
 PASSED = {"sft": 36, "reward": 43, "ppo": 48}
