@@ -122,7 +122,7 @@ class PPOModule(RLHFModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
-        models = ["policy", "reference", "reward", "value", "tokenizer", "sampler"]
+        models = ["policy", *self.frozen, "value", "tokenizer", "sampler"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
         for name in ("max_new_tokens", "temperature", "num_minibatches", "num_ppo_epochs", "clip_range"):
             if not self.hparams[name] > 0:

@@ -14,7 +14,7 @@ from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
 from rlhf_lightning.evaluation.tables import EVALUATE
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
-from rlhf_lightning.recipe.check import Checking
+from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, REWARD, Context
 from rlhf_lightning.recipe.curate import Curation
@@ -37,7 +37,7 @@ RECIPE: tuple[Stage, ...] = (
     Collection(COLLECT, "Comparisons", "#4fa3b8"),
     RewardModelling(JUDGE, "Judge", "#b5568f", reads="judge_comparisons"),
     RewardModelling(REWARD, "Reward model", "#c0952b"),
-    PolicyOptimization("ppo", "PPO", "#e0743a"),
+    PolicyOptimization(PPO, "PPO", "#e0743a"),
     PolicyOptimization("ppo_ptx", "PPO-ptx", "#259a78"),
     Evaluation(EVALUATE, "Evaluation", "#7d8590"),
 )

@@ -132,14 +132,15 @@ class MemoryPlanner:
         repeated = minibatch_rows > micro_rows
         reward_config = self.reward_config or self.config
         policy, reward = self._causal_lm(self.config), self._scalar_model(reward_config)
-        resident = {"policy": parameter_bytes(policy), "reward": parameter_bytes(reward)}
+        policy_bytes, reward_bytes = parameter_bytes(policy), parameter_bytes(reward)
+        resident = {"policy": policy_bytes, "reward": reward_bytes}
         if self.lora:
             add_adapters(policy, **self.lora)
             value = critic_with_adapters(reward, **self.lora)
             resident["adapters"] = trainable_bytes(policy) + trainable_bytes(value)
         else:
             value = self._scalar_model(reward_config)
-            resident |= {"reference": resident["policy"], "value": resident["reward"]}
+            resident |= {"reference": policy_bytes, "value": reward_bytes}
         resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
         resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
         with self._fake(policy, value, reward):

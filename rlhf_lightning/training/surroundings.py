@@ -30,13 +30,10 @@ NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "fa
 
 
 def check_trainer(node: Mapping[str, Any]) -> None:
-    """Refuse settings of the trainer that the recipe makes itself.
+    """Refuse settings of the trainer that the recipe makes itself: the `PipelineError` says where to set them instead.
 
     Args:
         node: The configuration's node `trainer`.
-
-    Raises:
-        PipelineError: Naming the setting, its value, and where to set it instead.
     """
     for name, instead in OWNED.items():
         if name in node:
@@ -45,13 +42,10 @@ def check_trainer(node: Mapping[str, Any]) -> None:
 
 
 def check_accumulation(batches: int) -> None:
-    """Refuse to add up the gradients of several batches.
+    """Refuse to add up the gradients of several batches: the `PipelineError` says what to do instead.
 
     Args:
         batches: The trainer's `accumulate_grad_batches`.
-
-    Raises:
-        PipelineError: When there is more than one, with what to do instead.
     """
     if batches != 1:
         raise PipelineError(
