@@ -1,7 +1,7 @@
 """From records to token ids: prompts, responses with their EOS, and packed pretraining text."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -197,13 +197,10 @@ class Tokenization:
 
 def split_into_pairs(examples: Iterable[ComparisonExample]) -> list[ComparisonExample]:
     """Every pair of every ranking that is no tie, as an example of its own, in the order of the responses."""
-    return [
-        ComparisonExample(
-            example.prompt_ids,
-            [example.response_ids[place] for place in sorted((better, worse))],
-            [1, 2] if better < worse else [2, 1],
-            example.group,
-        )
-        for example in examples
-        for better, worse in decided_pairs(example.ranks)
-    ]
+    pairs = []
+    for example in examples:
+        for better, worse in decided_pairs(example.ranks):
+            responses = [example.response_ids[place] for place in sorted((better, worse))]
+            ranks = [1, 2] if better < worse else [2, 1]
+            pairs.append(replace(example, response_ids=responses, ranks=ranks))
+    return pairs

@@ -44,11 +44,10 @@ def model_folder(path: str) -> str:
 
 
 def model_source(path: str) -> str:
-    """The folder of a model, or its hub id; nothing is asked of the network for a mistyped path.
+    """The folder of a model (`model_folder`), or its hub id; nothing is asked of the network for a mistyped path.
 
     Raises:
         FileNotFoundError: When nothing is there and it looks like a path.
-        ValueError: When the sandbox has no model of that size.
     """
     return here_or_hub_id(model_folder(path))
 

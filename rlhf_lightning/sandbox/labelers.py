@@ -124,15 +124,9 @@ def candidate(index: int, seed: int, mode: Mode, noise: float) -> Labeler:
         name: weight * source.lognormvariate(0, TASTE) * shared.lognormvariate(0, TEAM_TASTE)
         for name, weight in WEIGHTS[mode].items()
     }
-    return Labeler(
-        f"labeler-{seed}-{index}",
-        weights,
-        noise=noise * source.lognormvariate(0, 0.35),
-        team=team,
-        flag_error=source.betavariate(2, 12),
-        skill=source.betavariate(6, 1.5),
-        seed=seed,
-    )
+    noise *= source.lognormvariate(0, 0.35)
+    flag_error, skill = source.betavariate(2, 12), source.betavariate(6, 1.5)
+    return Labeler(f"labeler-{seed}-{index}", weights, noise, team, flag_error, skill, seed=seed)
 
 
 def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> list[Labeler]:
