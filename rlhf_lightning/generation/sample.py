@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import token_log_probs
-from rlhf_lightning.algorithms.keyed_random import distinct_index, inverse_cdf_sample, keyed_uniforms
+from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
 from rlhf_lightning.generation.decoding import decoder
+from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.padding import left_aligned
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample
 from rlhf_lightning.compat import FakeTensorMode
+from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters

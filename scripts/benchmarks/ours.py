@@ -11,8 +11,8 @@ from gate import make_lm as make_plain_lm
 
 from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
-from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample
 from rlhf_lightning.generation import sample as generation
+from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
-from rlhf_lightning.algorithms.keyed_random import inverse_cdf_sample, keyed_uniforms
+from rlhf_lightning.algorithms.keyed_random import keyed_uniforms
+from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sample import (
     SamplingOptions,
     response_log_probs,

@@ -100,7 +100,7 @@ STACKS = {
     "ppo": _WAY.format(step="ppo", module="ppo").split(),
 }
 """Files of the package on the call stack when the loss is called for the first time."""
-PASSED = {"sft": 36, "reward": 43, "ppo": 48}
+PASSED = {"sft": 36, "reward": 43, "ppo": 49}
 """The most files whose functions are called before, besides those of the sealed world."""
 
 
@@ -136,4 +136,5 @@ def test_from_the_command_to_the_loss_there_are_few_files(made: Path, stage: str
         finally:
             sys.setprofile(before)
     assert stack == STACKS[stage]
-    assert len([name for name in called if not name.startswith("sandbox/")]) <= PASSED[stage]
+    passed = [name for name in called if not name.startswith("sandbox/")]
+    assert len(passed) <= PASSED[stage], (len(passed), sorted(passed))
