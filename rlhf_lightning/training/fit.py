@@ -1,7 +1,8 @@
 """One step's training with Lightning: trainer, loggers, checkpoint, resume."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,10 @@ def fit_stage(
     Raises:
         PipelineError: When the trainer would add up gradients of several batches.
     """
-    checkpoint = BatchCheckpoint(folder / "checkpoints", checkpoint_every, say)
     trainer = make_trainer(
         max_epochs=epochs,
         logger=[MetricsFile(folder / "metrics.csv"), *loggers],
-        callbacks=[LearningRates(), *callbacks, checkpoint],
+        callbacks=[LearningRates(), *callbacks, BatchCheckpoint(folder / "checkpoints", checkpoint_every, say)],
         log_every_n_steps=log_every,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -81,19 +81,25 @@ def fit_stage(
     resume = newest_whole(folder / "checkpoints", module, say)
     if resume is not None and isinstance(trainer.strategy, ModelParallelStrategy):
         check_shardable(resume)
+    with _told(loggers, {**(hyperparameters or {}), "tags": list(tags)}), warnings.catch_warnings():
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    _say_how_it_ended(trainer, callbacks, say)
+    return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
+
+
+@contextmanager
+def _told(loggers: Sequence[Logger], hyperparameters: Mapping[str, Any]) -> Iterator[None]:
+    """Loggers know the settings before the block, and their runs end after it."""
     try:
         for logger in loggers:
-            logger.log_hyperparams(redacted({**(hyperparameters or {}), "tags": list(tags)}))
-        with warnings.catch_warnings():
-            for message in QUIET:
-                warnings.filterwarnings("ignore", message)
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+            logger.log_hyperparams(redacted(hyperparameters))
+        yield
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()  # or the next step's logger would go on in this run
-    _say_how_it_ended(trainer, callbacks, say)
-    return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
 
 
 def _say_how_it_ended(trainer: L.Trainer, callbacks: Sequence[L.Callback], say: Callable[[str], None]) -> None:
