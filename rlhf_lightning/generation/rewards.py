@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.generation.sample import joined, response_texts
-from rlhf_lightning.models.loading import freeze, model_source
+from rlhf_lightning.models.loading import freeze, load_weights, model_source
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -45,7 +45,7 @@ class TextReward:
 
     def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
         source, options = model_source(path), {"trust_remote_code": trust_remote_code}
-        self.model = freeze(AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, **options))
+        self.model = freeze(load_weights(AutoModelForSequenceClassification, path, **options))
         self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # hidden by the attention mask

@@ -1,7 +1,7 @@
 """Models and tokenizers: loading, fitting them to each other, freezing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,6 +25,8 @@ from rlhf_lightning.runs.hub import here_or_hub_id
 Module = TypeVar("Module", bound=nn.Module)
 _SHIPPED = Path(__file__).parents[1] / "sandbox" / "base"
 _SIZES = ("small", "medium", "large")
+_END_OF_TEXT = "<|endoftext|>"
+"""Ends a text in many a vocabulary whose file does not say so."""
 
 
 def model_folder(path: str) -> str:
@@ -75,7 +77,8 @@ def load_causal_lm(
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When not exactly one of `path` and `config` is given, or the dropout does not exist.
+        ValueError: When not exactly one of `path` and `config` is given, the dropout does not exist, or the folder does
+            not hold the whole model (`load_weights`).
     """
     architecture = model_config(path, config, trust_remote_code=trust_remote_code)
     _set_dropout(architecture, residual_dropout)
@@ -88,8 +91,67 @@ def load_causal_lm(
     if path is None:
         model = AutoModelForCausalLM.from_config(**options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(model_source(path), use_safetensors=True, **options)
+        model = load_weights(AutoModelForCausalLM, path, **options)
     return use_fast_kernels(cast(PreTrainedModel, model))
+
+
+def load_weights(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
+    """Load a model of which every weight is there: transformers would make up those that are not, and go on.
+
+    Args:
+        auto_class: The class of transformers that knows what the model is for, such as `AutoModelForCausalLM`.
+        path: A local folder, a hub id, or a shipped model.
+        options: Further arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: When weights are missing, are named otherwise or have other shapes, with some of their names; or
+            when the folder holds something else than a model in safetensors.
+    """
+    source = model_source(path)
+    _check_kind(Path(source), path)
+    # Other shapes are reported with the names, not by an error without them.
+    reported = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = auto_class.from_pretrained(source, **reported, **options)
+    found = {
+        "lacks": sorted(report["missing_keys"]),
+        "has besides": sorted(report["unexpected_keys"]),
+        "has in other shapes": sorted(str(name) for name, *_ in report["mismatched_keys"]),
+    }
+    faults = [f"{what} {_some(names)}" for what, names in found.items() if names]
+    if faults:
+        raise ValueError(
+            f"{path} does not hold the weights of a {type(model).__name__}: it {', and '.join(faults)}. Those that it "
+            "lacks would be random. Save the model itself, without a prefix of torch.compile or of an adapter in the "
+            "names of its weights, or name a folder of this kind."
+        )
+    return cast(PreTrainedModel, model)
+
+
+def _check_kind(folder: Path, path: str) -> None:
+    """Refuse folders that hold no whole model in a form that is read here."""
+    if not folder.is_dir():
+        return
+    names = {file.name for file in folder.iterdir()}
+    if "config.json" not in names:
+        if "adapter_config.json" in names:
+            raise ValueError(
+                f"{path} holds an adapter alone; merge it into its model (merge_and_unload), save that."
+            )
+        raise ValueError(f"{path} has no config.json; name the folder that save_pretrained wrote.")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("is_encoder_decoder"):
+        raise ValueError(f"{path} is an encoder-decoder ({config.get('model_type')}); a decoder is needed.")
+    if config.get("quantization_config"):
+        raise ValueError(f"{path} is quantised, which cannot be trained here; name the model it was made from.")
+    if not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        raise ValueError(
+            f"{path} has no weights in safetensors. Where it has them as .bin, load and save it once: "
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def model_config(
@@ -99,7 +161,9 @@ def model_config(
     if (path is None) == (config is None):
         raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
     if path is not None:
-        architecture = AutoConfig.from_pretrained(model_source(path), trust_remote_code=trust_remote_code)
+        source = model_source(path)
+        _check_kind(Path(source), path)
+        architecture = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     else:
         architecture = AutoConfig.for_model(**{"bos_token_id": None, "eos_token_id": None, **(config or {})})
     return cast(PreTrainedConfig, architecture)
@@ -120,17 +184,20 @@ def use_fast_kernels(model: Module) -> Module:
     return model
 
 
-def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str, *, eos_token: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer and make sure that it has an EOS and a pad token that differ.
 
     Args:
         path: A local folder, a hub id, a shipped model, a single `tokenizer.json`, or a folder with the original
             GPT-2 files `encoder.json` and `vocab.bpe`.
+        eos_token: The token that ends a text, where the files do not say; one of the vocabulary.
         trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When the tokenizer has no EOS token.
+        ValueError: When there is no tokenizer, or it has no EOS token.
     """
     source = model_source(path)
     folder = Path(source)
@@ -140,11 +207,19 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
         merges = cast(Any, [tuple(line.split()) for line in lines if line])
         tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(vocab=vocabulary, merges=merges)
     elif folder.suffix == ".json":
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder), eos_token="<|endoftext|>")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder))
     else:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {path} has no EOS token; responses could never end. Set one and save it.")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError(f"{path} has no tokenizer files (tokenizer.json and such); set model.tokenizer.path.")
+    if tokenizer.eos_token_id is None or eos_token is not None:
+        end = eos_token or _END_OF_TEXT
+        if end not in tokenizer.get_vocab():
+            raise ValueError(
+                f"the tokenizer of {path} has no EOS token{f' {eos_token!r}' if eos_token else ''}; responses could "
+                "never end. Name one of its vocabulary: model.tokenizer.eos_token."
+            )
+        tokenizer.eos_token = end
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         # An EOS that is also padding would be masked away, and no model could learn to end.
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})

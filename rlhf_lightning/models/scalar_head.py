@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, Cache, PreTrainedMo
 
 from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.models.attention import additive_mask, fast_attention
-from rlhf_lightning.models.loading import model_source, use_fast_kernels
+from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
 
 
@@ -83,15 +83,10 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When the folder's model has more than one label or no linear `score` head.
+        ValueError: When the folder's model has more than one label or no linear `score` head, or as `load_weights`.
     """
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_source(path),
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "trust_remote_code": False}
+    model = load_weights(AutoModelForSequenceClassification, path, **options)
     score = getattr(model, "score", None)
     if not isinstance(score, nn.Linear) or score.out_features != 1:
         raise ValueError(

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_lightning.data.tokenize import Tokenization
@@ -129,10 +130,15 @@ def test_the_original_gpt2_files(tmp_path):
 
 def test_a_single_tokenizer_file(tmp_path, tiny_tokenizer):
     tiny_tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = load_tokenizer(str(tmp_path / "tokenizer.json"))
+    file = str(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match=r"has no EOS token; .*model\.tokenizer\.eos_token"):
+        load_tokenizer(file)  # no end is made up
+    with pytest.raises(ValueError, match="has no EOS token '</s>'"):
+        load_tokenizer(file, eos_token="</s>")
+    tokenizer = load_tokenizer(file, eos_token="<eos>")
     assert tokenizer("w3 w4")["input_ids"] == [3, 4]
-    assert tokenizer.eos_token == "<|endoftext|>"
-    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    assert tokenizer.eos_token_id == 1
+    assert tokenizer.pad_token_id not in (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +154,7 @@ def test_padding_differs_from_the_end(tmp_path, tiny_tokenizer, pad, expected):
 def test_a_tokenizer_without_end(tmp_path, tiny_tokenizer):
     tiny_tokenizer.eos_token = None
     tiny_tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no EOS token; responses could never end\. Set one"):
+    with pytest.raises(ValueError, match=r"has no EOS token; responses could never end\. Name one"):
         load_tokenizer(str(tmp_path))
 
 
@@ -279,8 +285,77 @@ def test_a_reward_model_survives_the_round_trip(exported):
 
 def test_a_folder_that_is_no_reward_model(tmp_path, tiny_gpt2, tiny_tokenizer):
     export_causal_lm(tiny_gpt2, tiny_tokenizer, tmp_path / "model")
-    with pytest.raises(ValueError, match="is no reward model: it needs a linear head 'score' with one label"):
+    with pytest.raises(ValueError, match=r"weights of a GPT2ForSequenceClassification: it lacks score\.weight"):
         load_scalar_model(str(tmp_path / "model"))
+    with pytest.raises(ValueError, match=r"it lacks score\.weight"):
+        TextReward(str(tmp_path / "model"))
+
+
+def renamed(state, change):
+    return {change(name): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda name: f"_orig_mod.{name}", r"it lacks lm_head.* and 2\d more, and has besides _orig_mod\."),
+        (lambda name: f"base_model.model.{name}", r"has besides base_model\.model\."),
+        (lambda name: name.replace("h.1.mlp", "h.1.other"), r"lacks transformer\.h\.1\.mlp\.c_fc\.bias"),
+        (lambda name: name.replace(".h.1.", ".h.2."), r"lacks transformer\.h\.1\.attn.*has besides transformer\.h\.2"),
+    ],
+    ids=["compiled", "adapter", "one part", "another layer"],
+)
+def test_weights_that_are_not_there_are_named(tmp_path, tiny_gpt2, change, sentence):
+    tiny_gpt2.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file(renamed(load_file(weights), change), weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=sentence):
+        load_causal_lm(str(tmp_path))
+
+
+def test_weights_of_another_shape_are_named(tmp_path, tiny_gpt2):
+    tiny_gpt2.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_inner": 48}))
+    with pytest.raises(ValueError, match=r"has in other shapes transformer\.h\.0\.mlp\.c_fc\.bias"):
+        load_causal_lm(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, "has no config.json; name the folder that save_pretrained wrote"),
+        ({"adapter_config.json": {}}, r"holds an adapter alone; merge it .*merge_and_unload"),
+        ({"config.json": {"model_type": "t5", "is_encoder_decoder": True}}, r"an encoder-decoder \(t5\); a decoder"),
+        ({"config.json": {"model_type": "gpt2", "quantization_config": {"bits": 4}}}, "is quantised, which cannot be"),
+        ({"config.json": {"model_type": "gpt2"}, "pytorch_model.bin": {}}, r"no weights in safetensors.*\.bin, load"),
+    ],
+    ids=["empty", "adapter", "T5", "quantised", "bin"],
+)
+def test_folders_of_another_kind_are_a_sentence(tmp_path, files, sentence):
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    for load in (load_causal_lm, load_scalar_model):
+        with pytest.raises(ValueError, match=sentence):
+            load(str(tmp_path))
+
+
+def test_weights_in_several_files_and_behind_links(tmp_path, tiny_lm):
+    tiny_lm.save_pretrained(tmp_path / "parts", max_shard_size="8KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    (tmp_path / "link").symlink_to(tmp_path / "parts")
+    (tmp_path / "links").mkdir()
+    for file in (tmp_path / "parts").iterdir():
+        (tmp_path / "links" / file.name).symlink_to(file)
+    for name in ("parts", "link", "links"):
+        state = load_causal_lm(str(tmp_path / name)).state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in tiny_lm.state_dict().items())
+
+
+def test_a_folder_without_a_tokenizer_is_a_sentence(tmp_path, tiny_gpt2):
+    tiny_gpt2.save_pretrained(tmp_path)
+    with pytest.raises((ValueError, OSError), match=r"tokenizer"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_text_reward_is_the_score_of_the_tokens(exported, tiny_tokenizer):
