@@ -134,9 +134,7 @@ def _check_kind(folder: Path, path: str) -> None:
     names = {file.name for file in folder.iterdir()}
     if "config.json" not in names:
         if "adapter_config.json" in names:
-            raise ValueError(
-                f"{path} holds an adapter alone; merge it into its model (merge_and_unload), save that."
-            )
+            raise ValueError(f"{path} holds an adapter alone; merge it into its model (merge_and_unload), save that.")
         raise ValueError(f"{path} has no config.json; name the folder that save_pretrained wrote.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("is_encoder_decoder"):
@@ -145,8 +143,8 @@ def _check_kind(folder: Path, path: str) -> None:
         raise ValueError(f"{path} is quantised, which cannot be trained here; name the model it was made from.")
     if not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
         raise ValueError(
-            f"{path} has no weights in safetensors. Where it has them as .bin, load and save it once: "
-            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)."
+            f"{path} has no weights in safetensors, and a pickle is not read. If you trust its .bin, load and save it "
+            "once: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)."
         )
 
 
