@@ -21,6 +21,7 @@ from hydra.core.utils import JobReturn
 from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
@@ -116,7 +117,7 @@ def main() -> None:
 def _main(config: DictConfig) -> float | None:
     try:
         return run(config)
-    except (PipelineError, ValueError, OSError, ImportError, MissingMandatoryValue) as error:
+    except (PipelineError, MisconfigurationException, ValueError, OSError, ImportError, MissingMandatoryValue) as error:
         if os.environ.get("HYDRA_FULL_ERROR") or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         console = Console(stderr=True, soft_wrap=True)

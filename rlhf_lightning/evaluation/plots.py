@@ -51,9 +51,9 @@ class Curve:
     """A plot over the steps of a stage.
 
     Args:
-        title: What is shown.
-        unit: Of the vertical axis.
-        columns: Of metrics.csv, by the name in the legend; the first takes the colour of the stage.
+        title: The plot's title.
+        unit: The unit of the vertical axis.
+        columns: Columns of metrics.csv, by the name in the legend; the first takes the colour of the step.
         constant: Whether it is worth showing when it never changes.
     """
 
@@ -90,7 +90,7 @@ class Legend:
 def number(value: Any, size: float | None = None) -> str:
     """Three significant digits, with those of a larger ``size`` where numbers stand together.
 
-    Example:
+    Examples:
         >>> number(28.9375), number(0.0312), number(1150.4), number(8.05e-6), number(-0.0004, size=0.5)
         ('28.9', '0.0312', '1150', '8.05e-6', '0.000')
     """

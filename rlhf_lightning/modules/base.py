@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, check_layout, check_same_model, learned_state
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
@@ -228,15 +228,18 @@ def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer, num_trainin
         num_training_steps: Steps of the schedule until training ends.
 
     Raises:
-        TypeError: When the factory needs further arguments.
+        ValueError: When the factory needs other arguments, or its schedule follows a metric instead of the steps.
     """
-    signature = inspect.signature(factory)
-    steps = {"num_training_steps": num_training_steps} if "num_training_steps" in signature.parameters else {}
     try:
+        signature = inspect.signature(factory)
+        steps = {"num_training_steps": num_training_steps} if "num_training_steps" in signature.parameters else {}
         signature.bind(optimizer, **steps)
-    except TypeError as error:
-        raise TypeError(
+    except (TypeError, ValueError) as error:
+        raise ValueError(
             f"the scheduler {factory} cannot be called with the optimizer alone ({error}). Call the parameter that is "
             "the number of steps num_training_steps, and bind the others with functools.partial or _partial_."
         ) from error
-    return factory(optimizer, **steps)
+    scheduler = factory(optimizer, **steps)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau follows a metric; take a scheduler that follows the steps.")
+    return scheduler

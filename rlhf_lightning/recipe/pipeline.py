@@ -58,7 +58,7 @@ class Pipeline:
         build: Builds the object that a node with ``_target_`` describes, given further keyword arguments.
         runs: Where artifacts are.
         console: Where progress and tables go.
-        recipe: The steps that there are, in order.
+        recipe: The steps that there are, in order; None is `RECIPE`.
 
     Raises:
         PipelineError: When a step is unknown, or the trainer is told what the recipe says.
@@ -70,8 +70,9 @@ class Pipeline:
         build: Callable[..., Any],
         runs: Runs,
         console: Console | None = None,
-        recipe: tuple[Stage, ...] = RECIPE,
+        recipe: tuple[Stage, ...] | None = None,
     ) -> None:
+        recipe = RECIPE if recipe is None else recipe
         named = [config["stages"]] if isinstance(config["stages"], str) else config["stages"]
         names = [stage.name for stage in recipe]
         unknown = [name for name in named if name not in names]

@@ -68,12 +68,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _number(text: str) -> int | float:
+    """As it was written: a whole number stays one."""
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = []
         for row in csv.DictReader(file):
             if row["step"] and None not in row.values():
-                numbers = {name: float(value) for name, value in row.items() if value != "" and name != "step"}
-                rows.append({"step": int(row["step"]), **numbers})
+                rows.append({name: _number(text) for name, text in row.items() if text != ""})
         return rows

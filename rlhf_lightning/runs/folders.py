@@ -91,7 +91,7 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
     """Compare what a stage would be made from with what its folder was made from, and claim the folder.
 
     Args:
-        folder: Of the stage.
+        folder: The step's folder.
         identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
         overwrite: Whether a stage made from something else is thrown away.
 

@@ -29,7 +29,7 @@ def redacted(value: Any) -> Any:
     Secret is what a name such as ``token``, ``password`` or ``api_key`` holds, also as ``name=value`` in a text; the
     value of an environment variable with such a name, wherever it stands; and what has the form of a service's key.
 
-    Example:
+    Examples:
         >>> redacted({"judge": {"api_key": "abc"}, "eos_token": "</s>", "command": "run seed=1,hub_token=abc"})
         {'judge': {'api_key': '(redacted)'}, 'eos_token': '</s>', 'command': 'run seed=1,hub_token=(redacted)'}
     """

@@ -22,13 +22,21 @@ class LearningRates(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Name each optimizer after the model whose parameters it has."""
-        models = {id(p): name for name, model in pl_module.named_children() for p in model.parameters()}
+        models: dict[int, str] = {}
+        for model_name, model in pl_module.named_children():
+            for parameter in model.parameters():
+                models.setdefault(id(parameter), model_name)  # a body that two models share is the first one's
         self._names: dict[str, Optimizer] = {}
         for number, optimizer in enumerate(trainer.optimizers):
             name = f"lr/{models.get(id(optimizer.param_groups[0]['params'][0]), 'optimizer')}"
             self._names[f"{name}{number}" if name in self._names else name] = optimizer
         for config in trainer.lr_scheduler_configs:
             config.name = next((name for name, one in self._names.items() if one is config.scheduler.optimizer), None)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let a step with fewer batches than `log_every` log its last one at least."""
+        settings: Any = trainer
+        settings.log_every_n_steps = int(max(1, min(settings.log_every_n_steps, trainer.num_training_batches)))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Log the rates that this batch learns with; those of the groups of one optimizer by their numbers."""

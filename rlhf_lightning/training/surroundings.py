@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from rlhf_lightning.parallel.processes import rank
@@ -23,8 +29,16 @@ OWNED = {
     "default_root_dir": "set paths.runs and run",
     "fast_dev_run": "use debug=fast",
     "barebones": "metrics and checkpoints are always written",
+    "profiler": "its report would be lost; time/* in metrics.csv has seconds and tokens per second of each phase",
 }
 """Arguments of the trainer that the recipe sets, and what to do instead of setting them."""
+OWNED_CALLBACKS: dict[type[Callback], str] = {
+    GradientAccumulationScheduler: "several batches are not the gradient of one large one; see data.batch_size",
+    BatchSizeFinder: "plan=true says what fits, and data.batch_size and module.micro_batch_size set it",
+    LearningRateFinder: "sweep module.optimizer.lr instead",
+    StochasticWeightAveraging: "ppo has module.ema_decay, and steps that train have their schedules",
+}
+"""Callbacks that set what the recipe sets, and what to do instead."""
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 """Environment variables that keep loggers from reporting to their makers."""
 
@@ -91,7 +105,13 @@ def user_callbacks(nodes: Any, build: Callable[..., Any]) -> list[Callback]:
     """
     callbacks: list[Callback] = []
     for node in _each(nodes):
-        lenient = "strict" in inspect.signature(build(node, _partial_=True).func).parameters and "strict" not in node
+        kind = build(node, _partial_=True).func
+        if not (isinstance(kind, type) and issubclass(kind, Callback)):
+            raise PipelineError(f"callbacks name {node['_target_']}, which is no Callback of Lightning.")
+        if issubclass(kind, tuple(OWNED_CALLBACKS)):
+            instead = next(words for base, words in OWNED_CALLBACKS.items() if issubclass(kind, base))
+            raise PipelineError(f"{node['_target_']} would change what the recipe says: {instead}.")
+        lenient = "strict" in inspect.signature(kind).parameters and "strict" not in node
         callbacks.append(build(node, strict=False) if lenient else build(node))
     return callbacks
 
@@ -114,5 +134,10 @@ def _each(nodes: Any) -> Iterator[Any]:
     if isinstance(nodes, (list, tuple)):
         for node in nodes:
             yield from _each(node)
-    elif nodes is not None:
+    elif isinstance(nodes, Mapping):
         yield nodes
+    elif nodes is not None:
+        raise PipelineError(
+            f"{nodes!r} is no node with _target_; options of the groups are named without 'trainer': "
+            "logger=tensorboard, logger=none, callbacks=lr_monitor."
+        )

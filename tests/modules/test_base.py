@@ -153,7 +153,7 @@ def test_a_factory_that_needs_more_is_refused() -> None:
     def positional(optimizer: Optimizer, total_steps: int) -> LRScheduler:
         raise AssertionError
 
-    with pytest.raises(TypeError, match=r"'total_steps'.*parameter that is the number of steps num_training_steps"):
+    with pytest.raises(ValueError, match=r"'total_steps'.*parameter that is the number of steps num_training_steps"):
         rates(positional, 1, total=4)
 
 

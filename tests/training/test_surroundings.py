@@ -114,7 +114,7 @@ def test_nothing_there_is_no_logger_and_no_callback(tmp_path: Path) -> None:
 @pytest.mark.parametrize("node", [True, "tensorboard", {"_target_": "os.system", "command": "true"}])
 def test_what_is_no_logger_is_refused(node: Any, tmp_path: Path) -> None:
     for make in (partial(user_loggers, folder=tmp_path), user_callbacks):
-        with pytest.raises(PipelineError, match=r"mapping with _target_|os\.system is neither"):
+        with pytest.raises(PipelineError, match=r"no node with _target_|os\.system is neither"):
             make(node, build=BUILD)
 
 
@@ -237,3 +237,22 @@ def test_every_shipped_logger_is_one() -> None:
     for path in (Path(CONFIG_DIR) / "logger").glob("*.yaml"):
         for node in option("logger", path.stem).values():
             assert issubclass(BUILD(node, _partial_=True).func, Logger)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("GradientAccumulationScheduler", "would change what the recipe says: several batches are not the gradient"),
+        ("BatchSizeFinder", "plan=true says what fits"),
+        ("LearningRateFinder", r"sweep module\.optimizer\.lr"),
+        ("StochasticWeightAveraging", r"ppo has module\.ema_decay"),
+    ],
+)
+def test_callbacks_that_would_change_the_recipe_are_refused(target: str, sentence: str) -> None:
+    with pytest.raises(PipelineError, match=sentence):
+        user_callbacks({"one": {"_target_": f"lightning.pytorch.callbacks.{target}"}}, builder([]))
+
+
+def test_what_is_no_callback_is_refused() -> None:
+    with pytest.raises(PipelineError, match=r"torch\.nn\.Identity, which is no Callback of Lightning"):
+        user_callbacks({"one": {"_target_": "torch.nn.Identity"}}, builder([]))
