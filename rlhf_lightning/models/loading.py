@@ -161,7 +161,13 @@ def model_config(
     if path is not None:
         source = model_source(path)
         _check_kind(Path(source), path)
-        architecture = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        try:
+            architecture = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        except OSError as error:
+            if Path(source).exists():
+                raise
+            reason = str(error).splitlines()[0]
+            raise OSError(f"there is no folder {path!r} here, and the hub does not give it ({reason}).") from error
     else:
         architecture = AutoConfig.for_model(**{"bos_token_id": None, "eos_token_id": None, **(config or {})})
     return cast(PreTrainedConfig, architecture)

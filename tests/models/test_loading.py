@@ -392,3 +392,8 @@ def test_a_folder_is_complete_or_as_before(tmp_path):
         (unfinished / "c").write_text("new")
     assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("c", "new")]
     assert [child.name for child in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub_says_both():
+    with pytest.raises(OSError, match=r"there is no folder 'modles/my' here, and the hub does not give it"):
+        load_causal_lm("modles/my")
