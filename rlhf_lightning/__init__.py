@@ -4,11 +4,12 @@ from rlhf_lightning.algorithms.losses import lm_loss, policy_loss, ranking_loss,
 from rlhf_lightning.checks import Subject, check
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.reward import RewardModule
+from rlhf_lightning.tokenization.loading import load_tokenizer
 
 __all__ = [
     "Comparison",

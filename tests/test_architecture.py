@@ -15,20 +15,22 @@ NAMES = {file.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."):
 
 MATHS = {"algorithms"}
 DISK = {"parallel", "runs"}
+TOKENS = {"tokenization"}
 MAY_IMPORT = {
     "parallel": set(),
     "algorithms": set(),
     "runs": {"parallel"},
-    "models": MATHS | DISK,
-    "data": MATHS | DISK,
+    "tokenization": {"runs"},
+    "models": MATHS | DISK | TOKENS,
+    "data": MATHS | DISK | TOKENS,
     "curation": {"data", *DISK},
-    "generation": {"models", *MATHS},
-    "modules": {"generation", "models", "parallel", *MATHS},
-    "training": {"generation", "models", "data", *MATHS, *DISK},
-    "evaluation": {"generation", "models", "data", *MATHS, *DISK},
+    "generation": {"models", "runs", *MATHS, *TOKENS},
+    "modules": {"generation", "models", "parallel", *MATHS, *TOKENS},
+    "training": {"generation", "models", "data", *MATHS, *DISK, *TOKENS},
+    "evaluation": {"generation", "models", "data", *MATHS, *DISK, *TOKENS},
     "labeling": {"data", "evaluation", *DISK},
-    "checks": {"modules", "generation", "models", "data", "parallel", *MATHS},
-    "sandbox": {"data", "evaluation", *MATHS},
+    "checks": {"modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
+    "sandbox": {"data", "evaluation", *MATHS, *TOKENS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},
     "cli": {"recipe", "evaluation", *DISK},
     "compat": set(),

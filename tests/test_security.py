@@ -26,13 +26,14 @@ from rlhf_lightning.cli import SweepSummary, _runs, composed, main
 from rlhf_lightning.evaluation.tables import sample_table
 from rlhf_lightning.generation.rewards import TextReward
 from rlhf_lightning.models.export import export_causal_lm
-from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.scalar_head import load_scalar_model
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, read_stage
 from rlhf_lightning.runs.secrets import REDACTED, redacted
 from rlhf_lightning.runs.targets import FACTORIES, builder
+from rlhf_lightning.tokenization.loading import load_tokenizer
 from rlhf_lightning.training.checkpoint import newest_whole
 
 REPOSITORY = Path(__file__).parents[1]

@@ -67,7 +67,7 @@ class Tokenization:
             pad, eos = self.tokenizer.pad_token, self.tokenizer.eos_token
             raise ValueError(
                 f"the tokenizer's pad token ({pad!r}) must exist and differ from its EOS token ({eos!r}); "
-                "rlhf_lightning.models.loading.load_tokenizer sees to it."
+                "rlhf_lightning.load_tokenizer sees to it."
             )
         if "{prompt}" not in self.prompt_template:
             raise ValueError(f"prompt_template must contain '{{prompt}}', got {self.prompt_template!r}.")

@@ -10,8 +10,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.generation.sample import joined, response_texts
-from rlhf_lightning.models.loading import freeze, load_weights, model_source
+from rlhf_lightning.models.loading import freeze, load_weights
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.runs.hub import model_source
 
 TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """From prompt texts and response texts to scores; higher is better."""

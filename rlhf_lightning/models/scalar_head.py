@@ -1,7 +1,6 @@
 """A transformer body with one number per token: reward models and value networks."""
 
 import copy
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +21,8 @@ class ScalarHeadModel(nn.Module):
         backbone: A body without head, from `AutoModel` or `causal_lm.base_model`; its output has `last_hidden_state`.
         hidden_size: The width d of the body.
 
-    The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (Stiennon et al. 2020).
+    The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (Stiennon et al. 2020); it
+    computes in 32 bits, in whichever the body does.
     `bias` is the constant that puts demonstrations at mean 0 (InstructGPT, section 3.5); it is not trained.
     """
 
@@ -65,12 +65,14 @@ class ScalarHeadModel(nn.Module):
             eager = attention_implementation(self.backbone) == "eager"
             if eager and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
                 # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
-                dtype = compute_dtype(attention_mask.device, self.head.weight.dtype)
+                dtype = compute_dtype(attention_mask.device, next(self.backbone.parameters()).dtype)
                 attention_mask = additive_mask(attention_mask, dtype)
             options |= {"attention_mask": attention_mask, "position_ids": position_ids}
             output = self.backbone(input_ids=input_ids, **options)
-        hidden = output.last_hidden_state.to(self.head.weight.dtype)
-        return cast(Tensor, self.head(hidden).squeeze(-1) + self.bias)
+        hidden = output.last_hidden_state
+        exact = torch.promote_types(self.head.weight.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):  # 16 bits would put every score on a coarse grid
+            return nn.functional.linear(hidden.to(exact), self.head.weight.to(exact)).squeeze(-1) + self.bias
 
 
 def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sdpa") -> ScalarHeadModel:
@@ -78,7 +80,7 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
 
     Args:
         path: A local folder or a hub id.
-        dtype: Name of the torch dtype of the weights.
+        dtype: Name of the torch dtype of the body's weights; the head stays in 32 bits.
         attention: Attention implementation of transformers.
 
     Raises:
@@ -96,4 +98,4 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
     scalar = ScalarHeadModel(use_fast_kernels(model.base_model), score.in_features)
     scalar.head.weight.data.copy_(score.weight.data)
     scalar.bias.fill_(float(getattr(model.config, "reward_bias", 0.0)))
-    return scalar.to(score.weight.dtype)
+    return scalar

@@ -17,12 +17,14 @@ from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import DataSource, check_data_source
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
-from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, load_tokenizer, model_folder
+from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.tokenization.loading import load_tokenizer
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_SHIPPED = Path(__file__).parents[1] / "sandbox" / "base"
+_SIZES = ("small", "medium", "large")
 _FILE_SUFFIXES = (
     ".json",
     ".jsonl",
@@ -42,3 +44,28 @@ def here_or_hub_id(path: str) -> str:
             "Mend the path; an id of the hub is 'name' or 'owner/name', where no folder here has the owner's name."
         )
     return path
+
+
+def model_folder(path: str) -> str:
+    """The folder of a model: `sandbox/small`, `sandbox/medium` and `sandbox/large` ship in the package.
+
+    Any other path, or hub id, stands for itself; `sandbox` is short for `sandbox/medium`.
+
+    Raises:
+        ValueError: When the sandbox has no model of that size.
+    """
+    name, _, size = path.partition("/")
+    if name != "sandbox":
+        return path
+    if (size or "medium") not in _SIZES:
+        raise ValueError(f"the sandbox has no model {path!r}; it has sandbox/{', sandbox/'.join(_SIZES)}.")
+    return str(_SHIPPED / (size or "medium"))
+
+
+def model_source(path: str) -> str:
+    """The folder of a model (`model_folder`), or its hub id; nothing is asked of the network for a mistyped path.
+
+    Raises:
+        FileNotFoundError: When nothing is there and it looks like a path.
+    """
+    return here_or_hub_id(model_folder(path))

@@ -12,11 +12,11 @@ LIBRARIES = ("rlhf_lightning", "torch.nn", "torch.optim", "lightning", "transfor
 FACTORIES = (
     "rlhf_lightning.models.loading.load_causal_lm",
     "rlhf_lightning.models.scalar_head.load_scalar_model",
-    "rlhf_lightning.models.loading.load_tokenizer",
     "rlhf_lightning.sandbox.labelers.held_out_panel",
     "rlhf_lightning.sandbox.labelers.screened_labelers",
     "rlhf_lightning.sandbox.probes.sandbox_probes",
     "rlhf_lightning.sandbox.tokenizer.build_tokenizer",
+    "rlhf_lightning.tokenization.loading.load_tokenizer",
     "transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup",
     "transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
 )

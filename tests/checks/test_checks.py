@@ -20,12 +20,13 @@ from rlhf_lightning.data import loader
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.models import shared_prefix as prefix
-from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules import ppo, ppo_experience, ppo_ptx
 from rlhf_lightning.modules import reward as reward_stage
 from rlhf_lightning.modules.ppo import PPOModule
+from rlhf_lightning.tokenization.loading import load_tokenizer
 
 PROMPTS = [Prompt(" ".join(f"w{3 + (n + k) % 30}" for k in range(1 + n % 4))) for n in range(8)]
 DEMONSTRATIONS = [Demonstration(f"w{3 + n} w5", " ".join(f"w{6 + n + k}" for k in range(1 + n % 3))) for n in range(12)]

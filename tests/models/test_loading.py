@@ -10,17 +10,12 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.policies import pretraining_loss
 from rlhf_lightning.generation.rewards import TextReward
 from rlhf_lightning.models.export import complete_folder, export_causal_lm, export_scalar_model
-from rlhf_lightning.models.loading import (
-    fit_to_tokenizer,
-    freeze,
-    load_causal_lm,
-    load_tokenizer,
-    model_folder,
-    use_fast_kernels,
-)
+from rlhf_lightning.models.loading import fit_to_tokenizer, freeze, load_causal_lm, use_fast_kernels
 from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
+from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.sandbox.world import generate_text
+from rlhf_lightning.tokenization.loading import load_tokenizer
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
 LLAMA = {"model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}

@@ -4,6 +4,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from rlhf_lightning.models.precision import compute_dtype, is_exact, trainer_dtypes
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,25 @@ def test_the_types_are_those_of_a_trainer(precision, tmp_path):
 
 def test_half_precision_is_mixed_on_a_gpu_alone():
     assert trainer_dtypes("16-mixed") == (None, torch.float16)
+
+
+def bf16_grid(values):
+    return values.to(torch.bfloat16).to(values.dtype)
+
+
+@pytest.mark.parametrize("own_bits", [16, 32])
+def test_a_score_is_32_bits_wide_whatever_the_body_computes_in(make_tiny_lm, own_bits):
+    """Against a double loop over the same 16-bit hidden states in 64 bits; a product in 16 bits is 1e-3 off."""
+    model = ScalarHeadModel.from_causal_lm(make_tiny_lm("llama")).eval()
+    model.bias.fill_(0.1)
+    if own_bits == 16:
+        model.backbone.to(torch.bfloat16)
+    ids = torch.arange(3, 23).view(2, 10)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=own_bits == 32):
+        scores = model(ids)
+        hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state.double()
+    weight = model.head.weight[0].detach().double()
+    expected = torch.tensor([[sum(h * w for h, w in zip(row, weight, strict=True)) + 0.1 for row in r] for r in hidden])
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected.double(), atol=1e-6, rtol=0)
+    assert (scores != bf16_grid(scores)).all()
