@@ -3,8 +3,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from rlhf_lightning.models.export import export_scalar_model
 from rlhf_lightning.models.precision import compute_dtype, is_exact, trainer_dtypes
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,23 @@ def test_a_score_is_32_bits_wide_whatever_the_body_computes_in(make_tiny_lm, own
     model.bias.fill_(0.1)
     if own_bits == 16:
         model.backbone.to(torch.bfloat16)
-    ids = torch.arange(3, 23).view(2, 10)
+    read = []
+    model.backbone.register_forward_hook(lambda *call: read.append(call[-1].last_hidden_state))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=own_bits == 32):
-        scores = model(ids)
-        hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state.double()
+        scores = model(torch.arange(3, 23).view(2, 10))
+    hidden = read[0].double()
     weight = model.head.weight[0].detach().double()
     expected = torch.tensor([[sum(h * w for h, w in zip(row, weight, strict=True)) + 0.1 for row in r] for r in hidden])
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores.double(), expected.double(), atol=1e-6, rtol=0)
-    assert (scores != bf16_grid(scores)).all()
+    assert (scores != bf16_grid(scores)).float().mean() > 0.9, "scores sit on the grid of 16 bits"
+
+
+def test_a_reward_model_in_16_bits_keeps_its_head_and_bias_in_32(tiny_gpt2, tiny_tokenizer, tmp_path):
+    model = ScalarHeadModel.from_causal_lm(tiny_gpt2)
+    model.bias.fill_(1.001)  # 16 bits would make it 1
+    export_scalar_model(model, tiny_gpt2.config, tiny_tokenizer, tmp_path / "reward")
+    loaded = load_scalar_model(str(tmp_path / "reward"), dtype="bfloat16")
+    assert {parameter.dtype for parameter in loaded.backbone.parameters()} == {torch.bfloat16}
+    assert loaded.head.weight.dtype == torch.float32
+    assert float(loaded.bias) == pytest.approx(1.001, abs=1e-6)
