@@ -63,7 +63,7 @@ class ContinuousBatchingSampler:
         sampling = {"temperature": options.temperature, "top_k": 0, "top_p": 1.0} if options.temperature > 0 else {}
         generation = GenerationConfig(
             max_new_tokens=options.max_new_tokens,
-            eos_token_id=options.eos_token_id,
+            eos_token_id=list(options.eos_token_ids),
             pad_token_id=options.pad_token_id,
             do_sample=options.temperature > 0,
             **cast(Any, sampling),
@@ -120,7 +120,7 @@ class VLLMSampler:
                 top_p=1.0,
                 top_k=-1,
                 max_tokens=options.max_new_tokens,
-                stop_token_ids=[options.eos_token_id],
+                stop_token_ids=list(options.eos_token_ids),
                 logprobs=0,
                 seed=seed,
                 detokenize=False,

@@ -1,13 +1,15 @@
 """Sampling responses. Left padding, positions, EOS and random numbers are handled here and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.generation.stopping_criteria import StopStringCriteria
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import token_log_probs
@@ -16,6 +18,7 @@ from rlhf_lightning.generation.decoding import decoder
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.padding import left_aligned
+from rlhf_lightning.tokenization.endings import end_token_ids, stop_strings
 
 
 @dataclass(frozen=True)
@@ -24,36 +27,56 @@ class SamplingOptions:
 
     Args:
         max_new_tokens: Length limit of a response, its EOS included.
-        eos_token_id: The token that ends a response.
-        pad_token_id: The token that fills the columns after the end; differs from EOS.
+        eos_token_id: The token that ends a response, or all that do.
+        pad_token_id: The token that fills the columns after the end; none of those.
         temperature: What divides the logits; 0 takes the most likely token.
+        stop: Tells of each row of tokens whether a text that ends a response ends in its last one; None where only
+            tokens do.
 
     Raises:
-        ValueError: When `pad_token_id` equals `eos_token_id`.
+        ValueError: When `pad_token_id` ends a response.
     """
 
     max_new_tokens: int
-    eos_token_id: int
+    eos_token_id: int | tuple[int, ...]
     pad_token_id: int
     temperature: float = 1.0
+    stop: Callable[[Tensor, None], Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an end that could not be told from padding."""
-        if self.pad_token_id == self.eos_token_id:
+        if self.pad_token_id in self.eos_token_ids:
             same = f"pad_token_id and eos_token_id are both {self.pad_token_id}"
             raise ValueError(f"{same}; the end could not be told from padding.")
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a response."""
+        return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else self.eos_token_id
 
     @classmethod
     def from_tokenizer(
         cls, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float = 1.0
     ) -> "SamplingOptions":
-        """With the EOS and pad tokens of a tokenizer."""
-        eos, pad = token_id(tokenizer.eos_token_id), token_id(tokenizer.pad_token_id)
-        return cls(max_new_tokens, eos, pad, temperature)
+        """With all that ends a response by a tokenizer (`end_token_ids`, `stop_strings`), and its pad token."""
+        ends, texts = end_token_ids(tokenizer), stop_strings(tokenizer)
+        stop = StopStringCriteria(tokenizer, list(texts)) if texts else None
+        return cls(max_new_tokens, ends, token_id(tokenizer.pad_token_id), temperature, stop)
 
-    def ends(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Where a response would end."""
-        return tokens == self.eos_token_id
+    def ends_at_last(self, tokens: Int[Tensor, "rows time"]) -> Bool[Tensor, " rows"]:
+        """Whether each row ends in its last token."""
+        ends = self._are_ends(tokens[:, -1])
+        return ends if self.stop is None else ends | self.stop(tokens, None)
+
+    def ends(self, tokens: Int[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
+        """Where each row would end."""
+        if self.stop is None:
+            return self._are_ends(tokens)
+        return torch.stack([self.ends_at_last(tokens[:, :stop]) for stop in range(1, tokens.shape[1] + 1)], 1)
+
+    def _are_ends(self, tokens: Tensor) -> Tensor:
+        # No table of ids: making one on a GPU at every token takes longer than the comparisons.
+        return reduce(torch.logical_or, [tokens == token for token in self.eos_token_ids])
 
 
 @torch.no_grad()
@@ -87,7 +110,7 @@ def sample_responses(
         tokens[steps.rows, length] = chosen
         log_probs[steps.rows, length] = log_prob.to(log_probs.dtype)
         length += 1
-        going = ~options.ends(chosen)
+        going = ~options.ends_at_last(tokens[steps.rows, :length])
         if length == options.max_new_tokens or not bool(going.any()):
             break
         logits = steps.next(chosen, going)
@@ -157,11 +180,15 @@ def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
 
 
 def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
-    """Responses as text, without EOS and padding."""
-    return [
-        str(tokenizer.decode(ids[mask], skip_special_tokens=True))
-        for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
-    ]
+    """Responses as text, without what ended them and without padding."""
+    ends, texts = set(end_token_ids(tokenizer)), stop_strings(tokenizer)
+    responses = []
+    for row, mask in zip(rollout.response_ids, rollout.response_mask, strict=True):
+        ids = row[mask].tolist()
+        text = str(tokenizer.decode(ids[:-1] if ids and ids[-1] in ends else ids, skip_special_tokens=True))
+        stops = [text.find(stop) for stop in texts if stop in text]
+        responses.append(text[: min(stops)] if stops else text)
+    return responses
 
 
 def token_id(value: int | list[int] | None) -> int:

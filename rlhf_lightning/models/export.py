@@ -15,6 +15,7 @@ from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.parallel.sharding import full_state_dict
 from rlhf_lightning.runs.files import put_in_place
+from rlhf_lightning.tokenization.endings import name_special_tokens
 
 
 def export_causal_lm(
@@ -48,7 +49,7 @@ def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
     """
     config = copy.deepcopy(config)
     config.num_labels = 1
-    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    name_special_tokens(config, tokenizer)
     config.reward_bias = float(model.bias)
     with torch.device("meta"):
         classifier = AutoModelForSequenceClassification.from_config(config)

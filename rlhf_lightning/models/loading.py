@@ -18,6 +18,7 @@ from transformers.activations import NewGELUActivation
 
 from rlhf_lightning.models.matmul import use_fast_matmul
 from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.tokenization.endings import name_special_tokens
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -170,8 +171,7 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
                 weight[old:] = weight[:old].mean(0)
     for config in (model.config, model.generation_config):
         if config is not None:
-            config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-            config.bos_token_id = tokenizer.bos_token_id
+            name_special_tokens(config, tokenizer)
     return model
 
 

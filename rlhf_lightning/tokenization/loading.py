@@ -1,6 +1,7 @@
 """Loading a tokenizer: with an EOS token, a pad token of its own, and every token that ends a response."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,25 +9,31 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
 from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.tokenization.endings import end_token_ids, keep_endings
 
 _END_OF_TEXT = "<|endoftext|>"
 """Ends a text in many a vocabulary whose file does not say so."""
 
 
 def load_tokenizer(
-    path: str, *, eos_token: str | None = None, trust_remote_code: bool = False
+    path: str,
+    *,
+    eos: str | Sequence[str] | None = None,
+    stop: str | Sequence[str] | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
-    """Load a tokenizer and make sure that it has an EOS and a pad token that differ.
+    """Load a tokenizer with everything that ends a response (`end_token_ids`), and a pad token that is none of it.
 
     Args:
         path: A local folder, a hub id, a shipped model, a single `tokenizer.json`, or a folder with the original
             GPT-2 files `encoder.json` and `vocab.bpe`.
-        eos_token: The token that ends a text, where the files do not say; one of the vocabulary.
+        eos: The tokens that end a response, by text, instead of those that the model's files name (None).
+        stop: Texts that end a response too, such as `Human:` for a base model.
         trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When there is no tokenizer, or it has no EOS token.
+        ValueError: When there is no tokenizer, it has no EOS token, or `eos` names none of its tokens.
     """
     source = model_source(path)
     folder = Path(source)
@@ -41,15 +48,19 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError(f"{path} has no tokenizer files (tokenizer.json and such); set model.tokenizer.path.")
-    if tokenizer.eos_token_id is None or eos_token is not None:
-        end = eos_token or _END_OF_TEXT
-        if end not in tokenizer.get_vocab():
+    tokens, strings = ([named] if isinstance(named, str) else list(named or ()) for named in (eos, stop))
+    if tokenizer.eos_token_id is None and not tokens:
+        if _END_OF_TEXT not in tokenizer.get_vocab():
             raise ValueError(
-                f"the tokenizer of {path} has no EOS token{f' {eos_token!r}' if eos_token else ''}; responses could "
-                "never end. Name one of its vocabulary: model.tokenizer.eos_token."
+                f"the tokenizer of {path} has no EOS token; responses could never end. Name one of its vocabulary: "
+                "model.eos."
             )
-        tokenizer.eos_token = end
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.eos_token = _END_OF_TEXT
+    holds_model = not folder.exists() or (folder / "config.json").exists()
+    keep_endings(tokenizer, source if holds_model else None, tokens, strings)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokens[0]
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, *end_token_ids(tokenizer)):
         # An EOS that is also padding would be masked away, and no model could learn to end.
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     return tokenizer

@@ -126,11 +126,11 @@ def test_the_original_gpt2_files(tmp_path):
 def test_a_single_tokenizer_file(tmp_path, tiny_tokenizer):
     tiny_tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     file = str(tmp_path / "tokenizer.json")
-    with pytest.raises(ValueError, match=r"has no EOS token; .*model\.tokenizer\.eos_token"):
+    with pytest.raises(ValueError, match=r"has no EOS token; .*model\.eos"):
         load_tokenizer(file)  # no end is made up
-    with pytest.raises(ValueError, match="has no EOS token '</s>'"):
-        load_tokenizer(file, eos_token="</s>")
-    tokenizer = load_tokenizer(file, eos_token="<eos>")
+    with pytest.raises(ValueError, match="model.eos names '</s>', which is no token"):
+        load_tokenizer(file, eos="</s>")
+    tokenizer = load_tokenizer(file, eos="<eos>")
     assert tokenizer("w3 w4")["input_ids"] == [3, 4]
     assert tokenizer.eos_token_id == 1
     assert tokenizer.pad_token_id not in (None, 1)
