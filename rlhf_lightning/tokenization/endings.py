@@ -2,7 +2,7 @@
 
 A model has often several. The turn of a chat template closes with another token than a document (Gemma's
 `<end_of_turn>` and `<eos>`), and `generation_config.json` lists what a model was seen to end with (three tokens in
-Llama 3 and Phi 3). The tokenizer carries the set, and its `tokenizer_config.json` keeps what its other files do not say.
+Llama 3 and Phi 3). The tokenizer carries the set; its `tokenizer_config.json` keeps what its other files do not say.
 """
 
 from collections.abc import Sequence
