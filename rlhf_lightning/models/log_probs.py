@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.algorithms.functional import token_log_probs
+from rlhf_lightning.models.architecture import check_length, eval_mode
 from rlhf_lightning.models.attention import fast_attention
 from rlhf_lightning.models.matmul import matmul
 from rlhf_lightning.models.padding import length_groups, position_ids
@@ -39,6 +40,7 @@ def causal_logits(
         positions: The position of each token (`rlhf_lightning.models.padding.position_ids`).
         last: How many positions are kept, from the end; None keeps all.
     """
+    check_length(model, input_ids.shape[1])
     options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
     if isinstance(model, PreTrainedModel):
         options["use_cache"] = False
@@ -92,6 +94,7 @@ def last_hidden(
     model: PreTrainedModel, input_ids: Int[Tensor, "rows time"], **options: Tensor
 ) -> Float[Tensor, "rows time width"]:
     """What the head of a transformers model reads."""
+    check_length(model, input_ids.shape[1])
     with fast_attention(model, input_ids.device, input_ids.shape[1]):
         return cast(Tensor, model.base_model(input_ids=input_ids, use_cache=False, **options).last_hidden_state)
 
@@ -195,26 +198,38 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 _PLAIN_HEAD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_LARGE = 200.0
+"""Logits that a cap would change: those of Gemma 2 are bent at 30, and a fresh model's do not get there."""
 
 
 @torch.no_grad()
 def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
     """Whether the logits are the body's last hidden state times the head's weight, and nothing else.
 
-    Some architectures scale or cap their logits. It is tried once per model, on a few tokens.
+    Some architectures scale or cap their logits. It is tried once per model, on a few tokens, with hidden states so
+    large that a cap would show.
     """
     if model not in _PLAIN_HEAD:
         head = model.get_output_embeddings()
         plain = isinstance(head, nn.Linear) and head.bias is None and model.base_model is not model
         if plain:
-            modes = [(module, module.training) for module in model.modules()]
-            model.eval()
             ids = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
-            logits = model(input_ids=ids, use_cache=False).logits.float()
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            for module, mode in modes:
-                module.training = mode
-            product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
-            plain = product.shape == logits.shape and bool((product - logits).abs().max() <= 1e-3 * logits.abs().max())
+            with eval_mode(model):
+                hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
+                scale = _LARGE / max(float(product.abs().max()), 1e-6)
+                logits = _logits_of_scaled(model, ids, scale)
+            product = product * scale
+            plain = product.shape == logits.shape and bool((product - logits).abs().max() <= 1e-3 * _LARGE)
         _PLAIN_HEAD[model] = plain
     return _PLAIN_HEAD[model]
+
+
+def _logits_of_scaled(model: PreTrainedModel, input_ids: Tensor, scale: float) -> Tensor:
+    """Logits of a model whose head reads hidden states that are so many times as large."""
+    head = cast(nn.Module, model.get_output_embeddings())
+    hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0] * scale, *arguments[1:]))
+    try:
+        return cast(Tensor, model(input_ids=input_ids, use_cache=False).logits.float())
+    finally:
+        hook.remove()

@@ -9,6 +9,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForSequenceClassification, Cache, PreTrainedModel
 
 from rlhf_lightning.compat import attention_implementation, cache_options
+from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.attention import additive_mask, fast_attention
 from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
@@ -38,7 +39,10 @@ class ScalarHeadModel(nn.Module):
     @classmethod
     def from_causal_lm(cls, model: PreTrainedModel) -> "ScalarHeadModel":
         """Take over the body of a causal language model; the model itself stays as it is."""
-        return cls(copy.deepcopy(model.base_model), model.config.get_text_config().hidden_size)
+        head = model.get_output_embeddings()
+        # What the head of words reads is what this head reads; the hidden size is another in OPT-350m.
+        hidden_size = head.in_features if isinstance(head, nn.Linear) else model.config.get_text_config().hidden_size
+        return cls(copy.deepcopy(model.base_model), hidden_size)
 
     def forward(
         self,
@@ -60,6 +64,8 @@ class ScalarHeadModel(nn.Module):
         if attention_mask is None and not isinstance(self.backbone, PreTrainedModel):
             attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        if not isinstance(attention_mask, BlockMask) and (attention_mask is None or attention_mask.dim() == 2):
+            check_length(self.backbone, input_ids.shape[1])
         options = {"use_cache": False} if cache is None else cache_options(self.backbone, cache)
         with fast_attention(self.backbone, input_ids.device, input_ids.shape[1]):
             eager = attention_implementation(self.backbone) == "eager"

@@ -5,6 +5,7 @@ it. `tree_scores` reads one row `[prompt | y1 | .. | yK]` under a mask; it needs
 `separate_scores` reads one row `[prompt | y]` per response: the plain form that both must equal.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -13,13 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.compat import attention_implementation
+from rlhf_lightning.models.architecture import check_length, unwindowed_tokens
 from rlhf_lightning.models.padding import compacting_order, left_aligned, length_groups, padded_size, position_ids
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.parallel.sharding import is_sharded, unshard
 
 GROUP_TOKENS = 8192
 """Responses are read in groups of similar length of up to so many tokens."""
@@ -34,13 +38,16 @@ def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tenso
     """Scores of responses that are read behind the cached keys and values of their prompt; gradients flow through them.
 
     P + sum(len y) tokens per prompt, and attention over len y * (P + len y) pairs per response, as in separate rows.
+    A sliding window is no hindrance to rows within it: they are read as if there were none.
 
     Raises:
-        ValueError: When the model's cache holds anything else than all keys and values.
+        ValueError: When the model keeps anything else than keys and values, or a row is longer than its window.
     """
-    cache = DynamicCache(config=cast(Any, model.backbone.config))
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+    layers = DynamicCache(config=cast(Any, model.backbone.config)).layers
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         raise ValueError("its cache does not keep all keys and values")
+    _check_rows(cached_scores, model, batch)
+    cache = DynamicCache()
     prompt_ids, prompt_mask = left_aligned(batch.prompt_ids, batch.prompt_mask)
     model(prompt_ids, cache=cache)
     prompt, number = batch.mask.nonzero(as_tuple=True)
@@ -63,7 +70,11 @@ def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor,
 
     Every response sees the prompt and itself, never its neighbours, and its positions go on from the prompt: the
     scores are those of K separate rows, at P + sum(len y) tokens instead of K * P + sum(len y).
+
+    Raises:
+        ValueError: When a shared row is longer than a window of the model.
     """
+    _check_rows(tree_scores, model, batch)
     prompts, count, width = batch.response_ids.shape
     # 0 is the prompt, k the k-th response.
     owner = torch.arange(1, count + 1, device=batch.ranks.device).repeat_interleave(width).expand(prompts, -1)
@@ -98,9 +109,78 @@ def separate_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Ten
 
 def fastest_pass(sound: Sequence[Scores], batch: ComparisonBatch) -> Scores:
     """The pass to take for a batch of such shapes, of those that are sound for the model."""
-    tokens = int((batch.prompt_mask.sum(1) + batch.response_mask.sum((1, 2))).max())
-    order = (tree_scores, cached_scores) if tokens <= TREE_TOKENS else (cached_scores, tree_scores)
+    order = (cached_scores, tree_scores)
+    if tokens_spanned(tree_scores, batch) <= TREE_TOKENS:
+        order = (tree_scores, cached_scores)
     return next((scores for scores in order if scores in sound), separate_scores)
+
+
+def tokens_spanned(scores: Scores, batch: ComparisonBatch) -> int:
+    """Tokens from the first to the last that a pass has in one row, in the longest of them."""
+    responses = batch.response_mask.sum(2)
+    behind = responses.sum(1) if scores is tree_scores else responses.amax(1)
+    return int((batch.prompt_mask.sum(1) + behind).max())
+
+
+def _check_rows(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> None:
+    check_length(model.backbone, tokens_spanned(cached_scores, batch))
+    window, tokens = unwindowed_tokens(getattr(model.backbone, "config", None)), tokens_spanned(scores, batch)
+    if window is not None and tokens > window:
+        raise ValueError(f"rows of {tokens} tokens pass its window of {window}")
+
+
+class VerifiedPasses:
+    """The fastest pass for each batch, of those that gave the scores of separate rows on rows at least as long.
+
+    A window, or whatever else begins at some length, does not show on shorter rows. So a pass is not taken for rows
+    longer than a window that the configuration names; and where a batch has longer rows than all before, the passes are
+    tried again on its longest prompts, which in a run happens a handful of times. (Sharded weights are gathered by all
+    processes together, so there it is the first batch alone that is tried.)
+
+    Args:
+        candidates: The passes that may be taken.
+    """
+
+    def __init__(self, candidates: Sequence[Scores] = (cached_scores, tree_scores)) -> None:
+        self.sound = tuple(candidates)
+        self.tokens: dict[Scores, int] = {}
+        """Tokens of the longest row on which each pass was right."""
+
+    def fastest(self, model: ScalarHeadModel, batch: ComparisonBatch) -> Scores:
+        """The pass to take; those that turn out to be wrong for the model are left out with a warning."""
+        check_length(model.backbone, tokens_spanned(cached_scores, batch))
+        window = unwindowed_tokens(getattr(model.backbone, "config", None))
+        spans = {scores: tokens_spanned(scores, batch) for scores in self.sound}
+        within = [scores for scores in self.sound if window is None or spans[scores] <= window]
+        if batch.ranks.shape[1] == 1:  # nothing shows whether responses see each other
+            within = [scores for scores in within if scores in self.tokens]
+        longer = [scores for scores in within if spans[scores] > self.tokens.get(scores, 0)]
+        if longer and not (self.tokens and is_sharded(model)):
+            with unshard(model):
+                right, reasons = sound_passes(model, _longest(batch), longer)
+            if reasons and rank() == 0:
+                warnings.warn(
+                    f"{type(model.backbone).__name__} does not support a shared prefix ({reasons}); without it each "
+                    "response is scored in a row of its own, which is slower and gives the same result.",
+                    stacklevel=2,
+                )
+            self.tokens |= {scores: spans[scores] for scores in right}
+            self.sound = tuple(scores for scores in self.sound if scores in right or scores not in longer)
+        return fastest_pass([scores for scores in within if scores in self.sound], batch)
+
+
+def _longest(batch: ComparisonBatch) -> ComparisonBatch:
+    """The prompts with the longest rows for each pass, one or two of them."""
+    prompts, responses = batch.prompt_mask.sum(1), batch.response_mask.sum(2)
+    rows = [int((prompts + behind).argmax()) for behind in (responses.sum(1), responses.amax(1))]
+    chosen = sorted({*rows, (rows[0] + 1) % len(prompts)})[:2] if rows[0] == rows[1] else rows
+    return _rows(batch, chosen)
+
+
+def _rows(batch: ComparisonBatch, rows: Sequence[int]) -> ComparisonBatch:
+    prompt_ids, prompt_mask, response_ids, response_mask, ranks = (field[list(rows)] for field in batch[:5])
+    groups = [batch.groups[row] for row in rows]
+    return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups)
 
 
 def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
@@ -121,8 +201,7 @@ def sound_passes(
     model: ScalarHeadModel, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
 ) -> tuple[tuple[Scores, ...], str]:
     """The candidates that give the scores of separate rows on two prompts, and what is wrong with the others."""
-    prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups = batch
-    two = ComparisonBatch(prompt_ids[:2], prompt_mask[:2], response_ids[:2], response_mask[:2], ranks[:2], groups[:2])
+    two = _rows(batch, range(min(2, len(batch.ranks))))
     faults = {scores: _fault(scores, model, two) for scores in candidates}
     reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
     return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
@@ -134,9 +213,10 @@ def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> st
     changed[:, 0] = batch.prompt_ids[:, -1:]
     try:
         shared = scores(model, batch)
-        leak = (scores(model, batch._replace(response_ids=changed)) - shared)[:, 1:].abs().max()
+        reached = (scores(model, batch._replace(response_ids=changed)) - shared)[:, 1:].abs()
+        leak = reached.max() if reached.numel() else shared.new_zeros(())
         difference = (shared - separate_scores(model, batch)).abs().max()
-    except (AttributeError, ValueError, RuntimeError, TypeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return str(error)
     if bool(leak < 1e-6) and bool(difference < (1e-3 if is_exact(model.head) else 0.1)):
         return ""

@@ -175,7 +175,7 @@ def _responses_see_each_other(patch: pytest.MonkeyPatch, subject: Subject) -> No
         return torch.ones(width, width, dtype=torch.bool).tril().expand(len(mask), 1, width, width)
 
     patch.setattr(prefix, "tree_mask", causal)
-    patch.setattr(reward_stage, "sound_passes", lambda *_: ((prefix.tree_scores,), ""))
+    patch.setattr(prefix, "sound_passes", lambda *_: ((prefix.tree_scores,), ""))
 
 
 def _ties_are_pairs(patch: pytest.MonkeyPatch, subject: Subject) -> None:

@@ -243,14 +243,47 @@ def test_short_rows_take_the_tree_and_long_ones_the_cache():
     assert prefix.fastest_pass((), longer) is separate_scores
 
 
-def test_a_sliding_window_takes_the_tree(make_tiny_lm):
+def mistral(window):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = MistralConfig(vocab_size=40, sliding_window=64, initializer_range=0.2, **sizes, **heads)
-    module = RewardModule(scalar_model(MistralForCausalLM(config).eval()), SGD)
-    module.scores(comparison_batch(*ragged_case()))
-    assert module.passes == (tree_scores,)
+    config = MistralConfig(vocab_size=40, sliding_window=window, initializer_range=0.2, **sizes, **heads)
+    return scalar_model(MistralForCausalLM(config).eval())
+
+
+def of_lengths(prompt, response, seed):
+    generator = torch.Generator().manual_seed(seed)
+    prompts = torch.randint(3, 40, (2, prompt), generator=generator).tolist()
+    responses = torch.randint(3, 40, (2, 3, response), generator=generator).tolist()
+    return prompts, responses, [[1, 2, 3]] * 2
+
+
+def test_rows_that_pass_a_window_are_read_one_by_one():
+    module, taken = RewardModule(mistral(window=16), SGD), []
+    for prompt, response in ((4, 3), (9, 4), (20, 5), (30, 8), (4, 3)):
+        prompts, responses, ranks = of_lengths(prompt, response, seed=prompt)
+        scores = module.scores(comparison_batch(prompts, responses, ranks))
+        taken.append(module.taken)
+        for row, expected in zip(scores, brute_force(module.model, prompts, responses), strict=True):
+            torch.testing.assert_close(row, torch.stack(expected), atol=1e-5, rtol=0)
+    # 13 tokens in the shared row, then 13 in the longest row of 9 + 4 of a shared row of 21, then 25 and 38.
+    assert taken == [tree_scores, cached_scores, separate_scores, separate_scores, tree_scores]
+
+
+def test_a_window_that_no_field_names_shows_on_the_first_rows_that_pass_it(monkeypatch):
+    monkeypatch.setattr(prefix, "unwindowed_tokens", lambda _: None)
+    module, taken = RewardModule(mistral(window=16), SGD), []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for prompt, response in ((4, 3), (20, 5), (30, 8)):
+            prompts, responses, ranks = of_lengths(prompt, response, seed=prompt)
+            scores = module.scores(comparison_batch(prompts, responses, ranks))
+            taken.append(module.taken)
+            for row, expected in zip(scores, brute_force(module.model, prompts, responses), strict=True):
+                torch.testing.assert_close(row, torch.stack(expected), atol=1e-5, rtol=0)
+    assert taken == [tree_scores, separate_scores, separate_scores]
+    assert module.passes.sound == ()
+    assert ["does not support a shared prefix (" in str(warning.message) for warning in said] == [True]
 
 
 def test_tree_mask_by_hand():
@@ -297,7 +330,7 @@ def test_a_transformer_shares_the_prefix_without_a_word(tiny_lm):
     with torch.no_grad():
         scores = module.scores(comparison_batch(prompts, responses, ranks))
         expected = brute_force(module.model, prompts, responses)
-    assert module.passes == (cached_scores, tree_scores)
+    assert module.passes.sound == (cached_scores, tree_scores)
     torch.testing.assert_close(scores[0], torch.stack(expected[0]), atol=1e-5, rtol=0)
 
 
@@ -336,7 +369,7 @@ def test_a_body_without_tree_masks_falls_back_with_a_warning(refuses):
     reason = "the mask has four dimensions" if refuses else "scores differ by"
     with pytest.warns(UserWarning, match=f"RunningMean does not support a shared prefix.*{reason}"):
         scores = module.scores(batch)
-    assert module.passes == ()
+    assert module.passes.sound == ()
     expected = brute_force(module.model, prompts, responses)
     for i, row in enumerate(expected):
         torch.testing.assert_close(scores[i, : len(row)], torch.stack(row), atol=1e-5, rtol=0)
@@ -364,21 +397,21 @@ def test_an_ignored_tree_mask_is_noticed_in_16_bits(make_tiny_lm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module.scores(comparison_batch(*ragged_case((4, 4))))
-    assert module.passes == ()
+    assert module.passes.sound == ()
 
 
 def test_autocast_on_the_cpu_keeps_the_shared_prefix(tiny_gpt2):
     module = RewardModule(scalar_model(tiny_gpt2), SGD)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         module.scores(comparison_batch(*ragged_case()))
-    assert module.passes == (cached_scores, tree_scores)
+    assert module.passes.sound == (cached_scores, tree_scores)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_eager_attention_shares_the_prefix(make_tiny_lm, kind):
     module = RewardModule(scalar_model(make_tiny_lm(kind, attn_implementation="eager")), SGD)
     module.scores(comparison_batch(*ragged_case()))
-    assert module.passes == (cached_scores, tree_scores)
+    assert module.passes.sound == (cached_scores, tree_scores)
 
 
 def test_dropout_stays_off(make_tiny_lm):

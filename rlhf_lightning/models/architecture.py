@@ -1,0 +1,141 @@
+"""What an architecture reads in a way of its own: windows, positions that depend on the batch, both directions.
+
+A model is right here, or it is refused in one sentence before anything is trained (`check_causal`, `check_length`). The
+table of families is in docs/models.md.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+from rlhf_lightning.models.precision import is_exact
+
+_REFUSED = {"rwkv": "divides its own weights in eval mode, and an export would hold the divided ones"}
+_ROPES = ("longrope", "dynamic")
+"""Rotary embeddings whose frequencies change for the whole batch when its longest row passes a limit."""
+
+
+def unwindowed_tokens(config: Any) -> int | None:
+    """Tokens up to which every token of a row sees all before it; None where that is so at any length.
+
+    A mask of our own (`rows x 1 x time x time`) takes the place of the window, whatever the field is called:
+    `sliding_window`, `attention_chunk_size`, `window_size`, `local_attention`, ...
+
+    Args:
+        config: The configuration of a transformers model, or None for any other module.
+
+    Examples:
+        >>> from transformers import GPT2Config, MistralConfig
+        >>> unwindowed_tokens(MistralConfig(sliding_window=64)), unwindowed_tokens(GPT2Config())
+        (64, None)
+    """
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
+    fields = {} if text is None else vars(text)
+    windows = [value for name, value in fields.items() if _is_window(name) and type(value) is int and value > 0]
+    return min(windows, default=None)
+
+
+def _is_window(name: str) -> bool:
+    if name in ("attention_chunk_size", "local_attention"):
+        return True
+    return "window" in name and "pattern" not in name and "layers" not in name
+
+
+def rope_limit(config: Any) -> int | None:
+    """Tokens from which on a row's logits would depend on the longest row beside it; None where they never do.
+
+    Examples:
+        >>> from transformers import LlamaConfig
+        >>> ropes = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+        >>> rope_limit(LlamaConfig(max_position_embeddings=64, rope_parameters=ropes)), rope_limit(LlamaConfig())
+        (64, None)
+    """
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    ropes = getattr(text, "rope_parameters", None) or {}
+    limits = []
+    for rope in (ropes, *ropes.values()):  # one for all layers, or one for each type of layer
+        if isinstance(rope, dict) and rope.get("rope_type") in _ROPES:
+            original = rope.get("original_max_position_embeddings")
+            original = original or getattr(text, "original_max_position_embeddings", None)
+            limits.append(int(original or text.max_position_embeddings))
+    return min(limits, default=None)
+
+
+def check_length(model: nn.Module, tokens: int) -> None:
+    """Refuse rows that a model reads in one way alone and in another beside a longer row.
+
+    Args:
+        model: Any module; only transformers models have such a limit.
+        tokens: Tokens of the longest row, prompt and response together.
+
+    Raises:
+        ValueError: When the frequencies of its rotary embedding would change with the longest row of the batch.
+    """
+    limit = rope_limit(model.config) if isinstance(model, PreTrainedModel) else None
+    if limit is not None and tokens > limit:
+        raise ValueError(
+            f"a row has {tokens} tokens, and {type(model).__name__} changes the frequencies of its rotary embedding "
+            f"for the whole batch above {limit} (rope_type longrope or dynamic): scores would depend on the rows "
+            f"beside it. Set the lengths of prompts and responses to {limit} together, or a rope_type such as yarn."
+        )
+
+
+def check_causal(model: PreTrainedModel) -> None:
+    """Refuse what is no causal language model, by its kind and by what it says of six tokens.
+
+    A later token must not change what is said of an earlier one, and neither must a longer row beside it.
+
+    Args:
+        model: The model, on any device.
+
+    Raises:
+        ValueError: When the model is the decoder of an encoder-decoder, looks ahead, depends on the batch or gives
+            numbers that are not finite.
+    """
+    name, kind = type(model).__name__, str(model.config.model_type)
+    if type(model.config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{name} is a part of an encoder-decoder ({kind}); name a model that is a decoder alone.")
+    if kind in _REFUSED:
+        raise ValueError(f"{name} cannot be trained here: it {_REFUSED[kind]}. Name a model of another family.")
+    words = model.config.get_text_config(decoder=True).vocab_size
+    ids = torch.arange(3, 9, device=next(model.parameters()).device) % words
+    changed = torch.cat([ids[:4], (ids[4:] + words // 2) % words])
+    full, alone = (_eval_logits(model, rows) for rows in (torch.stack([ids, changed]), ids[None, :4]))
+    if not bool(full.isfinite().all()):
+        raise ValueError(f"{name} gives logits that are not finite; its weights are broken or its dtype is too small.")
+    if not alike(full[1, :4], full[0, :4], model):
+        raise ValueError(
+            f"{name} is no causal language model: a token changes what is said before it, so that it could read the "
+            "answer it is asked for. Name a decoder (is_decoder=true for an encoder that can be one)."
+        )
+    if not alike(alone[0], full[0, :4], model):
+        raise ValueError(f"{name} reads a row in another way beside a longer one; it cannot be trained in batches.")
+
+
+@torch.no_grad()
+def _eval_logits(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    with eval_mode(model):
+        return cast(Tensor, model(input_ids=input_ids, use_cache=False).logits.float())
+
+
+def alike(found: Tensor, expected: Tensor, model: nn.Module) -> bool:
+    """Whether two ways to the same numbers agree, measured by how much the numbers differ among themselves."""
+    spread = expected.std() if expected.numel() > 1 else expected.abs().mean()
+    return bool((found - expected).abs().mean() <= (1e-3 if is_exact(model) else 0.1) * spread + 1e-6)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off within the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
