@@ -6,7 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
@@ -97,3 +97,40 @@ def tiny_tokenizer() -> Any:
     words = Tokenizer(WordLevel({word: number for number, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+CHAT_WORDS = ["user", "model", "capital", "of", "france", "paris", "is", "the", "what", "?", "Human:", "next"]
+TURNS = (
+    "{% for m in messages %}<turn> {{ 'model' if m.role == 'assistant' else m.role }} {{ m.content }} <end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<turn> model {% endif %}"
+)
+"""Turns that close with another token than a document, as Gemma's do."""
+
+
+@pytest.fixture
+def make_chat_folder(tmp_path: Any) -> Callable[..., Any]:
+    """A folder with a chat model: 18 tokens, a template (`TURNS`) and a generation config that lists the ends."""
+
+    def make(
+        template: str | None = TURNS, ends: Any = (1, 4), name: str = "chat", words: Sequence[str] = CHAT_WORDS
+    ) -> Any:
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+        from tokenizers.pre_tokenizers import WhitespaceSplit
+        from transformers import PreTrainedTokenizerFast
+
+        special = ["<pad>", "<eos>", "<unk>", "<turn>", "<end_of_turn>", "<tool>"]
+        vocabulary = {word: number for number, word in enumerate([*special, *words])}
+        model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+        model.pre_tokenizer = WhitespaceSplit()
+        named = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, extra_special_tokens=special[3:], **named)
+        tokenizer.chat_template = template
+        lm = _fresh_causal_lm("llama", vocab_size=len(vocabulary))
+        lm.generation_config.eos_token_id = list(ends) if isinstance(ends, tuple) else ends
+        folder = tmp_path / name
+        lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make

@@ -58,10 +58,21 @@ class SamplingOptions:
     def from_tokenizer(
         cls, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float = 1.0
     ) -> "SamplingOptions":
-        """With all that ends a response by a tokenizer (`end_token_ids`, `stop_strings`), and its pad token."""
+        """With all that ends a response by a tokenizer (`end_token_ids`, `stop_strings`), and its pad token.
+
+        Raises:
+            ValueError: When no token of it has a part of a stop string.
+        """
         ends, texts = end_token_ids(tokenizer), stop_strings(tokenizer)
-        stop = StopStringCriteria(tokenizer, list(texts)) if texts else None
-        return cls(max_new_tokens, ends, token_id(tokenizer.pad_token_id), temperature, stop)
+        try:
+            stop = StopStringCriteria(tokenizer, list(texts)) if texts else None
+        except ValueError as error:
+            raise ValueError(
+                f"model.stop ({', '.join(map(repr, texts))}) cannot be found in responses: the tokens of "
+                f"{tokenizer.name_or_path} do not put it together. Use an end token, model.eos."
+            ) from error
+        eos = ends if len(ends) > 1 else ends[0]
+        return cls(max_new_tokens, eos, token_id(tokenizer.pad_token_id), temperature, stop)
 
     def ends_at_last(self, tokens: Int[Tensor, "rows time"]) -> Bool[Tensor, " rows"]:
         """Whether each row ends in its last token."""

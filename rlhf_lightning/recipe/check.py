@@ -32,6 +32,10 @@ class Checking(Stage):
         """None that are recorded."""
         return {}
 
+    def models(self, context: Context) -> dict[str, str]:
+        """The policy's start and the reward model, as far as they are there."""
+        return {INIT: _start(context), **({REWARD: REWARD} if context.available(REWARD) else {})}
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Print the table and write ``check.json``.
 
@@ -70,12 +74,11 @@ def subject_of(context: Context) -> Subject:
         return module
 
     lengths = context.config["data"]["lengths"]
-    start = options["init"] if context.available(options["init"]) else BASE
     own_reference = options["reference"] not in (INIT, options["init"])
     weights, autocast = trainer_dtypes(trainer.get("precision"))
     demonstrations = context.records("demonstrations", "train", required=False)
     subject = Subject(
-        context.causal_lm(start),
+        context.causal_lm(_start(context)),
         context.tokenizer,
         context.records("prompts", "train")[:64],
         demonstrations[:64],
@@ -95,6 +98,11 @@ def subject_of(context: Context) -> Subject:
         if model is not None and weights is not None:
             torch.nn.Module.to(model, weights)
     return subject
+
+
+def _start(context: Context) -> str:
+    init: str = context.config[PPO][INIT]
+    return init if context.available(init) else BASE
 
 
 def _comparisons(context: Context) -> list[Comparison]:

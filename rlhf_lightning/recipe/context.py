@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +21,11 @@ from rlhf_lightning.generation.sample import token_id
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
+from rlhf_lightning.recipe.tokenizers import Tokenizers
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.tokenization.loading import load_tokenizer
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
@@ -57,7 +58,9 @@ class Context:
         gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
         self._records: dict[tuple[Path | None, str, str], list[Any] | None] = {}
-        self._tokenizers: dict[Path | None, PreTrainedTokenizerBase] = {}
+        trusted = {"trust_remote_code": config["model"]["causal_lm"].get("trust_remote_code", False)}
+        self.tokenizers = Tokenizers(lambda: build(config["model"]["tokenizer"]), self.model_path, trusted)
+        self._shared: PreTrainedTokenizerBase | None = None
         self._reported: set[str] = set()
 
     # --- models -------------------------------------------------------------------------------------------------------
@@ -155,12 +158,18 @@ class Context:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the base model, which every later model shares."""
-        pretrained = self._pretrained()
-        if pretrained not in self._tokenizers:
-            node = self.config["model"]["tokenizer"]
-            self._tokenizers[pretrained] = load_tokenizer(str(pretrained / "model")) if pretrained else self.build(node)
-        return self._tokenizers[pretrained]
+        """The tokenizer that the models of the step share; that of the base model outside of a step."""
+        return self.tokenizers.of(BASE) if self._shared is None else self._shared
+
+    def for_step(self, step: str, models: Mapping[str, str]) -> "Context":
+        """This context with the tokenizer that the models of a step share.
+
+        Raises:
+            PipelineError: When two of them disagree.
+        """
+        context = copy(self)
+        context._shared = self.tokenizers.shared(step, models) if models else None
+        return context
 
     # --- records ------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class Curation(Stage):
         named = [source["path"] if isinstance(source, Mapping) else source for source in options["evaluation"]]
         return {str(path): str(path) for path in (*options["few_shot"], *named)}
 
+    def models(self, context: Context) -> dict[str, str]:
+        """None: lengths are counted in tokens of the base model."""
+        return {}
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write records, ``dropped.jsonl`` and the data card; returns the counts of every kind.
 

@@ -33,6 +33,11 @@ class Evaluation(Stage):
         wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
+    def models(self, context: Context) -> dict[str, str]:
+        """Those, and the base model where it is prompted."""
+        few_shot = {FEW_SHOT: BASE} if FEW_SHOT in context.config[self.name]["policies"] else {}
+        return {**self.parents(context), **few_shot}
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``samples.json``, all responses with what was found on each.
 

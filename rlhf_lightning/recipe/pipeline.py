@@ -88,6 +88,8 @@ class Pipeline:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
         for stage in self.stages:
+            self._context_of(stage)  # two models that disagree are refused before the first step
+        for stage in self.stages:
             reason = stage.not_needed(self.context)
             if reason is not None:
                 self.context.say(stage.name, f"skipped: {reason}")
@@ -106,31 +108,44 @@ class Pipeline:
         """Print the memory that each named step which trains needs; nothing is built."""
         available = available_memory(self.context.device)
         for stage in self.stages:
-            plan = stage.memory(self.context, self.config)
+            context = self._context_of(stage)
+            plan = stage.memory(context, self.config)
             if plan is None:
                 continue
             if available is not None and plan.peak.total > available:
-                plan_of = partial(stage.memory, self.context)
+                plan_of = partial(stage.memory, context)
                 plan = with_remedies(plan, plan_of, stage.levers(self.config), self.config, available)
             self.context.console.print(plan_view(plan, available))
 
     def _metrics(self, stage: Stage) -> Any:
         """Run one step, or read what it left."""
         folder = self.runs.folder(stage.name)
-        run = partial(stage.run, self.context, folder)
         if not stage.keeps_artifact:
-            return on_rank_zero(run)
+            return on_rank_zero(partial(stage.run, self._context_of(stage), folder))
         if on_rank_zero(lambda: self._begin(stage, folder)) == "complete":
             self.context.say(stage.name, f"complete already, skipped ({folder})")
             return read_stage(folder)["metrics"]
         L.seed_everything(self.context.seed, workers=True, verbose=False)
         start = time.perf_counter()
+        run = partial(stage.run, self._context_of(stage), folder)
         metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
         seconds = time.perf_counter() - start
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")
         return metrics
+
+    def _context_of(self, stage: Stage) -> Context:
+        """The context with the tokenizer of the models that the step starts from."""
+        models = {role: self._origin(name) for role, name in stage.models(self.context).items()}
+        return self.context.for_step(stage.name, models)
+
+    def _origin(self, name: str, after: tuple[str, ...] = ()) -> str:
+        """The model whose tokenizer a model has: itself, or what a step that is still to run will start from."""
+        step = name.partition("/")[0]
+        if step not in self.context.steps or step in after or self.runs.find(step) is not None:
+            return BASE if step in after else name
+        return self._origin(next(iter(self.step(step).models(self.context).values()), BASE), (*after, step))
 
     def _begin(self, stage: Stage, folder: Path) -> Progress:
         progress = begin_stage(folder, stage.identity(self.context), self.config["overwrite"])

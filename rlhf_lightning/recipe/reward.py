@@ -39,8 +39,12 @@ class RewardModelling(TrainingStage):
 
     def parents(self, context: Context) -> dict[str, str]:
         """Where the backbone starts from, and the step that made the rankings."""
-        init = {"init": context.config[self.name]["init"]}
-        return init if context.brings(self.reads) else {**init, "comparisons": COLLECT}
+        models = self.models(context)
+        return models if context.brings(self.reads) else {**models, "comparisons": COLLECT}
+
+    def models(self, context: Context) -> dict[str, str]:
+        """Where the backbone starts from."""
+        return {"init": context.config[self.name]["init"]}
 
     def records(self, context: Context, split: str) -> list[Any]:
         """The rankings of a split."""

@@ -61,6 +61,10 @@ class Stage(ABC):
     def parents(self, context: Context) -> dict[str, str]:
         """Models and steps that it is made from, by their role."""
 
+    def models(self, context: Context) -> dict[str, str]:
+        """The parents that read the same tokens as the step, by their role; the first one brings the tokenizer."""
+        return self.parents(context)
+
     @abstractmethod
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Make the step's artifact in its folder, from where it was interrupted; returns its metrics."""

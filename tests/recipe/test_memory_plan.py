@@ -51,7 +51,9 @@ def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
     both = [f"ppo.module.{name}" for name in ("optimizer", "value_optimizer")]
     sgd = [f"{one}._target_=torch.optim.SGD" for one in both] + [f"~{one}.betas" for one in both]
     assert parts(*sgd)["optimizer"] == 0
-    assert parts("trainer.precision=bf16-true")["policy"] == plain["policy"] / 2
+    half = parts("+model.causal_lm.dtype=bfloat16")
+    assert half["reference"] == plain["reference"] / 2
+    assert (half["policy"], half["value"], half["optimizer"]) == (plain["policy"], plain["value"], plain["optimizer"])
     assert parts("ppo.module.micro_batch_size=4")["activations"] < plain["activations"] / 2
     assert parts("trainer.devices=4")["activations"] < plain["activations"] / 2
 

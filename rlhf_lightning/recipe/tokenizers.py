@@ -1,0 +1,66 @@
+"""The tokenizer of a step: every model folder brings its own, and models that work together have to share one."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.tokenization.endings import end_token_ids
+from rlhf_lightning.tokenization.loading import load_tokenizer
+
+
+class Tokenizers:
+    """Loads the tokenizer of each model once.
+
+    Args:
+        make: Makes the tokenizer of the configuration's base model.
+        path: Folder or hub id of a model by name; None for that base model.
+        options: Arguments of `load_tokenizer` besides the path.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], PreTrainedTokenizerBase],
+        path: Callable[[str], Path | str | None],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.make, self.path, self.options = make, path, options
+        self._loaded: dict[str | None, PreTrainedTokenizerBase] = {}
+
+    def of(self, name: str) -> PreTrainedTokenizerBase:
+        """The tokenizer in the folder of a model."""
+        path = self.path(name)
+        place = None if path is None else str(path)
+        if place not in self._loaded:
+            self._loaded[place] = self.make() if place is None else load_tokenizer(place, **self.options)
+        return self._loaded[place]
+
+    def shared(self, step: str, models: Mapping[str, str]) -> PreTrainedTokenizerBase:
+        """The tokenizer that the models of a step share, each by its role; that of the first one.
+
+        Raises:
+            PipelineError: When two of them disagree.
+        """
+        (first, name), *others = models.items()
+        tokenizer = self.of(name)
+        for role, other in others:
+            if other != name and (fault := disagreement(tokenizer, self.of(other))):
+                raise PipelineError(
+                    f"{step} reads the same tokens by {first} ({name}) and {role} ({other}), but they differ in "
+                    f"{fault}. Name models that come from the same one: check model=, upstream and {step}.{role}."
+                )
+        return tokenizer
+
+
+def disagreement(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+    """What keeps two models from reading the same tokens; None where nothing does."""
+    if tokenizer.get_vocab() != other.get_vocab():
+        return f"their vocabularies ({len(tokenizer)} and {len(other)} tokens)"
+    if set(end_token_ids(tokenizer)) != set(end_token_ids(other)):
+        ends = [tokenizer.convert_ids_to_tokens(list(end_token_ids(each))) for each in (tokenizer, other)]
+        return f"the tokens that end a response ({ends[0]} and {ends[1]})"
+    if tokenizer.chat_template != other.chat_template:
+        return "their chat templates"
+    return None
