@@ -21,6 +21,15 @@ from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.endings import name_special_tokens
 
 Module = TypeVar("Module", bound=nn.Module)
+_RESIDUAL_DROPOUT = (
+    "resid_pdrop",
+    "resid_dropout",
+    "residual_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "dropout",
+)
+"""What configurations call the dropout on residual branches."""
 
 
 def load_causal_lm(
@@ -54,7 +63,8 @@ def load_causal_lm(
     options: dict[str, Any] = {
         "config": architecture,
         "dtype": getattr(torch, dtype),
-        "attn_implementation": attention,
+        # Not every architecture has torch's kernel; transformers takes it where there is one.
+        "attn_implementation": None if attention == "sdpa" else attention,
         "trust_remote_code": trust_remote_code,
     }
     if path is None:
@@ -181,10 +191,10 @@ def freeze(module: Module) -> Module:
 
 
 def _set_dropout(config: Any, residual_dropout: float) -> None:
-    for name in ("attn_pdrop", "embd_pdrop", "attention_dropout", "hidden_dropout", "embedding_dropout"):
-        if hasattr(config, name):
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
-    names = [name for name in ("resid_pdrop", "residual_dropout", "hidden_dropout") if hasattr(config, name)]
+    names = [name for name in _RESIDUAL_DROPOUT if hasattr(config, name)]
     if residual_dropout and not names:
         lacking = f"{config.model_type} models have no residual dropout"
         raise ValueError(f"residual_dropout is {residual_dropout}, but {lacking}. Set it to 0.")

@@ -72,6 +72,13 @@ def test_residual_dropout_and_no_other(tmp_path):
 
 
 def test_residual_dropout_where_there_is_none():
+    opt = load_causal_lm(
+        config={"model_type": "opt", "vocab_size": 40, "hidden_size": 32, "num_attention_heads": 4}
+        | {"num_hidden_layers": 1, "ffn_dim": 32, "word_embed_proj_dim": 32, "layerdrop": 0.1}
+    )  # its default is .1
+    assert (opt.config.dropout, opt.config.layerdrop, opt.config.attention_dropout) == (0.0, 0.0, 0.0)
+    opt.train()
+    assert torch.equal(opt(IDS).logits, opt(IDS).logits)
     with pytest.raises(ValueError, match=r"residual_dropout is 0.2, but llama models have no .* Set it to 0"):
         load_causal_lm(config=LLAMA, residual_dropout=0.2)
     assert load_causal_lm(config=LLAMA | {"attention_dropout": 0.5}).config.attention_dropout == 0.0
@@ -275,7 +282,9 @@ def test_a_reward_model_survives_the_round_trip(exported):
     again = load_scalar_model(str(folder)).eval()
     assert float(again.bias) == 1.5
     assert torch.equal(token_scores(again, IDS), token_scores(model, IDS))
-    assert load_scalar_model(str(folder), dtype="bfloat16").head.weight.dtype == torch.bfloat16
+    small = load_scalar_model(str(folder), dtype="bfloat16")
+    assert {parameter.dtype for parameter in small.backbone.parameters()} == {torch.bfloat16}
+    assert small.head.weight.dtype == torch.float32  # scores keep 32 bits
 
 
 def test_a_folder_that_is_no_reward_model(tmp_path, tiny_gpt2, tiny_tokenizer):
