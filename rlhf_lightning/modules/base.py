@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, check_layout, check_same_model, learned_state
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
+from rlhf_lightning.models.master_weights import check_learned
 from rlhf_lightning.modules.non_finite import non_finite_error
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
 from rlhf_lightning.parallel.random_state import random_states, restore_random_states
@@ -138,7 +139,12 @@ class RLHFModule(L.LightningModule):
         self._random_states = checkpoint.get("random_states", [])
 
     def on_train_start(self) -> None:
-        """Put the random states back after everything that may have drawn from them."""
+        """Put the random states back after everything that may have drawn from them.
+
+        Raises:
+            RuntimeError: When a weight that learns has 16 bits.
+        """
+        check_learned(self)
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)
         self._random_states = []

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.master_weights import widen_learned
 from rlhf_lightning.models.padding import padded_size
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
@@ -39,6 +40,7 @@ class LanguageModelModule(RLHFModule):
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
         self.model = model
+        widen_learned(model)
         if activation_checkpointing:
             checkpoint_activations(model)
 

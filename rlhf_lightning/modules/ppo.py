@@ -17,6 +17,7 @@ from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
+from rlhf_lightning.models.master_weights import check_learned, widen_learned
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import offload, on_device_within
 from rlhf_lightning.models.padding import length_groups, padded_size
@@ -130,6 +131,7 @@ class PPOModule(RLHFModule):
         self.automatic_optimization = False
         self.policy, self.value = policy.eval(), value.eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
+        widen_learned(policy, value)
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
         self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
@@ -159,6 +161,7 @@ class PPOModule(RLHFModule):
 
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
+        check_learned(self)
         length, temperature = self.hparams.max_new_tokens, self.hparams.temperature
         options = SamplingOptions.from_tokenizer(self.tokenizer, length, temperature)
         with unshard(self.policy):
@@ -177,15 +180,15 @@ class PPOModule(RLHFModule):
             for rows in (rows for minibatch in minibatches for rows in micro_batches(rollout, minibatch, max_rows)):
                 part = read_rows(rollout, rows, self.throughput, self.policy)
                 width = part.response_ids.shape[1]
-                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).float()
+                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).to(scores)
         with unshard(self.reference, self.value, self.reward):
             for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
                 part = read_rows(rollout, rows, self.throughput, self.reference, self.value, self.reward)
                 width = part.response_ids.shape[1]
-                values[rows, :width] = response_values(self.value, part).float()
+                values[rows, :width] = response_values(self.value, part).to(scores)
                 with adapters_disabled(self.reference, self.reward):
                     log_probs = response_log_probs(self.reference, part, temperature)
-                    reference_log_probs[rows, :width] = log_probs.float()
+                    reference_log_probs[rows, :width] = log_probs.to(scores)
                     scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
         if self.hparams.missing_eos_penalty is not None:
             scores = scores - self.hparams.missing_eos_penalty * (~rollout.ended).float()

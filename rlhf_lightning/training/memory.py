@@ -42,7 +42,7 @@ class Precision:
     """How the numbers are kept.
 
     Args:
-        weights: Type of the parameters.
+        weights: Type of the parameters that are frozen; those that learn have 32 bits at least.
         autocast: Type that the passes run in, or None for that of the parameters.
     """
 
@@ -50,9 +50,14 @@ class Precision:
     autocast: torch.dtype | None = None
 
     @property
+    def learned(self) -> torch.dtype:
+        """Type of the parameters that learn."""
+        return torch.promote_types(self.weights, torch.float32)
+
+    @property
     def activations(self) -> torch.dtype:
         """Type of keys, values and hidden states."""
-        return self.autocast or self.weights
+        return self.autocast or self.learned
 
 
 @dataclass(frozen=True)
@@ -131,16 +136,17 @@ class MemoryPlanner:
         micro_rows = min(micro_rows, minibatch_rows)
         repeated = minibatch_rows > micro_rows
         reward_config = self.reward_config or self.config
-        policy, reward = self._causal_lm(self.config), self._scalar_model(reward_config)
-        policy_bytes, reward_bytes = parameter_bytes(policy), parameter_bytes(reward)
-        resident = {"policy": policy_bytes, "reward": reward_bytes}
+        policy = self._causal_lm(self.config, learns=not self.lora)
+        reward = self._scalar_model(reward_config, learns=False)
+        resident = {"policy": parameter_bytes(policy), "reward": parameter_bytes(reward)}
         if self.lora:
             add_adapters(policy, **self.lora)
             value = critic_with_adapters(reward, **self.lora)
             resident["adapters"] = trainable_bytes(policy) + trainable_bytes(value)
         else:
             value = self._scalar_model(reward_config)
-            resident |= {"reference": policy_bytes, "value": reward_bytes}
+            reference = self._causal_lm(self.config, learns=False)
+            resident |= {"reference": parameter_bytes(reference), "value": parameter_bytes(value)}
         resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
         resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
         with self._fake(policy, value, reward):
@@ -178,20 +184,18 @@ class MemoryPlanner:
             without_values(models)
             yield
 
-    def _causal_lm(self, config: PreTrainedConfig) -> PreTrainedModel:
+    def _causal_lm(self, config: PreTrainedConfig, learns: bool = True) -> PreTrainedModel:
+        dtype = self.precision.learned if learns else self.precision.weights
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=self.precision.weights)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         use_fast_kernels(cast(PreTrainedModel, model)).eval()
         if self.activation_checkpointing:
             checkpoint_activations(model)
         return cast(PreTrainedModel, model)
 
-    def _scalar_model(self, config: PreTrainedConfig) -> ScalarHeadModel:
-        width = config.get_text_config().hidden_size
+    def _scalar_model(self, config: PreTrainedConfig, learns: bool = True) -> ScalarHeadModel:
         with torch.device("meta"):
-            model = ScalarHeadModel(self._causal_lm(config).base_model, width)
-            model.head = nn.Linear(width, 1, bias=False, dtype=self.precision.weights)
-        return model
+            return ScalarHeadModel(self._causal_lm(config, learns).base_model, config.get_text_config().hidden_size)
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
         return {"optimizer": int(self.optimizer_bytes * trainable_bytes(model))}

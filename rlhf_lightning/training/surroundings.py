@@ -41,6 +41,8 @@ OWNED_CALLBACKS: dict[type[Callback], str] = {
 """Callbacks that set what the recipe sets, and what to do instead."""
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 """Environment variables that keep loggers from reporting to their makers."""
+PRECISIONS = ("None", "32-true", "32", "bf16-mixed", "bf16", "64-true", "64")
+"""Precisions of the trainer that keep weights which learn in 32 bits or more, and do not scale their gradients."""
 
 
 def check_trainer(node: Mapping[str, Any]) -> None:
@@ -53,6 +55,13 @@ def check_trainer(node: Mapping[str, Any]) -> None:
         if name in node:
             raise PipelineError(f"trainer.{name}={node[name]} is not for the trainer to say: {instead}.")
     check_accumulation(node.get("accumulate_grad_batches", 1))
+    precision = str(node.get("precision"))
+    if precision not in PRECISIONS:
+        raise PipelineError(
+            f"trainer.precision={precision}: weights in 16 bits swallow most steps of training; float16 needs scaled "
+            "gradients, which PPO's limit on their norm does not know. Set trainer.precision=bf16-mixed or 32-true; "
+            "model.causal_lm.dtype=bfloat16 keeps models that are frozen in 16 bits."
+        )
 
 
 def check_accumulation(batches: int) -> None:

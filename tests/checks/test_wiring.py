@@ -46,11 +46,11 @@ def test_the_adapters_are_those_of_ppo(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "autocast", "weights"),
-    [("bf16-mixed", torch.bfloat16, torch.float32), ("bf16-true", None, torch.bfloat16)],
+    [("bf16-mixed", torch.bfloat16, torch.float32), ("64-true", None, torch.float64)],
 )
 def test_the_precision_is_that_of_the_trainer(precision: str, autocast: Any, weights: Any, tmp_path: Path) -> None:
     subject = wired(tmp_path, f"trainer.precision={precision}")
-    assert (subject.autocast, subject.policy.dtype, subject.exact) == (autocast, weights, False)
+    assert (subject.autocast, subject.policy.dtype, subject.exact) == (autocast, weights, autocast is None)
 
 
 @pytest.mark.parametrize("outcome", ["fail", "error"])

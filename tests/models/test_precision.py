@@ -24,7 +24,7 @@ def test_autocast_is_what_products_run_in():
     assert layer(torch.ones(1, 2)).dtype == compute_dtype(cpu, torch.float32) == torch.float32
 
 
-@pytest.mark.parametrize("precision", [None, "32-true", "64-true", "bf16-true", "16-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", [None, 32, "64", "32-true", "64-true", "bf16-true", "16-true", "bf16-mixed"])
 def test_the_types_are_those_of_a_trainer(precision, tmp_path):
     trainer = Trainer(accelerator="cpu", precision=precision, logger=False, default_root_dir=tmp_path)
     plugin, (weights, autocast) = trainer.precision_plugin, trainer_dtypes(precision)
@@ -35,7 +35,7 @@ def test_the_types_are_those_of_a_trainer(precision, tmp_path):
 
 
 def test_half_precision_is_mixed_on_a_gpu_alone():
-    assert trainer_dtypes("16-mixed") == (None, torch.float16)
+    assert trainer_dtypes("16-mixed") == trainer_dtypes(16) == (None, torch.float16)
 
 
 def bf16_grid(values):

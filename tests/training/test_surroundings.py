@@ -126,6 +126,11 @@ def test_what_is_no_logger_is_refused(node: Any, tmp_path: Path) -> None:
         ("enable_checkpointing", True, r"trainer\.enable_checkpointing=True .* sft\.fit\.checkpoint_every"),
         ("log_every_n_steps", 1, r"sft\.fit\.log_every"),
         ("fast_dev_run", True, "debug=fast"),
+        ("precision", "bf16-true", r"precision=bf16-true: weights in 16 bits .*precision=bf16-mixed"),
+        ("precision", "16-true", r"precision=16-true"),
+        ("precision", 16, r"precision=16: .* scaled gradients"),
+        ("precision", "16-mixed", r"precision=16-mixed"),
+        ("precision", "transformer-engine", r"precision=transformer-engine"),
         ("accumulate_grad_batches", 2, r"accumulate_grad_batches=2 is not the gradient of one large batch"),
     ],
 )
@@ -136,6 +141,8 @@ def test_what_the_recipe_sets_is_refused_with_where_to_set_it(name: str, value: 
 
 @pytest.mark.parametrize("name", [path.stem for path in (Path(CONFIG_DIR) / "trainer").glob("*.yaml")])
 def test_the_shipped_trainers_are_not_refused(name: str) -> None:
+    for precision in (None, 32, "bf16-mixed", "64-true"):
+        check_trainer({"precision": precision})
     check_trainer({**option("trainer", name), "limit_train_batches": 2, "accumulate_grad_batches": 1, "logger": CSV})
 
 
