@@ -8,9 +8,11 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.generation.stopping_criteria import StopStringCriteria
 
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch, Rollout
 from rlhf_lightning.algorithms.losses import lm_loss
+from rlhf_lightning.data.loader import padded
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import (
@@ -23,6 +25,7 @@ from rlhf_lightning.generation.sample import (
 )
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.tokenization.encoding import TextEncoder
 
 
 @dataclass
@@ -32,7 +35,8 @@ class PolicySamples:
     responses: list[str] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
-    """Empty for a model that reads a few-shot prefix: it has no distribution over responses to the bare prompt."""
+    """Empty for a model that reads a few-shot prefix, which has no distribution over responses to the bare prompt, and
+    at temperature 0, where the distribution is a single response."""
     scores: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """By the reward model that trained the policy, for comparison with the judge."""
@@ -69,14 +73,15 @@ def sample_policy(
         judge: The judge whose scores count.
         reward: The reward model that trained the policy, for comparison; None leaves it out.
         max_new_tokens: Length limit of a response.
-        temperature: Sampling temperature, 1 for preferences (InstructGPT, appendix F).
+        temperature: Sampling temperature, 1 for preferences (InstructGPT, appendix F); 0 takes the most likely token.
         seed: Seed of sampling.
         prefix: The text that the model reads before each prompt ("GPT prompted" in InstructGPT, section 3.5), or None.
-        stop: The word, one token, at which a response is cut: a model that was never taught to end a response goes
+        stop: The word at which a response is cut: a model that was never taught to end a response goes
             on with the next document. None lets it run to EOS.
 
     Returns:
-        Responses, lengths in tokens (EOS included) and KL in nats per response (k1, signed, from the samples).
+        Responses, lengths in tokens (EOS included) and KL in nats per response (k1, signed, from the samples): of what
+        was sampled, so both models are read at the temperature of sampling. At 0 nothing is sampled, and there is none.
     """
     samples = PolicySamples()
     options = SamplingOptions.from_tokenizer(tokenizer, max_new_tokens, temperature)
@@ -86,8 +91,8 @@ def sample_policy(
         sampled = rollout
         if stop is not None:
             rollout = _cut(rollout, stop, tokenizer)
-        if prefix is None:
-            policy, base = (response_log_probs(m, sampled) for m in (model, reference))
+        if prefix is None and temperature > 0:
+            policy, base = (response_log_probs(m, sampled, temperature) for m in (model, reference))
             samples.kl += torch.where(rollout.response_mask, policy - base, 0.0).sum(1).tolist()
         rollout = rollout._replace(prompts=batch)
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
@@ -98,22 +103,33 @@ def sample_policy(
 
 
 def _prefixed(batch: PromptBatch, prefix: str, tokenizer: PreTrainedTokenizerBase) -> PromptBatch:
-    """The prompts with the prefix before each, padded on the left again."""
-    before = torch.tensor(tokenizer(prefix)["input_ids"], device=batch.prompt_ids.device).expand(len(batch.texts), -1)
-    input_ids = torch.cat([before, batch.prompt_ids], 1)
-    mask = torch.cat([torch.ones_like(before, dtype=torch.bool), batch.prompt_mask], 1)
-    order = mask.int().argsort(dim=1, stable=True)
-    return PromptBatch(input_ids.gather(1, order), mask.gather(1, order), batch.prompt_index, batch.texts)
+    """The prompts with the prefix before each, padded on the left again; a BOS stands before the prefix alone."""
+    encoder = TextEncoder(tokenizer)
+    before = encoder.rows([encoder.as_text(prefix)])[0]
+    opening = encoder.opening or [token for token in [tokenizer.bos_token_id] if token is not None]
+    rows = []
+    for ids, real in zip(batch.prompt_ids, batch.prompt_mask, strict=True):
+        row = ids[real].tolist()
+        bare = row[len(opening) :] if row[: len(opening)] == opening else row
+        rows.append([*(encoder.opening if bare is row else opening), *before, *bare])
+    input_ids, mask = (
+        values.to(batch.prompt_ids.device) for values in padded(rows, token_id(tokenizer.pad_token_id), left=True)
+    )
+    return PromptBatch(input_ids, mask, batch.prompt_index, batch.texts)
 
 
 def _cut(rollout: Rollout, stop: str, tokenizer: PreTrainedTokenizerBase) -> Rollout:
-    """The responses up to the stop word, which becomes their EOS."""
-    ids = tokenizer(stop)["input_ids"]
-    if len(ids) != 1:
-        raise ValueError(f"the stop word {stop!r} must be one token, it is {len(ids)}.")
-    stops = (rollout.response_ids == ids[0]) & rollout.response_mask
+    """The responses up to the stop word; the token with its end becomes their EOS."""
+    ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+    eos, pad = token_id(tokenizer.eos_token_id), token_id(tokenizer.pad_token_id)
+    if len(ids) == 1 and stop.strip() == stop:
+        stops = rollout.response_ids == ids[0]
+    else:  # such as a newline, which is a part of many tokens
+        ends = SamplingOptions(1, eos, pad, stop=StopStringCriteria(tokenizer, [stop])).ends(rollout.response_ids)
+        stops = ends & (rollout.response_ids != eos)
+    stops = stops & rollout.response_mask
     mask = rollout.response_mask & through_first(stops)
-    response_ids = rollout.response_ids.masked_fill(stops, token_id(tokenizer.eos_token_id))
+    response_ids = rollout.response_ids.masked_fill(stops, eos)
     return rollout._replace(response_ids=response_ids, response_mask=mask, ended=rollout.ended | stops.any(1))
 
 

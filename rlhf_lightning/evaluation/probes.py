@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from rlhf_lightning.data.loader import collate_lm, padded
 from rlhf_lightning.data.tokenize import LMExample
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.tokenization.encoding import TextEncoder
 
 Outcomes: TypeAlias = dict[str, list[float]]
 """What was found, by measure; one number per item."""
@@ -47,6 +48,9 @@ class Continuation:
 class Choice:
     """Which of several endings a model finds most likely, by the mean log-probability per token.
 
+    Context and ending are read as one text, with a space between where neither has white space there, and with a BOS at
+    most before it. A token that reaches over their border counts for the ending.
+
     Source: InstructGPT, appendix D.
 
     Args:
@@ -54,6 +58,9 @@ class Choice:
         contexts: The texts that the model reads.
         endings: For each context, the endings to choose from.
         right: For each context, the index of the right one.
+
+    Raises:
+        ValueError: When an ending has nothing before it that could make it likely.
     """
 
     name: str
@@ -78,7 +85,7 @@ def run_probe(
     texts: list[str] = []
     for start in range(0, len(probe.prompts), batch_size):
         part = list(probe.prompts[start : start + batch_size])
-        ids, mask = padded([_ids(tokenizer, text) for text in part], pad, left=True)
+        ids, mask = padded(_read(tokenizer, part), pad, left=True)
         index = torch.arange(start, start + len(part))
         prompts = move_data_to_device(PromptBatch(ids, mask, index, part), device)
         rollout = sample_responses(model, prompts, options, (seed,))
@@ -90,11 +97,8 @@ def run_probe(
 
 def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice, batch_size: int) -> list[float]:
     pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
-    rows = [
-        LMExample(_ids(tokenizer, context) + _ids(tokenizer, ending), len(_ids(tokenizer, context)))
-        for context, endings in zip(probe.contexts, probe.endings, strict=True)
-        for ending in endings
-    ]
+    pairs = [(one, end) for one, endings in zip(probe.contexts, probe.endings, strict=True) for end in endings]
+    rows = choice_rows(tokenizer, pairs)
     means: list[float] = []
     for start in range(0, len(rows), batch_size):
         batch: LMBatch = move_data_to_device(collate_lm(rows[start : start + batch_size], pad), device)
@@ -107,5 +111,29 @@ def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice
     return correct
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text)["input_ids"])
+def choice_rows(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[LMExample]:
+    """Token ids of each context with its ending, of which those of the ending count.
+
+    Raises:
+        ValueError: When nothing stands before an ending.
+    """
+    contexts = _read(tokenizer, [context for context, _ in pairs])
+    rows = _read(tokenizer, [context + _between(context, ending) + ending for context, ending in pairs])
+    examples = []
+    for before, ids, (_, ending) in zip(contexts, rows, pairs, strict=True):
+        start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+        if start == 0:
+            raise ValueError(f"nothing stands before the ending {ending!r} that could make it likely; give a context.")
+        examples.append(LMExample(ids, start))
+    return examples
+
+
+def _between(context: str, ending: str) -> str:
+    apart = not context or context[-1].isspace() or ending[:1].isspace()
+    return "" if apart else " "
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that a model goes on with: its BOS, where it has one, and no end."""
+    encoder = TextEncoder(tokenizer)
+    return [[*encoder.opening, *ids] for ids in encoder.rows([encoder.as_text(text) for text in texts])]

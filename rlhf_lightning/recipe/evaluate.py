@@ -53,6 +53,8 @@ class Evaluation(Stage):
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
         tests = _Tests(context, options, self._judge(context))
         context.report_dropped(self.name, folder, tests.tokenization.dropped)
+        if options["temperature"] == 0:
+            context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
         samples: dict[str, PolicySamples] = {}
         losses: dict[str, float] = {}
         with progress_bar(context.console) as bar:

@@ -2,11 +2,21 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, processors
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
+from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.data.tokenize import LMExample, PromptExample
-from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.policies import (
+    PolicySamples,
+    _cut,
+    _prefixed,
+    policy_results,
+    pretraining_loss,
+    sample_policy,
+)
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
 PROMPTS = [PromptExample([3, 4, 5][: n % 3 + 1], n, f"prompt {n}") for n in range(6)]
@@ -66,6 +76,24 @@ def test_kl_and_length_by_hand(tiny_tokenizer):
     )
     assert greedy.responses == ["w9 w10"] * 6
     assert greedy.lengths == [2.0] * 6  # cut before the end
+    assert greedy.kl == [], "one response is no distribution"
+    assert policy_results({"greedy": greedy}, "greedy", {})["greedy"]["kl"] is None
+
+
+def test_the_kl_is_that_of_what_was_sampled(tiny_tokenizer):
+    """At temperature 2 probabilities are square roots, normalised: .75 and .25 become .6340 and .3660."""
+    prompts = {token: {9: 1.0} for token in (3, 4, 5)}
+    policy = Table({**prompts, 9: {10: 0.75, 1: 0.25}, 10: {1: 1.0}})
+    reference = Table({**{token: {9: 0.9, 8: 0.1} for token in (3, 4, 5)}, 9: {10: 0.5, 1: 0.5}, 10: {1: 1.0}})
+    options = {"judge": by_length, "max_new_tokens": 5, "temperature": 2.0}
+    samples = sample_policy(policy, reference, batches(), tiny_tokenizer, **options)
+    # The reference gives w9 .9 ** .5 / (.9 ** .5 + .1 ** .5) = .75.
+    expected = {
+        "w9 w10": -math.log(0.75) + math.log(0.6339746 / 0.5),
+        "w9": -math.log(0.75) + math.log(0.3660254 / 0.5),
+    }
+    assert set(samples.responses) == set(expected)
+    assert samples.kl == pytest.approx([expected[text] for text in samples.responses], abs=1e-5)
 
 
 def test_the_judge_and_the_reward_model_score_the_same_responses(tiny_gpt2, tiny_tokenizer):
@@ -145,17 +173,54 @@ def test_a_few_shot_prefix_is_read_and_the_response_is_cut(tiny_tokenizer):
     assert samples.rewards == [8.0] * 6, "the reward model reads the prompt without the prefix"
 
 
-def test_a_stop_word_is_one_token(tiny_lm, tiny_tokenizer):
-    with pytest.raises(ValueError, match="must be one token, it is 2"):
-        sample_policy(
-            tiny_lm,
-            tiny_lm,
-            batches(),
-            tiny_tokenizer,
-            judge=by_length,
-            max_new_tokens=4,
-            stop="w8 w7",
-        )
+def test_a_stop_of_several_tokens_and_one_within_a_token(make_pieces):
+    """The token with the end of the stop becomes EOS; a newline is found in tokens that have more than it."""
+    tokenizer = make_pieces(["a", "b", "\n", ".\n", "c", "d", "e", "f"])
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("a", "b", "\n", ".\n", "c")}
+
+    def cut(stop, *names):
+        found = _cut(rollout_of([ids[name] for name in names]), stop, tokenizer)
+        return found.response_ids[found.response_mask].tolist()
+
+    assert cut("\n", "a", "\n", "b") == [ids["a"], 1]
+    assert cut("\n", "a", ".\n", "b") == [ids["a"], 1]
+    assert cut("bc", "a", "b", "c", "a") == [ids["a"], ids["b"], 1]
+    assert cut("bc", "a", "c", "b", "a") == [ids[name] for name in "acba"]
+
+
+@pytest.fixture
+def make_pieces():
+    """A tokenizer of whole pieces, which writes a BOS before every text."""
+
+    def make(pieces):
+        names = ["<pad>", "<eos>", "<unk>", "<s>", *pieces]
+        words = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, [], unk_token="<unk>"))
+        words.decoder = decoders.Fuse()
+        words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 3)])
+        special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>", "bos_token": "<s>"}
+        return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+    return make
+
+
+def rollout_of(ids):
+    prompts = collate_prompts(PROMPTS[:1], 0)
+    row = torch.tensor([ids])
+    return Rollout(prompts, row, torch.ones_like(row, dtype=torch.bool), torch.zeros(row.shape), torch.tensor([False]))
+
+
+def test_a_prefix_and_a_prompt_have_one_bos(make_pieces):
+    tokenizer = make_pieces(["a", "b", "c"])
+    assert tokenizer("ab")["input_ids"] == [3, 4, 5]
+    examples = [PromptExample(tokenizer(text)["input_ids"], n, text) for n, text in enumerate(["a", "bc"])]
+    found = _prefixed(collate_prompts(examples, 0), "cc", tokenizer)
+    assert found.prompt_ids.tolist() == [[0, 3, 6, 6, 4], [3, 6, 6, 5, 6]]
+    assert found.prompt_mask.tolist() == [[False] + [True] * 4, [True] * 5]
+    # A template may write the BOS where the tokenizer writes none, and some prompts have none at all.
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    bare = [PromptExample([4], 0, "a"), PromptExample([3, 5], 1, "b")]
+    found = _prefixed(collate_prompts(bare, 0), "cc", tokenizer)
+    assert found.prompt_ids.tolist() == [[0, 6, 6, 4], [3, 6, 6, 5]]
 
 
 def test_further_judges_metadata_and_probes_are_summed_up():

@@ -5,9 +5,11 @@ import statistics
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
-from rlhf_lightning.evaluation.probes import Choice, Continuation, run_probe
+from rlhf_lightning.evaluation.probes import Choice, Continuation, choice_rows, run_probe
 
 
 class Table(nn.Module):
@@ -68,3 +70,51 @@ def test_choices_of_several_items_do_not_mix(tiny_tokenizer):
     probe = Choice("", ["w3", "w9 w4", "w9"], [["w10", "w9"], ["w10", "w11", "w12"], ["w9", "w10"]], [1, 0, 0])
     for batch_size in (1, 2, 64):
         assert run_probe(MODEL, tiny_tokenizer, probe, batch_size) == {"accuracy": [1.0, 1.0, 0.0]}
+
+
+BOS = 39
+
+
+def with_bos(tokens, name="<s>", number=BOS):
+    """A fast tokenizer that writes a BOS before every text, as those of Llama do."""
+    tokens.post_processor = processors.TemplateProcessing(single=f"{name} $A", special_tokens=[(name, number)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, bos_token=name, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture
+def bos_tokenizer():
+    names = ["<pad>", "<eos>", "<unk>", *(f"w{number}" for number in range(3, BOS)), "<s>"]
+    words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return with_bos(words)
+
+
+def test_one_bos_stands_before_a_context_and_none_before_its_ending(bos_tokenizer):
+    rows = choice_rows(bos_tokenizer, [("w3 w4", "w9"), ("w3", "w9 w10"), ("w3 ", "w9"), ("w3", " w9"), ("", "w9")])
+    ids = [[BOS, 3, 4, 9], [BOS, 3, 9, 10], [BOS, 3, 9], [BOS, 3, 9], [BOS, 9]]
+    assert [row.input_ids for row in rows] == ids
+    assert [row.loss_start for row in rows] == [3, 2, 2, 2, 1]
+
+
+def test_what_a_bos_between_would_make_likely_is_not_chosen(bos_tokenizer):
+    """After a BOS comes w11, after w4 mostly w10: a BOS before the ending turns the choice."""
+    model = Table({4: {10: 0.75, 11: 0.25}, BOS: {10: 0.1, 11: 0.9}})
+    assert run_probe(model, bos_tokenizer, Choice("", ["w4"], [["w10", "w11"]], [0])) == {"accuracy": [1.0]}
+    # A prompt that is gone on with has one BOS too, and what it spells of special tokens is text.
+    seen = run_probe(Table({9: {10: 1.0}, 10: {1: 1.0}}), bos_tokenizer, Continuation("", ["w9"], lengths))
+    assert seen["texts"] == ["w10"]
+
+
+def test_a_token_over_the_border_counts_for_the_ending():
+    names = ["<pad>", "<eos>", "<unk>", "<s>", "x", "y", " ", "x "]
+    pieces = models.BPE({name: number for number, name in enumerate(names)}, [("x", " ")], unk_token="<unk>")
+    rows = choice_rows(with_bos(Tokenizer(pieces), number=3), [("yx", "y")])
+    assert rows[0].input_ids == [3, 5, 7, 5], "one text: a BOS, y, 'x ', y"
+    assert rows[0].loss_start == 2
+
+
+def test_an_ending_with_nothing_before_it_is_refused(tiny_tokenizer):
+    with pytest.raises(ValueError, match="nothing stands before the ending 'w9'"):
+        choice_rows(tiny_tokenizer, [("", "w9")])
