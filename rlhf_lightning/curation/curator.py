@@ -183,6 +183,9 @@ class _Desk:
                 yield Row(place, split, record)
             if isinstance(records, RecordStream):
                 self.account.leave_out(kind, records.malformed.rows())
+                for row in records.left_out:
+                    books.raw += 1
+                    self.account.drop(kind, row.place, str(row.problem))
 
     def _expanded(self, kind: str, few_shot: Iterable[Sequence[Demonstration]]) -> Iterator[Row]:
         books = self.account.kinds[kind]
@@ -195,8 +198,9 @@ class _Desk:
                 yield Row(f"few_shot {number}, example {example}", split, record)
 
     def _prompt_lengths(self, rows: Sequence[Row]) -> list[int]:
-        try:
-            return self.tokenization.prompt_lengths([row.record.prompt for row in rows])
-        except ValueError as error:
-            chat = next((row for row in rows if not isinstance(row.record.prompt, str)), rows[0])
-            raise RecordError(f"{chat.place}: {error}") from error
+        for row in rows:
+            try:
+                self.tokenization.check(row.record)
+            except RecordError as error:
+                raise RecordError(f"{row.place}: {error}") from error
+        return self.tokenization.prompt_lengths([row.record.prompt for row in rows])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_lightning.curation.account import KindAccount
+from rlhf_lightning.curation.cut import cut_response
 from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.curation.language import UNSURE
 from rlhf_lightning.curation.personal import Finder, apart, find_personal, masked
@@ -84,7 +85,7 @@ def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> 
         responses = record.completions
     else:
         return row
-    texts = [tokenization.cut_response(response) for response in responses]
+    texts = [cut_response(tokenization, response) for response in responses]
     if not all(text.strip() for text in texts):
         return "response empty after the cut"
     merged = _each_once(texts, record.ranks) if isinstance(record, Comparison) else None
@@ -93,7 +94,7 @@ def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> 
     if texts != responses:
         books.changed["response cut"] += 1
     if merged is None:
-        length = len(tokenization.response_ids(texts[0]))
+        length = len(tokenization.response_ids(texts[0], record.prompt))
         return row._replace(record=replace(record, response=texts[0]), response_tokens=length)
     if len(merged) < len(texts):
         books.changed["same responses merged"] += 1

@@ -20,8 +20,9 @@ from rlhf_lightning.data.loader import (
     collate_prompts,
 )
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
+from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
-from rlhf_lightning.data.tokenize import Tokenization, split_into_pairs
+from rlhf_lightning.data.tokenize import LAST, Tokenization, split_into_pairs
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class RLHFDataModule(L.LightningDataModule):
         block_size: Tokens per row of pretraining text.
         max_prompt_tokens: Longer prompts are left out and counted.
         max_response_tokens: Longer responses are cut.
-        prompt_template: How a plain string becomes the text that the model continues.
+        prompt_template: How a plain string becomes the text that the model continues; None is its chat template, or a
+            blank line behind the prompt where it has none. See `Tokenization`.
+        train_on: ``last`` or ``all`` turns of the assistant in the conversation of a demonstration.
         seed: Seed of the order of the data.
         num_workers: Processes that collate batches.
 
@@ -103,7 +106,8 @@ class RLHFDataModule(L.LightningDataModule):
         block_size: int = 1024,
         max_prompt_tokens: int = 1024,
         max_response_tokens: int = 1024,
-        prompt_template: str = "{prompt}",
+        prompt_template: str | None = None,
+        train_on: str = LAST,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -118,7 +122,7 @@ class RLHFDataModule(L.LightningDataModule):
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
         self.task, self._kind = task, TASKS[task]
         self.train, self.validation, self.text = train, validation, text
-        self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template)
+        self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template, train_on)
         self.batch_size, self.num_batches = batch_size, num_batches
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
         self.as_pairs = as_pairs
@@ -132,6 +136,11 @@ class RLHFDataModule(L.LightningDataModule):
         """Rows left out so far, by reason."""
         return self.tokenization.dropped
 
+    @property
+    def cut(self) -> dict[str, int]:
+        """Responses that lost their end at the limit, and rankings in which that made ties; they are not left out."""
+        return self.tokenization.cut
+
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenize everything, once."""
         if self.examples:
@@ -139,7 +148,7 @@ class RLHFDataModule(L.LightningDataModule):
         self.examples["train"] = self._examples(self.train)
         self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
         if not self.examples["train"]:
-            raise ValueError(f"no {self.task} example is left to train on; left out: {self.dropped}.")
+            raise ValueError(f"no {self.task} example is left to train on; left out: {dict(self.dropped)}.")
         if self._kind.record is Comparison and self.as_pairs:
             self.examples["train"] = split_into_pairs(self.examples["train"])
         if self.text is not None and self._uses_text():
@@ -176,7 +185,11 @@ class RLHFDataModule(L.LightningDataModule):
         return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)
 
     def _examples(self, source: Source) -> Sequence[Any]:
-        return self._kind.examples(self.tokenization, read_records(source, self._kind.record), self.block_size)
+        records = read_records(source, self._kind.record, left_out=self._leave_out)
+        return self._kind.examples(self.tokenization, records, self.block_size)
+
+    def _leave_out(self, row: SourceRow) -> None:
+        self.tokenization.dropped[str(row.problem)] += 1
 
     def _loader(self, name: str, batch_size: int, seed: int) -> ResumableLoader:
         # Every PPO iteration takes one batch of each loader, however long the data sets are.

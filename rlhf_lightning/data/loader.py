@@ -111,7 +111,11 @@ def collate_lm(examples: Sequence[LMExample], pad_token_id: int) -> LMBatch:
     examples = examples or [LMExample([int(pad_token_id == 0)], loss_start=1)]  # any other token
     ids, mask = padded([example.input_ids for example in examples], pad_token_id)
     starts = torch.tensor([example.loss_start for example in examples]).unsqueeze(1)
-    return LMBatch(ids, mask, mask & (torch.arange(ids.shape[1]) >= starts))
+    targets = torch.arange(ids.shape[1]) >= starts
+    for row, example in enumerate(examples):
+        for start, end in example.earlier:
+            targets[row, start:end] = True
+    return LMBatch(ids, mask, mask & targets)
 
 
 def collate_comparisons(examples: Sequence[ComparisonExample], pad_token_id: int) -> ComparisonBatch:

@@ -16,8 +16,16 @@ class RecordError(ValueError):
     """A record that cannot be used; the message names the field, the value and the remedy."""
 
 
+class Placed:
+    """Knows where it was read, which is no part of what it holds."""
+
+    __slots__ = ("place",)
+    place: str
+    """File and line; a record that was not read from a file has none."""
+
+
 @dataclass(frozen=True)
-class Demonstration:
+class Demonstration(Placed):
     """A response that a person wrote for a prompt (InstructGPT, section 3.5 and appendix A).
 
     Args:
@@ -44,7 +52,7 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Placed):
     """K responses to one prompt, ranked by one labeler (InstructGPT, section 3.5 and appendix C.2).
 
     Args:
@@ -83,7 +91,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(Placed):
     """A prompt without a response (InstructGPT, section 3.2).
 
     Args:
@@ -107,7 +115,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Placed):
     """A piece of pretraining text.
 
     Args:

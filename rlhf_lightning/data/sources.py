@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, Text
 from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
-from rlhf_lightning.data.rows.readers import SUFFIXES
+from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow
 from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records
 
 RECORD_TYPES: dict[str, type[Record]] = {
@@ -59,20 +60,28 @@ def check_data_source(source: object) -> DataSource:
 class RecordStream:
     """Records that are read from their sources anew each time one goes through them, and never held all at once.
 
-    Its ``malformed`` are those of the last time that one went through all.
+    Its ``malformed`` rows, and those that hold no such record (``left_out``), are those of the last time that one went
+    through all.
 
     Args:
         sources: Read one after the other; see `read_records`.
         kind: The record to build.
         aside: The file that malformed rows go to, each time; None stops at them.
         told: Gets what went there, by the file's name.
+        check: Raises a `RecordError` at records that cannot be used; they count as malformed.
     """
 
     def __init__(
-        self, sources: Sequence[Any], kind: type[Any], aside: Path | None, told: dict[str, MalformedRows]
+        self,
+        sources: Sequence[Any],
+        kind: type[Any],
+        aside: Path | None,
+        told: dict[str, MalformedRows],
+        check: Callable[[Record], None] | None = None,
     ) -> None:
-        self.sources, self.kind, self.aside, self.told = sources, kind, aside, told
+        self.sources, self.kind, self.aside, self.told, self.check = sources, kind, aside, told, check
         self.malformed = MalformedRows()
+        self.left_out: list[SourceRow] = []
 
     def __iter__(self) -> Iterator[Any]:
         """The records."""
@@ -84,10 +93,12 @@ class RecordStream:
         Raises:
             RecordError: At malformed rows that are not put aside, or a source without any other.
         """
+        left_out: list[SourceRow] = []
         with MalformedRows(self.aside) as malformed:
             for source in self.sources:
-                yield from placed_records(source, self.kind, malformed.add if self.aside else None)
-        self.malformed = malformed
+                keep = malformed.add if self.aside else None
+                yield from placed_records(source, self.kind, keep, left_out.append, self.check)
+        self.malformed, self.left_out = malformed, left_out
         if malformed:
             self.told[str(self.aside)] = malformed
 
@@ -122,6 +133,9 @@ class FileData:
         self.root = None if root is None else Path(root)
         self.quarantine = Path(quarantine) if on_error == "quarantine" and quarantine is not None else None
         self.malformed: dict[str, MalformedRows] = {}
+        self.left_out: dict[str, dict[str, int]] = {}
+        self.check: Callable[[Record], None] | None = None
+        """What else speaks against a record: `Tokenization.check` where a chat template refuses it."""
         self.files: dict[str, dict[str, list[Any]]] = {}
         absent: list[str] = []
         for name, splits in files.items():
@@ -145,14 +159,19 @@ class FileData:
     def records(self, name: str, split: str) -> list[Record] | None:
         """Records of that kind and split; None where no file is given."""
         stream = self.stream(name, split)
-        return None if stream is None else list(stream)
+        if stream is None:
+            return None
+        found = list(stream)
+        if stream.left_out:
+            self.left_out[f"{name}.{split}"] = dict(Counter(str(row.problem) for row in stream.left_out))
+        return found
 
     def stream(self, name: str, split: str) -> RecordStream | None:
         """The same without holding them; each time one goes through it, the files are read anew."""
         if not self.has(name, split):
             return None
         aside = None if self.quarantine is None else self.quarantine / f"{name}.{split}.jsonl"
-        return RecordStream(self.files[name][split], RECORD_TYPES[name], aside, self.malformed)
+        return RecordStream(self.files[name][split], RECORD_TYPES[name], aside, self.malformed, self.check)
 
     def fingerprint(self) -> str:
         """Hash of the sources and of the bytes of every local file."""

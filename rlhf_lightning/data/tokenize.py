@@ -1,20 +1,42 @@
-"""From records to token ids: prompts, responses with their EOS, and packed pretraining text."""
+"""From records to token ids: prompts, responses with their end, and packed pretraining text."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, Text, decided_pairs
+from rlhf_lightning.data.records import (
+    Comparison,
+    Demonstration,
+    Prompt,
+    PromptText,
+    Record,
+    RecordError,
+    Text,
+    decided_pairs,
+)
+from rlhf_lightning.data.rows.columns import dense_ranks
+from rlhf_lightning.tokenization.dialogue import DialogueEncoder, ReadPrompt
+from rlhf_lightning.tokenization.endings import end_token_ids
+
+LAST, ALL = "last", "all"
+"""Which turns of the assistant a demonstration trains."""
+_AT_ONCE = 1000
+_ANYTHING = "?"
+"""Stands for a prompt where it does not matter what it asks."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class LMExample:
-    """Token ids of one sequence and the first position that counts as a target."""
+    """Token ids of one sequence and what of it counts as a target: all from a position on, and earlier stretches."""
 
     input_ids: list[int]
     loss_start: int
+    earlier: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -36,163 +58,233 @@ class PromptExample:
     text: str
 
 
+class _Encoded(NamedTuple):
+    """A record, its number, and its prompt and responses as token ids."""
+
+    number: int
+    record: Any
+    prompt: ReadPrompt
+    responses: list[list[int]]
+
+
 @dataclass
 class Tokenization:
     """How records become token ids.
 
-    Prompts longer than the limit, and those whose responses are all tied, are left out and counted in ``dropped``;
-    responses longer than theirs are cut and end without EOS; every other response ends with EOS (InstructGPT,
-    appendix C: 1k each of a 2k context).
+    Prompts longer than the limit are never cut: they are left out and counted in ``dropped``, as are rankings whose
+    responses are all tied. Responses longer than theirs are cut, end without an end token, and are counted in ``cut``;
+    every other response has its end (InstructGPT, appendix C: 1k each of a 2k context). Responses to one prompt that
+    are the same tokens once they are cut are tied, at the mean of their ranks. How text becomes tokens is described at
+    `rlhf_lightning.tokenization.dialogue.DialogueEncoder`.
 
     Args:
-        tokenizer: A tokenizer with EOS and pad tokens that differ.
+        tokenizer: A tokenizer with end and pad tokens that differ.
         max_prompt_tokens: Longest prompt.
-        max_response_tokens: Longest response, its EOS included.
-        prompt_template: How a plain string becomes the text that the model continues, with ``{prompt}``;
-            conversations go through the tokenizer's chat template instead.
+        max_response_tokens: Longest response, its end included.
+        prompt_template: How a plain string becomes the text that the model continues, with ``{prompt}``; None sends
+            strings through the tokenizer's chat template, or puts a blank line behind them where it has none.
+            Conversations always go through the chat template.
+        train_on: ``last``: the response of a demonstration is its target; ``all``: so are the assistant's turns in its
+            prompt.
 
     Raises:
-        ValueError: When EOS and pad are the same token or the template lacks ``{prompt}``.
+        ValueError: When an end and pad are the same token, the template lacks ``{prompt}``, or ``train_on`` is neither.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_prompt_tokens: int = 1024
     max_response_tokens: int = 1024
-    prompt_template: str = "{prompt}"
-    dropped: dict[str, int] = field(default_factory=dict, init=False)
+    prompt_template: str | None = None
+    train_on: str = LAST
+    dropped: Counter[str] = field(default_factory=Counter, init=False)
+    cut: Counter[str] = field(default_factory=Counter, init=False)
+    dialogue: DialogueEncoder = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the tokens and the template."""
-        if self.tokenizer.pad_token_id in (None, self.tokenizer.eos_token_id):
+        if self.tokenizer.pad_token_id in (None, self.tokenizer.eos_token_id, *end_token_ids(self.tokenizer)):
             pad, eos = self.tokenizer.pad_token, self.tokenizer.eos_token
             raise ValueError(
-                f"the tokenizer's pad token ({pad!r}) must exist and differ from its EOS token ({eos!r}); "
-                "rlhf_lightning.load_tokenizer sees to it."
+                f"the tokenizer's pad token ({pad!r}) must exist and differ from its EOS token ({eos!r}) and every "
+                "other token that ends a response; rlhf_lightning.load_tokenizer sees to it."
             )
-        if "{prompt}" not in self.prompt_template:
-            raise ValueError(f"prompt_template must contain '{{prompt}}', got {self.prompt_template!r}.")
+        if self.train_on not in (LAST, ALL):
+            raise ValueError(f"data.train_on must be {LAST} or {ALL}, got {self.train_on!r}.")
+        self.dialogue = DialogueEncoder(self.tokenizer, self.prompt_template)
+
+    def text_ids(self, text: str, *, opens: bool = False) -> list[int]:
+        """Token ids of text that people wrote: the special tokens that it spells are text too.
+
+        Args:
+            text: The text, without a template.
+            opens: Whether a sequence begins with it, so that the BOS stands before it where the tokenizer writes one.
+        """
+        encoder = self.dialogue.text
+        return [*(encoder.opening if opens else ()), *encoder.rows([encoder.as_text(text)])[0]]
 
     def prompt_text(self, prompt: PromptText) -> str:
         """The text that the model continues.
 
         Raises:
-            ValueError: When the prompt is a conversation and the tokenizer has no chat template.
+            ConversationError: When the prompt is a conversation that no chat template can write.
         """
-        if isinstance(prompt, str):
-            return self.prompt_template.replace("{prompt}", prompt)
-        if not self.tokenizer.chat_template:
-            raise ValueError(
-                "a prompt is a conversation, but the tokenizer has no chat template. Set tokenizer.chat_template, "
-                "or give prompts as strings."
-            )
-        return str(self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+        return self.dialogue.text.readable(self.dialogue.prompt_text(prompt))
+
+    def check(self, record: Record) -> None:
+        """Make sure that the chat template can write the record's conversation, if it has one.
+
+        Raises:
+            RecordError: When it cannot; the message names the role and the remedy.
+        """
+        if isinstance(record, Text) or self.dialogue.messages(record.prompt) is None:
+            return
+        try:
+            text = self.dialogue.prompt_text(record.prompt)
+            if self.train_on == ALL and isinstance(record, Demonstration):
+                self.dialogue.earlier_answers(self.dialogue.read([record.prompt], [text])[0])
+        except ValueError as error:
+            raise RecordError(str(error)) from error
 
     def prompt_ids(self, prompt: PromptText) -> list[int] | None:
         """Token ids of the prompt; None when it is too long."""
-        # A chat template writes the special tokens itself.
-        special = isinstance(prompt, str)
-        ids = self._ids(self.prompt_text(prompt), special)
-        if len(ids) <= self.max_prompt_tokens:
-            return ids
-        self._drop(f"prompt over {self.max_prompt_tokens} tokens")
-        return None
+        ids = self.dialogue.read([prompt])[0].ids
+        return ids if self._fits(ids) else None
 
     def prompt_lengths(self, prompts: Sequence[PromptText]) -> list[int]:
         """Tokens of each prompt, however long; many at once are several times as fast as one by one."""
-        lengths = [0] * len(prompts)
-        for special in (True, False):
-            places = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str) == special]
-            rows = self._rows([self.prompt_text(prompts[place]) for place in places], special)
-            for place, ids in zip(places, rows, strict=True):
-                lengths[place] = len(ids)
-        return lengths
+        return [len(prompt.ids) for prompt in self.dialogue.read(prompts)]
 
-    def cut_response(self, response: str) -> str:
-        """The text of as many tokens as a response may have; all of a shorter one.
+    def response_ids(self, response: str, prompt: PromptText | None = None) -> list[int]:
+        """Token ids of the response with its end, or cut at the limit without one.
 
-        It is read back as at least as many tokens, so that no EOS follows it.
+        Args:
+            response: The response.
+            prompt: What it answers; None stands for any one message, which is the same in almost every chat template.
         """
-        limit = self.max_response_tokens
-        # No token is shorter than a byte, but some tokenizers put one in front.
-        if len(response.encode("utf-8", "replace")) + 1 < limit:
-            return response
-        ids = self._ids(response, False)
-        if len(ids) <= limit:
-            return response
-        ends: list[tuple[int, int]] = []
-        if self.tokenizer.is_fast:
-            tokens = self.tokenizer(response, add_special_tokens=False, truncation=False, return_offsets_mapping=True)
-            ends = tokens["offset_mapping"]
-        for last in range(limit, len(ids)):
-            text = response[: ends[last - 1][1]] if ends else str(self.tokenizer.decode(ids[:last]))
-            # A word that is cut may make fewer tokens than it did as a part of the whole.
-            if len(self._ids(text, False)) >= limit:
-                return text
-        return response
+        return self.whole_response_ids(response, prompt)[: self.max_response_tokens]
 
-    def response_ids(self, response: str) -> list[int]:
-        """Token ids of the response with its EOS, or cut at the limit without one."""
-        ids = [*self._ids(response, False), self._eos]
-        return ids[: self.max_response_tokens]
+    def whole_response_ids(self, response: str, prompt: PromptText | None = None) -> list[int]:
+        """The same, however long."""
+        return self.dialogue.answers(self.dialogue.read([prompt or _ANYTHING]), [response])[0]
 
     def demonstrations(self, records: Iterable[Demonstration]) -> list[LMExample]:
-        """Prompt and response; the response counts."""
+        """Prompt and response; the response counts, and with ``train_on=all`` earlier answers too."""
         examples = []
-        for record in records:
-            prompt = self.prompt_ids(record.prompt)
-            if prompt is not None:
-                examples.append(LMExample([*prompt, *self.response_ids(record.response)], len(prompt)))
+        for number, record, prompt, (whole,) in self._encoded(records, lambda record: [record.response]):
+            response = self._limited(whole, "demonstrations")
+            try:
+                earlier = self.dialogue.earlier_answers(prompt) if self.train_on == ALL else []
+            except ValueError as error:
+                raise _placed(number, record, error) from error
+            examples.append(LMExample([*prompt.ids, *response], len(prompt.ids), earlier))
         return examples
 
     def texts(self, records: Iterable[Text], block_size: int) -> list[LMExample]:
-        """Documents joined by EOS and cut into blocks; every token but a block's first counts."""
-        stream = [token for record in records for token in [*self._ids(record.text, False), self._eos]]
+        """Documents with BOS and EOS, joined and cut into blocks; every token but a block's first counts.
+
+        The BOS is left out where the tokenizer writes none before texts.
+        """
+        text, stream = self.dialogue.text, []
+        eos: Any = self.tokenizer.eos_token_id
+        for chunk in _chunks(records):
+            for ids in text.rows([text.as_text(record.text) for record in chunk]):
+                stream += [*text.opening, *ids, int(eos)]
         blocks = [stream[start : start + block_size] for start in range(0, len(stream), block_size)]
         return [LMExample(block, 1) for block in blocks if len(block) > 1]
 
     def comparisons(self, records: Iterable[Comparison]) -> list[ComparisonExample]:
         """Prompt, K responses, ranks."""
-        examples = []
+        examples, decided = [], []
         for record in records:
-            if len(set(record.ranks)) == 1:
-                self._drop("all responses tied")
+            if len(set(record.ranks)) > 1:
+                decided.append(record)
+            else:
+                self.dropped["all responses tied"] += 1
+        for _, record, prompt, whole in self._encoded(decided, lambda record: record.completions):
+            ranks = self._ranks_once_cut(record.ranks, whole)
+            if len(set(ranks)) == 1:
+                self.dropped["all responses tied once they are cut"] += 1
                 continue
-            prompt = self.prompt_ids(record.prompt)
-            if prompt is not None:
-                responses = [self.response_ids(completion) for completion in record.completions]
-                group = record.source or record.labeler or "all"
-                examples.append(ComparisonExample(prompt, responses, record.ranks, group))
+            responses = [self._limited(ids, "ranked responses") for ids in whole]
+            examples.append(ComparisonExample(prompt.ids, responses, ranks, record.source or record.labeler or "all"))
         return examples
 
     def prompts(self, records: Iterable[Prompt]) -> list[PromptExample]:
         """Prompts, numbered as they stand in the records."""
         examples = []
-        for index, record in enumerate(records):
-            ids = self.prompt_ids(record.prompt)
-            if ids is not None:
-                text = record.prompt if isinstance(record.prompt, str) else self.prompt_text(record.prompt)
-                examples.append(PromptExample(ids, index, text))
+        for number, record, prompt, _ in self._encoded(records, lambda record: []):
+            asked = record.prompt if isinstance(record.prompt, str) else self.dialogue.text.readable(prompt.text)
+            examples.append(PromptExample(prompt.ids, number, asked))
         return examples
 
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def _encoded(self, records: Iterable[Any], responses_of: Callable[[Any], list[str]]) -> Iterator[_Encoded]:
+        """The records whose prompts are short enough.
 
-    @property
-    def _eos(self) -> int:
-        eos: Any = self.tokenizer.eos_token_id
-        return int(eos)
+        Raises:
+            RecordError: Where the record is that cannot be encoded, why, and what to do.
+        """
+        for chunk in _chunks(enumerate(records)):
+            try:
+                found = self._encoded_at_once(chunk, responses_of)
+            except ValueError:  # one by one, to say which it is
+                found = [self._encoded_alone(number, record, responses_of) for number, record in chunk]
+            yield from (encoded for encoded in found if self._fits(encoded.prompt.ids))
 
-    def _ids(self, text: str, special: bool) -> list[int]:
-        return self._rows([text], special)[0]
+    def _encoded_at_once(
+        self, chunk: Sequence[tuple[int, Any]], responses_of: Callable[[Any], list[str]]
+    ) -> list[_Encoded]:
+        prompts = self.dialogue.read([record.prompt for _, record in chunk])
+        short = [len(prompt.ids) <= self.max_prompt_tokens for prompt in prompts]
+        responses = [responses_of(record) if fits else [] for (_, record), fits in zip(chunk, short, strict=True)]
+        each = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
+        answers = iter(self.dialogue.answers(each, [text for texts in responses for text in texts]))
+        return [
+            _Encoded(number, record, prompt, [next(answers) for _ in texts])
+            for (number, record), prompt, texts in zip(chunk, prompts, responses, strict=True)
+        ]
 
-    def _rows(self, texts: list[str], special: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        rows: list[list[int]] = self.tokenizer(texts, add_special_tokens=special, truncation=False)["input_ids"]
-        if special:
-            # Some tokenizers close every text; a prompt goes on.
-            rows = [ids[:-1] if ids and ids[-1] == self._eos else ids for ids in rows]
-        return rows
+    def _encoded_alone(self, number: int, record: Any, responses_of: Callable[[Any], list[str]]) -> _Encoded:
+        try:
+            return self._encoded_at_once([(number, record)], responses_of)[0]
+        except ValueError as error:
+            raise _placed(number, record, error) from error
+
+    def _fits(self, prompt_ids: Sequence[int]) -> bool:
+        fits = len(prompt_ids) <= self.max_prompt_tokens
+        if not fits:
+            self.dropped[f"prompt over {self.max_prompt_tokens} tokens"] += 1
+        return fits
+
+    def _limited(self, response_ids: list[int], what: str) -> list[int]:
+        """As much of a response as there may be; one that loses its end is counted."""
+        if len(response_ids) > self.max_response_tokens:
+            self.cut[f"{what} cut at {self.max_response_tokens} tokens, without an end"] += 1
+        return response_ids[: self.max_response_tokens]
+
+    def _ranks_once_cut(self, ranks: list[int], whole: Sequence[list[int]]) -> list[int]:
+        """The ranks; responses that are the same once they are cut are tied at the mean of theirs."""
+        limit = self.max_response_tokens
+        same: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for ids, rank in zip(whole, ranks, strict=True):
+            if len(ids) > limit:
+                same[tuple(ids[:limit])].append(rank)
+        if all(len(set(several)) == 1 for several in same.values()):
+            return ranks
+        self.cut["rankings with responses that are the same once they are cut"] += 1
+        several = [
+            same[tuple(ids[:limit])] if len(ids) > limit else [rank] for ids, rank in zip(whole, ranks, strict=True)
+        ]
+        return dense_ranks([sum(each) / len(each) for each in several], highest_is_best=False)
+
+
+def _placed(number: int, record: Any, error: Exception) -> RecordError:
+    return RecordError(f"{getattr(record, 'place', None) or f'{record.kind} number {number}'}: {error}")
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, _AT_ONCE)):
+        yield chunk
 
 
 def split_into_pairs(examples: Iterable[ComparisonExample]) -> list[ComparisonExample]:

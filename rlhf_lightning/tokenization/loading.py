@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
 from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.tokenization.chat import set_template
 from rlhf_lightning.tokenization.endings import end_token_ids, keep_endings
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -20,6 +21,8 @@ def load_tokenizer(
     *,
     eos: str | Sequence[str] | None = None,
     stop: str | Sequence[str] | None = None,
+    chat_template: str | None = None,
+    date: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer with everything that ends a response (`end_token_ids`), and a pad token that is none of it.
@@ -29,11 +32,14 @@ def load_tokenizer(
             GPT-2 files `encoder.json` and `vocab.bpe`.
         eos: The tokens that end a response, by text, instead of those that the model's files name (None).
         stop: Texts that end a response too, such as `Human:` for a base model.
+        chat_template: A jinja file, or the name of a shipped template (chatml, gemma, llama3, plain), for a folder
+            without one, or instead of its own.
+        date: The day, as `YYYY-MM-DD`, that chat templates write for today (None: the folder's, or `DEFAULT_DATE`).
         trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When there is no tokenizer, it has no EOS token, or `eos` names none of its tokens.
+        ValueError: When there is no tokenizer, it has no EOS token, or not those that `eos` or `chat_template` name.
     """
     source = model_source(path)
     folder = Path(source)
@@ -56,6 +62,7 @@ def load_tokenizer(
                 "model.eos."
             )
         tokenizer.eos_token = _END_OF_TEXT
+    set_template(tokenizer, chat_template, date)
     holds_model = not folder.exists() or (folder / "config.json").exists()
     keep_endings(tokenizer, source if holds_model else None, tokens, strings)
     if tokenizer.eos_token_id is None:

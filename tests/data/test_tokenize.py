@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample, Tokenization, split_into_pairs
 
 EOS, UNKNOWN = 1, 2
@@ -71,9 +71,10 @@ def test_a_conversation_goes_through_the_chat_template(tiny_tokenizer):
 
 def test_a_conversation_without_chat_template_is_a_sentence(tiny_tokenizer):
     with pytest.raises(
-        ValueError, match=r"no chat template\. Set tokenizer\.chat_template, or give prompts as strings"
+        RecordError,
+        match=r"prompt number 1: .* no chat template\. Set model\.chat_template=<file or name> .* prompts as strings",
     ):
-        Tokenization(tiny_tokenizer).prompts([Prompt(CONVERSATION)])
+        Tokenization(tiny_tokenizer).prompts([Prompt("w3"), Prompt(CONVERSATION)])
 
 
 def with_special_tokens(tokenizer, single):
@@ -84,11 +85,11 @@ def with_special_tokens(tokenizer, single):
     return Tokenization(tokenizer)
 
 
-def test_special_tokens_open_a_prompt_and_nothing_else(tiny_tokenizer):
+def test_special_tokens_open_a_prompt_and_a_document(tiny_tokenizer):
     # <unk> plays the part of BOS: some tokenizers open every text, some close it as well.
     tokenization = with_special_tokens(tiny_tokenizer, "<unk> $A <eos>")
     assert tokenization.demonstrations([Demonstration("w3", "w4")]) == [LMExample([UNKNOWN, 3, 4, EOS], 2)]
-    assert tokenization.texts([Text("w5")], 9) == [LMExample([5, EOS], 1)]
+    assert tokenization.texts([Text("w5"), Text("w6")], 9) == [LMExample([UNKNOWN, 5, EOS, UNKNOWN, 6, EOS], 1)]
     tiny_tokenizer.chat_template = CHAT
     assert tokenization.prompt_ids(CONVERSATION) == [7, 3, 4, EOS, 8, 5, EOS, 9]
 

@@ -20,7 +20,9 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
 
     - A pair ``prompt``/``chosen``/``rejected`` is a ranking with K = 2. Without ``prompt`` it is what both begin with:
       all messages but the last; or, of strings, everything up to the last reply of a dialogue, else whole words.
-    - ``prompt``/``completion`` and ``messages`` are demonstrations.
+    - A pair of message lists shares its first messages, which are the prompt; a ``prompt`` in a column of its own is
+      their first question, or stands before them.
+    - ``prompt``/``completion`` and ``messages`` are demonstrations, but not of a row whose ``label`` is false (KTO).
     - A ranking or a pair is a demonstration with its best response, and a prompt.
 
     A reply may be a string or a list with the one message of the assistant. Of a pair with the same text twice the two
@@ -37,8 +39,8 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
         row = _ranking(row)
     elif kind is Demonstration:
         row = _demonstration(row)
-    elif kind is Prompt and row.get("prompt") is None:
-        row = _conversation(row) if _has(row, "messages") else _ranking(row)
+    elif kind is Prompt and (row.get("prompt") is None or isinstance(row.get("chosen"), list)):
+        row = _conversation(row) if _has(row, "messages") and not _has(row, "chosen", "rejected") else _ranking(row)
     required = [field.name for field in fields(kind) if field.default is MISSING]
     missing = [name for name in required if row.get(name) is None]
     if missing:
@@ -49,6 +51,13 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
     values = {field.name: row[field.name] for field in fields(kind) if field.name in row}
     record: Record = kind(**values | {name: _identifier(values[name]) for name in _IDENTIFIERS if name in values})
     return record
+
+
+def why_left_out(kind: type[Any], row: Row) -> str | None:
+    """Why a row holds no record of the kind though nothing is wrong with it; None where it holds one."""
+    if kind is Demonstration and str(row.get("label")).lower() == "false":
+        return "label false: no demonstration"
+    return None
 
 
 def _identifier(value: Any) -> Any:
@@ -67,7 +76,7 @@ def _demonstration(row: Row) -> Row:
         return row
     if _has(row, "completion"):
         return {**row, "response": _reply("completion", row["completion"])}
-    if _has(row, "messages") and not _has(row, "prompt"):
+    if _has(row, "messages") and not _has(row, "chosen", "rejected"):
         conversation = _conversation(row)
         return {**conversation, "response": _reply("messages", row["messages"][-1:])}
     ranking = _ranking(row)
@@ -86,7 +95,19 @@ def _conversation(row: Row) -> Row:
             "Write it so, or name another column in 'columns'."
         )
     answered = bool(messages) and messages[-1].get("role") == "assistant"
-    return {**row, "prompt": messages[:-1] if answered else messages}
+    return {**row, "prompt": _whole_prompt(row.get("prompt"), messages[:-1] if answered else messages)}
+
+
+def _whole_prompt(prompt: Any, messages: list[Any]) -> Any:
+    """A prompt and the messages behind it, which may begin with it once more."""
+    if prompt is None or not messages:
+        return messages if prompt is None else prompt
+    if isinstance(prompt, str):
+        asked = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
+        if not asked or str(asked[0].get("content")).strip() != prompt.strip():
+            return [{"role": "user", "content": prompt}, *messages]
+        return prompt if len(messages) == 1 else messages
+    return messages if messages[: len(prompt)] == prompt else [*prompt, *messages]
 
 
 def _ranking(row: Row) -> Row:
@@ -100,10 +121,7 @@ def _ranking(row: Row) -> Row:
                 "fields 'chosen' and 'rejected' must share every message but the last, got "
                 f"{short(chosen)} and {short(rejected)}. Leave the row out."
             )
-        if prompt is None:
-            prompt = shared
-        elif isinstance(prompt, list) and shared not in ([], prompt):
-            prompt = [*prompt, *shared]
+        prompt = _whole_prompt(prompt, shared)
         chosen, rejected = chosen[-1:], rejected[-1:]
     elif prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
         prompt, chosen, rejected = _split_texts(chosen, rejected)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
 from rlhf_lightning.data.rows.columns import column_value, label_values
 from rlhf_lightning.data.rows.files import read_rows
-from rlhf_lightning.data.rows.formats import record_from_row
+from rlhf_lightning.data.rows.formats import record_from_row, why_left_out
 from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SourceRow, table_rows
 from rlhf_lightning.data.rows.shapes import shaped
@@ -30,7 +30,12 @@ FIELDS = tuple(
 """What ``columns`` and ``set`` may fill: fields of any record, and those of the formats that are read as records."""
 
 
-def read_records(source: Source, kind: type[Any], keep: Callable[[SourceRow], None] | None = None) -> list[Any]:
+def read_records(
+    source: Source,
+    kind: type[Any],
+    keep: Callable[[SourceRow], None] | None = None,
+    left_out: Callable[[SourceRow], None] | None = None,
+) -> list[Any]:
     """Read and check all records of a source.
 
     Args:
@@ -47,13 +52,15 @@ def read_records(source: Source, kind: type[Any], keep: Callable[[SourceRow], No
             - ``set``: record field -> its value in every row.
         kind: The record to build.
         keep: Gets malformed rows; None stops at them, once all are counted.
+        left_out: Gets the rows that hold no such record though nothing is wrong with them (KTO rows with label false
+            are no demonstrations), the reason as their problem.
 
     Raises:
         RecordError: Names file, line, field, value and remedy of the first malformed rows, and how many there are; or
             what the mapping says that no source knows.
     """
     if isinstance(source, (str, Path, Mapping, Dataset)):
-        return [record for _, record in placed_records(source, kind, keep)]
+        return [record for _, record in placed_records(source, kind, keep, left_out)]
     for number, record in enumerate(source):
         if not isinstance(record, kind):
             raise RecordError(f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed.")
@@ -61,9 +68,21 @@ def read_records(source: Source, kind: type[Any], keep: Callable[[SourceRow], No
 
 
 def placed_records(
-    source: str | Path | Mapping[str, Any] | Dataset, kind: type[Any], keep: Callable[[SourceRow], None] | None = None
+    source: str | Path | Mapping[str, Any] | Dataset,
+    kind: type[Any],
+    keep: Callable[[SourceRow], None] | None = None,
+    left_out: Callable[[SourceRow], None] | None = None,
+    check: Callable[[Record], None] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """The same one at a time, each record with its place."""
+    """The same one at a time, each record with its place.
+
+    Args:
+        source: As above, as are the next three.
+        kind: The record to build.
+        keep: Gets malformed rows.
+        left_out: Gets rows that hold no such record.
+        check: Raises a `RecordError` at records that cannot be used for another reason than their form.
+    """
     options: Mapping[str, Any] = {}
     if isinstance(source, Dataset):
         rows: Iterable[SourceRow] = table_rows(source)
@@ -76,12 +95,29 @@ def placed_records(
         rows = shaped(rows, options.get("shape"))
     places: dict[Any, str] = {}
     malformed, empty = MalformedRows(), True
-    for place, record in malformed.sift(rows, lambda row: _record(row, kind, options, places), keep):
+    others = 0
+
+    def make(row: SourceRow) -> Record | None:
+        nonlocal others
+        made = _record(row, kind, options, places)
+        if isinstance(made, str):
+            others += 1
+            if left_out is not None:
+                left_out(row._replace(problem=made))
+            return None
+        if made is not None:
+            object.__setattr__(made, "place", row.place)  # as a frozen dataclass sets its own fields
+            if check is not None:
+                check(made)
+        return made
+
+    for place, record in malformed.sift(rows, make, keep):
         empty = False
         yield place, record
     if empty:
         name = options.get("path", "the data set")
         reason = "all its rows are malformed" if malformed else "no row of it is to be read"
+        reason += f" ({others} rows with label false)" if others else ""
         remedy = "Mend it, name another, or set the entry to null." + (f"\n{malformed}" if malformed else "")
         raise RecordError(f"{name} holds no {kind.kind}: {reason}. {remedy}")
 
@@ -112,8 +148,8 @@ def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KE
             )
 
 
-def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | None:
-    """The record of a row; None where the source does not want the row."""
+def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | str | None:
+    """The record of a row; None where the source does not want the row, or the reason why it holds none."""
     if not isinstance(row.value, Mapping):
         raise RecordError(f"a row must be a JSON object, got {short(row.value)}. Mend it or leave it out.")
     for column, wanted in (options.get("where") or {}).items():
@@ -125,6 +161,8 @@ def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places:
         labels = name == "labels" and isinstance(column, Mapping) and column.keys() != {"column", "values"}
         values[name] = label_values(row.value, column) if labels else column_value(row.value, column)
     values |= options.get("set") or {}
+    if (reason := why_left_out(kind, values)) is not None:
+        return reason
     record = record_from_row(kind, values)
     identifier = values.get("id")
     if isinstance(identifier, (str, int)):

@@ -1,0 +1,177 @@
+"""What a model reads of a prompt, and what it should write behind it, as token ids."""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import takewhile
+from typing import NamedTuple, TypeAlias
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.tokenization.chat import ConversationError, rendered
+from rlhf_lightning.tokenization.encoding import TextEncoder
+from rlhf_lightning.tokenization.endings import end_token_ids
+
+PromptLike: TypeAlias = str | list[dict[str, str]]
+"""A plain string, or a conversation that ends with the user's turn."""
+
+PROMPT, RENDERED = "{prompt}", "{rendered}"
+"""Stand in a prompt template for text of people, and for a conversation that some template wrote already."""
+
+
+class ReadPrompt(NamedTuple):
+    """A prompt as it goes into the model.
+
+    Args:
+        messages: The conversation; None of a string that no chat template writes.
+        text: The text, in which special tokens of people are broken (`TextEncoder.as_text`).
+        ids: Its token ids.
+    """
+
+    messages: list[dict[str, str]] | None
+    text: str
+    ids: list[int]
+
+
+class DialogueEncoder:
+    """Encodes prompts, and answers to them, by the chat template where the model has one.
+
+    - A string is the one message of a user where the tokenizer has a chat template and ``prompt_template`` is None.
+      Without a chat template it stands before a blank line.
+    - A BOS stands before a prompt once where the tokenizer writes one before texts; a chat template writes its own.
+    - An answer is what the template writes behind the prompt for it, up to the token that ends the turn. Where it
+      writes no such token, the first one of `end_token_ids` follows. Where it writes answers elsewhere than behind its
+      own generation prompt, and of strings without a chat template, an answer is its own tokens and that end.
+    - End tokens that stand at the end of an answer's text are taken off: it has one end.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompt_template: How a string becomes the text that the model continues, with ``{prompt}``; None is as above.
+            With ``{rendered}``, strings are conversations that a template wrote already: special tokens in them count.
+
+    Raises:
+        ValueError: When the template has no place for the prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None) -> None:
+        if prompt_template is not None and PROMPT not in prompt_template and RENDERED not in prompt_template:
+            raise ValueError(f"prompt_template must contain '{PROMPT}', got {prompt_template!r}.")
+        self.tokenizer, self.text = tokenizer, TextEncoder(tokenizer)
+        self.prompt_template = prompt_template
+        ends = [str(token) for token in tokenizer.convert_ids_to_tokens(list(end_token_ids(tokenizer)))]
+        self._end = end_token_ids(tokenizer)[0]
+        self._ends = re.compile("|".join(map(re.escape, ends)))
+        self._closing = re.compile(rf"(?:\s*(?:{self._ends.pattern}))+\s*$")
+
+    @cached_property
+    def uses_chat(self) -> bool:
+        """Whether strings go through the chat template."""
+        return bool(self.tokenizer.chat_template) and self.prompt_template is None
+
+    def messages(self, prompt: PromptLike) -> list[dict[str, str]] | None:
+        """The prompt as a conversation; None of a string that no chat template writes."""
+        if not isinstance(prompt, str):
+            return prompt
+        return [{"role": "user", "content": prompt}] if self.uses_chat else None
+
+    def prompt_text(self, prompt: PromptLike) -> str:
+        """The text that the model continues, in which special tokens of people are broken.
+
+        Raises:
+            ConversationError: When no chat template can write the conversation.
+        """
+        messages = self.messages(prompt)
+        if messages is not None:
+            return self._rendered(messages, generation_prompt=True)
+        template = f"{PROMPT}\n\n" if self.prompt_template is None else self.prompt_template
+        return template.replace(PROMPT, self.text.as_text(str(prompt))).replace(RENDERED, str(prompt))
+
+    def read(self, prompts: Sequence[PromptLike], texts: Sequence[str] | None = None) -> list[ReadPrompt]:
+        """Prompts with their token ids; many at once are several times as fast as one by one.
+
+        Args:
+            prompts: The prompts.
+            texts: What `prompt_text` makes of each, where that is known.
+        """
+        texts = [self.prompt_text(prompt) for prompt in prompts] if texts is None else texts
+        opening = self.text.opening
+        found = []
+        for prompt, text, row in zip(prompts, texts, self.text.rows(texts), strict=True):
+            messages = self.messages(prompt)
+            bare = messages is None and row[: len(opening)] != opening
+            found.append(ReadPrompt(messages, text, [*opening, *row] if bare else row))
+        return found
+
+    def answers(self, prompts: Sequence[ReadPrompt], responses: Sequence[str]) -> list[list[int]]:
+        """Token ids of the answer to each prompt, with its end."""
+        written = [self._answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        joined = [
+            prompt.text + text if behind else text for prompt, (text, behind, _) in zip(prompts, written, strict=True)
+        ]
+        rows, split = self.text.rows(joined), {}
+        for place, (prompt, (text, behind, _)) in enumerate(zip(prompts, written, strict=True)):
+            length = len(prompt.ids)
+            if behind and rows[place][:length] == prompt.ids:
+                rows[place] = rows[place][length:]
+            elif behind:  # a token would reach over the end of the prompt
+                split[place] = text
+        for place, row in zip(split, self.text.rows(list(split.values())), strict=True):
+            rows[place] = row
+        return [row if ended else [*row, self._end] for row, (_, _, ended) in zip(rows, written, strict=True)]
+
+    def without_end(self, response: str) -> str:
+        """The response without end tokens at the end of its text."""
+        return self._closing.sub("", response)
+
+    def earlier_answers(self, prompt: ReadPrompt) -> list[tuple[int, int]]:
+        """Where the answers within a conversation stand among its token ids, each with its end.
+
+        Raises:
+            ConversationError: When the template writes a conversation otherwise as long as it is shorter.
+        """
+        messages = prompt.messages or []
+        return [
+            self._turn(prompt, messages, number)
+            for number, message in enumerate(messages)
+            if message["role"] == "assistant"
+        ]
+
+    def _turn(self, prompt: ReadPrompt, messages: list[dict[str, str]], number: int) -> tuple[int, int]:
+        before = self._rendered(messages[:number], generation_prompt=True)
+        end = self._ends.search(prompt.text, len(before))
+        whole = "" if end else self._rendered(messages[: number + 1]).rstrip()
+        if not prompt.text.startswith(before) or not prompt.text.startswith(whole):
+            raise ConversationError(
+                f"the chat template writes turn {number + 1}, of the role 'assistant', otherwise once others follow. "
+                "Train on the last turn alone (data.train_on=last), or name another template (model.chat_template)."
+            )
+        return self._boundary(prompt, len(before)), self._boundary(prompt, end.end() if end else len(whole))
+
+    def _boundary(self, prompt: ReadPrompt, place: int) -> int:
+        """How many tokens of the prompt stand before a place in its text."""
+        before, behind = self.text.rows([prompt.text[:place], prompt.text[place:]])
+        if _shared(before, prompt.ids) == len(before):
+            return len(before)
+        # What stood last before it goes on: `\n\n` is two tokens before a word.
+        return len(prompt.ids) - _shared(behind[::-1], prompt.ids[::-1])
+
+    def _answer(self, prompt: ReadPrompt, response: str) -> tuple[str, bool, bool]:
+        """The answer's text; whether it goes on where the prompt stops; whether it has its end."""
+        response = self.without_end(response)
+        if prompt.messages is not None:
+            turn = {"role": "assistant", "content": response}
+            whole = self._rendered([*prompt.messages, turn])
+            text = whole.removeprefix(prompt.text)
+            if whole.startswith(prompt.text) and self.text.as_text(response).strip() in text:
+                *_, last = [None, *self._ends.finditer(text)]
+                return (text.rstrip(), True, False) if last is None else (text[: last.end()], True, True)
+        return self.text.as_text(response), False, False
+
+    def _rendered(self, messages: list[dict[str, str]], *, generation_prompt: bool = False) -> str:
+        as_text = [{**message, "content": self.text.as_text(message["content"])} for message in messages]
+        return rendered(self.tokenizer, as_text, generation_prompt=generation_prompt)
+
+
+def _shared(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))
