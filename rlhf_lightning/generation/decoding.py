@@ -1,18 +1,22 @@
 """The next token, step by step: which rows still go on, and the key-value cache that they share."""
 
+from inspect import signature
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.compat import attention_implementation, cache_options
+from rlhf_lightning.generation.buffers import BufferedLayer, moved
+from rlhf_lightning.models.architecture import alike, check_length, eval_mode
 from rlhf_lightning.models.attention import additive_mask, attends_eagerly, fast_attention
 from rlhf_lightning.models.log_probs import causal_logits
-from rlhf_lightning.models.padding import length_groups, position_ids
+from rlhf_lightning.models.padding import left_aligned, length_groups, position_ids
 
 PREFILL_TOKENS = 2048
 """Prompts are read in groups of similar length of about so many tokens: more would be padding, or memory."""
@@ -21,40 +25,100 @@ BLOCK = 16
 
 
 def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Decoder":
-    """The fastest decoder that the model allows: with the cache below, with transformers' own, or with none.
+    """The fastest decoder that is right for the model: over buffers, over transformers' cache, or with none.
+
+    Which one that is is tried once per model, on a few tokens (`verified_decoder`).
 
     Args:
         model: A transformers model, or any module that maps ids and mask to logits.
         prompts: The prompts, padded on the left.
         max_new_tokens: Length limit of a response.
+
+    Raises:
+        ValueError: When prompt and response together pass what the model reads in one way (`check_length`).
     """
+    check_length(model, int(prompts.prompt_mask.sum(1).max()) + max_new_tokens)
     if not isinstance(model, PreTrainedModel):
-        return Decoder(model, prompts)
-    layers = DynamicCache(config=model.config).layers
-    if any(type(layer) is not DynamicLayer for layer in layers) or not layers:
-        return CachedDecoder(model, prompts)  # sliding windows, states of recurrent layers
-    return InPlaceDecoder(model, prompts, max_new_tokens)
+        return Decoder(model, prompts, max_new_tokens)
+    if model not in _DECODERS:
+        _DECODERS[model] = verified_decoder(model, prompts.prompt_ids.device)
+    return _DECODERS[model](model, prompts, max_new_tokens)
+
+
+def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Decoder"]:
+    """The first of the decoders for such layers that gives the logits of reading all again.
+
+    Three rows of a few tokens are tried, padded on the left, of which one ends before the others.
+
+    Args:
+        model: The model.
+        device: Where it runs.
+    """
+    layers = {type(layer) for layer in DynamicCache(config=cast(Any, model.config)).layers}
+    candidates: list[type[Decoder]] = [GroupedDecoder]
+    if layers <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        candidates = [CachedDecoder, GroupedDecoder]
+    if layers == {DynamicLayer}:
+        candidates = [InPlaceDecoder, CachedDecoder, GroupedDecoder]
+    lengths, words = torch.tensor([[2], [5], [3]], device=device), model.config.get_text_config().vocab_size
+    ids = torch.arange(3, 18, device=device).view(3, 5) % words
+    mask = torch.arange(5, device=device) >= 5 - lengths
+    few = PromptBatch(ids, mask, torch.arange(3), [""] * 3)
+    with torch.no_grad(), eval_mode(model):
+        expected = _tried(Decoder(model, few, 4), ids)
+        for candidate in candidates:
+            try:
+                found = _tried(candidate(model, few, 4), ids)
+            except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
+                continue  # its cache is of another kind
+            if all(alike(own, wanted, model) for own, wanted in zip(found, expected, strict=True)):
+                return candidate
+    return Decoder
+
+
+def _tried(steps: "Decoder", tokens: Tensor) -> list[Tensor]:
+    """Logits of four steps in the order of the rows; the first row ends after two."""
+    found, logits = [], steps.first()
+    for step in range(4):
+        found.append(logits[steps.rows.argsort()].float())
+        if step < 3:
+            logits = steps.next(tokens[steps.rows, step], (steps.rows > 0) | (step != 1))
+    return found
+
+
+_DECODERS: WeakKeyDictionary[nn.Module, type["Decoder"]] = WeakKeyDictionary()
 
 
 class Decoder:
-    """Logits of the next token of every row that goes on, for modules without a cache: each step reads all again.
+    """Logits of the next token of every row that goes on, without a cache: each step reads all again.
+
+    No row has padding before it, which recurrent layers would take for tokens.
 
     Args:
         model: A module that maps ids, mask and positions to logits.
         prompts: The prompts, padded on the left.
+        max_new_tokens: Length limit of a response.
 
     Attributes:
         rows: The number in the batch of each row that goes on, in the order of the logits.
     """
 
-    def __init__(self, model: nn.Module, prompts: PromptBatch) -> None:
+    def __init__(self, model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> None:
         self.model, self.device = model, prompts.prompt_ids.device
         self.input_ids, self.mask = prompts.prompt_ids, prompts.prompt_mask
         self.rows: Int[Tensor, " active"] = torch.arange(len(self.mask), device=self.device)
 
     def first(self) -> Float[Tensor, "active vocab"]:
         """Logits after the prompts."""
-        return causal_logits(self.model, self.input_ids, self.mask, position_ids(self.mask), last=1)[:, -1]
+        input_ids, mask = left_aligned(self.input_ids, self.mask)
+        lengths, logits = mask.sum(1), []
+        groups = length_groups(lengths, PREFILL_TOKENS)  # the head gives logits of all tokens of a group
+        for group in groups:
+            width = int(lengths[group[0]])
+            ids, real = input_ids[group, :width], mask[group, :width]
+            read = causal_logits(self.model, ids, real, position_ids(real))
+            logits.append(read[torch.arange(len(group), device=self.device), lengths[group] - 1])
+        return torch.cat(logits)[torch.cat(groups).argsort()]
 
     def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
         """Append the chosen tokens; logits of the rows that go on."""
@@ -67,26 +131,62 @@ class Decoder:
 class CachedDecoder(Decoder):
     """Over the cache that transformers makes for the model, whatever its layers keep."""
 
-    def __init__(self, model: PreTrainedModel, prompts: PromptBatch) -> None:
-        super().__init__(model, prompts)
+    def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
+        super().__init__(model, prompts, max_new_tokens)
         self.cache = DynamicCache(config=model.config)
+        self.padded = not bool(self.mask.all())
 
     def first(self) -> Float[Tensor, "active vocab"]:
         """Logits after the prompts."""
-        return self._forward(self.input_ids, self.mask, position_ids(self.mask))
+        return self._forward(self.input_ids, self.mask if self.padded else None, position_ids(self.mask))
 
     def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
         """Append the chosen tokens; logits of the rows that go on."""
         keep = going.nonzero().squeeze(1)
         if len(keep) < len(going):
-            self.cache.batch_select_indices(keep)
+            self.cache.reorder_cache(cast(Any, keep))  # recurrent layers have no other way to select rows
         self.rows, self.mask = self.rows[keep], nn.functional.pad(self.mask[keep], (0, 1), value=True)
-        return self._forward(chosen[keep].unsqueeze(1), self.mask, position_ids(self.mask)[:, -1:])
+        mask = self.mask if self.padded else None
+        return self._forward(chosen[keep].unsqueeze(1), mask, position_ids(self.mask)[:, -1:])
 
     def _forward(self, input_ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-        options = {**cache_options(self.model, self.cache), "attention_mask": mask, "position_ids": positions}
-        output: Any = self.model(input_ids=input_ids, logits_to_keep=1, **options)
+        options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
+        options |= cache_options(self.model, self.cache)
+        if "logits_to_keep" in signature(self.model.forward).parameters:
+            options["logits_to_keep"] = 1
+        output: Any = self.model(input_ids=input_ids, **options)
         return cast(Tensor, output.logits[:, -1])
+
+
+class GroupedDecoder(Decoder):
+    """A cache for every length of prompts, so that no row is padded: for layers that keep a state of all they read."""
+
+    def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
+        super().__init__(model, prompts, max_new_tokens)
+        lengths = self.mask.sum(1)
+        self.parts: list[tuple[Tensor, CachedDecoder]] = []
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero().squeeze(1)
+            ids = prompts.prompt_ids[rows, -length:]
+            texts = [prompts.texts[row] for row in rows.tolist()]
+            part = PromptBatch(ids, torch.ones_like(ids, dtype=torch.bool), prompts.prompt_index[rows], texts)
+            self.parts.append((rows, CachedDecoder(model, part, max_new_tokens)))
+
+    def first(self) -> Float[Tensor, "active vocab"]:
+        """Logits after the prompts."""
+        self.rows = torch.cat([rows for rows, _ in self.parts])
+        return torch.cat([part.first() for _, part in self.parts])
+
+    def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
+        """Append the chosen tokens; logits of the rows that go on."""
+        sizes, logits, parts = [len(part.rows) for _, part in self.parts], [], []
+        for (rows, part), tokens, on in zip(self.parts, chosen.split(sizes), going.split(sizes), strict=True):
+            if bool(on.any()):
+                logits.append(part.next(tokens, on))
+                parts.append((rows, part))
+        self.parts = parts
+        self.rows = torch.cat([rows[part.rows] for rows, part in self.parts])
+        return torch.cat(logits)
 
 
 class InPlaceDecoder(CachedDecoder):
@@ -96,14 +196,13 @@ class InPlaceDecoder(CachedDecoder):
     """
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
-        super().__init__(model, prompts)
+        super().__init__(model, prompts, max_new_tokens)
         rows, width = self.mask.shape
         self.gapless = attends_eagerly(model, self.device, 1)
         block = BLOCK if self.gapless else width + max_new_tokens
-        self.layers = [_BufferedLayer(rows, block, self.gapless) for _ in self.cache.layers]
+        self.layers = [BufferedLayer(rows, block, self.gapless) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
         self.lengths = self.mask.sum(1)
-        self.padded = not bool(self.mask.all())
 
     def first(self) -> Float[Tensor, "active vocab"]:
         """Logits after the prompts, which are read in groups of similar length."""
@@ -131,8 +230,8 @@ class InPlaceDecoder(CachedDecoder):
             for layer in self.layers:
                 layer.move(movers, holes, count)
             for name in ("rows", "mask", "lengths"):
-                setattr(self, name, _moved(getattr(self, name), movers, holes, count))
-            chosen = _moved(chosen, movers, holes, count)
+                setattr(self, name, moved(getattr(self, name), movers, holes, count))
+            chosen = moved(chosen, movers, holes, count)
         self.mask = nn.functional.pad(self.mask, (0, 1), value=True)
         positions = self.lengths.unsqueeze(1)
         self.lengths = self.lengths + 1
@@ -148,64 +247,3 @@ class InPlaceDecoder(CachedDecoder):
         if not self.padded:
             return None
         return self.mask[:, None, None, :] if attention_implementation(self.model) == "sdpa" else self.mask
-
-
-class _BufferedLayer(DynamicLayer):
-    """Keys and values of one layer in buffers that have room for more.
-
-    Args:
-        rows: Rows of the batch.
-        block: Columns that the buffers grow by; all that will be needed where they are not to grow.
-        gapless: Whether queries get the whole buffers, unused columns included, instead of a part of each row.
-    """
-
-    def __init__(self, rows: int, block: int, gapless: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.rows, self.block, self.gapless, self.length = rows, block, gapless, 0
-        self.prompts: tuple[Tensor, int, int] | None = None
-        """Where the next keys are those of prompts: their rows, and the columns from the first to behind the last."""
-        self.buffers: list[Tensor] = []
-
-    def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
-        """Put some rows into the places of others and keep the first `count`."""
-        for buffer in self.buffers:
-            buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
-        self.rows = count
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write new keys and values; all that the queries may look at."""
-        new = key_states, value_states
-        if self.prompts is not None:
-            group, start, stop = self.prompts
-            self._make_room(new, stop)
-            for buffer, states in zip(self.buffers, new, strict=True):
-                buffer[group, :, start:stop] = states
-            return new
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self._make_room(new, self.length)
-        for buffer, states in zip(self.buffers, new, strict=True):
-            buffer[: self.rows, :, start : self.length] = states
-        stop = self.buffers[0].shape[2] if self.gapless else self.length
-        keys, values = (buffer[: self.rows, :, :stop] for buffer in self.buffers)
-        return keys, values
-
-    def _make_room(self, new: tuple[Tensor, Tensor], columns: int) -> None:
-        """Buffers of at least so many columns, with what was in the old ones."""
-        if self.buffers and self.buffers[0].shape[2] >= columns:
-            return
-        columns += -columns % self.block
-        old, self.buffers = self.buffers, []
-        for place, states in enumerate(new):
-            self.buffers.append(states.new_zeros(self.rows, states.shape[1], columns, states.shape[3]))
-            if old:
-                self.buffers[place][:, :, : old[place].shape[2]] = old[place][: self.rows]
-
-    def get_seq_length(self) -> int:
-        """Tokens that the next queries find in front of them."""
-        return self.length
-
-
-def _moved(values: Tensor, movers: Tensor, holes: Tensor, count: int) -> Tensor:
-    kept = values[:count].clone()
-    kept[holes] = values[movers]
-    return kept

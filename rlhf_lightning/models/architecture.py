@@ -95,7 +95,7 @@ def check_causal(model: PreTrainedModel) -> None:
 
     Raises:
         ValueError: When the model is the decoder of an encoder-decoder, looks ahead, depends on the batch or gives
-            numbers that are not finite.
+            numbers that are not finite; or cannot be called with a mask and positions.
     """
     name, kind = type(model).__name__, str(model.config.model_type)
     if type(model.config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
@@ -105,7 +105,13 @@ def check_causal(model: PreTrainedModel) -> None:
     words = model.config.get_text_config(decoder=True).vocab_size
     ids = torch.arange(3, 9, device=next(model.parameters()).device) % words
     changed = torch.cat([ids[:4], (ids[4:] + words // 2) % words])
-    full, alone = (_eval_logits(model, rows) for rows in (torch.stack([ids, changed]), ids[None, :4]))
+    two = torch.stack([ids, changed])
+    positions = torch.arange(len(ids), device=ids.device).expand_as(two)
+    try:
+        full = _eval_logits(model, two, attention_mask=torch.ones_like(two, dtype=torch.bool), position_ids=positions)
+        alone = _eval_logits(model, ids[None, :4])
+    except (LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{name} cannot be read as a causal language model is: {error}") from error
     if not bool(full.isfinite().all()):
         raise ValueError(f"{name} gives logits that are not finite; its weights are broken or its dtype is too small.")
     if not alike(full[1, :4], full[0, :4], model):
@@ -114,13 +120,16 @@ def check_causal(model: PreTrainedModel) -> None:
             "answer it is asked for. Name a decoder (is_decoder=true for an encoder that can be one)."
         )
     if not alike(alone[0], full[0, :4], model):
-        raise ValueError(f"{name} reads a row in another way beside a longer one; it cannot be trained in batches.")
+        raise ValueError(
+            f"{name} reads a row in another way beside a longer one, or does not count positions from 0; it cannot be "
+            "trained in batches. Name a model of another family."
+        )
 
 
 @torch.no_grad()
-def _eval_logits(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+def _eval_logits(model: PreTrainedModel, input_ids: Tensor, **options: Tensor) -> Tensor:
     with eval_mode(model):
-        return cast(Tensor, model(input_ids=input_ids, use_cache=False).logits.float())
+        return cast(Tensor, model(input_ids=input_ids, use_cache=False, **options).logits.float())
 
 
 def alike(found: Tensor, expected: Tensor, model: nn.Module) -> bool:

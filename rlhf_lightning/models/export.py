@@ -5,15 +5,19 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_lightning.models.architecture import eval_mode
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.precision import is_exact
+from rlhf_lightning.models.scalar_head import HEAD_FILE, HEAD_PAGE, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.parallel.sharding import full_state_dict
+from rlhf_lightning.parallel.sharding import full_state_dict, full_tensor, unshard
 from rlhf_lightning.runs.files import put_in_place
 from rlhf_lightning.tokenization.endings import name_special_tokens
 
@@ -37,33 +41,109 @@ def export_causal_lm(
 
 
 def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that `AutoModelForSequenceClassification` loads with the same scores up to `bias`.
+    """Write a folder that `load_scalar_model` reads with the same scores.
 
-    Those classes have a head without bias, so the normalising bias goes into the config as `reward_bias`.
+    Where the architecture has a class for sequence classification that gives our scores, it is a folder of that class.
+    Its head has no bias, so the normalising bias goes into the config as `reward_bias`. Elsewhere the folder holds the
+    body, for `AutoModel`, and the head in a file of its own, which the README.md beside it explains.
 
     Args:
         model: The model to write.
         config: The configuration of the causal language model that the body came from.
         tokenizer: The tokenizer that is written beside it; its pad token tells the classifier where a text ends.
         folder: The folder to write; an older one there is replaced.
+
+    Raises:
+        ValueError: As `check_scalar_export`.
     """
+    classifier = check_scalar_export(model, config, tokenizer)
+    if classifier is not None:
+        classifier.score.weight = model.head.weight
+        return _write(classifier, tokenizer, folder)
+    body = cast(PreTrainedModel, model.backbone)
+    head = {"weight": full_tensor(model.head.weight).detach().cpu().contiguous(), "bias": model.bias.detach().cpu()}
+    before, body.config = body.config, scalar_config(model, config, tokenizer)
+    try:
+        _write(body, tokenizer, folder, head)
+    finally:
+        body.config = before
+
+
+@torch.no_grad()
+def check_scalar_export(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The classifier that gives our scores, with our weights, or None where the head needs a file of its own.
+
+    To be called before training as well as at its end: what cannot be written should not be trained.
+
+    Args:
+        model: The model that is to be written.
+        config: The configuration of the causal language model that the body came from.
+        tokenizer: The tokenizer that is to be written beside it.
+
+    Raises:
+        ValueError: When `AutoModel` would not find the body's class and weights in the folder.
+    """
+    ours, body = scalar_config(model, config, tokenizer), model.backbone
+    with torch.device("meta"):
+        try:
+            classifier: Any = AutoModelForSequenceClassification.from_config(ours)
+        except (AttributeError, TypeError, ValueError):
+            classifier = None
+        plain = AutoModel.from_config(ours)
+    if classifier is not None and _scores_alike(classifier, model, tokenizer):
+        return classifier
+    if type(plain) is not type(body) or plain.state_dict().keys() != body.state_dict().keys():
+        raise ValueError(
+            f"a reward model on {type(body).__name__} cannot be written: transformers would read {type(plain).__name__}"
+            " with other weights from its folder. Take another architecture for reward.init."
+        )
+    return None
+
+
+def scalar_config(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The configuration of a reward model's folder; arguments as `export_scalar_model`."""
     config = copy.deepcopy(config)
     config.num_labels = 1
     name_special_tokens(config, tokenizer)
     config.reward_bias = float(model.bias)
-    with torch.device("meta"):
-        classifier = AutoModelForSequenceClassification.from_config(config)
-    setattr(classifier, classifier.base_model_prefix, model.backbone)
-    classifier.score.weight = model.head.weight
-    _write(classifier, tokenizer, folder)
+    return config
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _scores_alike(classifier: Any, model: ScalarHeadModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the classifier, given our weights, scores a row and a padded row as we do."""
+    score, prefix = getattr(classifier, "score", None), classifier.base_model_prefix
+    if (
+        not isinstance(score, nn.Linear)
+        or score.bias is not None
+        or type(classifier.base_model) is not type(model.backbone)
+    ):
+        return False
+    setattr(classifier, prefix, model.backbone)
+    with unshard(model), eval_mode(model):
+        score.weight = model.head.weight
+        if any(parameter.is_meta for parameter in classifier.parameters()):
+            return False  # it has more to its head than we train
+        words = [token for token in range(10) if token not in tokenizer.all_special_ids][:5] or [0]
+        ids = torch.tensor([words, words], device=model.head.weight.device)
+        mask = torch.ones_like(ids)
+        ids[1, 2:], mask[1, 2:] = cast(int, tokenizer.pad_token_id), 0
+        found = classifier.eval()(input_ids=ids, attention_mask=mask).logits[:, 0]
+        rows = model(torch.tensor([words], device=ids.device))[0] - model.bias
+        ends = torch.tensor([len(words) - 1, min(1, len(words) - 1)], device=ids.device)
+        return bool(((found - rows[ends]).abs() <= (1e-4 if is_exact(model) else 0.1) * (1 + rows[ends].abs())).all())
+
+
+def _write(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, head: dict[str, Tensor] | None = None
+) -> None:
     state = full_state_dict(model)  # of all processes, before one of them writes
     if rank() == 0:
         with complete_folder(folder) as unfinished:
             model.save_pretrained(unfinished, state_dict=state)
             tokenizer.save_pretrained(unfinished)
+            if head is not None:
+                save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
+                (unfinished / "README.md").write_text(HEAD_PAGE, encoding="utf-8")
 
 
 @contextmanager

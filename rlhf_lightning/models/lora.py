@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.models.loading import freeze
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import ScalarHeadModel, widen_vocabulary
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -86,6 +86,7 @@ def ppo_models(
         rank: Rank of the adapters; 0 is none.
         options: Further arguments of `add_adapters`.
     """
+    widen_vocabulary(reward, policy)
     if rank:
         add_adapters(policy, rank, **options)
         reference, value = reference or policy, critic_with_adapters(reward, rank=rank, **options)

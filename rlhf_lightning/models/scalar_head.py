@@ -1,18 +1,30 @@
 """A transformer body with one number per token: reward models and value networks."""
 
 import copy
+from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AutoModelForSequenceClassification, Cache, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, Cache, PreTrainedModel
 
 from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.attention import additive_mask, fast_attention
 from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
+from rlhf_lightning.runs.hub import model_source
+
+HEAD_FILE = "scalar_head.safetensors"
+"""Holds `weight` (1 x hidden size) and `bias` (a number), where the architecture has no class for such a head."""
+HEAD_PAGE = f"""# A reward model
+
+The body is read by `AutoModel.from_pretrained`, the head is `{HEAD_FILE}`. The score of a text is
+`last_hidden_state[last token] @ weight.T + bias`; `rlhf_lightning.models.scalar_head.load_scalar_model` reads both.
+"""
 
 
 class ScalarHeadModel(nn.Module):
@@ -81,8 +93,28 @@ class ScalarHeadModel(nn.Module):
             return nn.functional.linear(hidden.to(exact), self.head.weight.to(exact)).squeeze(-1) + self.bias
 
 
+@torch.no_grad()
+def widen_vocabulary(model: ScalarHeadModel, policy: PreTrainedModel) -> None:
+    """Give a model rows for tokens that only the policy has, such as those that round its vocabulary up.
+
+    They stand for no text; their embedding is the mean of the others, so that a score is hardly moved by one.
+
+    Args:
+        model: The model, changed in place; nothing happens where it has as many rows.
+        policy: The policy whose responses the model will read.
+    """
+    body, words = model.backbone, _embedding(policy).shape[0]
+    if isinstance(body, PreTrainedModel) and (old := _embedding(body).shape[0]) < words:
+        body.resize_token_embeddings(words, mean_resizing=False)
+        _embedding(body)[old:] = _embedding(body)[:old].mean(0)
+
+
+def _embedding(model: PreTrainedModel) -> Tensor:
+    return cast(Tensor, model.get_input_embeddings().weight)
+
+
 def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sdpa") -> ScalarHeadModel:
-    """Load a sequence classification folder with one label, such as `export_scalar_model` writes.
+    """Load a sequence classification folder with one label, or a body beside a head; `export_scalar_model` writes both.
 
     Args:
         path: A local folder or a hub id.
@@ -93,15 +125,23 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
         FileNotFoundError: When there is nothing at a path that is no hub id.
         ValueError: When the folder's model has more than one label or no linear `score` head, or as `load_weights`.
     """
-    options = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "trust_remote_code": False}
-    model = load_weights(AutoModelForSequenceClassification, path, **options)
-    score = getattr(model, "score", None)
-    if not isinstance(score, nn.Linear) or score.out_features != 1:
-        raise ValueError(
-            f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
-            "Other sequence classifiers can be used through rlhf_lightning.generation.rewards.TextReward."
-        )
-    scalar = ScalarHeadModel(use_fast_kernels(model.base_model), score.in_features)
-    scalar.head.weight.data.copy_(score.weight.data)
-    scalar.bias.fill_(float(getattr(model.config, "reward_bias", 0.0)))
+    kernel = None if attention == "sdpa" else attention  # where a model has no sdpa, transformers takes what it has
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": kernel, "trust_remote_code": False}
+    source = Path(model_source(path))
+    if (source / HEAD_FILE).exists():
+        body: nn.Module = load_weights(AutoModel, path, **options)
+        head = load_file(source / HEAD_FILE)
+        weight, bias = head["weight"], float(head["bias"])
+    else:
+        model = load_weights(AutoModelForSequenceClassification, path, **options)
+        score = getattr(model, "score", None)
+        if not isinstance(score, nn.Linear) or score.out_features != 1:
+            raise ValueError(
+                f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
+                "Other sequence classifiers can be used through rlhf_lightning.generation.rewards.TextReward."
+            )
+        body, weight, bias = model.base_model, score.weight.data, float(getattr(model.config, "reward_bias", 0.0))
+    scalar = ScalarHeadModel(use_fast_kernels(body), weight.shape[1])
+    scalar.head.weight.data.copy_(weight)
+    scalar.bias.fill_(bias)
     return scalar

@@ -2,25 +2,18 @@
 
 import torch
 from jaxtyping import Bool, Float, Int
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
+from rlhf_lightning.models.master_weights import widened
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.models.shared_prefix import (
-    Scores,
-    cached_scores,
-    fastest_pass,
-    sound_passes,
-    tokens_read,
-    tree_scores,
-)
+from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read, tree_scores
 from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
 from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_sum, process_weight
-from rlhf_lightning.parallel.sharding import call_unsharded, unshard
+from rlhf_lightning.parallel.sharding import call_unsharded
 
 
 class RewardModule(RLHFModule):
@@ -33,8 +26,8 @@ class RewardModule(RLHFModule):
         optimizer: Factory of the optimizer.
         scheduler: Factory of its schedule, or None.
         shared_prefix: Read each prompt once for all its responses (`rlhf_lightning.models.shared_prefix`). Checked
-            against separate rows on the first batch; a model that does not support it falls back to them with a
-            warning.
+            against separate rows on the first batch and on longer ones; a model that does not support it falls back to
+            them with a warning.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them. The prompt is
             then shared by the tree mask only, because keys and values of a cache cannot be computed again.
     """
@@ -50,25 +43,18 @@ class RewardModule(RLHFModule):
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
-        self.model = model.eval()
+        self.model = widened(model).eval()
         self.accuracy: dict[str, PairwiseAccuracy] = {}
-        self.passes: tuple[Scores, ...] | None = None if shared_prefix else ()
-        self.candidates: tuple[Scores, ...] = (cached_scores, tree_scores)
+        self.passes = VerifiedPasses() if shared_prefix else VerifiedPasses(())
+        self.taken: Scores = separate_scores
         if activation_checkpointing:
             checkpoint_activations(model)
-            self.candidates = (tree_scores,)
+            self.passes = VerifiedPasses((tree_scores,) if shared_prefix else ())
 
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
-        if self.passes is None and batch.ranks.shape[1] > 1:
-            with unshard(self.model):
-                self.passes, reason = sound_passes(self.model, batch, self.candidates)
-            if not self.passes:
-                rank_zero_warn(
-                    f"{type(self.model.backbone).__name__} does not support a shared prefix ({reason}); each "
-                    "response is scored in a row of its own, which is slower and gives the same result."
-                )
-        return call_unsharded(fastest_pass(self.passes or (), batch), self.model, batch)
+        self.taken = self.passes.fastest(self.model, batch)
+        return call_unsharded(self.taken, self.model, batch)
 
     def loss(self, batch: ComparisonBatch) -> tuple[Float[Tensor, ""], RankingStatistics]:
         """Ranking loss over all pairs of each prompt that are not ties."""
@@ -78,7 +64,7 @@ class RewardModule(RLHFModule):
         """One optimizer step."""
         loss, statistics = self.loss(batch)
         loss = loss * process_weight(statistics.num_prompts)
-        tokens, positions = tokens_read(fastest_pass(self.passes or (), batch), batch)
+        tokens, positions = tokens_read(self.taken, batch)
         self.throughput.count(self.model, tokens, positions, backward=True)
         self.check_finite(loss=loss.detach())
         pairs = process_weight(statistics.num_pairs)

@@ -47,31 +47,31 @@ def test_the_buffers_give_what_reading_all_again_gives(monkeypatch, tiny_lm, pre
     prompts = prompt_batch(LENGTHS)
     steps = decoder(tiny_lm, prompts, 6)
     assert type(steps) is InPlaceDecoder
-    assert_same(steps_of(steps, ENDS), steps_of(Decoder(tiny_lm, prompts), ENDS), 1e-4)
+    assert_same(steps_of(steps, ENDS), steps_of(Decoder(tiny_lm, prompts, 6), ENDS), 1e-4)
 
 
 @torch.no_grad()
 def test_prompts_of_one_length_need_no_mask(tiny_lm):
     prompts = prompt_batch([4] * 5)
-    masks = []
+    masks, _ = [], decoder(tiny_lm, prompts, 4)  # which one is right is tried once
     tiny_lm.register_forward_pre_hook(
         lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
     )
     own = steps_of(decoder(tiny_lm, prompts, 4), [4, 2, 4, 3, 1])
     assert masks == [None] * 4
-    assert_same(own, steps_of(Decoder(tiny_lm, prompts), [4, 2, 4, 3, 1]), 1e-4)
+    assert_same(own, steps_of(Decoder(tiny_lm, prompts, 6), [4, 2, 4, 3, 1]), 1e-4)
 
 
 @torch.no_grad()
 def test_sixteen_bits_on_a_cpu_go_another_way_to_the_same_logits(tiny_lm):
     model = tiny_lm.bfloat16()
     prompts = prompt_batch(LENGTHS)
-    used = []
+    used, _ = [], decoder(model, prompts, 6)
     model.register_forward_hook(lambda *_: used.append(model.config._attn_implementation))
     own = steps_of(decoder(model, prompts, 6), ENDS)
     assert used == ["eager"] * 6
     assert model.config._attn_implementation == "sdpa"
-    exact = steps_of(Decoder(tiny_lm.float(), prompts), ENDS)
+    exact = steps_of(Decoder(tiny_lm.float(), prompts, 6), ENDS)
     scale = max(float(values.abs().max()) for values in exact.values())
     for row, values in exact.items():
         assert float((own[row].float() - values).abs().max()) < 0.03 * scale
@@ -88,7 +88,7 @@ def test_a_sliding_window_keeps_the_cache_of_transformers():
     steps = decoder(model, prompts, 6)
     assert type(steps) is CachedDecoder
     own = steps_of(steps, ENDS)
-    assert_same(own, steps_of(Decoder(model, prompts), ENDS), 1e-4)
+    assert_same(own, steps_of(Decoder(model, prompts, 6), ENDS), 1e-4)
     config.sliding_window = 64
-    wide = steps_of(Decoder(MistralForCausalLM(config).eval(), prompts), ENDS)
+    wide = steps_of(Decoder(MistralForCausalLM(config).eval(), prompts, 6), ENDS)
     assert any(not torch.allclose(own[row], wide[row]) for row in own)

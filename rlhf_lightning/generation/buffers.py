@@ -1,0 +1,68 @@
+"""Keys and values in buffers that are filled in place."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+
+class BufferedLayer(DynamicLayer):
+    """Keys and values of one layer in buffers that have room for more.
+
+    Args:
+        rows: Rows of the batch.
+        block: Columns that the buffers grow by; all that will be needed where they are not to grow.
+        gapless: Whether queries get the whole buffers, unused columns included, instead of a part of each row.
+    """
+
+    def __init__(self, rows: int, block: int, gapless: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows, self.block, self.gapless, self.length = rows, block, gapless, 0
+        self.prompts: tuple[Tensor, int, int] | None = None
+        """Where the next keys are those of prompts: their rows, and the columns from the first to behind the last."""
+        self.buffers: list[Tensor] = []
+
+    def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
+        """Put some rows into the places of others and keep the first `count`."""
+        for buffer in self.buffers:
+            buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
+        self.rows = count
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write new keys and values; all that the queries may look at."""
+        new = key_states, value_states
+        if self.prompts is not None:
+            group, start, stop = self.prompts
+            self._make_room(new, stop)
+            for buffer, states in zip(self.buffers, new, strict=True):
+                buffer[group, :, start:stop] = states
+            return new
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self._make_room(new, self.length)
+        for buffer, states in zip(self.buffers, new, strict=True):
+            buffer[: self.rows, :, start : self.length] = states
+        stop = self.buffers[0].shape[2] if self.gapless else self.length
+        keys, values = (buffer[: self.rows, :, :stop] for buffer in self.buffers)
+        return keys, values
+
+    def _make_room(self, new: tuple[Tensor, Tensor], columns: int) -> None:
+        """Buffers of at least so many columns, with what was in the old ones."""
+        if self.buffers and self.buffers[0].shape[2] >= columns:
+            return
+        columns += -columns % self.block
+        old, self.buffers = self.buffers, []
+        for place, states in enumerate(new):
+            self.buffers.append(states.new_zeros(self.rows, states.shape[1], columns, states.shape[3]))
+            if old:
+                self.buffers[place][:, :, : old[place].shape[2]] = old[place][: self.rows]
+
+    def get_seq_length(self) -> int:
+        """Tokens that the next queries find in front of them."""
+        return self.length
+
+
+def moved(values: Tensor, movers: Tensor, holes: Tensor, count: int) -> Tensor:
+    """The first `count` rows, some of them in the places of others."""
+    kept = values[:count].clone()
+    kept[holes] = values[movers]
+    return kept
