@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "training": {"generation", "models", "data", *MATHS, *DISK, *TOKENS},
     "evaluation": {"generation", "models", "data", *MATHS, *DISK, *TOKENS},
     "labeling": {"data", "evaluation", *DISK},
-    "checks": {"modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
+    "checks": {"training", "modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
     "sandbox": {"data", "evaluation", *MATHS, *TOKENS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},
     "cli": {"recipe", "evaluation", *DISK},

@@ -72,8 +72,11 @@ def dropout(subject: Subject) -> str:
 
 @torch.no_grad()
 def sampler(subject: Subject) -> str:
-    """Sampled log-probs are those of a plain pass over the same tokens, one row at a time."""
+    """Responses stop at their first end, and their log-probs are those of a plain pass over one row at a time."""
     module, rollout = subject.sampled
+    ends = torch.isin(rollout.response_ids, torch.tensor(subject.ends, device=subject.device))
+    goes_on = (ends[:, :-1] & rollout.response_mask[:, 1:]).any(1)
+    demand(not bool(goes_on.any()), f"{int(goes_on.sum())} responses go on behind a token that ends them")
     expected = torch.zeros_like(rollout.log_probs)
     for row, prompt, response in single_rows(rollout):
         log_probs = plain_log_probs(module.policy, prompt, response, module.hparams.temperature)

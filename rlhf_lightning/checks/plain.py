@@ -1,5 +1,6 @@
-"""What the checks compare with: models read one row at a time, without padding."""
+"""What the checks compare with: models read one row at a time, without padding; checksums."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -28,6 +29,11 @@ def single_rows(rollout: Rollout) -> Iterator[tuple[int, Tensor, Tensor]]:
     for row, mask in enumerate(rollout.response_mask):
         prompt = rollout.prompts.prompt_ids[row][rollout.prompts.prompt_mask[row]]
         yield row, prompt, rollout.response_ids[row][mask]
+
+
+def tensor_sum(value: Tensor) -> int:
+    """A checksum of a tensor's bytes."""
+    return zlib.crc32(cast(Any, value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()))
 
 
 @contextmanager

@@ -9,18 +9,24 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.checks.result import CheckSkippedError, close, demand
 from rlhf_lightning.checks.subject import Subject
+from rlhf_lightning.generation.rewards import response_scores
+from rlhf_lightning.generation.sample import select_rows
 from rlhf_lightning.models import export
+from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.modules.reward import RewardModule
 
+LONG = 2048
+"""Tokens of the longest window that is filled."""
 ENOUGH = 5e11
 """Tokens times parameters that are read for the mean score: a few seconds."""
 
 
-def _one_by_one(subject: Subject) -> list[list[Tensor]]:
+def _one_by_one(subject: Subject, batch: ComparisonBatch) -> list[list[Tensor]]:
     """Score of every response from a row of its own, without padding."""
-    batch, model, rows = subject.comparison_batch, subject.scalar, []
+    model, rows = subject.scalar, []
     for row in range(len(batch.ranks)):
         prompt, scores = batch.prompt_ids[row][batch.prompt_mask[row]], []
         for ids, mask, exists in zip(batch.response_ids[row], batch.response_mask[row], batch.mask[row], strict=True):
@@ -38,7 +44,7 @@ def shared_prefix(subject: Subject) -> str:
     """Scores from one pass per prompt, and the loss over all pairs, are those of separate rows and a double loop."""
     batch = subject.comparison_batch
     module = RewardModule(subject.scalar, torch.optim.SGD)
-    found, expected = module.scores(batch).float(), _one_by_one(subject)
+    found, expected = module.scores(batch).float(), _one_by_one(subject, batch)
     flat = torch.stack(list(itertools.chain(*expected)))
     tolerance = subject.tolerance(1e-3, 0.1)
     words = close(found[batch.mask], flat, tolerance, "scores from one pass and from separate rows")
@@ -54,6 +60,39 @@ def shared_prefix(subject: Subject) -> str:
             losses.append(torch.stack(pairs).mean())
     if losses:
         close(module.loss(batch)[0], torch.stack(losses).mean(), tolerance, "the losses over pairs")
+    return words
+
+
+@torch.no_grad()
+def long_rows(subject: Subject) -> str:
+    """Scores of rows that are longer than the model's window are those of separate rows."""
+    window, tokens = unwindowed_tokens(subject.policy.config), subject.tokens
+    longest = tokens.max_prompt_tokens + tokens.max_response_tokens
+    if window is None or window >= longest:
+        raise CheckSkippedError("no row is longer than a window" if window else "the architecture has no window")
+    if window > LONG:
+        raise CheckSkippedError(f"the window has {window} tokens, which would take minutes")
+    batch = subject.comparison_batch
+    times = -(-(window + 8) // batch.prompt_ids.shape[1])
+    whole = batch._replace(prompt_ids=batch.prompt_ids.repeat(1, times), prompt_mask=batch.prompt_mask.repeat(1, times))
+    module = RewardModule(subject.scalar, torch.optim.SGD)
+    module.scores(batch)  # the first batch is short, as it may be in training
+    found, expected = module.scores(whole).float(), torch.stack(list(itertools.chain(*_one_by_one(subject, whole))))
+    words = close(found[whole.mask], expected, subject.tolerance(1e-3, 0.1), "scores from one pass and separate rows")
+    return f"{words}; window {window}, rows of up to {int(whole.prompt_mask.sum(1).max())} tokens and a response"
+
+
+@torch.no_grad()
+def interface(subject: Subject) -> str:
+    """The reward gives each response one finite score, the same alone as beside others, and not one for all."""
+    module, rollout = subject.sampled
+    scores = response_scores(module.reward, rollout, subject.tokenizer)
+    demand(scores.shape == rollout.ended.shape, f"{len(rollout.ended)} responses have scores of shape {scores.shape}")
+    demand(bool(scores.isfinite().all()), f"the scores are {scores.tolist()}")
+    rows = [torch.tensor([row], device=subject.device) for row in range(2)]
+    alone = torch.cat([response_scores(module.reward, select_rows(rollout, row), subject.tokenizer) for row in rows])
+    words = close(scores[:2].cpu(), alone.cpu(), subject.tolerance(1e-3, 0.1), "scores alone and beside others")
+    demand(float(scores.max() - scores.min()) > 0, f"all {len(scores)} responses score {float(scores[0]):.3g}")
     return words
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from rich.table import Table
 
-from rlhf_lightning.checks import data, gradients, models, ppo, reward, training
+from rlhf_lightning.checks import data, folder, gradients, models, ppo, resume, reward, training
 from rlhf_lightning.checks.result import CheckFailedError, CheckResult, CheckSkippedError, Outcome
 from rlhf_lightning.checks.subject import Subject
 
@@ -34,9 +34,25 @@ _CHANGED = "{} was changed, or is given other numbers than those of the rollout;
 CHECKS = tuple(
     Check(*row)
     for row in (
+        (
+            "weights",
+            folder.weights,
+            "Save the whole model (save_pretrained), or name the folder that has it.",
+        ),
+        ("tokenizer", folder.tokenizer, "Use the tokenizer of the model's own folder: model.tokenizer.path."),
+        ("end tokens", data.end_tokens, "Name every token that ends a response: model.eos."),
+        ("special tokens", data.special_tokens, "Encode text with split_special_tokens=True, as Tokenization does."),
+        ("one BOS", data.one_bos, "Leave BOS to the template or to the tokenizer, not to both."),
+        ("exported policy", folder.exported_policy, "Set the fields that the message names in the model's folder."),
         ("padding", models.padding, "Mask or positions are ignored; update transformers, or try attention=eager."),
         ("positions", models.positions, "The architecture numbers positions itself; use one that takes position_ids."),
         ("endings", data.endings, "EOS and pad must differ, and no response may have an EOS before its end."),
+        (
+            "long rows",
+            reward.long_rows,
+            "Set reward.module.shared_prefix=false, or data.lengths below the window.",
+        ),
+        ("reward interface", reward.interface, "A reward gives one finite number per response, whatever is beside it."),
         ("shared prefix", reward.shared_prefix, "Set reward.module.shared_prefix=false, and report the architecture."),
         ("centred reward", reward.centred, "Run stage reward again; its bias belongs to other records or weights."),
         ("exported reward", reward.exported, "The classifier pools differently; use load_scalar_model."),
@@ -53,10 +69,11 @@ CHECKS = tuple(
         ("value gradient", gradients.value_gradient, _CHANGED.format("value_loss", "algorithms/losses")),
         ("micro-batches", gradients.micro_batches, "Divide losses by the minibatch's tokens, not by their own."),
         ("ptx gradient", gradients.ptx_gradient, "The pretraining loss must be a mean over the tokens that count."),
+        ("master weights", training.master_weights, "Set trainer.precision=bf16-mixed or 32-true; learn in 32 bits."),
         ("moving average", training.averaging, "Keep the average in 32 bits and update it once per optimizer step."),
         ("value starts as reward", ppo.value_start, "Build the critic from the reward model: copy.deepcopy(reward)."),
         ("frozen models", training.frozen, "Give PPO copies: reference and reward must not share what learns."),
-        ("resume", training.resume, "Something random is not keyed, or state is kept outside of state_dict."),
+        ("resume", resume.resume, "Something random is not keyed, or state is kept outside of state_dict."),
     )
 )
 """In the order of the table."""

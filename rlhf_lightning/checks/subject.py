@@ -20,6 +20,7 @@ from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sa
 from rlhf_lightning.models.lora import ppo_models, trainable_parameters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.ppo import PPOModule
+from rlhf_lightning.tokenization.endings import end_token_ids
 
 STEP = partial(torch.optim.SGD, lr=1e-2)
 LONGEST = 16
@@ -46,6 +47,7 @@ class Subject:
         lora: Arguments of `rlhf_lightning.models.lora.ppo_models`.
         autocast: Precision of mixed-precision training, or None.
         centring: Demonstrations that the reward's bias was computed on; None is `demonstrations`.
+        folder: Folder or hub id that the policy was loaded from; None where its weights are new.
     """
 
     policy: PreTrainedModel
@@ -63,6 +65,7 @@ class Subject:
     lora: Mapping[str, Any] = field(default_factory=dict)
     autocast: torch.dtype | None = None
     centring: Sequence[Demonstration] | None = None
+    folder: str | None = None
     _tried: bool = field(default=False, init=False, repr=False)
     _module: PPOModule | None = field(default=None, init=False, repr=False)
     _rollout: Rollout | None = field(default=None, init=False, repr=False)
@@ -131,7 +134,7 @@ class Subject:
                 for example in self.tokens.demonstrations(self.demonstrations[:4])
             ]
         if not examples:
-            examples = [LMExample([*ids, self.eos], 1) for ids in self._prompts]
+            examples = [LMExample([*ids, self.ends[0]], 1) for ids in self._prompts]
         batch: LMBatch = move_data_to_device(collate_lm(examples[:4], self.pad), self.device)
         return batch
 
@@ -140,9 +143,9 @@ class Subject:
         return [ids[mask].tolist() for ids, mask in zip(*self.prompt_batch[:2], strict=True)]
 
     @property
-    def eos(self) -> int:
-        """Id of the token that ends a response."""
-        return token_id(self.tokenizer.eos_token_id)
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response; the first one ends those of the data."""
+        return end_token_ids(self.tokenizer)
 
     @property
     def pad(self) -> int:

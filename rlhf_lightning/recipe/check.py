@@ -92,6 +92,7 @@ def subject_of(context: Context) -> Subject:
         reference=context.causal_lm(options["reference"]) if own_reference else None,
         lora=options["lora"],
         autocast=autocast,
+        folder=_folder(context),
         centring=demonstrations[: context.config[REWARD]["bias_demonstrations"]],
     )
     for model in (subject.policy, subject.reference, subject.reward):
@@ -103,6 +104,11 @@ def subject_of(context: Context) -> Subject:
 def _start(context: Context) -> str:
     init: str = context.config[PPO][INIT]
     return init if context.available(init) else BASE
+
+
+def _folder(context: Context) -> str | None:
+    path = context.model_path(_start(context)) or context.config["model"]["causal_lm"].get("path")
+    return None if path is None else str(path)
 
 
 def _comparisons(context: Context) -> list[Comparison]:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.runs.folders import PipelineError
-from rlhf_lightning.tokenization.endings import end_token_ids
+from rlhf_lightning.tokenization.endings import disagreement
 from rlhf_lightning.tokenization.loading import load_tokenizer
 
 
@@ -52,15 +52,3 @@ class Tokenizers:
                     f"{fault}. Name models that come from the same one: check model=, upstream and {step}.{role}."
                 )
         return tokenizer
-
-
-def disagreement(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
-    """What keeps two models from reading the same tokens; None where nothing does."""
-    if tokenizer.get_vocab() != other.get_vocab():
-        return f"their vocabularies ({len(tokenizer)} and {len(other)} tokens)"
-    if set(end_token_ids(tokenizer)) != set(end_token_ids(other)):
-        ends = [tokenizer.convert_ids_to_tokens(list(end_token_ids(each))) for each in (tokenizer, other)]
-        return f"the tokens that end a response ({ends[0]} and {ends[1]})"
-    if tokenizer.chat_template != other.chat_template:
-        return "their chat templates"
-    return None

@@ -80,6 +80,18 @@ def name_special_tokens(config: Any, tokenizer: PreTrainedTokenizerBase) -> None
     config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
 
 
+def disagreement(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+    """What keeps two models from reading the same tokens; None where nothing does."""
+    if tokenizer.get_vocab() != other.get_vocab():
+        return f"their vocabularies ({len(tokenizer)} and {len(other)} tokens)"
+    if set(end_token_ids(tokenizer)) != set(end_token_ids(other)):
+        ends = [tokenizer.convert_ids_to_tokens(list(end_token_ids(each))) for each in (tokenizer, other)]
+        return f"the tokens that end a response ({ends[0]} and {ends[1]})"
+    if tokenizer.chat_template != other.chat_template:
+        return "their chat templates"
+    return None
+
+
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The token that a chat template writes behind an assistant's answer.
 

@@ -7,9 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlhf_lightning.cli import CONFIG_DIR, run
-from rlhf_lightning.recipe.tokenizers import disagreement
 from rlhf_lightning.runs.folders import PipelineError
-from rlhf_lightning.tokenization.endings import end_token_ids
+from rlhf_lightning.tokenization.endings import disagreement, end_token_ids
 from rlhf_lightning.tokenization.loading import load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(

@@ -1,0 +1,77 @@
+"""Checks of a model folder: its weights, its tokenizer, what an export of it says."""
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from rlhf_lightning.algorithms.losses import lm_loss
+from rlhf_lightning.checks.result import CheckFailedError, CheckSkippedError, close, demand
+from rlhf_lightning.checks.subject import Subject
+from rlhf_lightning.models import export
+from rlhf_lightning.models.loading import load_weights
+from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.tokenization.endings import disagreement
+from rlhf_lightning.tokenization.loading import load_tokenizer
+
+
+@torch.no_grad()
+def weights(subject: Subject) -> str:
+    """The policy has the weights of its folder, all of them and no others."""
+    if subject.folder is None:
+        raise CheckSkippedError("the policy was not loaded from a folder")
+    try:
+        stored = load_weights(AutoModelForCausalLM, subject.folder, dtype=subject.policy.dtype).state_dict()
+    except ValueError as error:
+        raise CheckFailedError(str(error)) from error
+    held = subject.policy.state_dict()
+    lost = [name for name, weight in stored.items() if name not in held or not _begins_with(held[name], weight)]
+    demand(not lost, f"{len(lost)} of {len(stored)} weights are not those of {subject.folder}, such as {lost[:3]}")
+    return f"{len(stored)} weights are those of {subject.folder}"
+
+
+def _begins_with(weight: Tensor, stored: Tensor) -> bool:
+    """Whether a weight is the stored one, but for rows of tokens that were added."""
+    return weight.shape[1:] == stored.shape[1:] and torch.equal(weight[: len(stored)].cpu(), stored)
+
+
+@torch.no_grad()
+def tokenizer(subject: Subject) -> str:
+    """The tokenizer is the folder's own, every token has a row in the models, and the policy can read its tokens."""
+    count = len(subject.tokenizer)
+    models: dict[str, Any] = {"policy": subject.policy, "reward model": subject.scalar.backbone}
+    for name, model in models.items():
+        rows = len(model.get_input_embeddings().weight)
+        demand(count <= rows, f"the tokenizer has {count} tokens, the {name} rows for {rows}")
+    if subject.folder is None:
+        return f"{count} tokens have rows in policy and reward model"
+    fault = disagreement(subject.tokenizer, load_tokenizer(subject.folder))
+    demand(fault is None, f"the tokenizer and that of {subject.folder} differ in {fault}")
+    batch, guess = subject.text_batch, math.log(count)
+    log_probs = causal_log_probs(subject.policy, batch.input_ids, batch.mask, batch.loss_mask)
+    loss = float(lm_loss(log_probs, batch.loss_mask[:, 1:])[0])
+    words = f"text costs {loss:.2f} nats per token, a guess among {count} tokens {guess:.2f}"
+    demand(loss < guess + 1.0, f"{words}: the policy was not trained on these tokens")
+    return words
+
+
+@torch.no_grad()
+def exported_policy(subject: Subject) -> str:
+    """The exported folder, in plain transformers, gives the same logits, tokens, ends and template."""
+    policy, own = subject.policy, subject.tokenizer
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        export.export_causal_lm(policy, own, folder)
+        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype).eval().to(subject.device)
+        fault = disagreement(own, load_tokenizer(str(folder)))
+    demand(fault is None, f"the exported tokenizer and the own one differ in {fault}")
+    ends: Any = plain.generation_config.eos_token_id
+    listed = set(ends) if isinstance(ends, list) else {ends}
+    demand(listed == set(subject.ends), f"the exported generation config ends at {listed}, not at {subject.ends}")
+    row = subject.prompt_batch.prompt_ids[:1][subject.prompt_batch.prompt_mask[:1]][None]
+    found, expected = (model(input_ids=row).logits.float().log_softmax(-1) for model in (plain, policy))
+    return close(found, expected, subject.tolerance(1e-4, 0.1), "log-probs of the exported and of the own model")
