@@ -62,8 +62,10 @@ class TextReward:
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         rows = []
         for prompt, response in zip(prompts, responses, strict=True):
-            response_ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-            rows.append([*self.tokenizer(prompt)["input_ids"], *response_ids, *end])
+            response_ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            # A conversation that a chat template wrote has its BOS.
+            opens = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
+            rows.append([*self.tokenizer(prompt, add_special_tokens=not opens)["input_ids"], *response_ids, *end])
         for start in range(0, len(rows), self.batch_size):
             part = {"input_ids": rows[start : start + self.batch_size]}
             batch = self.tokenizer.pad(part, padding_side="right", return_tensors="pt")

@@ -218,3 +218,49 @@ def test_a_row_is_a_record_or_a_record_error(kind, row):
 def test_a_pair_of_lists_is_a_record_or_a_record_error(prompt, answers):
     with pytest.raises(RecordError):
         record_from_row(Comparison, {"prompt": prompt, "chosen": answers, "rejected": answers})
+
+
+def says(role, content):
+    return {"role": role, "content": content}
+
+
+CHAT = [says("user", "a"), says("assistant", "b"), says("user", "c")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shared", "expected"),
+    [
+        ("a", [says("user", "a")], "a"),  # UltraFeedback binarized: the prompt once more
+        ("a", CHAT, CHAT),  # Tulu 3: several turns, of which the prompt is the first
+        ("a", [says("system", "s"), says("user", "a")], [says("system", "s"), says("user", "a")]),
+        ("a", CHAT[1:], CHAT),
+        ("a", [], "a"),
+        (None, CHAT, CHAT),
+        (CHAT, CHAT, CHAT),
+        (CHAT[:1], CHAT, CHAT),
+        (CHAT[:1], CHAT[1:], CHAT),
+    ],
+)  # fmt: skip
+def test_pairs_of_message_lists_keep_every_message(prompt, shared, expected):
+    row = {"prompt": prompt, "messages": [*shared, says("assistant", "good")]}
+    row |= {"chosen": [*shared, says("assistant", "good")], "rejected": [*shared, says("assistant", "bad")]}
+    assert record_from_row(Comparison, row) == Comparison(expected, ["good", "bad"], [1, 2])
+    assert record_from_row(Demonstration, row) == Demonstration(expected, "good")
+    assert record_from_row(Prompt, row) == Prompt(expected)
+    # Without the pair, as in UltraChat.
+    chat = {"prompt": prompt, "messages": row["messages"]}
+    if shared:
+        assert record_from_row(Demonstration, chat) == Demonstration(expected, "good")
+
+
+def test_pairs_that_differ_in_more_than_the_last_message_are_refused():
+    other = [says("user", "a"), says("assistant", "x"), says("user", "c")]
+    row = {"prompt": "a", "chosen": [*CHAT, says("assistant", "d")], "rejected": [*other, says("assistant", "e")]}
+    with pytest.raises(RecordError, match="'chosen' and 'rejected' must share every message but the last"):
+        record_from_row(Comparison, row)
+
+
+def test_a_prompt_that_no_message_asks_does_not_get_lost():
+    row = {"prompt": "z", "chosen": [*CHAT, says("assistant", "d")], "rejected": [*CHAT, says("assistant", "e")]}
+    with pytest.raises(RecordError, match=r"has the roles 'user, user, assistant, user'"):
+        record_from_row(Comparison, row)
