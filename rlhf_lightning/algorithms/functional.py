@@ -61,25 +61,21 @@ def whiten(
 ) -> Float[Tensor, "*shape"]:
     """Shift and scale the values that count to mean 0 and variance 1; the others become 0.
 
-    `(values - mean) / sqrt(variance + 1e-8)` with the unbiased variance over the mask.
+    `(values - mean) / sqrt(variance + 1e-8)` with the unbiased variance over the mask. A single value, which has no
+    variance, becomes 0 too.
 
     Args:
         values: Any shape; the statistics run over the whole tensor, so pass the whole rollout batch at once.
         mask: Same shape; True counts.
         total: Sums a number over all parts of the batch, where these values are one of them.
 
-    Raises:
-        ValueError: When fewer than two values count, for which no variance exists.
-
     Examples:
         >>> whiten(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([True, True, False]))
         tensor([-0.7071,  0.7071,  0.0000])
     """
     count = total(mask.sum())
-    if count < 2:
-        raise ValueError(f"whiten needs at least 2 values that count, the mask has {int(count)}.")
-    mean = total(masked_mean(values, mask, count))
-    variance = total(masked_mean((values - mean) ** 2, mask, count - 1))
+    mean = total(masked_mean(values, mask, count.clamp(min=1)))
+    variance = total(masked_mean((values - mean) ** 2, mask, (count - 1).clamp(min=1)))
     return torch.where(mask, (values - mean) * (variance + 1e-8).rsqrt(), 0.0)
 
 

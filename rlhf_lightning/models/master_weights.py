@@ -1,36 +1,42 @@
 """Weights that learn have 32 bits: a step of training is smaller than the distance between two numbers of 16 bits."""
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 
+Module = TypeVar("Module", bound=nn.Module)
 HALF = (torch.bfloat16, torch.float16)
 
 
-def widen_learned(*models: nn.Module) -> None:
-    """Give models that learn weights in 32 bits; beside adapters the frozen weights stay as they are.
+def widened(model: Module) -> Module:
+    """A model with weights in 32 bits where they learn, changed in place; beside adapters the others stay as they are.
 
     Args:
-        models: Models of which some weights learn, changed in place.
+        model: A model of which some weights learn.
     """
-    for model in models:
-        learned = [parameter for parameter in trainable_parameters(model) if parameter.dtype in HALF]
-        if learned and not has_adapters(model):
-            model.float()
-        for parameter in learned:
-            parameter.data = parameter.data.float()
+    learned = [parameter for parameter in trainable_parameters(model) if parameter.dtype in HALF]
+    if learned and not has_adapters(model):
+        model.float()
+    for parameter in learned:
+        parameter.data = parameter.data.float()
+    return model
 
 
-def check_learned(module: nn.Module) -> None:
-    """Refuse to train weights in 16 bits.
+def check_learned(module: nn.Module, precision: str | int | None = None) -> None:
+    """Refuse to train weights in 16 bits, and gradients that are scaled where the module steps its optimizers itself.
 
     Args:
         module: The module that is about to learn.
+        precision: The Trainer's precision.
 
     Raises:
-        RuntimeError: When a weight that learns has 16 bits.
+        RuntimeError: When a weight that learns has 16 bits, or gradients would be clipped before they are unscaled.
     """
+    if precision == "16-mixed" and not getattr(module, "automatic_optimization", True):
+        raise RuntimeError("precision=16-mixed scales gradients before they are clipped; use bf16-mixed.")
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and parameter.dtype in HALF:
             raise RuntimeError(

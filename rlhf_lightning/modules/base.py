@@ -139,12 +139,8 @@ class RLHFModule(L.LightningModule):
         self._random_states = checkpoint.get("random_states", [])
 
     def on_train_start(self) -> None:
-        """Put the random states back after everything that may have drawn from them.
-
-        Raises:
-            RuntimeError: When a weight that learns has 16 bits.
-        """
-        check_learned(self)
+        """Put the random states back after everything that may have drawn from them; refuse to learn in 16 bits."""
+        check_learned(self, self.trainer.precision)
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)
         self._random_states = []

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
-from rlhf_lightning.models.master_weights import widen_learned
+from rlhf_lightning.models.master_weights import widened
 from rlhf_lightning.models.padding import padded_size
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
@@ -39,8 +39,7 @@ class LanguageModelModule(RLHFModule):
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
-        self.model = model
-        widen_learned(model)
+        self.model = widened(model)
         if activation_checkpointing:
             checkpoint_activations(model)
 

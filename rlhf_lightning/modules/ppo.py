@@ -11,13 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import Experience, LMBatch, PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_rewards, whiten
+from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
-from rlhf_lightning.models.master_weights import check_learned, widen_learned
+from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import offload, on_device_within
 from rlhf_lightning.models.padding import length_groups, padded_size
@@ -35,7 +36,7 @@ from rlhf_lightning.modules.ppo_experience import (
 )
 from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
-from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync
+from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
 FORWARD_TOKENS = 2**14
@@ -61,7 +62,7 @@ class PPOModule(RLHFModule):
         sampler: Function that samples the responses (`rlhf_lightning.generation.engines`).
         max_new_tokens: Length limit of a response, its EOS included.
         temperature: Temperature of sampling; the paper uses 1.
-        num_minibatches: Optimizer steps per pass over a rollout.
+        num_minibatches: Optimizer steps per pass over a rollout; a smaller last batch has one per episode at most.
         num_ppo_epochs: Passes over a rollout.
         micro_batch_size: Rows per backward pass; changes memory, not the gradient. None takes a minibatch at once.
         kl_coef: Weight of the KL penalty (beta), per nat.
@@ -129,9 +130,8 @@ class PPOModule(RLHFModule):
             if not self.hparams[name] > 0:
                 raise ValueError(f"{name} must be above 0, got {self.hparams[name]}.")
         self.automatic_optimization = False
-        self.policy, self.value = policy.eval(), value.eval()
+        self.policy, self.value = widened(policy).eval(), widened(value).eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
-        widen_learned(policy, value)
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
         self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
@@ -162,12 +162,13 @@ class PPOModule(RLHFModule):
     def rollout(self, prompts: PromptBatch) -> Rollout:
         """Sample one response per prompt; each pair is an episode of a bandit."""
         check_learned(self)
-        length, temperature = self.hparams.max_new_tokens, self.hparams.temperature
-        options = SamplingOptions.from_tokenizer(self.tokenizer, length, temperature)
+        options = SamplingOptions.from_tokenizer(self.tokenizer, self.hparams.max_new_tokens, self.hparams.temperature)
+        # A prompt that comes again in the iteration, in whichever process, is answered anew.
+        asked = prompts._replace(prompt_index=over_all_rows(distinct_index, prompts.prompt_index))
         with unshard(self.policy):
-            rollout = self.sampler(self.policy, prompts, options, (self.hparams.seed, int(self.iteration)))
+            rollout = self.sampler(self.policy, asked, options, (self.hparams.seed, int(self.iteration)))
         self.throughput.count(self.policy, rollout.response_mask.sum(), rollout.response_mask.sum())
-        return rollout
+        return rollout._replace(prompts=prompts)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:
@@ -190,11 +191,9 @@ class PPOModule(RLHFModule):
                     log_probs = response_log_probs(self.reference, part, temperature)
                     reference_log_probs[rows, :width] = log_probs.to(scores)
                     scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
-        if self.hparams.missing_eos_penalty is not None:
-            scores = scores - self.hparams.missing_eos_penalty * (~rollout.ended).float()
+        scores = scores - (self.hparams.missing_eos_penalty or 0.0) * (~rollout.ended).to(scores)
         self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
-        gap = check_sampler(rollout, old_log_probs, 0.01 if is_exact(self.policy) else 0.1)
-        self.log_figures({"rollout/sampler_gap": gap})
+        self.log_figures({"rollout/sampler_gap": check_sampler(rollout, old_log_probs, is_exact(self.policy))})
         rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.hparams.discount, self.hparams.gae_lambda)
         advantages = whiten(advantages, mask, all_reduce_sum)
@@ -274,8 +273,9 @@ class PPOModule(RLHFModule):
         self.log_figures(figures)
 
     def _draw_minibatches(self, rows: int, epoch: int) -> list[Int[Tensor, " minibatch"]]:
-        key = (self.hparams.seed, int(self.iteration), epoch, 1)
-        return [drawn.to(self.device) for drawn in draw_minibatches(rows, self.hparams.num_minibatches, key)]
+        seed, iteration = self.hparams.seed, int(self.iteration)
+        drawn = draw_minibatches(rows, self.hparams.num_minibatches, (seed, iteration, epoch, 1), first=iteration == 0)
+        return [minibatch.to(self.device) for minibatch in drawn]
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
@@ -284,9 +284,7 @@ class PPOModule(RLHFModule):
         self.log("validation/score", score, prog_bar=True, batch_size=len(batch.texts), sync_dist=True)
 
     def on_fit_start(self) -> None:
-        """Refuse what would be silently wrong."""
-        if self.trainer.precision == "16-mixed":
-            raise RuntimeError("precision=16-mixed scales gradients before they are clipped; use bf16-mixed.")
+        """Keep frozen models in the CPU's memory, where they are to be."""
         offload(*self._offloaded)
 
     def configure_model(self) -> None:

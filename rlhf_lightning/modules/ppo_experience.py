@@ -8,7 +8,7 @@ from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.functional import kl_k1, kl_k3, masked_mean
 from rlhf_lightning.generation.sample import joined
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, world_size
+from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum
 
 
 def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
@@ -18,14 +18,14 @@ def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "
     return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
 
 
-def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], tolerance: float) -> Float[Tensor, ""]:
+def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], exact: bool) -> Float[Tensor, ""]:
     """Mean difference between sampled and recomputed log-probs, in nats.
 
     Raises:
-        RuntimeError: When it is above the tolerance.
+        RuntimeError: When it is above 0.01 for a policy that computes in 32 bits (`exact`), or else 0.1.
     """
     gap = _token_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
-    if gap > tolerance:
+    if gap > (0.01 if exact else 0.1):
         raise RuntimeError(
             f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
             "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout, or an "
@@ -54,7 +54,7 @@ def adapted_kl_coef(
     if target is None:
         return kl_coef
     error = (all_reduce_mean(response_kl(experience)) / target - 1).clamp(-0.2, 0.2)
-    return kl_coef * (1 + error * len(experience.scores) * world_size() / horizon)
+    return kl_coef * (1 + error * all_reduce_sum(torch.ones_like(experience.scores).sum()) / horizon)
 
 
 def rollout_figures(experience: Experience) -> dict[str, Tensor]:
@@ -63,9 +63,10 @@ def rollout_figures(experience: Experience) -> dict[str, Tensor]:
     k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
     error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
     spread = _token_mean((experience.returns - _token_mean(experience.returns, mask)) ** 2, mask)
+    episodes = all_reduce_sum(torch.ones_like(scores).sum())  # processes may have different numbers of a last batch
     squares = all_reduce_sum((scores - all_reduce_mean(scores.mean())).square().sum())
     return {
-        "rollout/score_std": (squares / (len(scores) * world_size() - 1)).sqrt(),
+        "rollout/score_std": (squares / (episodes - 1).clamp(min=1)).sqrt(),
         "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
         "rollout/length": mask.sum(1).float().mean(),
         "rollout/ended": experience.rollout.ended.float().mean(),

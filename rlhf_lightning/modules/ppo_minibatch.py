@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,40 +12,34 @@ from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.keyed_random import keyed_uniforms
 from rlhf_lightning.generation.sample import select_rows
 from rlhf_lightning.models.padding import length_groups
-from rlhf_lightning.parallel.processes import all_reduce_mean, rank, world_size
+from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_mean, rank, world_size
 from rlhf_lightning.parallel.sharding import sync_on_last
 from rlhf_lightning.parallel.throughput import Throughput
 
 
-class MicroBatch(NamedTuple):
-    """Episodes of one backward pass."""
-
-    experience: Experience
-    """Those episodes, cut to their longest."""
-    num_tokens: Float[Tensor, ""]
-    """What the loss of the whole minibatch is divided by."""
-
-
-def draw_minibatches(rows: int, count: int, key: Sequence[int]) -> list[Int[Tensor, " minibatch"]]:
+def draw_minibatches(
+    rows: int, count: int, key: Sequence[int], *, first: bool = False
+) -> list[Int[Tensor, " minibatch"]]:
     """A random partition of the rows of all processes that depends on the key only.
 
     Args:
-        rows: Episodes of this process, as many as every other one has.
-        count: Number of minibatches.
+        rows: Episodes of this process.
+        count: Number of minibatches; where there are fewer rows, as in a last batch, each row is one.
         key: Key of the random numbers.
+        first: Whether these are the rows of a first batch, which is as large as any.
 
     Returns:
         The rows of this process in each minibatch. It has every n-th row of all of them, see
         `rlhf_lightning.data.loader.ResumableBatches`.
 
     Raises:
-        ValueError: When there are fewer rows than minibatches.
+        ValueError: When a first batch has fewer rows than minibatches.
     """
-    total = rows * world_size()
-    if total < count:
+    total = sum(all_gather_objects(rows))
+    if first and total < count:
         raise ValueError(f"a rollout of {total} episodes cannot be split into num_minibatches={count}.")
     order = keyed_uniforms(key, torch.arange(total), 1).squeeze(1).argsort()
-    return [part[part % world_size() == rank()] // world_size() for part in order.tensor_split(count)]
+    return [part[part % world_size() == rank()] // world_size() for part in order.tensor_split(min(count, total))]
 
 
 def micro_batches(
@@ -72,11 +66,11 @@ def read_micro_batches(
     max_rows: int | None,
     throughput: Throughput,
     model: nn.Module,
-) -> Iterator[MicroBatch]:
+) -> Iterator[tuple[Experience, Float[Tensor, ""]]]:
     """The micro-batches of a minibatch for backward passes of a model; its gradient is exchanged in the last one.
 
-    The loss is divided by the mean number of tokens of a process. A process without a row reads one that counts for
-    nothing.
+    Each has its episodes, cut to their longest, and what the loss is divided by: the mean number of tokens that a
+    process has of the minibatch. A process without a row reads one that counts for nothing.
     """
     rollout, scores, *tokens, _ = experience
     num_tokens = all_reduce_mean(rollout.response_mask[rows].sum())
@@ -86,4 +80,4 @@ def read_micro_batches(
         part = read_rows(rollout, micro, throughput, model, backward=True)
         width = part.response_ids.shape[1]
         cut = [values[micro, :width] for values in tokens]
-        yield MicroBatch(Experience._make([part, scores[micro], *cut, []]), num_tokens)
+        yield Experience._make([part, scores[micro], *cut, []]), num_tokens

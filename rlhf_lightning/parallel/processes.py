@@ -84,6 +84,13 @@ def all_gather_objects(value: T) -> list[T]:
     return found
 
 
+def over_all_rows(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """This process's part of a function of the rows of all; each process has every n-th row."""
+    parts = all_gather_objects(values.cpu())
+    places = torch.cat([torch.arange(len(part)) * len(parts) + number for number, part in enumerate(parts)])
+    return function(torch.cat(parts)[places.argsort()])[rank() :: len(parts)].to(values.device)
+
+
 def on_rank_zero(function: Callable[[], T]) -> T:
     """What a function returns in the first process; the others wait for it."""
     found: list[Any] = [function() if rank() == 0 else None]

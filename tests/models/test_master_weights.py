@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import Adam
 
-from rlhf_lightning.models.master_weights import check_learned, widen_learned
+from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.modules.language_model import LanguageModelModule
 
 SLOW = partial(Adam, lr=1e-5)
@@ -34,5 +34,5 @@ def test_what_has_16_bits_and_learns_is_refused_by_name(make_tiny_lm):
         check_learned(model)
     check_learned(model.requires_grad_(False))
     wide = make_tiny_lm("gpt2", dtype=torch.float64)
-    widen_learned(wide)
+    assert widened(wide) is wide
     assert wide.dtype == torch.float64
