@@ -50,7 +50,16 @@ class ScalarHeadModel(nn.Module):
 
     @classmethod
     def from_causal_lm(cls, model: PreTrainedModel) -> "ScalarHeadModel":
-        """Take over the body of a causal language model; the model itself stays as it is."""
+        """Take over the body of a causal language model; the model itself stays as it is.
+
+        Raises:
+            ValueError: When the model does not tell its body from its head.
+        """
+        if model.base_model is model:
+            raise ValueError(
+                f"{type(model).__name__} does not tell its body from its head, so no reward model or critic can be "
+                "made of it. Take another architecture for reward.init."
+            )
         head = model.get_output_embeddings()
         # What the head of words reads is what this head reads; the hidden size is another in OPT-350m.
         hidden_size = head.in_features if isinstance(head, nn.Linear) else model.config.get_text_config().hidden_size

@@ -4,7 +4,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.generation import decoding
-from rlhf_lightning.generation.decoding import CachedDecoder, Decoder, InPlaceDecoder, decoder
+from rlhf_lightning.generation.decoding import CachedDecoder, Decoder, GroupedDecoder, InPlaceDecoder, decoder
 
 EOS = 1
 
@@ -92,3 +92,24 @@ def test_a_sliding_window_keeps_the_cache_of_transformers():
     config.sliding_window = 64
     wide = steps_of(Decoder(MistralForCausalLM(config).eval(), prompts, 6), ENDS)
     assert any(not torch.allclose(own[row], wide[row]) for row in own)
+
+
+@torch.no_grad()
+def test_a_decoder_that_is_wrong_for_the_model_is_not_taken(monkeypatch, tiny_lm):
+    prompts = prompt_batch(LENGTHS)
+    expected = steps_of(Decoder(tiny_lm, prompts, 6), ENDS)
+    monkeypatch.setattr(InPlaceDecoder, "_visible", lambda _: None)  # padding is seen
+    steps = decoder(tiny_lm, prompts, 6)
+    assert type(steps) is CachedDecoder
+    assert_same(steps_of(steps, ENDS), expected, 1e-4)
+    forward = CachedDecoder._forward
+    monkeypatch.setattr(CachedDecoder, "_forward", lambda own, ids, mask, at: forward(own, ids, None, at))
+    decoding._DECODERS.clear()
+    steps = decoder(tiny_lm, prompts, 6)
+    assert type(steps) is GroupedDecoder
+    assert_same(steps_of(steps, ENDS), expected, 1e-4)
+    monkeypatch.setattr(CachedDecoder, "_forward", lambda own, ids, mask, at: forward(own, ids, None, at * 0))
+    decoding._DECODERS.clear()
+    steps = decoder(tiny_lm, prompts, 6)
+    assert type(steps) is Decoder
+    assert_same(steps_of(steps, ENDS), expected, 1e-4)
