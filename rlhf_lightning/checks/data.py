@@ -66,7 +66,10 @@ def special_tokens(subject: Subject) -> str:
     tokenizer, tokens = subject.tokenizer, subject.tokens
     special = {str(token): int(tokenizer.get_vocab()[str(token)]) for token in tokenizer.all_special_tokens}
     special.pop(str(tokenizer.unk_token), None)
-    ways: dict[str, Callable[[str], list[int] | None]] = {"a prompt": tokens.prompt_ids, "a response": tokens.response_ids}
+    ways: dict[str, Callable[[str], list[int] | None]] = {
+        "a prompt": tokens.prompt_ids,
+        "a response": tokens.response_ids,
+    }
     for token, number in special.items():
         for what, ids_of in ways.items():
             with_token, without = (ids_of(f"say {text} twice") or [] for text in (token, "it"))

@@ -1,5 +1,6 @@
 """Check of resume: the real trainer, checkpoint and data module, ended in the middle and started again."""
 
+import gc
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -48,7 +49,7 @@ def resume(subject: Subject) -> str:
 
 
 def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> None:
-    """PPO with Adam and a schedule, and with the pretraining gradient where there is text."""
+    """PPO with momentum and a schedule, and with the pretraining gradient where there is text."""
     tokens, text = subject.tokens, subject.texts[:4]
     lengths = tokens.prompt_lengths([prompt.prompt for prompt in subject.prompts])
     shortest = sorted(range(len(lengths)), key=lambda place: lengths[place])[: PROMPTS * ITERATIONS]
@@ -66,7 +67,7 @@ def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> Non
         prompt_template=tokens.prompt_template,
     )
     module = subject.ppo(
-        partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.95)),
+        partial(torch.optim.SGD, lr=1e-3, momentum=0.9),  # half of Adam's state to write
         max_new_tokens=min(4, subject.max_new_tokens),
         scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5),
         **({"ptx_coef": 0.5} if text else {}),
@@ -75,7 +76,12 @@ def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> Non
         module.sampler = _ending(module, module.sampler, ends_after)
     make_trainer = partial(L.Trainer, accelerator="cpu" if subject.device.type == "cpu" else "gpu", devices=1)
     said: list[str] = []
-    fit_stage(module, data, folder, make_trainer, [], said.append, epochs=1, checkpoint_every=1, log_every=1)
+    folder.mkdir(exist_ok=True)
+    every = ITERATIONS if ends_after is None else 1
+    try:
+        fit_stage(module, data, folder, make_trainer, [], said.append, epochs=1, checkpoint_every=every, log_every=1)
+    finally:
+        gc.collect()  # trainer and module hold each other
 
 
 def _ending(module: PPOModule, sampler: Sampler, iteration: int) -> Sampler:
