@@ -111,7 +111,11 @@ def test_the_embedded_model_passes_with_little_data() -> None:
         load_causal_lm("sandbox/small"), load_tokenizer("sandbox"), [Prompt("answer : what eats milk ?")] * 8
     )
     found = outcomes(subject)
-    assert {name for name, outcome in found.items() if outcome == "skipped"} == {"endings", "centred reward"}
+    assert {name for name, outcome in found.items() if outcome == "skipped"} == {
+        "endings",
+        "centred reward",
+        *NOTHING_TO_CHECK,
+    }
     assert "fail" not in found.values()
 
 
@@ -672,7 +676,8 @@ def test_another_reference_is_used_and_its_kl_is_not_asked_for(
     results = {result.name: result for result in check(subject)}
     assert results["KL starts at 0"].outcome == "skipped"
     assert "another model than the policy's start" in results["KL starts at 0"].measured
-    assert {result.outcome for name, result in results.items() if name != "KL starts at 0"} == {"pass"}
+    skipped = {"KL starts at 0", *NOTHING_TO_CHECK}
+    assert {result.outcome for name, result in results.items() if name not in skipped} == {"pass"}
 
 
 def test_adapters_are_used(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
@@ -685,7 +690,7 @@ def test_adapters_are_used(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
         return PPOModule(**options)
 
     subject.make_ppo = build
-    assert {name: how for name, how in outcomes(subject).items() if how != "pass"} == {}
+    assert {name: how for name, how in outcomes(subject).items() if how != "pass"} == NOTHING_TO_CHECK
     assert built
     assert all(built)
 
@@ -710,7 +715,7 @@ def test_mixed_precision_is_used(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
             return super().score(rollout)
 
     subject.make_ppo = Watched
-    assert {name: how for name, how in outcomes(subject).items() if how != "pass"} == {}
+    assert {name: how for name, how in outcomes(subject).items() if how != "pass"} == NOTHING_TO_CHECK
     assert seen == {True}
 
 
@@ -725,7 +730,7 @@ def test_a_pretrained_model_passes() -> None:
     model = fit_to_tokenizer(load_causal_lm(str(TINY_PRETRAINED)), tokenizer).eval()
     prompts = [Prompt(text) for text in ("Once upon a time", "The dog", "A little girl named Lily", "One day") * 2]
     told = [Demonstration(prompt.prompt, " there was a cat. The end.") for prompt in prompts]
-    subject = Subject(model, tokenizer, prompts, told, max_new_tokens=8)
+    subject = Subject(model, tokenizer, prompts, told, max_new_tokens=8, folder=str(TINY_PRETRAINED))
     found = outcomes(subject)
-    assert {name for name, how in found.items() if how == "skipped"} == {"centred reward"}
+    assert {name for name, how in found.items() if how == "skipped"} == {"centred reward", "long rows"}
     assert set(found.values()) == {"pass", "skipped"}
