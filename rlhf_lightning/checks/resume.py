@@ -1,6 +1,7 @@
 """Check of resume: the real trainer, checkpoint and data module, ended in the middle and started again."""
 
 import gc
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -78,9 +79,13 @@ def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> Non
     said: list[str] = []
     folder.mkdir(exist_ok=True)
     every = ITERATIONS if ends_after is None else 1
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
     try:
         fit_stage(module, data, folder, make_trainer, [], said.append, epochs=1, checkpoint_every=every, log_every=1)
     finally:
+        lightning.setLevel(level)
         gc.collect()  # trainer and module hold each other
 
 

@@ -28,8 +28,8 @@ def master_weights(subject: Subject) -> str:
     module.update(episode, None, optimizers)
     moved = asked = 0
     for weight, old in zip(weights, before, strict=True):
-        state = optimizers[0].state.get(weight, {})
-        learned = state["exp_avg"] != 0 if "exp_avg" in state else torch.zeros_like(weight, dtype=torch.bool)
+        # A gradient near Adam's epsilon makes a smaller step than the others.
+        learned = optimizers[0].state[weight]["exp_avg"].abs() > 1e-7
         asked += int(learned.sum())
         moved += int((learned & (weight.detach() != old)).sum())
     kinds = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights}))
