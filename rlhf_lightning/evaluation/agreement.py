@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from rlhf_lightning.data.records import Comparison, decided_pairs
-from rlhf_lightning.evaluation.intervals import Interval, mean_interval
+from rlhf_lightning.evaluation.intervals import Interval, share_interval
 
 LEVELS = ("nominal", "ordinal", "interval")
 Response = TypeVar("Response")
@@ -36,7 +36,7 @@ class Agreement(TypedDict):
     by_labelers: list[PairAgreement]
 
 
-def agreement(rankings: Iterable[Comparison], resamples: int = 2000, seed: int = 0) -> Agreement:
+def agreement(rankings: Iterable[Comparison]) -> Agreement:
     """The share of pairs of responses that two labelers order alike, among those that neither ties.
 
     Responses are recognised by their text: labelers may have seen them in another order, or not all of them.
@@ -45,8 +45,9 @@ def agreement(rankings: Iterable[Comparison], resamples: int = 2000, seed: int =
 
     Args:
         rankings: Rankings of all labelers; a prompt that one of them alone ranked has no say.
-        resamples: Number of bootstrap samples, drawn over prompts.
-        seed: Seed of the bootstrap.
+
+    Returns:
+        Shares with intervals over prompts (`share_interval`).
 
     Raises:
         ValueError: When a ranking has no labeler, or no two labelers order the same pair.
@@ -77,10 +78,10 @@ def agreement(rankings: Iterable[Comparison], resamples: int = 2000, seed: int =
     everything = [value for values, _ in alike.values() for value in values]
     everywhere = [prompt for _, clusters in alike.values() for prompt in clusters]
     return {
-        "agreement": mean_interval(everything, everywhere, resamples, seed),
+        "agreement": share_interval(everything, everywhere),
         "pairs": len(everything),
         "by_labelers": [
-            {"labelers": labelers, "agreement": mean_interval(values, clusters, resamples, seed), "pairs": len(values)}
+            {"labelers": labelers, "agreement": share_interval(values, clusters), "pairs": len(values)}
             for labelers, (values, clusters) in sorted(alike.items())
         ],
     }

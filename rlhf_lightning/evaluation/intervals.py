@@ -1,6 +1,6 @@
 """Means and shares with 95 % intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -46,7 +46,69 @@ def mean_interval(
     return {"value": float(array.mean()), "low": float(low), "high": float(high)}
 
 
-def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, seed: int = 0) -> Interval:
+def share_interval(values: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:
+    """Share of units with a property, with Wilson's 95 % interval, which is no point where all or none have it.
+
+    Values of one half, such as ties among wins, count half: the interval is that of as many wins and losses, which vary
+    more, so it is wider than need be. Clusters enter by the number of independent units that would leave the share as
+    uncertain: the clusters themselves where all units are alike, never more than there are units.
+
+    Source: Wilson, "Probable inference" (1927); for clusters Korn and Graubard, "Confidence intervals for proportions
+    with small expected number of positive counts estimated from survey data" (1998).
+
+    Args:
+        values: One number in [0, 1] per unit: 1 where it has the property, 0 where it has not.
+        clusters: The number of each unit's cluster, as in `mean_interval`.
+
+    Raises:
+        ValueError: When there are no values, or one is outside of [0, 1].
+
+    Examples:
+        >>> {name: round(end, 3) for name, end in share_interval([1.0] * 100).items()}
+        {'value': 1.0, 'low': 0.963, 'high': 1.0}
+    """
+    if len(values) == 0:
+        raise ValueError("a share needs at least one value.")
+    array = np.asarray(values, dtype=float)
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"a share is of values between 0 and 1, got {array.min():g} .. {array.max():g}.")
+    share, count, z = float(array.mean()), float(len(array)), float(stats.norm.ppf(0.975))
+    _, index = np.unique(np.arange(len(array)) if clusters is None else np.asarray(clusters), return_inverse=True)
+    number = int(index.max()) + 1
+    if array.min() == array.max():
+        count = float(number)
+    elif 1 < number < len(array):
+        # The deviations of a cluster add up before they are squared.
+        variance = np.square(np.bincount(index, array - share)).sum() / count**2 * number / (number - 1)
+        count = min(count, share * (1 - share) / max(float(variance), 1e-12))
+        count *= float(z / stats.t.ppf(0.975, number - 1)) ** 2
+    elif number == 1:
+        return {"value": share, "low": 0.0, "high": 1.0}
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
+    low, high = max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    return {"value": share, "low": low, "high": high}
+
+
+def outcome_interval(values: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:
+    """`share_interval` where every value is 0 or 1, and `mean_interval` of other numbers; arguments as those."""
+    return (share_interval if {*values} <= {0.0, 1.0} else mean_interval)(values, clusters)
+
+
+def first_places(items: Sequence[Hashable]) -> list[int]:
+    """For each item the place where it stands first: the clusters of rows that share a prompt.
+
+    Examples:
+        >>> first_places(["a", "b", "a"])
+        [0, 1, 0]
+    """
+    places: dict[Hashable, int] = {}
+    return [places.setdefault(item, place) for place, item in enumerate(items)]
+
+
+def pooled_interval(
+    groups: Sequence[Sequence[float]], resamples: int = 2000, seed: int = 0, *, shares: bool = False
+) -> Interval:
     """Mean over groups of equal weight, with a 95 % interval over groups and over the values in each.
 
     A bootstrap over both (see `pooled_means`). With one value per group there is nothing to resample in a group
@@ -61,6 +123,8 @@ def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, se
             prompts.
         resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
+        shares: Whether the values are wins or flags: where all are 0, or all 1, the interval is that of
+            `share_interval` over one group's items, and no point.
 
     Raises:
         ValueError: When there is no group or an empty one.
@@ -72,6 +136,8 @@ def pooled_interval(groups: Sequence[Sequence[float]], resamples: int = 2000, se
     if not groups or any(len(group) == 0 for group in groups):
         raise ValueError("a pooled mean needs at least one group, and values in each.")
     value = float(np.mean([np.mean(group) for group in groups]))
+    if shares and value in (0.0, 1.0) and len(groups[0]) > 1:
+        return share_interval(min(groups, key=len))
     if all(len(group) == 1 for group in groups):
         half = float(stats.t.ppf(0.975, len(groups) - 1) * stats.sem(groups).item()) if len(groups) > 1 else 0.0
         return {"value": value, "low": value - half, "high": value + half}

@@ -13,7 +13,14 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch, Rollout
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.data.loader import padded
-from rlhf_lightning.evaluation.intervals import Interval, mean_interval, wins
+from rlhf_lightning.evaluation.intervals import (
+    Interval,
+    first_places,
+    mean_interval,
+    outcome_interval,
+    share_interval,
+    wins,
+)
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import (
     SamplingOptions,
@@ -148,7 +155,10 @@ def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
 
 
 def policy_results(
-    samples: Mapping[str, PolicySamples], baseline: str, pretrain_losses: Mapping[str, float]
+    samples: Mapping[str, PolicySamples],
+    baseline: str,
+    pretrain_losses: Mapping[str, float],
+    prompts: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The `policies` part of results.json.
 
@@ -156,37 +166,41 @@ def policy_results(
         samples: Samples of each policy, on the same prompts in the same order.
         baseline: Policy that win rates are against.
         pretrain_losses: Pretraining loss of each policy, in nats per token; may be empty.
+        prompts: The prompts; rows that share one are drawn together. None where all differ.
 
     Returns:
         Per policy: score, reward and win_rate as value with 95 % interval over prompts; kl (nats per response) and
         length (tokens) as means, their intervals under `intervals`; pretrain_loss; the win rate by each further
-        judge; metadata and probes as means with intervals.
+        judge; metadata and probes as means with intervals. Intervals of wins and flags are Wilson's (`share_interval`),
+        others are bootstraps.
     """
+    clusters = None if prompts is None else first_places(prompts)
     results: dict[str, dict[str, Any]] = {}
     for name, policy in samples.items():
-        kl = mean_interval(policy.kl) if policy.kl else None
-        length = mean_interval(policy.lengths)
+        kl = mean_interval(policy.kl, clusters) if policy.kl else None
+        length = mean_interval(policy.lengths, clusters)
         results[name] = {
-            "score": mean_interval(policy.scores),
-            "win_rate": mean_interval(wins(policy.scores, samples[baseline].scores)),
-            "reward": mean_interval(policy.rewards) if policy.rewards else None,
+            "score": mean_interval(policy.scores, clusters),
+            "win_rate": share_interval(wins(policy.scores, samples[baseline].scores), clusters),
+            "reward": mean_interval(policy.rewards, clusters) if policy.rewards else None,
             "kl": kl["value"] if kl else None,
             "length": length["value"],
             "pretrain_loss": pretrain_losses.get(name),
             "intervals": {"kl": kl and [kl["low"], kl["high"]], "length": [length["low"], length["high"]]},
             "judges": {
-                judge: mean_interval(wins(scores, samples[baseline].judges[judge]))
+                judge: share_interval(wins(scores, samples[baseline].judges[judge]), clusters)
                 for judge, scores in policy.judges.items()
             },
-            "metadata": {flag: _known(values) for flag, values in policy.metadata.items()},
+            "metadata": {flag: _known(values, clusters) for flag, values in policy.metadata.items()},
             "probes": {
-                probe: {measure: mean_interval(values) for measure, values in outcomes.items()}
+                probe: {measure: outcome_interval(values) for measure, values in outcomes.items()}
                 for probe, outcomes in policy.probes.items()
             },
         }
     return results
 
 
-def _known(values: Sequence[float | None]) -> Interval | None:
-    known = [value for value in values if value is not None]
-    return mean_interval(known) if known else None
+def _known(values: Sequence[float | None], clusters: Sequence[int] | None) -> Interval | None:
+    places = [place for place, value in enumerate(values) if value is not None]
+    known = [float(value) for value in values if value is not None]
+    return outcome_interval(known, clusters and [clusters[place] for place in places]) if known else None

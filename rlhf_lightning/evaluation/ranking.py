@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_lightning.data.records import decided_pairs
-from rlhf_lightning.evaluation.intervals import mean_interval, wins
+from rlhf_lightning.evaluation.intervals import share_interval, wins
 
 
 def ranking_results(
@@ -21,7 +21,8 @@ def ranking_results(
         ranks: The rank of each response, per prompt; 1 is best.
         groups: The source of each prompt.
         scores: The reward model's score of each response, per prompt.
-        clusters: The number of each prompt, where one stands there several times.
+        clusters: The number of each prompt, where one stands there several times (`first_places` of the prompts): its
+            rankings are no more independent of each other than the pairs of one.
 
     Returns:
         Per group, and for `all`: `accuracy` and `longer_wins` with 95 % intervals over prompts, `prompts` and
@@ -38,8 +39,8 @@ def ranking_results(
     for group, rows in table.items():
         prompts, correct_pairs, longer_wins = zip(*rows, strict=True)
         results[group] = {
-            "accuracy": mean_interval(correct_pairs, prompts),
-            "longer_wins": mean_interval(longer_wins, prompts),
+            "accuracy": share_interval(correct_pairs, prompts),
+            "longer_wins": share_interval(longer_wins, prompts),
             "prompts": len(set(prompts)),
             "pairs": len(rows),
         }

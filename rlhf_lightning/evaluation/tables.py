@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, wins
+from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, share_interval, wins
 from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
@@ -119,8 +119,10 @@ def _cells(groups: Mapping[str, list[list[float]]]) -> list[str]:
         elif all(len(group) == 1 for group in values):
             cells.append(form.format(sum(group[0] for group in values) / len(values)))
         else:
-            interval: Mapping[str, Any] = mean_interval(values[0]) if len(values) == 1 else pooled_interval(values)
-            cells.append(_interval(interval, form))
+            shares = column == "win rate"
+            alone = share_interval if shares else mean_interval
+            pooled = alone(values[0]) if len(values) == 1 else pooled_interval(values, shares=shares)
+            cells.append(_interval(pooled, form))
     return cells
 
 

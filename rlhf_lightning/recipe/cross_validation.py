@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.evaluation.intervals import first_places
 from rlhf_lightning.evaluation.ranking import ranking_results
 from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import write_json
@@ -59,7 +60,7 @@ def cross_validate(
             f"folds={field} measures on validation rankings of those who ranked the training prompts, and there are "
             "none. Give data.source.files.comparisons.validation; collected ones are collect.prompts.validation."
         )
-    clusters = {str(ranking.prompt): number for number, ranking in enumerate(validation)}
+    clusters = first_places([str(ranking.prompt) for ranking in validation])
     scores = [
         _kept_scores(folder / str(number), fold_scores, partial(_outside, field, group))
         for number, group in enumerate(groups)
@@ -72,7 +73,7 @@ def cross_validate(
             [own.ranks for own in rankings],
             [""] * len(chosen),
             [scores[fold][row] for fold, row in chosen],
-            [clusters[str(own.prompt)] for own in rankings],
+            [clusters[row] for _, row in chosen],
         )
         return found.get("all", {})
 

@@ -66,7 +66,7 @@ class Evaluation(Stage):
                 losses |= {} if loss is None else {name: loss}
         rows = {name: asdict(policy) for name, policy in samples.items()}
         write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
-        results = policy_results(samples, options["baseline"], losses)
+        results = policy_results(samples, options["baseline"], losses, tests.questions)
         return {"policies": results, "baseline": options["baseline"], "prompts": len(tests.prompts)}
 
     def _judge(self, context: Context) -> Any:

@@ -12,6 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from rlhf_lightning.data.loader import collate_comparisons
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.tokenize import ComparisonExample
+from rlhf_lightning.evaluation.intervals import first_places
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
 from rlhf_lightning.models.export import export_scalar_model
@@ -115,11 +116,12 @@ def _centre(context: Context, module: RewardModule, count: int) -> None:
 def _accuracy(
     context: Context, module: RewardModule, rankings: Sequence[Comparison], examples: Sequence[ComparisonExample]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The table of accuracies, and the accuracy on every prompt with its group."""
+    """The table of accuracies, and the accuracy of every ranking with its group and where its prompt stands first."""
     ranks, groups = [ranking.ranks for ranking in rankings], [example.group for example in examples]
     scores = reward_scores(context, module, examples)
-    results = ranking_results([ranking.completions for ranking in rankings], ranks, groups, scores)
-    return results, {"groups": groups, "accuracies": prompt_accuracies(ranks, scores)}
+    prompts = first_places([str(ranking.prompt) for ranking in rankings])
+    results = ranking_results([ranking.completions for ranking in rankings], ranks, groups, scores, prompts)
+    return results, {"groups": groups, "accuracies": prompt_accuracies(ranks, scores), "prompts": prompts}
 
 
 def _fitting(context: Context, rankings: Sequence[Comparison]) -> tuple[list[Comparison], list[ComparisonExample]]:

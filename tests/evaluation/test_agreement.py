@@ -44,8 +44,11 @@ def test_agreement_by_hand():
     rows = {row["labelers"]: (row["agreement"]["value"], row["pairs"]) for row in found["by_labelers"]}
     assert rows == {("ann", "bob"): (1.0, 3), ("ann", "cem"): (0.0, 2), ("bob", "cem"): (0.0, 1)}
     assert (found["agreement"]["value"], found["pairs"]) == (0.5, 6)
-    # Two prompts, drawn with their pairs: 3 of 6, 6 of 10 of p alone (2 of 5), q alone (1 of 1).
-    assert (found["agreement"]["low"], found["agreement"]["high"]) == (0.4, 1.0)
+    # Two prompts with 2 of 5 and 1 of 1 say next to nothing: as 6 * (1.96 / 12.71)^2 = 0.14 independent pairs.
+    assert (found["agreement"]["low"], found["agreement"]["high"]) == pytest.approx((0.00904, 0.99096), abs=1e-5)
+    # Three pairs of two prompts, all alike: Wilson's interval of 2 of 2, z^2 = 3.8415: 2 / (2 + z^2) .. 1.
+    ann_and_bob = found["by_labelers"][0]["agreement"]
+    assert (ann_and_bob["low"], ann_and_bob["high"]) == pytest.approx((2 / 5.8415, 1.0), abs=1e-5)
 
 
 def test_responses_are_known_by_their_text_in_any_order():
@@ -84,10 +87,10 @@ def test_agreement_is_a_count_over_all_pairs(ranks):
             if one.prompt == two.prompt and one.labeler != two.labeler and all(signs):
                 alike.append(signs[0] == signs[1])
     if alike:
-        found = agreement(rankings, resamples=50)
+        found = agreement(rankings)
         assert found["agreement"]["value"] == pytest.approx(sum(alike) / len(alike))
         assert found["pairs"] == len(alike) == sum(row["pairs"] for row in found["by_labelers"])
-        assert agreement(rankings[::-1], resamples=50)["pairs"] == len(alike)
+        assert agreement(rankings[::-1])["pairs"] == len(alike)
     else:
         with pytest.raises(ValueError, match="no two labelers"):
             agreement(rankings)

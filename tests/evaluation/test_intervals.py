@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from rlhf_lightning.evaluation.intervals import mean_interval, pooled_interval, wins
+from rlhf_lightning.evaluation.intervals import (
+    first_places,
+    mean_interval,
+    outcome_interval,
+    pooled_interval,
+    share_interval,
+    wins,
+)
 
 
 def test_the_interval_of_two_values():
@@ -99,3 +107,63 @@ def test_nothing_has_no_mean():
     for groups in ([], [[1.0], []]):
         with pytest.raises(ValueError, match="at least one group, and values in each"):
             pooled_interval(groups)
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 1), (0, 300), (1, 300), (150, 300), (299, 300), (300, 300), (2, 3)])
+def test_a_share_has_the_interval_of_wilson(count, of):
+    """Against scipy's, and no point where all are alike."""
+    found = share_interval([1.0] * count + [0.0] * (of - count))
+    expected = stats.binomtest(count, of).proportion_ci(method="wilson")
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert found["high"] - found["low"] > 0.01
+
+
+def test_ties_count_half():
+    """As many wins and losses, which vary more."""
+    assert share_interval([0.5] * 10) == share_interval([1.0] * 5 + [0.0] * 5)
+    assert share_interval([1.0, 0.5, 0.5, 0.0]) == share_interval([1.0, 1.0, 0.0, 0.0])
+
+
+def test_clusters_of_alike_units_count_once():
+    alone = share_interval([1.0, 0.0] * 20)
+    together = share_interval([value for value in [1.0, 0.0] * 20 for _ in range(9)], [n // 9 for n in range(360)])
+    # 40 clusters, of 39 degrees of freedom: wider than 40 units by 2.0227 / 1.95996 and sqrt(40 / 39).
+    ratio = (together["high"] - together["low"]) / (alone["high"] - alone["low"])
+    assert ratio == pytest.approx(2.0227 / 1.95996 * (40 / 39) ** 0.5, rel=0.01)
+    # All right: as many as there are clusters.
+    assert share_interval([1.0] * 72, [n // 9 for n in range(72)]) == share_interval([1.0] * 8)
+    assert share_interval([1.0, 0.0], [7, 7]) == {"value": 0.5, "low": 0.0, "high": 1.0}
+    assert share_interval([1.0, 0.0, 1.0], [3, 1, 2]) == share_interval([1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(("chance", "spread"), [(0.7, 0.2), (0.97, 0.02), (0.5, 0.0)])
+def test_intervals_of_clustered_shares_cover_the_truth(chance, spread):
+    """72 prompts with ten rankings each, of which each prompt has a chance of its own."""
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        own = np.clip(random.normal(chance, spread, 72), 2 * chance - 1, 1)  # symmetric, so that the mean stays
+        own = np.clip(own, 0, 1)
+        values = random.binomial(1, own.repeat(10)).astype(float).tolist()
+        interval = share_interval(values, [n // 10 for n in range(720)])
+        hits += interval["low"] <= chance <= interval["high"]
+    assert 0.92 <= hits / 400 <= 0.985
+
+
+def test_flags_are_told_from_other_numbers():
+    assert outcome_interval([1.0, 1.0]) == share_interval([1.0, 1.0])
+    assert outcome_interval([2.0, 2.0]) == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert outcome_interval([1.0, 0.0, 1.0], [0, 0, 1]) == share_interval([1.0, 0.0, 1.0], [0, 0, 1])
+    assert first_places(["b", "a", "b", "c", "a"]) == [0, 1, 0, 3, 1]
+
+
+def test_pooled_shares_are_no_point():
+    always = [[1.0] * 50] * 3
+    assert pooled_interval(always) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert pooled_interval(always, shares=True) == share_interval([1.0] * 50)
+
+
+def test_what_is_no_share_is_refused():
+    with pytest.raises(ValueError, match="at least one value"):
+        share_interval([])
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 0 \.\. 2"):
+        share_interval([0.0, 2.0])

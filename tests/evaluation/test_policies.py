@@ -132,8 +132,10 @@ def test_results_by_hand():
     results = policy_results(samples, "sft", {"ppo": 3.25})
     assert list(results) == ["sft", "ppo"]
     assert results["ppo"]["score"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert results["ppo"]["win_rate"] == {"value": 0.75, "low": 0.5, "high": 1.0}
-    assert results["sft"]["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    # A win and a tie of two: Wilson's interval, the roots of (.75 - p)^2 = 1.96^2 p (1 - p) / 2.
+    assert results["ppo"]["win_rate"] == pytest.approx({"value": 0.75, "low": 0.197867, "high": 0.973323}, abs=1e-5)
+    # Ties are no certain half: the roots of (.5 - p)^2 = 1.96^2 p (1 - p) / 2.
+    assert results["sft"]["win_rate"] == pytest.approx({"value": 0.5, "low": 0.094531, "high": 0.905469}, abs=1e-5)
     assert results["ppo"]["reward"] == {"value": 5.0, "low": 4.0, "high": 6.0}
     assert results["sft"]["reward"] is None
     assert (results["ppo"]["kl"], results["ppo"]["length"]) == (1.5, 2.0)
@@ -244,3 +246,15 @@ def test_further_judges_metadata_and_probes_are_summed_up():
     assert found["ppo"]["metadata"] == {"rude": found["ppo"]["metadata"]["rude"], "never": None}
     assert found["ppo"]["metadata"]["rude"]["value"] == 0.5
     assert found["ppo"]["probes"]["qa"]["right"]["value"] == 0.25
+    assert found["ppo"]["metadata"]["rude"]["low"] > 0, "flags have Wilson's interval"
+
+
+def test_rows_that_share_a_prompt_are_one():
+    """Six rows of two prompts: everything is as wide as of the two, and a share as of hardly any."""
+    own = PolicySamples(["x"] * 6, [1.0, 1.0, 1.0, 3.0, 3.0, 3.0], [0.0] * 6, [1.0] * 6)
+    own.metadata = {"rude": [None, 1.0, 1.0, 0.0, 0.0, None]}
+    apart, together = (policy_results({"sft": own}, "sft", {}, prompts)["sft"] for prompts in (None, [*"aaabbb"]))
+    assert together["intervals"]["length"] == [1.0, 3.0]
+    low, high = apart["intervals"]["length"]
+    assert 1.0 < low < high < 3.0
+    assert together["metadata"]["rude"]["high"] > 0.99 > apart["metadata"]["rude"]["high"]

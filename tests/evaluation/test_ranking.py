@@ -1,5 +1,6 @@
 import pytest
 
+from rlhf_lightning.evaluation.intervals import first_places
 from rlhf_lightning.evaluation.ranking import ranking_results
 
 
@@ -15,7 +16,8 @@ def test_accuracy_by_hand():
     assert results["web"]["longer_wins"]["value"] == 0.75
     assert (results["web"]["prompts"], results["web"]["pairs"]) == (1, 2)
     # book: the worse has the higher score, and is the longer.
-    assert results["book"]["accuracy"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    # 0 of 1 by Wilson: 0 .. z^2 / (1 + z^2) with z^2 = 3.8415.
+    assert results["book"]["accuracy"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 3.8415 / 4.8415}, abs=1e-5)
     assert results["book"]["longer_wins"]["value"] == 0.0
     assert results["all"]["accuracy"]["value"] == pytest.approx(1.5 / 3)
     assert (results["all"]["prompts"], results["all"]["pairs"]) == (2, 3)
@@ -32,6 +34,16 @@ def test_intervals_are_over_prompts():
     assert interval["value"] == 0.5
     assert interval["high"] - interval["low"] == pytest.approx(2 * 1.96 * 0.1118, rel=0.15)
     assert results["all"]["pairs"] == 120
+
+
+def test_rankings_of_one_prompt_are_one_cluster():
+    """Ten rankings of each of 20 prompts are 20 prompts, not 200."""
+    signs = [1 if n // 10 % 2 else -1 for n in range(200)]
+    rows = [["a", "b"]] * 200, [[1, 2]] * 200, ["g"] * 200, [[sign * 1.0, 0.0] for sign in signs]
+    apart, together = ranking_results(*rows), ranking_results(*rows, first_places([n // 10 for n in range(200)]))
+    assert (apart["all"]["prompts"], together["all"]["prompts"]) == (200, 20)
+    widths = [found["all"]["accuracy"]["high"] - found["all"]["accuracy"]["low"] for found in (apart, together)]
+    assert widths[1] / widths[0] == pytest.approx(10**0.5, rel=0.1)
 
 
 def test_the_order_of_completions_does_not_matter():
