@@ -16,7 +16,8 @@ from torch import Tensor
 from rlhf_lightning.checks.plain import tensor_sum
 from rlhf_lightning.checks.result import demand
 from rlhf_lightning.checks.subject import Subject
-from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
+from rlhf_lightning.data.records import Prompt
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.training.checkpoint import LATEST
@@ -55,7 +56,7 @@ def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> Non
     lengths = tokens.prompt_lengths([prompt.prompt for prompt in subject.prompts])
     shortest = sorted(range(len(lengths)), key=lambda place: lengths[place])[: PROMPTS * ITERATIONS]
     data = RLHFDataModule(
-        "ppo",
+        TASK_OF[Prompt],
         subject.tokenizer,
         [subject.prompts[place] for place in shortest],
         text=text or None,

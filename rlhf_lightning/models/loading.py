@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.activations import NewGELUActivation
 
+from rlhf_lightning.models.architecture import check_causal
 from rlhf_lightning.models.matmul import use_fast_matmul
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.endings import name_special_tokens
@@ -55,8 +56,8 @@ def load_causal_lm(
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When not exactly one of `path` and `config` is given, the dropout does not exist, or the folder does
-            not hold the whole model (`load_weights`).
+        ValueError: When not exactly one of `path` and `config` is given, the dropout does not exist, the folder does
+            not hold the whole model (`load_weights`), or it is no causal language model (`check_causal`).
     """
     architecture = model_config(path, config, trust_remote_code=trust_remote_code)
     _set_dropout(architecture, residual_dropout)
@@ -71,6 +72,7 @@ def load_causal_lm(
         model = AutoModelForCausalLM.from_config(**options)
     else:
         model = load_weights(AutoModelForCausalLM, path, **options)
+    check_causal(model)
     return use_fast_kernels(cast(PreTrainedModel, model))
 
 
