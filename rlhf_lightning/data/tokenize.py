@@ -20,7 +20,6 @@ from rlhf_lightning.data.records import (
 )
 from rlhf_lightning.data.rows.columns import dense_ranks
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder, ReadPrompt
-from rlhf_lightning.tokenization.endings import end_token_ids
 
 LAST, ALL = "last", "all"
 """Which turns of the assistant a demonstration trains."""
@@ -102,7 +101,8 @@ class Tokenization:
 
     def __post_init__(self) -> None:
         """Check the tokens and the template."""
-        if self.tokenizer.pad_token_id in (None, self.tokenizer.eos_token_id, *end_token_ids(self.tokenizer)):
+        self.dialogue = DialogueEncoder(self.tokenizer, self.prompt_template)
+        if self.tokenizer.pad_token_id in (None, self.tokenizer.eos_token_id, *self.dialogue.text.ends):
             pad, eos = self.tokenizer.pad_token, self.tokenizer.eos_token
             raise ValueError(
                 f"the tokenizer's pad token ({pad!r}) must exist and differ from its EOS token ({eos!r}) and every "
@@ -110,7 +110,6 @@ class Tokenization:
             )
         if self.train_on not in (LAST, ALL):
             raise ValueError(f"data.train_on must be {LAST} or {ALL}, got {self.train_on!r}.")
-        self.dialogue = DialogueEncoder(self.tokenizer, self.prompt_template)
 
     def text_ids(self, text: str, *, opens: bool = False) -> list[int]:
         """Token ids of text that people wrote: the special tokens that it spells are text too.

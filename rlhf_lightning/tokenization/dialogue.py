@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.tokenization.chat import ConversationError, rendered
 from rlhf_lightning.tokenization.encoding import TextEncoder
-from rlhf_lightning.tokenization.endings import end_token_ids
 
 PromptLike: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation that ends with the user's turn."""
@@ -58,8 +57,7 @@ class DialogueEncoder:
             raise ValueError(f"prompt_template must contain '{PROMPT}', got {prompt_template!r}.")
         self.tokenizer, self.text = tokenizer, TextEncoder(tokenizer)
         self.prompt_template = prompt_template
-        ends = [str(token) for token in tokenizer.convert_ids_to_tokens(list(end_token_ids(tokenizer)))]
-        self._end = end_token_ids(tokenizer)[0]
+        ends = [str(token) for token in tokenizer.convert_ids_to_tokens(list(self.text.ends))]
         self._ends = re.compile("|".join(map(re.escape, ends)))
         self._closing = re.compile(rf"(?:\s*(?:{self._ends.pattern}))+\s*$")
 
@@ -105,19 +103,24 @@ class DialogueEncoder:
     def answers(self, prompts: Sequence[ReadPrompt], responses: Sequence[str]) -> list[list[int]]:
         """Token ids of the answer to each prompt, with its end."""
         written = [self._answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-        joined = [
-            prompt.text + text if behind else text for prompt, (text, behind, _) in zip(prompts, written, strict=True)
+        # What stands before the last special token of a prompt does not change the tokens behind it.
+        parts = [
+            self.text.last_part(prompt.text) if behind else ""
+            for prompt, (_, behind, _) in zip(prompts, written, strict=True)
         ]
-        rows, split = self.text.rows(joined), {}
-        for place, (prompt, (text, behind, _)) in enumerate(zip(prompts, written, strict=True)):
-            length = len(prompt.ids)
-            if behind and rows[place][:length] == prompt.ids:
+        distinct = list(dict.fromkeys(parts))
+        opened = dict(zip(distinct, self.text.rows(distinct), strict=True))
+        rows = self.text.rows([part + text for part, (text, _, _) in zip(parts, written, strict=True)])
+        split = {}
+        for place, part in enumerate(parts):
+            length = len(opened[part])
+            if rows[place][:length] == opened[part]:
                 rows[place] = rows[place][length:]
-            elif behind:  # a token would reach over the end of the prompt
-                split[place] = text
+            else:  # a token would reach over the end of the prompt
+                split[place] = written[place][0]
         for place, row in zip(split, self.text.rows(list(split.values())), strict=True):
             rows[place] = row
-        return [row if ended else [*row, self._end] for row, (_, _, ended) in zip(rows, written, strict=True)]
+        return [row if ended else [*row, self.text.ends[0]] for row, (_, _, ended) in zip(rows, written, strict=True)]
 
     def without_end(self, response: str) -> str:
         """The response without end tokens at the end of its text."""

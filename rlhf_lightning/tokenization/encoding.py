@@ -32,7 +32,8 @@ class TextEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.special = _special_tokens(tokenizer)
+        self.ends = end_token_ids(tokenizer)
+        self.special = _special_tokens(tokenizer, self.ends)
         longest_first = sorted(self.special, key=len, reverse=True)
         # A token of one character has its break behind it.
         self._spelled = re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})(?!{_BREAK})")
@@ -53,6 +54,11 @@ class TextEncoder:
     def readable(self, text: str) -> str:
         """The text as it was before `as_text`."""
         return text.replace(_BREAK, "")
+
+    def last_part(self, text: str) -> str:
+        """The text from its last special token on, which makes the same tokens alone as behind the rest."""
+        *_, last = [None, *self._spelled.finditer(text)]
+        return text if last is None else text[last.start() :]
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, in which special tokens that `as_text` did not break are special; no BOS is added.
@@ -81,8 +87,7 @@ class TextEncoder:
             )
         text = self.readable(text)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        known = self.tokenizer.get_vocab()
-        if {known[token] for token in self.special if token in text} & {*ids}:
+        if any(self.tokenizer.convert_tokens_to_ids(token) in ids for token in self.special if token in text):
             raise ValueError(
                 f"{text!r:.80} spells a special token, and the tokenizer {self.tokenizer.name_or_path} reads it as one "
                 "also where it is text. Use a tokenizer with a tokenizer.json, or leave the row out."
@@ -110,8 +115,7 @@ class TextEncoder:
         if "merges" in model:  # none may make a special token of its parts
             model["merges"] = [pair for pair in model["merges"] if not marked.keys() & {*pair, "".join(pair)}]
         found = Tokenizer.from_str(json.dumps(state | {"post_processor": None, "truncation": None, "padding": None}))
-        known = self.tokenizer.get_vocab()
-        if any(found.token_to_id(spelled) != known[token] for token, spelled in marked.items()):
+        if any(found.token_to_id(new) != self.tokenizer.convert_tokens_to_ids(old) for old, new in marked.items()):
             raise ValueError(
                 f"the special tokens of {self.tokenizer.name_or_path} change their ids when they are added anew, so "
                 "that text cannot be told from them. Save the tokenizer again by transformers."
@@ -119,11 +123,10 @@ class TextEncoder:
         return found
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    known = tokenizer.get_vocab()
+def _special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> tuple[str, ...]:
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
     found = [*map(str, added), *tokenizer.all_special_tokens]
-    found += tokenizer.convert_ids_to_tokens(list(end_token_ids(tokenizer)))
+    found += tokenizer.convert_ids_to_tokens(list(ends))
     if tokenizer.chat_template:
         try:
             written = tokenizer.apply_chat_template(
@@ -132,4 +135,4 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
         except (TemplateError, TypeError):  # refused with a sentence where a conversation is rendered
             written = ""
         found += [token for token in tokenizer.get_added_vocab() if token.strip() and token in str(written)]
-    return tuple(dict.fromkeys(token for token in found if token in known))
+    return tuple(dict.fromkeys(found))

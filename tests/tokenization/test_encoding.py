@@ -64,6 +64,13 @@ def test_a_special_token_of_one_character():
     assert len(as_bytes) == 3
 
 
+def test_a_special_token_that_is_made_of_merges():
+    tokenizer = byte_tokenizer(["ab"])
+    encoder = TextEncoder(tokenizer)
+    number = tokenizer.get_vocab()
+    assert encoder.rows([encoder.as_text("ab"), "ab"]) == [[number["a"], number["b"]], [number["ab"]]]
+
+
 @given(st.text(alphabet="ab<|im_end>s/ \n", max_size=40))
 def test_texts_without_special_tokens_are_as_the_tokenizer_reads_them(text):
     for tokenizer in (BYTES, SENTENCE):
