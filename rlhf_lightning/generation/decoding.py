@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.generation.buffers import BufferedLayer, moved
-from rlhf_lightning.models.architecture import alike, check_length, eval_mode
+from rlhf_lightning.models.architecture import alike, check_length, eval_mode, probe_tokens
 from rlhf_lightning.models.attention import additive_mask, attends_eagerly, fast_attention
 from rlhf_lightning.models.log_probs import causal_logits
 from rlhf_lightning.models.padding import left_aligned, length_groups, position_ids
@@ -60,9 +60,8 @@ def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Deco
         candidates = [CachedDecoder, GroupedDecoder]
     if layers == {DynamicLayer}:
         candidates = [InPlaceDecoder, CachedDecoder, GroupedDecoder]
-    lengths, words = torch.tensor([[2], [5], [3]], device=device), model.config.get_text_config().vocab_size
-    ids = torch.arange(3, 18, device=device).view(3, 5) % words
-    mask = torch.arange(5, device=device) >= 5 - lengths
+    ids = probe_tokens(model, 15).view(3, 5)
+    mask = torch.arange(5, device=device) >= 5 - torch.tensor([[2], [5], [3]], device=device)
     few = PromptBatch(ids, mask, torch.arange(3), [""] * 3)
     with torch.no_grad(), eval_mode(model):
         expected = _tried(Decoder(model, few, 4), ids)
@@ -71,19 +70,19 @@ def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Deco
                 found = _tried(candidate(model, few, 4), ids)
             except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 continue  # its cache is of another kind
-            if all(alike(own, wanted, model) for own, wanted in zip(found, expected, strict=True)):
+            if alike(found, expected, model):
                 return candidate
     return Decoder
 
 
-def _tried(steps: "Decoder", tokens: Tensor) -> list[Tensor]:
+def _tried(steps: "Decoder", tokens: Tensor) -> Tensor:
     """Logits of four steps in the order of the rows; the first row ends after two."""
     found, logits = [], steps.first()
     for step in range(4):
         found.append(logits[steps.rows.argsort()].float())
         if step < 3:
             logits = steps.next(tokens[steps.rows, step], (steps.rows > 0) | (step != 1))
-    return found
+    return torch.cat(found)
 
 
 _DECODERS: WeakKeyDictionary[nn.Module, type["Decoder"]] = WeakKeyDictionary()

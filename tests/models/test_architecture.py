@@ -1,12 +1,24 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import BertConfig, BertLMHeadModel, GPT2Config, LlamaConfig, MistralConfig
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    MistralConfig,
+)
 
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models.architecture import check_causal, check_length, rope_limit, unwindowed_tokens
+from rlhf_lightning.models.export import check_scalar_export, export_scalar_model
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.lora import ppo_models
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 
 from .families import make_family
 
@@ -122,3 +134,44 @@ def test_the_head_of_scores_has_the_width_of_the_last_hidden_states():
     assert model(IDS).shape == (1, 5)
     with pytest.raises(ValueError, match="Llama4ForCausalLM does not tell its body from its head"):
         ScalarHeadModel.from_causal_lm(make_family("Llama 4 text"))
+
+
+# Folders of reward models
+
+
+def first_token(own, input_ids, attention_mask=None, **_):
+    return SimpleNamespace(logits=own.score(own.transformer(input_ids).last_hidden_state[:, 0]))
+
+
+def last_column(own, input_ids, attention_mask=None, **_):
+    return SimpleNamespace(logits=own.score(own.transformer(input_ids).last_hidden_state[:, -1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooled", [first_token, last_column, None])
+def test_a_classifier_with_other_scores_is_no_folder_for_ours(monkeypatch, tmp_path, tiny_gpt2, tiny_tokenizer, pooled):
+    if pooled is None:
+        build = GPT2ForSequenceClassification.__init__
+
+        def deeper(own, config):
+            build(own, config)
+            own.dense = torch.nn.Linear(4, 4)
+
+        monkeypatch.setattr(GPT2ForSequenceClassification, "__init__", deeper)
+    else:
+        monkeypatch.setattr(GPT2ForSequenceClassification, "forward", pooled)
+    model = ScalarHeadModel.from_causal_lm(tiny_gpt2).eval()
+    model.bias += 2.5
+    assert check_scalar_export(model, tiny_gpt2.config, tiny_tokenizer) is None
+    before = model.backbone.config.to_dict()
+    export_scalar_model(model, tiny_gpt2.config, tiny_tokenizer, tmp_path / "reward")
+    assert model.backbone.config.to_dict() == before
+    assert {HEAD_FILE, "README.md", "model.safetensors", "tokenizer.json"} <= {
+        f.name for f in (tmp_path / "reward").iterdir()
+    }
+    head = load_file(tmp_path / "reward" / HEAD_FILE)
+    hidden = AutoModel.from_pretrained(tmp_path / "reward").eval()(IDS).last_hidden_state
+    torch.testing.assert_close(
+        hidden @ head["weight"][0] + head["bias"], model(IDS), atol=1e-5, rtol=0
+    )  # as README says
+    torch.testing.assert_close(load_scalar_model(str(tmp_path / "reward"))(IDS), model(IDS), atol=1e-5, rtol=0)
