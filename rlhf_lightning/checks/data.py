@@ -1,12 +1,11 @@
 """Checks of tokens: what ends, what counts, what is text."""
 
 from collections.abc import Callable
-from typing import Any
 
 from rlhf_lightning.checks.result import CheckSkippedError, demand
 from rlhf_lightning.checks.subject import Subject
 from rlhf_lightning.data import loader
-from rlhf_lightning.tokenization.endings import turn_end
+from rlhf_lightning.tokenization.endings import as_list, listed_end_ids, turn_end
 
 
 def endings(subject: Subject) -> str:
@@ -36,23 +35,21 @@ def endings(subject: Subject) -> str:
 def end_tokens(subject: Subject) -> str:
     """Everyone ends a response with the same tokens: template, generation config, tokenizer, sampling and data."""
     tokenizer, ends = subject.tokenizer, subject.ends
-    config = subject.policy.generation_config
-    listed: Any = config.eos_token_id if config is not None else None
-    told: dict[str, Any] = {
-        "template": turn_end(tokenizer),
-        "generation config": listed if isinstance(listed, list) else [listed],
-        "tokenizer": tokenizer.eos_token_id,
+    turn, config = turn_end(tokenizer), subject.policy.generation_config
+    told = {
+        "template": [] if turn is None else [tokenizer.get_vocab()[turn]],
+        "generation config": as_list(config.eos_token_id if config else None),
+        "model's folder": listed_end_ids(subject.folder) if subject.folder else [],
+        "tokenizer": as_list(tokenizer.eos_token_id),
     }
     sources: dict[int, list[str]] = {end: [] for end in ends}
-    for source, tokens in told.items():
-        for token in tokens if isinstance(tokens, list) else [tokens]:
-            number = tokenizer.get_vocab()[token] if isinstance(token, str) else token
-            if number is not None:
-                demand(number < len(tokenizer), f"the {source} ends at id {number}; the tokenizer has {len(tokenizer)}")
-                name = tokenizer.convert_ids_to_tokens(number)
-                other_end = source == "tokenizer"  # a document may end otherwise than a response
-                demand(number in ends or other_end, f"the {source} ends at {name!r}, where no response ends")
-                sources.setdefault(number, []).append(source)
+    for source, numbers in told.items():
+        for number in numbers:
+            demand(number < len(tokenizer), f"the {source} ends at id {number}; the tokenizer has {len(tokenizer)}")
+            name = tokenizer.convert_ids_to_tokens(number)
+            may_differ = source == "tokenizer"  # a document may end otherwise than a response
+            demand(number in ends or may_differ, f"the {source} ends at {name!r}, where no response ends")
+            sources.setdefault(number, []).append(source)
     written = subject.tokens.response_ids("a")
     name = tokenizer.convert_ids_to_tokens(written[-1])
     demand(written[-1] in ends, f"responses of the data end with {name!r}, where no sample ends")

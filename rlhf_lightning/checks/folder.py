@@ -52,11 +52,20 @@ def tokenizer(subject: Subject) -> str:
     fault = disagreement(subject.tokenizer, load_tokenizer(subject.folder))
     demand(fault is None, f"the tokenizer and that of {subject.folder} differ in {fault}")
     batch, guess = subject.text_batch, math.log(count)
-    log_probs = causal_log_probs(subject.policy, batch.input_ids, batch.mask, batch.loss_mask)
-    loss = float(lm_loss(log_probs, batch.loss_mask[:, 1:])[0])
-    words = f"text costs {loss:.2f} nats per token, a guess among {count} tokens {guess:.2f}"
-    demand(loss < guess + 1.0, f"{words}: the policy was not trained on these tokens")
+    generator = torch.Generator().manual_seed(0)
+    shuffled = batch.input_ids.clone()
+    for row, mask in enumerate(batch.mask):
+        ids = batch.input_ids[row][mask]
+        shuffled[row, mask] = ids[torch.randperm(len(ids), generator=generator).to(ids.device)]
+    loss, other = (_loss(subject, ids, batch.mask) for ids in (batch.input_ids, shuffled))
+    words = f"text costs {loss:.2f} nats per token, its words in another order {other:.2f}, a guess {guess:.2f}"
+    demand(loss < max(guess, other - 0.2), f"{words}: the policy was not trained on these tokens")
     return words
+
+
+def _loss(subject: Subject, input_ids: Tensor, mask: Tensor) -> float:
+    log_probs = causal_log_probs(subject.policy, input_ids, mask, mask)
+    return float(lm_loss(log_probs, mask[:, 1:])[0])
 
 
 @torch.no_grad()

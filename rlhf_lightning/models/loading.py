@@ -173,8 +173,16 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """Give the model the tokenizer's special tokens and, where it has more tokens, rows for them.
 
     New rows start at the mean of the old ones, so that the new tokens are neither likely nor unlikely.
+
+    Raises:
+        ValueError: When the model lacks rows for the vocabulary itself, not just for tokens that were added to it.
     """
     old = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    if tokenizer.vocab_size > old:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path} has a vocabulary of {tokenizer.vocab_size} tokens, the model rows "
+            f"for {old}: it is another model's. Set model.tokenizer.path to the folder of the model."
+        )
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         with torch.no_grad():

@@ -115,14 +115,22 @@ def _own(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _listed(tokenizer: PreTrainedTokenizerBase, source: str | None) -> list[str]:
-    """The end tokens of a model's generation config, or, where it has none, of its config."""
-    if source is None:
-        return []
+    """The end tokens that a model's folder lists, as far as the tokenizer has them (the self-check names others)."""
+    ids = [] if source is None else listed_end_ids(source)
+    return [str(tokenizer.convert_ids_to_tokens(i)) for i in ids if 0 <= i < len(tokenizer)]
+
+
+def listed_end_ids(source: str) -> list[int]:
+    """The ids that end a text by a model's generation config, or, where it names none, by its config."""
     try:
         listed: Any = GenerationConfig.from_pretrained(source).eos_token_id
     except OSError:
         listed = None
     if listed is None:
         listed = PreTrainedConfig.get_config_dict(source)[0].get("eos_token_id")
-    ids = listed if isinstance(listed, list) else [listed]
-    return [str(tokenizer.convert_ids_to_tokens(i)) for i in ids if isinstance(i, int) and 0 <= i < len(tokenizer)]
+    return as_list(listed)
+
+
+def as_list(ids: int | list[int] | None) -> list[int]:
+    """Ids of special tokens as configurations hold them: one, several or none."""
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
