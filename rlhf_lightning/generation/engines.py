@@ -68,7 +68,7 @@ class ContinuousBatchingSampler:
             do_sample=options.temperature > 0,
             **cast(Any, sampling),
         )
-        seed = int(_seeds(key, torch.zeros(1, dtype=torch.long))[0])
+        seed = int(_seeds(key, prompts.prompt_index[:1])[0])
         sizes = self._sizes(prompts, options.max_new_tokens)
         batching = ContinuousBatchingConfig(**{"return_logprobs": True, "seed": seed, **sizes, **self.options})
         results = cast(Any, model).generate_batch(asked, generation, continuous_batching_config=batching)

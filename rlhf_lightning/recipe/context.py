@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.records_of import read_records
-from rlhf_lightning.data.sources import DataSource, check_data_source
+from rlhf_lightning.data.sources import DataSource, FileData, check_data_source
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
@@ -30,6 +30,8 @@ from rlhf_lightning.runs.secrets import redacted
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
 """The base model, and the steps whose artifacts others look for by name."""
+TOKENIZER_OPTIONS = ("eos", "stop", "chat_template", "date", "trust_remote_code")
+"""Options of the base model's tokenizer that hold for every folder and hub id that a setting names."""
 
 
 class Context:
@@ -58,8 +60,9 @@ class Context:
         gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
         self._records: dict[tuple[Path | None, str, str], list[Any] | None] = {}
-        trusted = {"trust_remote_code": config["model"]["causal_lm"].get("trust_remote_code", False)}
-        self.tokenizers = Tokenizers(lambda: build(config["model"]["tokenizer"]), self.model_path, trusted)
+        node = config["model"]["tokenizer"]
+        options = {name: value for name, value in node.items() if name in TOKENIZER_OPTIONS}
+        self.tokenizers = Tokenizers(lambda: build(node), self.model_path, options)
         self._shared: PreTrainedTokenizerBase | None = None
         self._reported: set[str] = set()
 
@@ -146,7 +149,7 @@ class Context:
             PipelineError: When it does not.
         """
         lengths = self.config["data"]["lengths"]
-        before = len(self.tokenizer(prefix)["input_ids"]) if prefix else 0
+        before = len(self.tokenization.text_ids(prefix, opens=True)) if prefix else 0
         needed = max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"])
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and needed > positions:
@@ -169,6 +172,8 @@ class Context:
         """
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
+        if isinstance(self.data, FileData) and context.tokenizer.chat_template:
+            self.data.check = context.tokenization.check
         return context
 
     # --- records ------------------------------------------------------------------------------------------------------
@@ -257,14 +262,20 @@ class Context:
         """One line about a step."""
         self.console.print(f"[bold]{step:<9}[/] {escape(message)}")
 
-    def report_dropped(self, step: str, folder: Path, dropped: Mapping[str, int]) -> None:
-        """Say and write down how many records a step left out, by reason."""
-        if dropped:
-            write_json(folder / "dropped.json", dropped)
-            self.say(step, f"left out: {json.dumps(dropped)}")
+    def report_dropped(self, step: str, folder: Path, dropped: Mapping[str, int], cut: Mapping[str, int]) -> None:
+        """Say and write down how many records a step left out, and how many it cut, by reason."""
+        for name, what, counts in (("dropped", "left out", dropped), ("cut", "cut", cut)):
+            if counts:
+                write_json(folder / f"{name}.json", counts)
+                self.say(step, f"{what}: {json.dumps(counts)}")
 
     def report_malformed(self, step: str) -> None:
-        """Say how many malformed rows went aside since the last time."""
+        """Say how many malformed rows went aside since the last time, and which rows hold no such record."""
+        if isinstance(self.data, FileData):
+            for name, reasons in self.data.left_out.items():
+                if name not in self._reported:
+                    self._reported.add(name)
+                    self.say(step, f"no {name}: {json.dumps(reasons)}")
         for file, rows in self.data.malformed.items():
             if file not in self._reported:
                 self._reported.add(file)

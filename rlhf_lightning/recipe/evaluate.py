@@ -52,7 +52,7 @@ class Evaluation(Stage):
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
         tests = _Tests(context, options, self._judge(context))
-        context.report_dropped(self.name, folder, tests.tokenization.dropped)
+        context.report_dropped(self.name, folder, tests.tokenization.dropped, tests.tokenization.cut)
         if options["temperature"] == 0:
             context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
         samples: dict[str, PolicySamples] = {}

@@ -26,6 +26,7 @@ from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.surroundings import check_trainer
 
 RECIPE: tuple[Stage, ...] = (
@@ -148,7 +149,9 @@ class Pipeline:
         return self._origin(next(iter(self.step(step).models(self.context).values()), BASE), (*after, step))
 
     def _begin(self, stage: Stage, folder: Path) -> Progress:
-        progress = begin_stage(folder, stage.identity(self.context), self.config["overwrite"])
+        identity, date = stage.identity(self.context), template_date(self._context_of(stage).tokenizer)
+        dated = {"template_date": date} if date else {}
+        progress = begin_stage(folder, {**identity, **dated}, self.config["overwrite"])
         if progress != "complete":
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")

@@ -40,12 +40,8 @@ class RewardModelling(TrainingStage):
 
     def parents(self, context: Context) -> dict[str, str]:
         """Where the backbone starts from, and the step that made the rankings."""
-        models = self.models(context)
-        return models if context.brings(self.reads) else {**models, "comparisons": COLLECT}
-
-    def models(self, context: Context) -> dict[str, str]:
-        """Where the backbone starts from."""
-        return {"init": context.config[self.name]["init"]}
+        init = {"init": context.config[self.name]["init"]}
+        return init if context.brings(self.reads) else {**init, "comparisons": COLLECT}
 
     def records(self, context: Context, split: str) -> list[Any]:
         """The rankings of a split."""

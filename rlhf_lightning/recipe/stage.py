@@ -13,7 +13,7 @@ from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
-from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.training.fit import fit_stage
 from rlhf_lightning.training.progress import StageProgress
@@ -63,7 +63,7 @@ class Stage(ABC):
 
     def models(self, context: Context) -> dict[str, str]:
         """The parents that read the same tokens as the step, by their role; the first one brings the tokenizer."""
-        return self.parents(context)
+        return {role: name for role, name in self.parents(context).items() if name != COLLECT}
 
     @abstractmethod
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class TrainingStage(Stage):
 
         Args:
             context: Models, records and settings of the run.
-            folder: The folder that gets ``metrics.csv``, ``checkpoints/`` and ``dropped.json``.
+            folder: The folder that gets ``metrics.csv``, ``checkpoints/``, ``dropped.json`` and ``cut.json``.
             module: The module that learns.
             callbacks: Callbacks besides the progress bar and those of the user.
             keep: Which of the training records to keep; None keeps all.
@@ -142,7 +142,7 @@ class TrainingStage(Stage):
             tags=config["tags"],
             **config[self.name]["fit"],
         )
-        context.report_dropped(self.name, folder, data.dropped)
+        context.report_dropped(self.name, folder, data.dropped, data.cut)
         return metrics
 
     def settings(self, context: Context) -> dict[str, Any]:

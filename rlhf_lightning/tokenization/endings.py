@@ -29,7 +29,7 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     tokens = tokenizer.init_kwargs.get(_TOKENS) or _own(tokenizer)
     if not tokens:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no token that ends a response; set model.eos.")
-    return tuple(tokenizer.get_vocab()[token] for token in tokens)
+    return tuple(as_list(tokenizer.convert_tokens_to_ids(list(tokens))))
 
 
 def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
