@@ -1,5 +1,6 @@
 """What a causal language model says: logits where they are asked for, log-probabilities without keeping the logits."""
 
+import math
 import sys
 from collections.abc import Callable
 from inspect import signature
@@ -217,9 +218,10 @@ def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
             with eval_mode(model):
                 hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
-                scale = _LARGE / max(float(product.abs().max()), 1e-6)
+                # A power of two: it rounds nothing.
+                scale = 2.0 ** round(math.log2(_LARGE / max(float(product.abs().max()), 1e-6)))
+                product = nn.functional.linear(hidden * scale, cast(Tensor, head.weight)).float()
                 logits = _logits_of_scaled(model, ids, scale)
-            product = product * scale
             plain = product.shape == logits.shape and bool((product - logits).abs().max() <= 1e-3 * _LARGE)
         _PLAIN_HEAD[model] = plain
     return _PLAIN_HEAD[model]

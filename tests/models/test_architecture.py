@@ -16,7 +16,7 @@ from transformers import (
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models.architecture import check_causal, check_length, rope_limit, unwindowed_tokens
 from rlhf_lightning.models.export import check_scalar_export, export_scalar_model
-from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.log_probs import _has_plain_head, causal_log_probs
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 
@@ -108,6 +108,16 @@ def test_a_cap_counts_once_logits_have_grown_into_it():
     assert float(logits.abs().max()) > 2.5  # of a cap of 3
     expected = token_log_probs(logits[:, :-1], IDS[:, 1:])
     torch.testing.assert_close(causal_log_probs(model, IDS, mask, mask).detach(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["GPT-2", "OPT", "Llama", "Gemma 3 text", "Mixtral"])
+@pytest.mark.parametrize("bits", ["32", "16", "mixed"])
+def test_a_head_without_a_cap_is_read_in_chunks_in_any_precision(family, bits):
+    model = make_family(family)
+    if bits == "16":
+        model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bits == "mixed"):
+        assert _has_plain_head(model, torch.device("cpu"))
 
 
 # Vocabularies
