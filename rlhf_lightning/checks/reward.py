@@ -4,6 +4,7 @@ import itertools
 import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.sample import select_rows
 from rlhf_lightning.models import export
 from rlhf_lightning.models.architecture import unwindowed_tokens
+from rlhf_lightning.models.scalar_head import HEAD_FILE, load_scalar_model
 from rlhf_lightning.modules.reward import RewardModule
 
 LONG = 2048
@@ -125,11 +127,13 @@ def centred(subject: Subject) -> str:
 
 @torch.no_grad()
 def exported(subject: Subject) -> str:
-    """In plain transformers the exported folder scores a batch of texts the same, up to the recorded bias."""
+    """The exported folder, in plain transformers where it has a class for it, scores a batch of texts the same."""
     with TemporaryDirectory() as name:
         folder = Path(name) / "model"
         export.export_scalar_model(subject.scalar, subject.policy.config, subject.tokenizer, folder)
-        plain = AutoModelForSequenceClassification.from_pretrained(folder).eval().to(subject.device)
+        ours = (folder / HEAD_FILE).exists()
+        load = load_scalar_model if ours else AutoModelForSequenceClassification.from_pretrained
+        plain: Any = load(str(folder)).eval().to(subject.device)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = subject.comparison_batch
     prompts = [ids[mask] for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
@@ -142,7 +146,10 @@ def exported(subject: Subject) -> str:
     options = {"padding": True, "padding_side": "right", "add_special_tokens": False, "return_tensors": "pt"}
     read = tokenizer(texts, **options).to(subject.device)
     ids, mask = read["input_ids"], read["attention_mask"]
-    found = plain(input_ids=ids, attention_mask=mask).logits[:, 0].float() + getattr(plain.config, "reward_bias", 0.0)
+    if ours:
+        found = plain(ids).gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+    else:
+        found = plain(input_ids=ids, attention_mask=mask).logits[:, 0].float() + plain.config.reward_bias
     expected = [subject.scalar(row[real.bool()][None])[0, -1].float() for row, real in zip(ids, mask, strict=True)]
     what = "scores of the exported and of the own model"
     return close(found, torch.stack(expected), subject.tolerance(1e-3, 0.1), what)

@@ -174,7 +174,7 @@ class Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # adapters start at random
             models = ppo_models(policy.requires_grad_(True), reward.requires_grad_(True), other, **self.lora)
-            return self.make_ppo(**models, tokenizer=self.tokenizer, **arguments)
+            return self.make_ppo(**models, tokenizer=self.tokenizer, **arguments).to(self.device)
 
     def try_rollout(self) -> Experience:
         """Build PPO, roll out and score, before the first update; what was made on the way is kept for the checks."""

@@ -1,7 +1,8 @@
 """Scores of responses: by a reward model over the same tokens, by any classifier over texts, or by a function."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.generation.sample import joined, response_texts
 from rlhf_lightning.models.loading import freeze, load_weights
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 from rlhf_lightning.runs.hub import model_source
 
 TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -33,7 +34,7 @@ def response_scores(
 
 
 class TextReward:
-    """A reward from any sequence classification model with one label and its own tokenizer.
+    """A reward from any sequence classification model with one label, or a reward model of ours, and its own tokenizer.
 
     Args:
         path: A local folder or a hub id.
@@ -46,14 +47,17 @@ class TextReward:
 
     def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
         source, options = model_source(path), {"trust_remote_code": trust_remote_code}
-        self.model = freeze(load_weights(AutoModelForSequenceClassification, path, **options))
+        ours = (Path(source) / HEAD_FILE).exists()
+        model: Any
+        model = load_scalar_model(path) if ours else load_weights(AutoModelForSequenceClassification, path, **options)
+        self.model = freeze(model)
         self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # hidden by the attention mask
-        if self.model.config.pad_token_id is None:
+        if not ours and self.model.config.pad_token_id is None:
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.batch_size = batch_size
-        self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
+        self.bias = 0.0 if ours else float(getattr(self.model.config, "reward_bias", 0.0))
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -69,5 +73,11 @@ class TextReward:
         for start in range(0, len(rows), self.batch_size):
             part = {"input_ids": rows[start : start + self.batch_size]}
             batch = self.tokenizer.pad(part, padding_side="right", return_tensors="pt")
-            scores += (self.model(**batch).logits.squeeze(-1).float() + self.bias).tolist()
+            scores += self._scores(batch["input_ids"], batch["attention_mask"]).tolist()
         return scores
+
+    def _scores(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        if isinstance(self.model, ScalarHeadModel):
+            return cast(Tensor, self.model(input_ids).gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1))
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits
+        return logits.squeeze(-1).float() + self.bias

@@ -218,7 +218,7 @@ def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> st
         difference = (shared - separate_scores(model, batch)).abs().max()
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return str(error)
-    if bool(leak < 1e-6) and bool(difference < (1e-3 if is_exact(model.head) else 0.1)):
+    if bool(leak < 1e-6) and bool(difference < (1e-3 if is_exact(model) else 0.1)):
         return ""
     return f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"
 

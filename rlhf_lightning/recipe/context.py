@@ -18,6 +18,7 @@ from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import DataSource, FileData, check_data_source
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
+from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
@@ -147,11 +148,13 @@ class Context:
 
         Raises:
             PipelineError: When it does not.
+            ValueError: When the model would read rows so long in another way beside others (`check_length`).
         """
         lengths = self.config["data"]["lengths"]
         before = len(self.tokenization.text_ids(prefix, opens=True)) if prefix else 0
         needed = max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"])
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        check_length(model, needed)
         if positions is not None and needed > positions:
             raise PipelineError(
                 f"the model {name} reads {positions} tokens, but data.lengths allow {needed} (prompt and response, or "

@@ -15,7 +15,7 @@ from rlhf_lightning.data.tokenize import ComparisonExample
 from rlhf_lightning.evaluation.intervals import first_places
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
-from rlhf_lightning.models.export import export_scalar_model
+from rlhf_lightning.models.export import check_scalar_export, export_scalar_model
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.parallel.sharding import unshard
@@ -52,6 +52,7 @@ class RewardModelling(TrainingStage):
         options = context.config[self.name]
         start = context.causal_lm(options["init"])
         module = context.build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
+        check_scalar_export(module.model, start.config, context.tokenizer)
         metrics = self.fit(context, folder, module)
         _centre(context, module, options["bias_demonstrations"])
         export_scalar_model(module.model, start.config, context.tokenizer, folder / "model")

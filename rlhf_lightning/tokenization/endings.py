@@ -76,7 +76,9 @@ def keep_endings(
 def name_special_tokens(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the tokenizer's pad, BOS and end tokens into the configuration of a model, or of its generation."""
     ends = end_token_ids(tokenizer)
-    config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.bos_token_id is not None:  # some configurations take no None
+        config.bos_token_id = tokenizer.bos_token_id
     config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, P
 
 from rlhf_lightning.compat import FakeTensorMode
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
+from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
@@ -101,7 +102,10 @@ class MemoryPlanner:
         size = parameter_bytes(model)
         shape = prompts, prompt_tokens, responses, response_tokens
         tree = self.activation_checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
+        window = unwindowed_tokens(model.backbone.config)
         read = _read_tree if tree else _read_cached
+        if window is not None and prompt_tokens + response_tokens > window:
+            read = _read_rows
         with self._fake(model):
             passes = self._passes(model, lambda: read(model, *shape))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
@@ -240,7 +244,7 @@ def _sample(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
 
 
 def _read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    cache = DynamicCache(config=cast(Any, model.backbone.config))
+    cache = DynamicCache()
     model(_ids(prompts, width), cache=cache)
     rows = torch.arange(prompts).repeat_interleave(responses)
     ids = _ids(prompts * responses, tokens)
@@ -248,6 +252,10 @@ def _read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: in
     mask = continuation_mask(everything, torch.ones_like(ids, dtype=torch.bool))
     values = model(ids, mask, torch.arange(width, width + tokens).expand_as(ids), selected(cache, rows))
     return cast(Tensor, values[:, -1])
+
+
+def _read_rows(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
+    return cast(Tensor, model(_ids(prompts * responses, width + tokens))[:, -1])
 
 
 def _read_tree(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:

@@ -162,18 +162,23 @@ def test_a_tokenizer_without_end(tmp_path, tiny_tokenizer):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_start_at_the_mean(make_tiny_lm, tiny_tokenizer, tied):
-    model = make_tiny_lm("llama", tie_word_embeddings=tied, vocab_size=38)
+    model = make_tiny_lm("llama", tie_word_embeddings=tied)
     old_in, old_out = (layer.weight.detach().clone() for layer in (model.model.embed_tokens, model.lm_head))
-    tiny_tokenizer.add_special_tokens({"bos_token": "w3"})
+    tiny_tokenizer.add_special_tokens({"bos_token": "w3", "extra_special_tokens": ["<new>", "<other>"]})
     assert fit_to_tokenizer(model, tiny_tokenizer) is model
     for layer, old in ((model.model.embed_tokens, old_in), (model.lm_head, old_out)):
-        assert layer.weight.shape == (40, 32)
-        assert torch.equal(layer.weight[:38], old)
-        torch.testing.assert_close(layer.weight[38:], torch.stack([sum(old) / 38] * 2))
+        assert layer.weight.shape == (42, 32)
+        assert torch.equal(layer.weight[:40], old)
+        torch.testing.assert_close(layer.weight[40:], torch.stack([sum(old) / 40] * 2))
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
-    assert model(torch.tensor([[39]])).logits.shape[-1] == model.config.vocab_size == 40
+    assert model(torch.tensor([[41]])).logits.shape[-1] == model.config.vocab_size == 42
     for config in (model.config, model.generation_config):
         assert (config.pad_token_id, config.eos_token_id, config.bos_token_id) == (0, 1, 3)
+
+
+def test_a_vocabulary_of_another_model_gets_no_rows(make_tiny_lm, tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"vocabulary of 40 tokens, the model rows for 38: it is another model's"):
+        fit_to_tokenizer(make_tiny_lm("llama", vocab_size=38), tiny_tokenizer)
 
 
 def test_a_model_with_spare_rows_keeps_them(make_tiny_lm, tiny_tokenizer):

@@ -200,9 +200,10 @@ def test_the_check_runs_on_what_ppo_would_start_from(
     options = ("stages=[check]", "run=checked", "upstream=demo")
     rlhf(finished, *options)
     results = json.loads((finished / "checked" / "check" / "check.json").read_text())
-    assert {result["outcome"] for result in results} == {"pass"}
+    nothing = {"one BOS", "long rows"}  # words have no BOS, the architecture no window
+    assert {result["name"] for result in results if result["outcome"] != "pass"} == nothing
     monkeypatch.setattr("rlhf_lightning.modules.ppo.whiten", lambda values, mask, total: values)
-    with pytest.raises(PipelineError, match=r"2 of 23 checks failed: advantages, whitening\. See .*check.json"):
+    with pytest.raises(PipelineError, match=r"2 of 32 checks failed: advantages, whitening\. See .*check.json"):
         rlhf(finished, *options)
     assert "To do: whiten was changed" in capsys.readouterr().out
 
