@@ -135,7 +135,7 @@ def test_a_single_tokenizer_file(tmp_path, tiny_tokenizer):
     file = str(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match=r"has no EOS token; .*model\.eos"):
         load_tokenizer(file)  # no end is made up
-    with pytest.raises(ValueError, match="model.eos names '</s>', which is no token"):
+    with pytest.raises(ValueError, match=r"model\.eos names '</s>', which is no token"):
         load_tokenizer(file, eos="</s>")
     tokenizer = load_tokenizer(file, eos="<eos>")
     assert tokenizer("w3 w4")["input_ids"] == [3, 4]
