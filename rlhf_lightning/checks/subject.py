@@ -18,7 +18,7 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
 from rlhf_lightning.models.lora import ppo_models, trainable_parameters
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import ScalarHeadModel, widen_vocabulary
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.tokenization.endings import end_token_ids
 
@@ -88,10 +88,12 @@ class Subject:
 
     @cached_property
     def scalar(self) -> ScalarHeadModel:
-        """The reward model."""
+        """The reward model, with rows for every token that the policy may say."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return (self.reward or ScalarHeadModel.from_causal_lm(self.policy)).eval().to(self.device)
+            model = copy.deepcopy(self.reward) if self.reward else ScalarHeadModel.from_causal_lm(self.policy)
+            widen_vocabulary(model, self.policy)
+            return model.eval().to(self.device)
 
     @cached_property
     def prompt_batch(self) -> PromptBatch:

@@ -218,8 +218,11 @@ def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
             with eval_mode(model):
                 hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
+                largest = float(product.abs().max())
+                if not math.isfinite(largest):
+                    return True  # either way; whoever asks will stop at the numbers
                 # A power of two: it rounds nothing.
-                scale = 2.0 ** round(math.log2(_LARGE / max(float(product.abs().max()), 1e-6)))
+                scale = 2.0 ** round(math.log2(_LARGE / max(largest, 1e-6)))
                 product = nn.functional.linear(hidden * scale, cast(Tensor, head.weight)).float()
                 logits = _logits_of_scaled(model, ids, scale)
             plain = product.shape == logits.shape and bool((product - logits).abs().max() <= 1e-3 * _LARGE)
