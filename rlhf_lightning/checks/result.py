@@ -40,7 +40,8 @@ class CheckResult:
 
 def close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> str:
     """Compare two ways to the same numbers: `CheckFailedError` where they differ by more, or by what is no number."""
-    gap = float((found.detach().float() - expected.detach().float()).abs().max()) if found.numel() else 0.0
+    difference = found.detach().float().cpu() - expected.detach().float().cpu()
+    gap = float(difference.abs().max()) if found.numel() else 0.0
     if not gap <= tolerance:
         raise CheckFailedError(f"{what} differ by up to {gap:.3g}, more than {tolerance:.1g}")
     return f"{what} differ by at most {gap:.1g}"

@@ -62,7 +62,7 @@ def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Deco
         candidates = [InPlaceDecoder, CachedDecoder, GroupedDecoder]
     ids = probe_tokens(model, 15).view(3, 5)
     mask = torch.arange(5, device=device) >= 5 - torch.tensor([[2], [5], [3]], device=device)
-    few = PromptBatch(ids, mask, torch.arange(3), [""] * 3)
+    few = PromptBatch(ids, mask, torch.arange(3, device=device), [""] * 3)
     with torch.no_grad(), eval_mode(model):
         expected = _tried(Decoder(model, few, 4), ids)
         if not bool(expected.isfinite().all()):

@@ -63,7 +63,7 @@ class ScalarHeadModel(nn.Module):
         head = model.get_output_embeddings()
         # What the head of words reads is what this head reads; the hidden size is another in OPT-350m.
         hidden_size = head.in_features if isinstance(head, nn.Linear) else model.config.get_text_config().hidden_size
-        return cls(copy.deepcopy(model.base_model), hidden_size)
+        return cls(copy.deepcopy(model.base_model), hidden_size).to(model.device)
 
     def forward(
         self,
