@@ -27,7 +27,8 @@ def endings(subject: Subject) -> str:
         inside = example.input_ids[example.loss_start : -1]
         demand(not set(ends) & set(inside), f"the response of demonstration {row} has an EOS before its end")
         counted = batch.loss_mask[row].nonzero().squeeze(1).tolist()
-        right = counted == list(range(example.loss_start, length))
+        spans = [*example.earlier, (example.loss_start, length)]
+        right = counted == [place for start, stop in spans for place in range(start, stop)]
         demand(right, f"demonstration {row} counts tokens of prompt or padding")
     return f"{len(examples) - cut} demonstrations end in an EOS that counts; {cut} were cut at the limit"
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-_TOKENS, _STRINGS = "end_tokens", "stop_strings"
+END_TOKENS, _STRINGS = "end_tokens", "stop_strings"
 """Fields of `tokenizer_config.json`."""
 _ANSWER = "rlhf"
 """Stands for an answer where a template shows what it writes behind one."""
@@ -26,7 +26,7 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     Raises:
         ValueError: When there is none.
     """
-    tokens = tokenizer.init_kwargs.get(_TOKENS) or _own(tokenizer)
+    tokens = tokenizer.init_kwargs.get(END_TOKENS) or _own(tokenizer)
     if not tokens:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no token that ends a response; set model.eos.")
     return tuple(as_list(tokenizer.convert_tokens_to_ids(list(tokens))))
@@ -63,12 +63,13 @@ def keep_endings(
     if "" in strings:
         raise ValueError("model.stop has an empty text, which would end every response; leave it out.")
     kept = tokenizer.init_kwargs
-    found = list(tokens) or kept.pop(_TOKENS, None) or [*_own(tokenizer), *_listed(tokenizer, source)]
+    saved = kept.pop(END_TOKENS, None)
+    found = list(tokens) or saved or [*_own(tokenizer), *_listed(tokenizer, source)]
     turn = turn_end(tokenizer)
     # What the template writes comes first: it is what the model was trained to end with.
     ordered = list(dict.fromkeys([turn, *found] if turn in found else found))
     if ordered != _own(tokenizer):
-        kept[_TOKENS] = ordered
+        kept[END_TOKENS] = ordered
     if strings:
         kept[_STRINGS] = list(strings)
 

@@ -10,7 +10,7 @@ from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.chat import set_template
-from rlhf_lightning.tokenization.endings import end_token_ids, keep_endings
+from rlhf_lightning.tokenization.endings import END_TOKENS, end_token_ids, keep_endings
 
 _END_OF_TEXT = "<|endoftext|>"
 """Ends a text in many a vocabulary whose file does not say so."""
@@ -63,6 +63,8 @@ def load_tokenizer(
             )
         tokenizer.eos_token = _END_OF_TEXT
     set_template(tokenizer, chat_template, date)
+    if chat_template is not None:
+        tokenizer.init_kwargs.pop(END_TOKENS, None)  # those of the template before
     holds_model = not folder.exists() or (folder / "config.json").exists()
     keep_endings(tokenizer, source if holds_model else None, tokens, strings)
     if tokenizer.eos_token_id is None:

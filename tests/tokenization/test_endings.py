@@ -83,6 +83,17 @@ def test_chosen_ends_count_alone_and_are_kept(make_chat_folder, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "policy").config.eos_token_id == [TURN, TOOL]
 
 
+def test_saved_ends_give_way_to_new_ones(make_chat_folder, tmp_path):
+    tokenizer = load_tokenizer(str(make_chat_folder(ends=(1, 4, 5))), eos="<tool>")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = str(tmp_path / "saved")
+    assert end_token_ids(load_tokenizer(saved)) == (TOOL,)
+    assert end_token_ids(load_tokenizer(saved, eos=["<end_of_turn>", "<eos>"])) == (TURN, EOS)  # as without any choice
+    other = tmp_path / "other.jinja"
+    other.write_text("{% for m in messages %}{{ m.content }} <eos>{% endfor %}")
+    assert end_token_ids(load_tokenizer(saved, chat_template=str(other))) == (EOS,)
+
+
 def test_what_is_no_token_is_refused(make_chat_folder):
     folder = str(make_chat_folder())
     with pytest.raises(ValueError, match=r"model\.eos names '<stop>', which is no token of .*model\.stop"):
