@@ -3,7 +3,6 @@
 import gc
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,8 +39,7 @@ def resume(subject: Subject) -> str:
         whole, ended = Path(name, "whole"), Path(name, "ended")
         _train(subject, whole)
         expected = _sums(whole)
-        with suppress(_EndedError):
-            _train(subject, ended, ends_after=1)
+        _train(subject, ended, ends_after=1)
         demand((ended / "checkpoints" / LATEST).exists(), "the run that was ended left no checkpoint")
         _train(subject, ended)
         found = _sums(ended)
@@ -51,6 +49,21 @@ def resume(subject: Subject) -> str:
 
 
 def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> None:
+    """Train, to the end or so far, and give the memory back: trainer and module hold each other."""
+    gc.collect()
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    try:
+        _fit(subject, folder, ends_after)
+    except _EndedError:
+        pass
+    finally:
+        lightning.setLevel(level)
+    gc.collect()
+
+
+def _fit(subject: Subject, folder: Path, ends_after: int | None) -> None:
     """PPO with momentum and a schedule, and with the pretraining gradient where there is text."""
     tokens, text = subject.tokens, subject.texts[:4]
     lengths = tokens.prompt_lengths([prompt.prompt for prompt in subject.prompts])
@@ -80,14 +93,7 @@ def _train(subject: Subject, folder: Path, ends_after: int | None = None) -> Non
     said: list[str] = []
     folder.mkdir(exist_ok=True)
     every = ITERATIONS if ends_after is None else 1
-    lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
-    lightning.setLevel(logging.WARNING)
-    try:
-        fit_stage(module, data, folder, make_trainer, [], said.append, epochs=1, checkpoint_every=every, log_every=1)
-    finally:
-        lightning.setLevel(level)
-        gc.collect()  # trainer and module hold each other
+    fit_stage(module, data, folder, make_trainer, [], said.append, epochs=1, checkpoint_every=every, log_every=1)
 
 
 def _ending(module: PPOModule, sampler: Sampler, iteration: int) -> Sampler:

@@ -3,6 +3,7 @@
 The shipped small model stands for any; `RLHF_CHAT_MODEL=/a/chat/model pytest -m slow` plants the same in another one.
 """
 
+import gc
 import json
 import os
 import re
@@ -53,6 +54,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def checked(folder: Path, *overrides: str) -> None:
     """`rlhf stages=[check]` on a model folder; raises what the command would say."""
+    gc.collect()  # of large models before
     data = folder.parent / "data"
     data.mkdir(exist_ok=True)
     records = {
