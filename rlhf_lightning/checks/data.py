@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rlhf_lightning.checks.result import CheckSkippedError, demand
 from rlhf_lightning.checks.subject import Subject
 from rlhf_lightning.data import loader
-from rlhf_lightning.tokenization.endings import as_list, listed_end_ids, turn_end
+from rlhf_lightning.tokenization.endings import as_list, is_control_token, listed_end_ids, turn_end
 
 
 def endings(subject: Subject) -> str:
@@ -40,9 +40,12 @@ def end_tokens(subject: Subject) -> str:
     told = {
         "template": [] if turn is None else [tokenizer.get_vocab()[turn]],
         "generation config": as_list(config.eos_token_id if config else None),
-        "model's folder": listed_end_ids(subject.folder) if subject.folder else [],
         "tokenizer": as_list(tokenizer.eos_token_id),
     }
+    for number in listed_end_ids(subject.folder) if subject.folder else []:
+        name = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else None
+        demand(name is not None, f"the model's folder ends at id {number}; the tokenizer has {len(tokenizer)}")
+        demand(is_control_token(tokenizer, number), f"the model's folder ends at id {number}, the text {name!r}")
     sources: dict[int, list[str]] = {end: [] for end in ends}
     for source, numbers in told.items():
         for number in numbers:
@@ -77,7 +80,7 @@ def special_tokens(subject: Subject) -> str:
 
 
 def one_bos(subject: Subject) -> str:
-    """A prompt and a text begin with one BOS token where the tokenizer writes one, and never with two."""
+    """A text begins with one BOS token where the tokenizer writes one, a conversation as its template says."""
     tokenizer, tokens = subject.tokenizer, subject.tokens
     bos = tokenizer.bos_token_id
     if bos is None:
@@ -89,4 +92,5 @@ def one_bos(subject: Subject) -> str:
         demand(ids[:2] != [bos, bos], f"{name} begins with two {tokenizer.bos_token!r}")
         templated = tokenizer.chat_template and name.startswith("prompt")
         demand(templated or not writes or ids[:1] == [bos], f"{name} does not begin with {tokenizer.bos_token!r}")
-    return f"{len(rows)} rows begin with {'one' if writes else 'no second'} {tokenizer.bos_token!r}"
+    count = sum(ids[:1] == [bos] for ids in rows.values())
+    return f"{count} of {len(rows)} rows begin with {tokenizer.bos_token!r}, none with two"

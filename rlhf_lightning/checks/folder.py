@@ -49,8 +49,8 @@ def tokenizer(subject: Subject) -> str:
         demand(count <= rows, f"the tokenizer has {count} tokens, the {name} rows for {rows}")
     if subject.folder is None:
         return f"{count} tokens have rows in policy and reward model"
-    fault = disagreement(subject.tokenizer, load_tokenizer(subject.folder))
-    demand(fault is None, f"the tokenizer and that of {subject.folder} differ in {fault}")
+    same = subject.tokenizer.get_vocab() == load_tokenizer(subject.folder).get_vocab()
+    demand(same, f"the vocabularies of the tokenizer and of {subject.folder} differ")
     batch, guess = subject.text_batch, math.log(count)
     generator = torch.Generator().manual_seed(0)
     shuffled = batch.input_ids.clone()

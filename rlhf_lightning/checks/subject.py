@@ -99,6 +99,7 @@ class Subject:
     def prompt_batch(self) -> PromptBatch:
         """The ends of eight prompts."""
         examples = self.tokens.prompts(self.prompts)[:8]
+        examples = examples * 2 if len(examples) == 1 else examples
         ends = [replace(example, prompt_ids=example.prompt_ids[-LONGEST:]) for example in examples]
         batch: PromptBatch = move_data_to_device(collate_prompts(ends, self.pad), self.device)
         return batch

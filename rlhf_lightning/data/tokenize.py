@@ -265,15 +265,12 @@ class Tokenization:
         limit = self.max_response_tokens
         same: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for ids, rank in zip(whole, ranks, strict=True):
-            if len(ids) > limit:
-                same[tuple(ids[:limit])].append(rank)
+            same[tuple(ids[:limit])].append(rank)
         if all(len(set(several)) == 1 for several in same.values()):
             return ranks
         self.cut["rankings with responses that are the same once they are cut"] += 1
-        several = [
-            same[tuple(ids[:limit])] if len(ids) > limit else [rank] for ids, rank in zip(whole, ranks, strict=True)
-        ]
-        return dense_ranks([sum(each) / len(each) for each in several], highest_is_best=False)
+        means = [sum(each) / len(each) for each in (same[tuple(ids[:limit])] for ids in whole)]
+        return dense_ranks(means, highest_is_best=False)
 
 
 def _placed(number: int, record: Any, error: Exception) -> RecordError:

@@ -14,6 +14,7 @@ from rlhf_lightning.generation.sample import joined, response_texts
 from rlhf_lightning.models.loading import freeze, load_weights
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.tokenization.endings import turn_end
 
 TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """From prompt texts and response texts to scores; higher is better."""
@@ -61,14 +62,17 @@ class TextReward:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Score of each response, one number per text, with the tokenizer's EOS behind it where it has one."""
+        """Score of each response, one number per text, with the end of a turn or of a text behind it."""
         scores: list[float] = []
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        turn, text_end = turn_end(self.tokenizer), self.tokenizer.eos_token
         rows = []
         for prompt, response in zip(prompts, responses, strict=True):
             response_ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             # A conversation that a chat template wrote has its BOS.
             opens = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
+            # And turns that end, as the answer's does.
+            last = turn if turn is not None and turn in prompt else text_end
+            end = [] if last is None else [self.tokenizer.convert_tokens_to_ids(last)]
             rows.append([*self.tokenizer(prompt, add_special_tokens=not opens)["input_ids"], *response_ids, *end])
         for start in range(0, len(rows), self.batch_size):
             part = {"input_ids": rows[start : start + self.batch_size]}

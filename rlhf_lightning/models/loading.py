@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -59,6 +60,8 @@ def load_causal_lm(
         ValueError: When not exactly one of `path` and `config` is given, the dropout does not exist, the folder does
             not hold the whole model (`load_weights`), or it is no causal language model (`check_causal`).
     """
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"model.causal_lm.dtype={dtype} is no type of torch; there are float32, bfloat16, float16.")
     architecture = model_config(path, config, trust_remote_code=trust_remote_code)
     _set_dropout(architecture, residual_dropout)
     options: dict[str, Any] = {
@@ -92,7 +95,13 @@ def load_weights(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
     _check_kind(Path(source), path)
     # Other shapes are reported with the names, not by an error without them.
     reported = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = auto_class.from_pretrained(source, **reported, **options)
+    try:
+        model, report = auto_class.from_pretrained(source, **reported, **options)
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights of {path} cannot be read ({error}): a file that was cut, or a pointer of Git LFS. Fetch them "
+            "again (git lfs pull)."
+        ) from error
     found = {
         "lacks": sorted(report["missing_keys"]),
         "has besides": sorted(report["unexpected_keys"]),

@@ -63,7 +63,7 @@ class Context:
         self._records: dict[tuple[Path | None, str, str], list[Any] | None] = {}
         node = config["model"]["tokenizer"]
         options = {name: value for name, value in node.items() if name in TOKENIZER_OPTIONS}
-        self.tokenizers = Tokenizers(lambda: build(node), self.model_path, options)
+        self.tokenizers = Tokenizers(lambda: build(node), self.model_path, (BASE, *steps), options)
         self._shared: PreTrainedTokenizerBase | None = None
         self._reported: set[str] = set()
 

@@ -1,6 +1,6 @@
 """The tokenizer of a step: every model folder brings its own, and models that work together have to share one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,27 @@ class Tokenizers:
     Args:
         make: Makes the tokenizer of the configuration's base model.
         path: Folder or hub id of a model by name; None for that base model.
-        options: Arguments of `load_tokenizer` besides the path.
+        steps: Names of steps, whose folders have all that a tokenizer needs.
+        options: Arguments of `load_tokenizer` besides the path, for every other folder.
     """
 
     def __init__(
         self,
         make: Callable[[], PreTrainedTokenizerBase],
         path: Callable[[str], Path | str | None],
+        steps: Collection[str],
         options: Mapping[str, Any],
     ) -> None:
-        self.make, self.path, self.options = make, path, options
+        self.make, self.path, self.steps, self.options = make, path, steps, options
         self._loaded: dict[str | None, PreTrainedTokenizerBase] = {}
 
     def of(self, name: str) -> PreTrainedTokenizerBase:
         """The tokenizer in the folder of a model."""
         path = self.path(name)
         place = None if path is None else str(path)
+        options = {} if name.partition("/")[0] in self.steps else self.options
         if place not in self._loaded:
-            self._loaded[place] = self.make() if place is None else load_tokenizer(place, **self.options)
+            self._loaded[place] = self.make() if place is None else load_tokenizer(place, **options)
         return self._loaded[place]
 
     def shared(self, step: str, models: Mapping[str, str]) -> PreTrainedTokenizerBase:

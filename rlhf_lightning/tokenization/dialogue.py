@@ -18,6 +18,10 @@ PROMPT, RENDERED = "{prompt}", "{rendered}"
 """Stand in a prompt template for text of people, and for a conversation that some template wrote already."""
 
 
+_OPENED = re.compile(r"(<[a-z_]+>)\s*$")
+"""A tag that stands open at the end of a prompt."""
+
+
 class ReadPrompt(NamedTuple):
     """A prompt as it goes into the model.
 
@@ -164,10 +168,14 @@ class DialogueEncoder:
         if prompt.messages is not None:
             turn = {"role": "assistant", "content": response}
             whole = self._rendered([*prompt.messages, turn])
-            text = whole.removeprefix(prompt.text)
-            if whole.startswith(prompt.text) and self.text.as_text(response).strip() in text:
-                *_, last = [None, *self._ends.finditer(text)]
-                return (text.rstrip(), True, False) if last is None else (text[: last.end()], True, True)
+            opened = _OPENED.search(prompt.text)  # as <think>, which an answer may begin with itself
+            if opened is not None and response.lstrip().startswith(opened[1]):
+                response = response.lstrip().removeprefix(opened[1]).lstrip()
+            text, spoken = whole.removeprefix(prompt.text), self.text.as_text(response).strip()
+            if whole.startswith(prompt.text) and spoken in text:
+                # The first end: behind a turn's, some templates write that of a document.
+                end = self._ends.search(text, text.find(spoken) + len(spoken))
+                return (text.rstrip(), True, False) if end is None else (text[: end.end()], True, True)
         return self.text.as_text(response), False, False
 
     def _rendered(self, messages: list[dict[str, str]], *, generation_prompt: bool = False) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from rlhf_lightning.tokenization.chat import template_date
+
 END_TOKENS, _STRINGS = "end_tokens", "stop_strings"
 """Fields of `tokenizer_config.json`."""
 _ANSWER = "rlhf"
@@ -92,6 +94,8 @@ def disagreement(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerB
         return f"the tokens that end a response ({ends[0]} and {ends[1]})"
     if tokenizer.chat_template != other.chat_template:
         return "their chat templates"
+    if template_date(tokenizer) != template_date(other):
+        return f"the day that their templates write ({template_date(tokenizer)} and {template_date(other)})"
     return None
 
 
@@ -118,9 +122,14 @@ def _own(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _listed(tokenizer: PreTrainedTokenizerBase, source: str | None) -> list[str]:
-    """The end tokens that a model's folder lists, as far as the tokenizer has them (the self-check names others)."""
+    """The end tokens that a model's folder lists, but for ids that are words or nothing: the self-check names them."""
     ids = [] if source is None else listed_end_ids(source)
-    return [str(tokenizer.convert_ids_to_tokens(i)) for i in ids if 0 <= i < len(tokenizer)]
+    return [str(tokenizer.convert_ids_to_tokens(i)) for i in ids if is_control_token(tokenizer, i)]
+
+
+def is_control_token(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """Whether an id is of a token that was added or is special, and no piece of text."""
+    return token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids
 
 
 def listed_end_ids(source: str) -> list[int]:

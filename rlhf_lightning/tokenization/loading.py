@@ -51,7 +51,14 @@ def load_tokenizer(
     elif folder.suffix == ".json":
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder))
     else:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        except (ValueError, TypeError) as error:  # of JSON too
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"the tokenizer of {path} cannot be read ({reason}): a file is missing, was cut, or is a pointer of "
+                "Git LFS. Put its files (tokenizer.json and such) there, or set model.tokenizer.path."
+            ) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError(f"{path} has no tokenizer files (tokenizer.json and such); set model.tokenizer.path.")
     tokens, strings = ([named] if isinstance(named, str) else list(named or ()) for named in (eos, stop))

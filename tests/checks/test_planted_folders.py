@@ -143,6 +143,12 @@ def an_end_outside_of_the_vocabulary(folder: Path) -> None:
     edit(folder / "generation_config.json", lambda config: {**config, "eos_token_id": [1, 9_999_999]})
 
 
+def an_end_that_is_a_word(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    word = next(n for token, n in tokenizer.get_vocab().items() if token not in tokenizer.get_added_vocab() and n > 9)
+    edit(folder / "generation_config.json", lambda config: {**config, "eos_token_id": [1, word]})
+
+
 def bos_twice(folder: Path) -> None:
     bos = load_tokenizer(str(folder)).bos_token
     change_template(folder, lambda template: f"{bos} {bos} {template}")
@@ -172,6 +178,7 @@ FAULTS = [
     (too_few_rows, [], r"vocabulary of \d+ tokens, the model rows for 100: it is another model's"),
     (no_tokenizer, [], r"tokenizer"),
     (an_end_outside_of_the_vocabulary, [], r"checks failed: .*end tokens"),
+    (an_end_that_is_a_word, [], r"the model's folder ends at id \d+, the text"),
     (bos_twice, [], r"checks failed: .*one BOS"),
     (a_template_that_refuses, [], r"only tools may speak"),
     (quantised, [], r"is quantised, which cannot be trained"),
@@ -183,6 +190,12 @@ FAULTS = [
 
 def test_a_sound_folder_passes(folder: Path) -> None:
     checked(folder)
+
+
+def test_another_template_is_no_fault(folder: Path) -> None:
+    if (folder / "chat_template.jinja").exists():
+        (folder / "chat_template.jinja").unlink()
+    checked(folder, "model.chat_template=plain")
 
 
 @pytest.mark.parametrize(("plant", "overrides", "named"), FAULTS)

@@ -42,14 +42,14 @@ def test_responses_that_are_the_same_once_they_are_cut_are_tied(tiny_tokenizer):
         Comparison("w3", ["w4 w5 w6", "w4 w5 w7"], [1, 2]),  # nothing is left to learn
         Comparison("w3", ["w4 w5 w6", "w8", "w4 w5 w7", "w9"], [1, 2, 4, 3]),  # w4 w5 at (1 + 4) / 2 = 2.5
         Comparison("w3", ["w4 w5 w6", "w5 w5 w6"], [2, 1]),  # cut and different
-        Comparison("w3", ["w4", "w4"], [1, 2]),  # whole and the same: as the labeler says
+        Comparison("w3", ["w4", "w4 "], [1, 2]),  # whole and the same
     ]
     examples = tokenization.comparisons(records)
-    assert [example.ranks for example in examples] == [[2, 1, 2, 3], [2, 1], [1, 2]]
+    assert [example.ranks for example in examples] == [[2, 1, 2, 3], [2, 1]]
     assert examples[0].response_ids == [[4, 5], [8, EOS], [4, 5], [9, EOS]]
-    assert tokenization.dropped == {"all responses tied once they are cut": 1}
+    assert tokenization.dropped == {"all responses tied once they are cut": 2}
     assert tokenization.cut == {
-        "rankings with responses that are the same once they are cut": 2,
+        "rankings with responses that are the same once they are cut": 3,
         "ranked responses cut at 2 tokens, without an end": 4,
     }
 
@@ -103,13 +103,13 @@ def test_documents_begin_with_the_bos_and_hold_no_other_special_token():
 
 
 def test_kto_rows_with_label_false_are_no_demonstrations(tmp_path, tiny_tokenizer):
-    rows = [{"prompt": "w3", "completion": f"w{4 + n}", "label": label} for n, label in enumerate((True, False, True))]
+    rows = [{"prompt": "w3", "completion": f"w{4 + n}", "label": label} for n, label in enumerate((True, False, 1, 0, -1, "undesirable"))]
     path = tmp_path / "kto.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     module = RLHFDataModule("sft", tiny_tokenizer, str(path))
     module.setup()
     assert [example.input_ids for example in module.examples["train"]] == [[3, 4, EOS], [3, 6, EOS]]
-    assert module.dropped == {"label false: no demonstration": 1}
+    assert module.dropped == {"label false: no demonstration": 4}
     prompts = RLHFDataModule("ppo", tiny_tokenizer, str(path))
     prompts.setup()
-    assert len(prompts.examples["train"]) == 3
+    assert len(prompts.examples["train"]) == 6

@@ -26,7 +26,9 @@ def test_a_rendered_conversation_has_one_bos(reward):
     chat = reward.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = reward.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     text = reward.tokenizer("a b", add_special_tokens=False)["input_ids"]
-    row = torch.tensor([[*ids, *text, reward.tokenizer.eos_token_id]])
+    # The turn ends as the template ends turns.
+    turn = reward.tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "a b"}], return_dict=False)
+    row = torch.tensor([[*ids, *text, turn[len(ids) + len(text)]]])
     by_hand = reward.model(row).logits.item()
     assert reward([chat], ["a b"]) == pytest.approx([by_hand], abs=1e-6)
     # A plain prompt gets its BOS from the tokenizer.

@@ -91,6 +91,10 @@ def test_other_ends_and_other_templates_disagree_too(make_chat_folder):
     template = load_tokenizer(str(make_chat_folder(name="template")))
     template.chat_template = str(template.chat_template).replace("<turn>", "<turn> ")
     assert disagreement(tokenizer, template) == "their chat templates"
+    dated = "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }} <eos>{% endfor %}"
+    folder = str(make_chat_folder(template=dated, name="dated"))
+    days = [load_tokenizer(folder, date=day) for day in ("2020-01-01", "2021-01-01")]
+    assert "the day that their templates write (2020-01-01 and 2021-01-01)" in (disagreement(*days) or "")
 
 
 def test_a_step_that_starts_from_itself_ends(rlhf, make_chat_folder):

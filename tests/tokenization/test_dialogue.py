@@ -3,6 +3,7 @@
 import pytest
 from chat_models import ALPACA, CHATML, EVERY, byte_tokenizer, chatml, gemma, llama2, llama3, qwen3, sentence_tokenizer
 
+from rlhf_lightning.data.records import Demonstration
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.tokenization.chat import ConversationError
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
@@ -166,3 +167,31 @@ def test_text_ids():
     assert tokenization.text_ids("ab") == tokenizer("ab", add_special_tokens=False)["input_ids"]
     assert tokenization.text_ids("ab", opens=True) == tokenizer("ab")["input_ids"]
     assert tokenizer.eos_token_id not in tokenization.text_ids("</s>", opens=True)
+
+
+PHI = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+THINKING = CHATML.replace("assistant\n'", "assistant\n<think>\n'")
+"""Its prompt opens the thought, as Qwen 3's of 2507 and DeepSeek-R1's do."""
+
+
+def test_an_answer_ends_at_its_first_end():
+    # Behind the end of the turn the template closes the conversation.
+    tokenizer = byte_tokenizer(["<|user|>", "<|assistant|>", "<|end|>"], PHI)
+    encoder = DialogueEncoder(tokenizer)
+    assert tokenizer.decode(answer(encoder, [USER], "ab")) == "ab<|end|>"
+    tokens = Tokenization(tokenizer, train_on="all")
+    turns = [USER, {"role": "assistant", "content": "a"}, USER]
+    (example,) = tokens.demonstrations([Demonstration(turns, "ab")])
+    spans = [*example.earlier, (example.loss_start, len(example.input_ids))]
+    assert [tokenizer.decode(example.input_ids[start:end]) for start, end in spans] == ["a<|end|>", "ab<|end|>"]
+
+
+@pytest.mark.parametrize("response", ["<think>\nbecause\n</think>\n\nab", "because\n</think>\n\nab"])
+def test_a_thought_that_the_prompt_opened_is_opened_once(response):
+    tokenizer = byte_tokenizer(["<|im_start|>", "<|im_end|>"], THINKING, added=["<think>", "</think>"])
+    encoder = DialogueEncoder(tokenizer)
+    assert encoder.read([[USER]])[0].text.endswith("<think>\n")
+    assert tokenizer.decode(answer(encoder, [USER], response)) == "because\n</think>\n\nab<|im_end|>"

@@ -30,6 +30,7 @@ EOS, TURN, TOOL = 1, 4, 5
         (1, (TURN, EOS)),  # one that was saved before it was tuned: the template knows better
         (None, (TURN, EOS)),
         ((1, 400), (TURN, EOS)),  # no token of the vocabulary; the check names it
+        ((1, 9), (TURN, EOS)),  # a word, as where a configuration was left at its default; likewise
     ],
 )
 def test_the_ends_are_those_of_template_tokenizer_and_generation_config(make_chat_folder, listed, found):

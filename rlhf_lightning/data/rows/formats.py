@@ -12,6 +12,8 @@ TURNS = ("\n\nHuman:", "\n\nAssistant:")
 
 Row = Mapping[str, Any]
 
+_UNDESIRABLE = ("false", "0", "0.0", "-1", "-1.0", "undesirable")
+"""Labels of KTO for answers that are not to be learned."""
 _IDENTIFIERS = ("user", "labeler", "source")
 
 
@@ -55,7 +57,7 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
 
 def why_left_out(kind: type[Any], row: Row) -> str | None:
     """Why a row holds no record of the kind though nothing is wrong with it; None where it holds one."""
-    if kind is Demonstration and str(row.get("label")).lower() == "false":
+    if kind is Demonstration and str(row.get("label")).lower() in _UNDESIRABLE:
         return "label false: no demonstration"
     return None
 
