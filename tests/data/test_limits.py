@@ -103,7 +103,10 @@ def test_documents_begin_with_the_bos_and_hold_no_other_special_token():
 
 
 def test_kto_rows_with_label_false_are_no_demonstrations(tmp_path, tiny_tokenizer):
-    rows = [{"prompt": "w3", "completion": f"w{4 + n}", "label": label} for n, label in enumerate((True, False, 1, 0, -1, "undesirable"))]
+    rows = [
+        {"prompt": "w3", "completion": f"w{4 + n}", "label": label}
+        for n, label in enumerate((True, False, 1, 0, -1, "undesirable"))
+    ]
     path = tmp_path / "kto.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     module = RLHFDataModule("sft", tiny_tokenizer, str(path))
