@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlhf_lightning.cli import CONFIG_DIR, run
+from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.tokenization.endings import disagreement, end_token_ids
 from rlhf_lightning.tokenization.loading import load_tokenizer
@@ -115,3 +116,19 @@ def test_a_model_without_tokenizer_files_takes_none_of_ours(rlhf, make_chat_fold
         file.unlink()
     with pytest.raises((PipelineError, ValueError), match=r"tokenizer"):
         rlhf("stages=[reward]", "model=sandbox", f"reward.init={bare}")
+
+
+def test_rows_that_the_template_refuses_are_named_or_put_aside(rlhf, make_chat_folder, tmp_path):
+    refusing = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    chat = make_chat_folder(template=refusing + "{{ m.content }} <eos> {% endfor %}")
+    file = tmp_path / "data" / "demonstrations.train.jsonl"
+    system = {"messages": [{"role": role, "content": "paris"} for role in ("system", "user", "assistant")]}
+    file.write_text(file.read_text() + json.dumps(system) + "\n")
+    options = ("stages=[sft]", "model=folder", f"model.path={chat}")
+    with pytest.raises(
+        RecordError, match=r"demonstrations\.train\.jsonl, line 3: .* refuses the role 'system' .*no sys"
+    ):
+        rlhf(*options)
+    folder = rlhf(*options, "data.on_error=quarantine")
+    (row,) = (folder / "quarantine" / "demonstrations.train.jsonl").read_text().splitlines()
+    assert json.loads(row)["row"] == system
