@@ -54,7 +54,7 @@ def load_tokenizer(
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         except (ValueError, TypeError) as error:  # of JSON too
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split())
             raise ValueError(
                 f"the tokenizer of {path} cannot be read ({reason}): a file is missing, was cut, or is a pointer of "
                 "Git LFS. Put its files (tokenizer.json and such) there, or set model.tokenizer.path."
