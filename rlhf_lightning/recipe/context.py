@@ -175,8 +175,8 @@ class Context:
         """
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
-        if isinstance(self.data, FileData) and context.tokenizer.chat_template:
-            self.data.check = context.tokenization.check
+        if isinstance(self.data, FileData):
+            self.data.check = context.tokenization.check if context.tokenizer.chat_template else None
         return context
 
     # --- records ------------------------------------------------------------------------------------------------------

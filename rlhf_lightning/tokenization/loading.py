@@ -43,24 +43,7 @@ def load_tokenizer(
     """
     source = model_source(path)
     folder = Path(source)
-    if (folder / "encoder.json").exists():
-        vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
-        merges = cast(Any, [tuple(line.split()) for line in lines if line])
-        tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(vocab=vocabulary, merges=merges)
-    elif folder.suffix == ".json":
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder))
-    else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        except (ValueError, TypeError) as error:  # of JSON too
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"the tokenizer of {path} cannot be read ({reason}): a file is missing, was cut, or is a pointer of "
-                "Git LFS. Put its files (tokenizer.json and such) there, or set model.tokenizer.path."
-            ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ValueError(f"{path} has no tokenizer files (tokenizer.json and such); set model.tokenizer.path.")
+    tokenizer = _read(source, path, trust_remote_code)
     tokens, strings = ([named] if isinstance(named, str) else list(named or ()) for named in (eos, stop))
     if tokenizer.eos_token_id is None and not tokens:
         if _END_OF_TEXT not in tokenizer.get_vocab():
@@ -79,4 +62,28 @@ def load_tokenizer(
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, *end_token_ids(tokenizer)):
         # An EOS that is also padding would be masked away, and no model could learn to end.
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def _read(source: str, path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer as its files say."""
+    folder = Path(source)
+    if (folder / "encoder.json").exists():
+        vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+        merges = cast(Any, [tuple(line.split()) for line in lines if line])
+        tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(vocab=vocabulary, merges=merges)
+    elif folder.suffix == ".json":
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder))
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        except (ValueError, TypeError) as error:  # of JSON too
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"the tokenizer of {path} cannot be read ({reason}): a file is missing, was cut, or is a pointer of "
+                "Git LFS. Put its files (tokenizer.json and such) there, or set model.tokenizer.path."
+            ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError(f"{path} has no tokenizer files (tokenizer.json and such); set model.tokenizer.path.")
     return tokenizer
