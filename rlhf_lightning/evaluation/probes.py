@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -15,7 +15,7 @@ from rlhf_lightning.data.loader import collate_lm, padded
 from rlhf_lightning.data.tokenize import LMExample
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
 from rlhf_lightning.models.log_probs import causal_log_probs
-from rlhf_lightning.tokenization.encoding import TextEncoder
+from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start
 
 Outcomes: TypeAlias = dict[str, list[float]]
 """What was found, by measure; one number per item."""
@@ -121,7 +121,7 @@ def choice_rows(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, s
     rows = _read(tokenizer, [context + _between(context, ending) + ending for context, ending in pairs])
     examples = []
     for before, ids, (_, ending) in zip(contexts, rows, pairs, strict=True):
-        start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+        start = shared_start(before, ids)
         if start == 0:
             raise ValueError(f"nothing stands before the ending {ending!r} that could make it likely; give a context.")
         examples.append(LMExample(ids, start))

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import takewhile
 from typing import NamedTuple, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.tokenization.chat import ConversationError, rendered
-from rlhf_lightning.tokenization.encoding import TextEncoder
+from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start
 
 PromptLike: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation that ends with the user's turn."""
@@ -157,10 +156,10 @@ class DialogueEncoder:
     def _boundary(self, prompt: ReadPrompt, place: int) -> int:
         """How many tokens of the prompt stand before a place in its text."""
         before, behind = self.text.rows([prompt.text[:place], prompt.text[place:]])
-        if _shared(before, prompt.ids) == len(before):
+        if shared_start(before, prompt.ids) == len(before):
             return len(before)
         # What stood last before it goes on: `\n\n` is two tokens before a word.
-        return len(prompt.ids) - _shared(behind[::-1], prompt.ids[::-1])
+        return len(prompt.ids) - shared_start(behind[::-1], prompt.ids[::-1])
 
     def _answer(self, prompt: ReadPrompt, response: str) -> tuple[str, bool, bool]:
         """The answer's text; whether it goes on where the prompt stops; whether it has its end."""
@@ -181,8 +180,3 @@ class DialogueEncoder:
     def _rendered(self, messages: list[dict[str, str]], *, generation_prompt: bool = False) -> str:
         as_text = [{**message, "content": self.text.as_text(message["content"])} for message in messages]
         return rendered(self.tokenizer, as_text, generation_prompt=generation_prompt)
-
-
-def _shared(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -121,6 +122,11 @@ class TextEncoder:
                 "that text cannot be told from them. Save the tokenizer again by transformers."
             )
         return found
+
+
+def shared_start(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> tuple[str, ...]:
