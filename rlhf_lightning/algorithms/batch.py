@@ -5,7 +5,8 @@ are True on real tokens. Prompts are padded on the left, so that responses start
 padded on the right.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -38,6 +39,21 @@ class ComparisonBatch(NamedTuple):
         return self.response_mask.any(-1)
 
 
+class PromptString(str):
+    """A prompt as people read it, which knows the messages and the other fields of the record that it was made from."""
+
+    messages: Sequence[Mapping[str, str]]
+    fields: Mapping[str, Any]
+
+    def __new__(cls, text: str, messages: Sequence[Mapping[str, str]], fields: Mapping[str, Any]) -> "PromptString":
+        string = super().__new__(cls, text)
+        string.messages, string.fields = messages, fields
+        return string
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), self.messages, self.fields
+
+
 class PromptBatch(NamedTuple):
     """Prompts to answer."""
 
@@ -46,6 +62,7 @@ class PromptBatch(NamedTuple):
     prompt_index: Int[Tensor, " rows"]
     """Number of the prompt in its data set: the key of its random numbers."""
     texts: list[str]
+    """The prompts as people read them; those of a data set are `PromptString`."""
 
 
 class Rollout(NamedTuple):
