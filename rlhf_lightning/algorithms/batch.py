@@ -46,11 +46,13 @@ class PromptString(str):
     fields: Mapping[str, Any]
 
     def __new__(cls, text: str, messages: Sequence[Mapping[str, str]], fields: Mapping[str, Any]) -> "PromptString":
+        """The text with its messages and fields."""
         string = super().__new__(cls, text)
         string.messages, string.fields = messages, fields
         return string
 
     def __getnewargs__(self) -> tuple[Any, ...]:
+        """What a copy, or another process, makes it of."""
         return str(self), self.messages, self.fields
 
 
