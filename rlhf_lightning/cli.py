@@ -38,6 +38,11 @@ from rlhf_lightning.runs.targets import builder, is_allowed
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"
 """The shipped groups in an installed package, those of the checkout otherwise."""
+LIKE = {"ppo_init": "sft", "judge": "reward", "ppo_ptx": "ppo"}
+"""Steps with the settings of another one, but for what their own group says.
+
+Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.
+"""
 OURS = "rlhf_lightning.cli.SweepSummary"
 HYDRA_LIBRARIES = (
     "hydra.experimental.callbacks",
@@ -218,7 +223,15 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     if not isinstance(plain, dict):
         raise PipelineError("the configuration must be a mapping.")
-    return {str(name): value for name, value in plain.items()}
+    found = {str(name): value for name, value in plain.items()}
+    return found | {step: _inherited(found[step], found[other]) for step, other in LIKE.items() if step in found}
+
+
+def _inherited(settings: Any, others: Any) -> Any:
+    """Settings, and those of another step that they do not name."""
+    if not isinstance(settings, dict) or not isinstance(others, dict):
+        return settings
+    return {**others, **{name: _inherited(value, others.get(name)) for name, value in settings.items()}}
 
 
 def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:

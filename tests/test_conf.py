@@ -10,9 +10,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
-from omegaconf import OmegaConf
 
-from rlhf_lightning.cli import CONFIG_DIR
+from rlhf_lightning.cli import CONFIG_DIR, LIKE, resolved
 from rlhf_lightning.modules.base import build_scheduler
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.targets import builder
@@ -21,10 +20,10 @@ CONF = Path(CONFIG_DIR)
 NOT_NODES = {"hydra", "experiment", "sweep", "debug"}
 PACKAGED_AS = {"optimizer": "sft.module.optimizer", "scheduler": "sft.module.scheduler"}
 MUST = {
-    "folder": ["model.path=/m"],
-    "scratch": ["model.tokenizer_path=/t"],
-    "jsonl": ["data.root=/d"],
-    "real": ["data.root=/d"],
+    ("model", "folder"): ["model.path=/m"],
+    ("model", "scratch"): ["model.tokenizer_path=/t"],
+    ("data", "jsonl"): ["data.root=/d"],
+    ("data", "real"): ["data.root=/d"],
 }
 
 
@@ -34,9 +33,7 @@ def options(group: str) -> list[str]:
 
 def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    return config  # type: ignore[return-value]
+        return resolved(compose("config", list(overrides)))
 
 
 def nodes(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -63,7 +60,7 @@ def test_there_are_options() -> None:
 def test_option_names_real_parameters(group: str, option: str) -> None:
     """Every ``_target_`` exists, takes every key that is given, and is allowed."""
     place = f"{group}@{PACKAGED_AS[group]}" if group in PACKAGED_AS else group
-    config = composed(f"{place}={option}", *MUST.get(option, []))
+    config = composed(f"{place}={option}", *MUST.get((group, option), []))
     found = 0
     for path, node in nodes(config):
         target = get_object(node["_target_"])
@@ -101,6 +98,63 @@ def test_every_yaml_says_what_it_is_for_and_is_short() -> None:
         first = next(line for line in lines if not line.startswith("# @package"))
         assert first.startswith("# "), f"{file} must begin with a line on what it is for"
         assert len(lines) <= 45, f"{file} has {len(lines)} lines"
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every setting of a node; what is below an optimizer or a scheduler is their own."""
+    for name, child in value.items():
+        if name in ("scheduler", "rates", "value_rates"):
+            continue
+        if isinstance(child, dict):
+            yield from leaves({"lr": child["lr"]} if name.endswith("optimizer") else child, (*path, name))
+        else:
+            yield (*path, name), child
+
+
+@pytest.mark.parametrize(("step", "other"), LIKE.items())
+def test_one_override_sets_both(step: str, other: str) -> None:
+    own = {"ppo_ptx": {"ptx_coef"}, "ppo_init": {"epochs", "text_share"}, "judge": set()}[step]
+    settings = [path for path, _ in leaves(composed()[other]) if path[-1] not in own | {"_target_"}]
+    assert len(settings) >= 11
+    values = {".".join((other, *path)): 700 + number for number, path in enumerate(settings)}
+    config = composed(*(f"{name}={value}" for name, value in values.items()))
+    for number, path in enumerate(settings):
+        found = config[step]
+        for name in path:
+            found = found[name]
+        assert found == 700 + number, path
+    # And each can be set for the step alone, without a plus.
+    alone = composed(*(f"{step}.{'.'.join(path)}=5" for path in settings))
+    assert all(value == 5 for path, value in leaves(alone[step]) if path in settings)
+    assert alone[other] == composed()[other]
+
+
+def test_what_is_added_is_inherited_too() -> None:
+    config = composed("+ppo.module.optimizer.weight_decay=0.1", "+ppo.module.optimizer.eps=1e-6", "ppo_ptx.init=base")
+    for step in ("ppo", "ppo_ptx"):
+        assert config[step]["module"]["optimizer"]["weight_decay"] == 0.1
+    assert (config["ppo"]["init"], config["ppo_ptx"]["init"]) == ("sft", "base")
+
+
+def rates(*overrides: str) -> list[float]:
+    config = composed(*overrides)
+    return [config[step]["module"]["optimizer"]["lr"] for step in ("sft", "ppo_init", "reward", "judge", "ppo")]
+
+
+def test_defaults_suit_pretrained_models_and_the_sealed_world_has_its_own() -> None:
+    folder = ["model=folder", "model.path=/m", "data=jsonl", "data.root=/d"]
+    adapters = [f"{step}.lora.rank=16" for step in ("sft", "reward", "ppo")]
+    assert rates(*folder) == [1e-5, 1e-5, 9e-6, 9e-6, 2e-6]
+    assert rates(*folder, *adapters) == [1e-4, 1e-4, 1e-4, 1e-4, 2e-5]
+    assert rates(*folder, *adapters, "sft.module.optimizer.lr=3e-5") == [3e-5, 3e-5, 1e-4, 1e-4, 2e-5]
+    assert rates() == rates("experiment=demo") == [1e-3, 1e-3, 5e-4, 5e-4, 1e-4]
+    assert rates("sft=instructgpt", "experiment=demo")[:2] == [9.65e-6, 9.65e-6], "an option that is named wins"
+    assert rates("experiment=demo", *folder) == rates(*folder), "the numbers of the sealed world go with its model"
+    assert rates("experiment=real", *folder[:2], "data.root=/d") == rates(*folder)
+    config = composed(*folder)
+    assert config["collect"]["labelers"] is None
+    assert config["evaluate"]["judge"] is None
+    assert "prompted" not in config["evaluate"]["policies"]
 
 
 def test_stage_nodes_build(tmp_path: Path) -> None:

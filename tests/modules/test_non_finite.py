@@ -125,7 +125,7 @@ def test_the_shipped_ppo_stops_at_an_explosion_and_the_papers_does_not() -> None
     limits = {name: composed([f"ppo={name}"])["ppo"]["module"]["stop_kl"] for name in ("default", "instructgpt")}
     assert limits == {"default": 1.0, "instructgpt": None}
     assert composed([])["ppo_ptx"]["module"]["stop_kl"] == 1.0
-    assert composed(["ppo@ppo_ptx=instructgpt_ptx"])["ppo_ptx"]["module"]["stop_kl"] is None
+    assert composed(["ppo=instructgpt", "ppo_ptx=instructgpt"])["ppo_ptx"]["module"]["stop_kl"] is None
 
 
 def test_gradients_of_several_batches_are_refused(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
