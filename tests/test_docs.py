@@ -35,6 +35,7 @@ BESIDE = {
     "data.": ["data=jsonl", "data.root=/my/data"],
     "model.": ["model=folder", "model.path=/my/model"],
     "model=folder": ["model.path=/my/model"],
+    "model=scratch": ["model.tokenizer_path=/my/model"],
 }
 """What an override needs beside it where the text names it alone, by how it starts."""
 PLACEHOLDER = re.compile(r"\.\.\.$|<.*>")
