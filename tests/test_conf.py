@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from rlhf_lightning.cli import CONFIG_DIR
-from rlhf_lightning.modules.base import build_scheduler
+from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.targets import builder
 

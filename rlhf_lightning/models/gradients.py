@@ -1,4 +1,4 @@
-"""What one loss adds to the gradient of another."""
+"""What a gradient is made of: whole batches, and what one loss adds to the gradient of another."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,36 @@ from torch import Tensor, nn
 from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.parallel.processes import mean_gradients
 from rlhf_lightning.parallel.sharding import full_tensor
+
+
+def check_gradient_settings(
+    accumulate_grad_batches: int, gradient_clip_val: float | None = None, *, automatic: bool = True
+) -> None:
+    """Refuse settings of a Trainer under which the gradient would not be that of the whole batch, clipped as a whole.
+
+    Args:
+        accumulate_grad_batches: Batches whose gradients the Trainer adds up.
+        gradient_clip_val: Norm or value that the Trainer clips gradients to, None for none.
+        automatic: Whether the Trainer steps the optimizer, and not the module.
+
+    Raises:
+        ValueError: Saying what to do instead.
+    """
+    if accumulate_grad_batches != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={accumulate_grad_batches} is not the gradient of one large batch: each "
+            "part would count alike, however many tokens or pairs it has, and a checkpoint between two parts would "
+            "lose a gradient. Set it to 1. Where a batch does not fit into memory, use "
+            "module.activation_checkpointing=true, trainer=ddp or fsdp, a smaller data.batch_size, or in ppo "
+            "module.micro_batch_size."
+        )
+    if gradient_clip_val is not None and not gradient_clip_val >= 0:
+        raise ValueError(f"trainer.gradient_clip_val={gradient_clip_val} must not be below 0; None does not clip.")
+    if gradient_clip_val and not automatic:
+        raise ValueError(
+            f"trainer.gradient_clip_val={gradient_clip_val} does nothing for PPO, which steps its optimizers itself. "
+            f"Set PPO's own limit, module.max_grad_norm={gradient_clip_val}."
+        )
 
 
 @contextmanager

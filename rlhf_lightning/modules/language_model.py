@@ -8,9 +8,10 @@ from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
+from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.padding import padded_size
 from rlhf_lightning.models.recompute import checkpoint_activations
-from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
+from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
 from rlhf_lightning.parallel.sharding import call_unsharded
 
