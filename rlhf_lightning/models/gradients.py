@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.parallel.processes import mean_gradients
@@ -39,6 +41,29 @@ def check_gradient_settings(
             f"trainer.gradient_clip_val={gradient_clip_val} does nothing for PPO, which steps its optimizers itself. "
             f"Set PPO's own limit, module.max_grad_norm={gradient_clip_val}."
         )
+
+
+def clip_unscaled(
+    plugin: Precision, optimizer: Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+) -> bool:
+    """Clip the gradients of a fused optimizer in bf16-mixed; whether that was done.
+
+    Lightning refuses it under mixed precision, because fused kernels divide by the scale of the loss themselves;
+    without a gradient scaler there is none.
+
+    Args:
+        plugin: The Trainer's precision plugin.
+        optimizer: The optimizer whose gradients are clipped.
+        gradient_clip_val: Norm or value that they are clipped to, None for none.
+        gradient_clip_algorithm: `value`, or the norm.
+    """
+    if type(plugin) is not MixedPrecision or plugin.scaler is not None or not gradient_clip_val:
+        return False
+    if gradient_clip_algorithm == "value":
+        plugin.clip_grad_by_value(optimizer, gradient_clip_val)
+    else:
+        plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+    return True
 
 
 @contextmanager

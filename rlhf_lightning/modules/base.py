@@ -6,15 +6,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, check_layout, check_same_model, learned_state
-from rlhf_lightning.models.gradients import check_gradient_settings
+from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
+from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
 from rlhf_lightning.models.non_finite import non_finite_error
@@ -105,6 +104,8 @@ class RLHFModule(L.LightningModule):
                 raise ValueError(f"{name} has adapters, which cannot be sharded; set lora.rank=0 or use trainer=ddp.")
             if any(True for _ in model.parameters()) and not is_sharded(model):
                 shard(model, self.device_mesh["data_parallel"])
+        if (average := getattr(self, "ema", None)) is not None:
+            average.shard_like(getattr(self, self.learner))
 
     def build_optimizers(self) -> list[Optimizer]:
         """The optimizers over the parameters that learn, as Fabric takes them."""
@@ -117,23 +118,11 @@ class RLHFModule(L.LightningModule):
         )
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as the trainer says; in bf16-mixed also with a fused optimizer.
-
-        Lightning refuses it under mixed precision, because fused kernels divide by the scale of the loss themselves;
-        without a gradient scaler there is none.
-        """
-        plugin = self.trainer.precision_plugin
-        if type(plugin) is not MixedPrecision or plugin.scaler is not None or not gradient_clip_val:
+        """Clip as the trainer says; in bf16-mixed also with a fused optimizer."""
+        if not clip_unscaled(self.trainer.precision_plugin, optimizer, gradient_clip_val, gradient_clip_algorithm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_algorithm == "value":
-            plugin.clip_grad_by_value(optimizer, gradient_clip_val)
-        else:
-            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
@@ -147,12 +136,7 @@ class RLHFModule(L.LightningModule):
         Raises:
             RuntimeError: When the checkpoint is not of this model, or of another layout.
         """
-        check_layout(checkpoint)
-        if "state_dict" in checkpoint:  # a strategy that shards weights has taken them already
-            state = self.state_dict()
-            check_same_model(checkpoint["state_dict"], learned_state(self, state, self.frozen))
-            # What is frozen was handed over; Lightning would warn of every weight that it does not find.
-            checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
+        complete_checkpoint(checkpoint, self, self.frozen)
         self._random_states = checkpoint.get("random_states", [])
 
     def on_fit_start(self) -> None:

@@ -16,6 +16,7 @@ from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, valu
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
+from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, widened
@@ -142,14 +143,15 @@ class PPOModule(RLHFModule):
             checkpoint_activations(policy)
             checkpoint_activations(value)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration."""
+        prompts, text = ppo_batch(batch)
         with self.throughput.phase("rollout"):
-            rollout = self.rollout(batch["prompts"])
+            rollout = self.rollout(prompts)
         with self.throughput.phase("score"), on_device_within(self.device, *self._offloaded):
             experience = self.score(rollout)
         with self.throughput.phase("update"), no_sync(self.trainer.model):
-            self.update(experience, batch.get("pretrain"))
+            self.update(experience, text)
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
@@ -287,12 +289,6 @@ class PPOModule(RLHFModule):
         """Keep frozen models in the CPU's memory, where they are to be."""
         super().on_fit_start()
         offload(*self._offloaded)
-
-    def configure_model(self) -> None:
-        """Where weights are sharded, so is their moving average."""
-        super().configure_model()
-        if self.ema is not None:
-            self.ema.shard_like(self.policy)
 
     def build_optimizers(self) -> list[Optimizer]:
         """Those of policy and critic, as `update` and Fabric take them."""

@@ -1,10 +1,14 @@
 """The reward model: all K responses of a prompt in one pass, the ranking loss over all their pairs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
+from rlhf_lightning.models.dict_batches import comparison_batch
 from rlhf_lightning.models.master_weights import widened
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.pairwise_accuracy import GroupedAccuracy
@@ -60,8 +64,9 @@ class RewardModule(RLHFModule):
         """Ranking loss over all pairs of each prompt that are not ties."""
         return ranking_loss(self.scores(batch), batch.ranks, batch.mask)
 
-    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """One optimizer step."""
+    def training_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> Float[Tensor, ""]:
+        """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.comparison_batch` takes it."""
+        batch = comparison_batch(batch)
         loss, statistics = self.loss(batch)
         loss = loss * process_weight(statistics.num_prompts)
         tokens, positions = tokens_read(self.taken, batch)
@@ -77,8 +82,9 @@ class RewardModule(RLHFModule):
         """Start counting anew."""
         self.accuracy = GroupedAccuracy()
 
-    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> None:
         """Loss, and accuracy over all pairs and per group."""
+        batch = comparison_batch(batch)
         scores = self.scores(batch)
         loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
         loss, prompts = loss * process_weight(statistics.num_prompts), all_reduce_sum(statistics.num_prompts)
