@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
+from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
 
 NO_TARGET = -100
 """The label of a token that is no target, in transformers."""
 LM_KEYS = ("input_ids", "attention_mask", "labels")
 PAIR_KEYS = ("input_ids_chosen", "attention_mask_chosen", "input_ids_rejected", "attention_mask_rejected")
+TEXT = "pretrain"
+"""What the pretraining text of PPO-ptx is called beside the prompts."""
 NEWER_PAIR_KEYS = ("chosen_input_ids", "chosen_attention_mask", "rejected_input_ids", "rejected_attention_mask")
 
 
@@ -73,22 +75,23 @@ def comparison_batch(batch: Any) -> ComparisonBatch:
     return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, [""] * len(starts))
 
 
-def ppo_batch(batch: Any) -> tuple[PromptBatch, LMBatch | None]:
+def ppo_batch(batch: Any) -> tuple[Any, LMBatch | None]:
     """The prompts of an iteration and the text beside them, where there is some.
 
     Args:
-        batch: A dict with `prompts`, a `PromptBatch`, and maybe `pretrain`, as `lm_batch`.
+        batch: A dict with `prompts`, a `PromptBatch` or what the module's own `rollout` takes, and maybe `pretrain`, as
+            `lm_batch`.
 
     Raises:
         ValueError: When there are no prompts, or other keys.
     """
     prompts = batch.get("prompts") if isinstance(batch, Mapping) else None
-    if not isinstance(prompts, PromptBatch) or batch.keys() - {"prompts", "pretrain"}:
+    if prompts is None or isinstance(prompts, Mapping | Tensor) or batch.keys() - {"prompts", TEXT}:
         raise ValueError(
             f"PPO takes {{'prompts': PromptBatch, 'pretrain': LMBatch}}, the second for ptx_coef, not {_named(batch)}. "
             "RLHFDataModule('ppo', ...) gives such batches; a PromptBatch has ids, mask, numbers and texts."
         )
-    text = batch.get("pretrain")
+    text = batch.get(TEXT)
     return prompts, None if text is None else lm_batch(text)
 
 

@@ -134,7 +134,10 @@ def reads_tokens(model: object) -> bool:
 def _called(model: nn.Module, input_ids: Tensor, options: Mapping[str, Any]) -> Tensor:
     named, known, _ = keywords_of(model)
     given = {name: value for name, value in options.items() if name in known}
-    output: Any = model(input_ids=input_ids, **given) if named else model(input_ids, **given)
+    # Without gradient torch takes other kernels for its LSTM and its transformer layers, which round otherwise: PPO's
+    # first ratio would not be exactly 1.
+    with torch.set_grad_enabled(torch.is_grad_enabled() or not isinstance(model, PreTrainedModel)):
+        output: Any = model(input_ids=input_ids, **given) if named else model(input_ids, **given)
     if isinstance(output, Mapping):
         output = output.get("logits", output)
     output = getattr(output, "logits", output)
@@ -143,4 +146,4 @@ def _called(model: nn.Module, input_ids: Tensor, options: Mapping[str, Any]) -> 
         raise ValueError(
             f"{type(model).__name__} gives a {type(output).__name__}; a tensor is needed, by itself or in `logits`."
         )
-    return output
+    return output if torch.is_grad_enabled() else output.detach()
