@@ -1,9 +1,11 @@
 """What a gradient is made of: whole batches, and what one loss adds to the gradient of another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,21 +16,28 @@ from rlhf_lightning.parallel.sharding import full_tensor
 
 
 def check_gradient_settings(
-    accumulate_grad_batches: int, gradient_clip_val: float | None = None, *, automatic: bool = True
+    accumulate_grad_batches: int,
+    gradient_clip_val: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    *,
+    automatic: bool = True,
 ) -> None:
     """Refuse settings of a Trainer under which the gradient would not be that of the whole batch, clipped as a whole.
 
     Args:
         accumulate_grad_batches: Batches whose gradients the Trainer adds up.
         gradient_clip_val: Norm or value that the Trainer clips gradients to, None for none.
+        callbacks: The Trainer's callbacks, of which one may change the first.
         automatic: Whether the Trainer steps the optimizer, and not the module.
 
     Raises:
         ValueError: Saying what to do instead.
     """
-    if accumulate_grad_batches != 1:
+    schedules = [callback.scheduling for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+    most = max([accumulate_grad_batches, *(batches for schedule in schedules for batches in schedule.values())])
+    if most != 1:
         raise ValueError(
-            f"trainer.accumulate_grad_batches={accumulate_grad_batches} is not the gradient of one large batch: each "
+            f"trainer.accumulate_grad_batches={most} is not the gradient of one large batch: each "
             "part would count alike, however many tokens or pairs it has, and a checkpoint between two parts would "
             "lose a gradient. Set it to 1. Where a batch does not fit into memory, use "
             "module.activation_checkpointing=true, trainer=ddp or fsdp, a smaller data.batch_size, or in ppo "

@@ -40,7 +40,7 @@ def check_factories(**factories: Any) -> None:
 
 def _named(value: Any) -> str:
     built = isinstance(value, Optimizer | LRScheduler | ReduceLROnPlateau)
-    return f"a {type(value).__name__} that is built already" if built else f"{value!r}, which cannot be called"
+    return f"built already ({type(value).__name__})" if built else f"{value!r}, which cannot be called"
 
 
 def scheduled(

@@ -82,14 +82,12 @@ class RLHFModule(L.LightningModule):
 
     def configure_callbacks(self) -> Sequence[L.Callback]:
         """There are none; it is the hook before all others, and refuses settings that spoil the gradient."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self._check_trainer()
-            check_precision(self.trainer.precision)
+        trainer = self.trainer
+        if trainer.state.fn == TrainerFn.FITTING:
+            batches, clip, callbacks = trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.callbacks
+            check_gradient_settings(batches, clip, callbacks, automatic=self.automatic_optimization)
+            check_precision(trainer.precision)
         return []
-
-    def _check_trainer(self) -> None:
-        batches, clip = self.trainer.accumulate_grad_batches, self.trainer.gradient_clip_val
-        check_gradient_settings(batches, clip, automatic=self.automatic_optimization)
 
     def configure_model(self) -> None:
         """Shard the weights of every model over the processes, where the strategy is `ModelParallelStrategy`.
@@ -220,7 +218,6 @@ class RLHFModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the watch; where the optimizer is stepped by hand, the phases are the module's own."""
         self._batch = batch
-        self._check_trainer()  # a callback may have changed it since
         if self.automatic_optimization:
             self.throughput.start("step")
 
