@@ -82,7 +82,7 @@ class RLHFModule(L.LightningModule):
 
     def configure_callbacks(self) -> Sequence[L.Callback]:
         """There are none; it is the hook before all others, and refuses settings that spoil the gradient."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if trainer.state.fn == TrainerFn.FITTING:
             batches, clip, callbacks = trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.callbacks
             check_gradient_settings(batches, clip, callbacks, automatic=self.automatic_optimization)

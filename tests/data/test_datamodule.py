@@ -243,7 +243,8 @@ def test_rows_in_memory_are_read_as_rows_of_a_file(
     assert len(examples[0]) >= len(rows)
 
 
-def test_a_row_in_memory_is_named_by_its_number(tiny_tokenizer: Any) -> None:
+def test_a_row_in_memory_is_named_by_its_number(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # users have no checker of types
     rows = [{"prompt": "w3", "response": "w5"}] * 3 + [{"prompt": "w3", "response": " "}]
     with pytest.raises(RecordError, match=r"row 3.*'response' is empty"):
         RLHFDataModule("sft", tiny_tokenizer, rows).setup()

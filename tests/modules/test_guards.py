@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from jaxtyping import config
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
