@@ -69,7 +69,6 @@ def run(config: DictConfig) -> float | None:
     runs = _runs(plain, hydra_config)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("transformers.modeling_utils").addFilter(_is_no_false_alarm)
     pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)
     if plain["plan"]:
         pipeline.plan()
@@ -191,11 +190,6 @@ class SweepSummary(Callback):
         written = Path(config.hydra.sweep.dir) / "multirun.yaml"
         if written.exists():
             written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _is_no_false_alarm(record: logging.LogRecord) -> bool:
-    """Rows are padded on the right where a model gets no mask, and no real token sees what is on its right."""
-    return "passing in an `attention_mask`" not in record.getMessage()
 
 
 def _keep_freed_memory() -> None:

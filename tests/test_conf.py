@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
 from rlhf_lightning.cli import CONFIG_DIR, LIKE, resolved
-from rlhf_lightning.modules.base import build_scheduler
+from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.targets import builder
 

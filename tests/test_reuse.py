@@ -67,3 +67,54 @@ def test_fabric_script_runs(tmp_path: Path) -> None:
     write(tmp_path / "prompts.jsonl", [{"prompt": f"what does the dog eat ? answer : {n}"} for n in range(16)])
     output = printed(script_with("docs/library.md", "L.Fabric") + "\nprint('learned', int(module.iteration))", tmp_path)
     assert "learned 2" in output
+
+
+OWN_TRAINER = """
+import copy, logging, sys, warnings
+import lightning as L, torch
+from functools import partial
+from lightning.pytorch.trainer.connectors import data_connector
+from transformers.utils import logging as transformers_logging
+
+seen = []
+class Seen(logging.Handler):
+    def emit(self, record):
+        if record.levelno >= logging.WARNING:
+            seen.append(record.getMessage())
+for name in ("", "transformers", "lightning", "lightning.pytorch"):
+    logging.getLogger(name).addHandler(Seen())
+data_connector.suggested_max_num_workers = lambda devices: 8  # as on a machine with cores to spare
+from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, RLHFDataModule, ScalarHeadModel
+from rlhf_lightning import load_causal_lm, load_tokenizer
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # between Lightning 2.6.6 and torch 2.13
+tokenizer, adam = load_tokenizer("sandbox"), partial(torch.optim.Adam, lr=1e-3)
+rows = {
+    "sft": [{"prompt": f"what does the dog eat ? answer : {n}", "response": "bread ."} for n in range(8)],
+    "reward": [{"prompt": f"what ? {n}", "chosen": "bread .", "rejected": "the dog eats"} for n in range(8)],
+    "ppo": [{"prompt": f"what does the dog eat ? answer : {n}"} for n in range(8)],
+}
+for task, records in rows.items():
+    for validation in (None, records):
+        model = load_causal_lm("sandbox")
+        value = ScalarHeadModel.from_causal_lm(model)
+        models = [model, copy.deepcopy(model), copy.deepcopy(value), value]
+        module = {
+            "sft": lambda: LanguageModelModule(model, adam),
+            "reward": lambda: RewardModule(value, adam),
+            "ppo": lambda: PPOModule(*models, tokenizer, adam, adam, max_new_tokens=8, num_minibatches=2),
+        }[task]()
+        modes = [(part, part.training) for part in module.modules()]
+        trainer = L.Trainer(max_epochs=2, accelerator="cpu", log_every_n_steps=1, limit_val_batches=2)
+        trainer.fit(module, RLHFDataModule(task, tokenizer, records, validation, batch_size=4))
+        assert trainer.global_step and trainer.limit_val_batches == 2
+        validated = [name for name in trainer.callback_metrics if name.startswith("validation/")]
+        assert bool(validated) == (validation is not None), validated
+        assert task == "sft" or all(part.training == mode for part, mode in modes)
+print("seen", seen)
+"""
+
+
+def test_a_plain_trainer_has_nothing_to_warn_of(tmp_path: Path) -> None:
+    assert "seen []" in printed(OWN_TRAINER, tmp_path)

@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data.loader import (
-    ResumableBatches,
+    Loader,
     ResumableLoader,
     collate_comparisons,
     collate_lm,
@@ -65,8 +63,8 @@ class RLHFDataModule(L.LightningDataModule):
             `ComparisonBatch`) or ``ppo`` (`Prompt`; batches are ``{"prompts": PromptBatch, "pretrain": LMBatch}``, the
             second only where ``text`` is given).
         tokenizer: A tokenizer with EOS and pad tokens that differ.
-        train: Records, a JSONL file, a ``datasets`` data set or a hub id; see
-            `rlhf_lightning.data.rows.records_of.read_records`.
+        train: Records, rows as dicts (any format of `docs/data.md`), a JSONL file, a ``datasets`` data set or a hub
+            id; see `rlhf_lightning.data.rows.records_of.read_records`.
         validation: Records to validate on, likewise, or None.
         text: Pretraining text that is mixed in: for ``sft`` as a share of the rows (``text_share``), for ``ppo`` as a
             second batch of ``text_batch_size`` rows (PPO-ptx).
@@ -130,6 +128,7 @@ class RLHFDataModule(L.LightningDataModule):
         self.examples: dict[str, Sequence[Any]] = {}
         self._loaders: dict[str, ResumableLoader] = {}
         self._positions: dict[str, int] = {}
+        self._val_limit: int | float | None = None
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -143,8 +142,13 @@ class RLHFDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenize everything, once."""
-        if self.examples:
-            return
+        if not self.examples:
+            self._read()
+        if self.trainer is not None and stage == "fit" and not self.examples["validation"]:
+            # Lightning would ask for validation batches all the same, and warn that there are none.
+            self._val_limit, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
+
+    def _read(self) -> None:
         self.examples["train"] = self._examples(self.train)
         self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
         if not self.examples["train"]:
@@ -168,18 +172,22 @@ class RLHFDataModule(L.LightningDataModule):
             loaders["pretrain"] = self._loader("text", self.text_batch_size, self.seed + 1)
         return CombinedLoader(loaders, "min_size")
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> Loader | list[Any]:
         """Validation records in order; empty where there are none."""
         examples = self.examples["validation"]
         if not examples:
             return []
-        return DataLoader(
-            cast("Dataset[Any]", examples),
-            batch_sampler=ResumableBatches(len(examples), self.batch_size, self.seed, shuffle=False, num_batches=None),
-            collate_fn=self._collate("validation"),
-            num_workers=self.num_workers,
-            generator=torch.Generator(),  # or each pass would draw from the global random state
-        )
+        collate = self._collate("validation")
+        return Loader(examples, collate, batch_size=self.batch_size, seed=self.seed, num_workers=self.num_workers)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Give the trainer its limit back."""
+        if self._val_limit is not None and self.trainer is not None:
+            self.trainer.limit_val_batches, self._val_limit = self._val_limit, None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """As at the end."""
+        self.teardown()
 
     def _uses_text(self) -> bool:
         return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)

@@ -56,10 +56,11 @@ class ResumableBatches(Sampler[list[int]]):
         return self._order[1]
 
 
-class ResumableLoader(DataLoader[Any]):
-    """A DataLoader whose ``state_dict`` is the number of batches it has handed out.
+class Loader:
+    """Batches of examples, each pass from the start.
 
-    Lightning saves and restores that number with its checkpoints. The global random state is not touched.
+    It holds a DataLoader and is none: Lightning would advise worker processes for one, and those cost more than they
+    save where a batch is a few rows of ids. The global random state is not touched.
 
     Args:
         examples: The data set; a list is one.
@@ -83,7 +84,7 @@ class ResumableLoader(DataLoader[Any]):
         num_workers: int = 0,
     ) -> None:
         self.batches = ResumableBatches(len(examples), batch_size, seed, shuffle, num_batches)
-        super().__init__(
+        self.loader: DataLoader[Any] = DataLoader(
             cast("Dataset[Any]", examples),
             batch_sampler=self.batches,
             collate_fn=collate,
@@ -91,9 +92,24 @@ class ResumableLoader(DataLoader[Any]):
             generator=torch.Generator().manual_seed(seed),
         )
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass."""
+        yield from self.loader
+
+
+class ResumableLoader(Loader):
+    """A loader whose ``state_dict`` is the number of batches it has handed out; a pass is the rest of the epoch.
+
+    Lightning saves and restores that number with its checkpoints.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
         """The rest of the current epoch."""
-        for batch in super().__iter__():
+        for batch in self.loader:
             self.batches.position += 1
             yield batch
 

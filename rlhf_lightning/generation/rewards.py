@@ -6,11 +6,12 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.generation.sample import joined, response_texts
+from rlhf_lightning.models.forward import reads_tokens, token_scores
 from rlhf_lightning.models.loading import freeze, load_weights
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 from rlhf_lightning.runs.hub import model_source
@@ -21,17 +22,16 @@ TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]
 
 
 def response_scores(
-    reward: ScalarHeadModel | TextScorer, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+    reward: nn.Module | TextScorer, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
 ) -> Float[Tensor, " rows"]:
     """Score of each response: at its last token, or from its text.
 
     The last token is EOS where there is one, so the action that ends a response gets its due.
     """
-    if not isinstance(reward, ScalarHeadModel):
+    if not isinstance(reward, nn.Module) or not reads_tokens(reward):
         return torch.tensor(list(reward(rollout.prompts.texts, response_texts(tokenizer, rollout))), dtype=torch.float)
     input_ids, mask, _ = joined(rollout)
-    scores: Tensor = reward(input_ids)
-    return scores.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
+    return token_scores(reward, input_ids, mask).gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
 
 
 class TextReward:

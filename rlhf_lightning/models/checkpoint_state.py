@@ -30,6 +30,26 @@ def check_layout(checkpoint: Mapping[str, Any]) -> None:
         )
 
 
+def complete_checkpoint(checkpoint: dict[str, Any], module: nn.Module, frozen: Sequence[str]) -> None:
+    """Put what does not learn back into a checkpoint of the module, from the module itself.
+
+    Args:
+        checkpoint: The checkpoint as it was loaded, changed in place.
+        module: The module that goes on from it.
+        frozen: Names of the submodules that are in no checkpoint.
+
+    Raises:
+        LayoutError: When it is of another layout.
+        RuntimeError: When it is of another model.
+    """
+    check_layout(checkpoint)
+    if "state_dict" in checkpoint:  # a strategy that shards weights has taken them already
+        state = module.state_dict()
+        check_same_model(checkpoint["state_dict"], learned_state(module, state, frozen))
+        # What is frozen was handed over; Lightning would warn of every weight that it does not find.
+        checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
+
+
 def learned_state(module: nn.Module, state: Mapping[str, Any], frozen: Sequence[str] = ()) -> dict[str, Any]:
     """The part of a state that a checkpoint keeps: buffers, and the weights that learn.
 

@@ -23,13 +23,13 @@ from rlhf_lightning.tokenization.endings import name_special_tokens
 
 
 def export_causal_lm(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str | None = None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, dtype: str | None = None
 ) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; it appears when complete.
 
     Args:
         model: The model to write, with adapters, if it has them, added to the weights.
-        tokenizer: The tokenizer that is written beside it.
+        tokenizer: The tokenizer that is written beside it, or None for none.
         folder: The folder to write; an older one there is replaced.
         dtype: Name of the torch dtype of the weights on disk; None leaves them as they are.
     """
@@ -134,13 +134,17 @@ def _scores_alike(classifier: Any, model: ScalarHeadModel, tokenizer: PreTrained
 
 
 def _write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, head: dict[str, Tensor] | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    head: dict[str, Tensor] | None = None,
 ) -> None:
     state = full_state_dict(model)  # of all processes, before one of them writes
     if rank() == 0:
         with complete_folder(folder) as unfinished:
             model.save_pretrained(unfinished, state_dict=state)
-            tokenizer.save_pretrained(unfinished)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(unfinished)
             if head is not None:
                 save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
                 (unfinished / "README.md").write_text(HEAD_PAGE, encoding="utf-8")

@@ -1,14 +1,78 @@
-"""What one loss adds to the gradient of another."""
+"""What a gradient is made of: whole batches, and what one loss adds to the gradient of another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.parallel.processes import mean_gradients
 from rlhf_lightning.parallel.sharding import full_tensor
+
+
+def check_gradient_settings(
+    accumulate_grad_batches: int,
+    gradient_clip_val: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    *,
+    automatic: bool = True,
+) -> None:
+    """Refuse settings of a Trainer under which the gradient would not be that of the whole batch, clipped as a whole.
+
+    Args:
+        accumulate_grad_batches: Batches whose gradients the Trainer adds up.
+        gradient_clip_val: Norm or value that the Trainer clips gradients to, None for none.
+        callbacks: The Trainer's callbacks, of which one may change the first.
+        automatic: Whether the Trainer steps the optimizer, and not the module.
+
+    Raises:
+        ValueError: Saying what to do instead.
+    """
+    schedules = [callback.scheduling for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+    most = max([accumulate_grad_batches, *(batches for schedule in schedules for batches in schedule.values())])
+    if most != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={most} is not the gradient of one large batch: each "
+            "part would count alike, however many tokens or pairs it has, and a checkpoint between two parts would "
+            "lose a gradient. Set it to 1. Where a batch does not fit into memory, use "
+            "module.activation_checkpointing=true, trainer=ddp or fsdp, a smaller data.batch_size, or in ppo "
+            "module.micro_batch_size."
+        )
+    if gradient_clip_val is not None and not gradient_clip_val >= 0:
+        raise ValueError(f"trainer.gradient_clip_val={gradient_clip_val} must not be below 0; None does not clip.")
+    if gradient_clip_val and not automatic:
+        raise ValueError(
+            f"trainer.gradient_clip_val={gradient_clip_val} does nothing for PPO, which steps its optimizers itself. "
+            f"Set PPO's own limit, module.max_grad_norm={gradient_clip_val}."
+        )
+
+
+def clip_unscaled(
+    plugin: Precision, optimizer: Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+) -> bool:
+    """Clip the gradients of a fused optimizer in bf16-mixed; whether that was done.
+
+    Lightning refuses it under mixed precision, because fused kernels divide by the scale of the loss themselves;
+    without a gradient scaler there is none.
+
+    Args:
+        plugin: The Trainer's precision plugin.
+        optimizer: The optimizer whose gradients are clipped.
+        gradient_clip_val: Norm or value that they are clipped to, None for none.
+        gradient_clip_algorithm: `value`, or the norm.
+    """
+    if type(plugin) is not MixedPrecision or plugin.scaler is not None or not gradient_clip_val:
+        return False
+    if gradient_clip_algorithm == "value":
+        plugin.clip_grad_by_value(optimizer, gradient_clip_val)
+    else:
+        plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+    return True
 
 
 @contextmanager

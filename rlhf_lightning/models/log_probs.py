@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Callable
-from inspect import signature
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models.architecture import check_length, eval_mode
 from rlhf_lightning.models.attention import fast_attention
+from rlhf_lightning.models.forward import token_logits
 from rlhf_lightning.models.matmul import matmul
 from rlhf_lightning.models.padding import length_groups, position_ids
 from rlhf_lightning.models.precision import compute_dtype
@@ -35,21 +35,14 @@ def causal_logits(
     """Logits of any causal language model, of the last positions only where that is asked for.
 
     Args:
-        model: A transformers model, or any module that maps `(input_ids, attention_mask, position_ids)` to logits.
+        model: A transformers model, or any module that maps ids and mask to logits (`rlhf_lightning.models.forward`).
         input_ids: The tokens.
         mask: True on real tokens.
         positions: The position of each token (`rlhf_lightning.models.padding.position_ids`).
         last: How many positions are kept, from the end; None keeps all.
     """
     check_length(model, input_ids.shape[1])
-    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions}
-    if isinstance(model, PreTrainedModel):
-        options["use_cache"] = False
-    if last is not None and "logits_to_keep" in signature(model.forward).parameters:
-        options["logits_to_keep"] = last
-    output = model(input_ids=input_ids, **options)
-    logits = cast(Tensor, getattr(output, "logits", output))
-    return logits if last is None else logits[:, -last:]
+    return token_logits(model, input_ids, mask, positions, last)
 
 
 def causal_log_probs(
@@ -66,7 +59,7 @@ def causal_log_probs(
     groups of similar length, and their padding is not masked: no real token sees it, and attention is faster without.
 
     Args:
-        model: A transformers model, or any module that maps `(input_ids, attention_mask, position_ids)` to logits.
+        model: A transformers model, or any module that maps ids and mask to logits (`rlhf_lightning.models.forward`).
         input_ids: The tokens.
         mask: True on real tokens.
         counts: True on the tokens that are wanted. The first of a row has none before it and is left out.
@@ -216,7 +209,8 @@ def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
         if plain:
             ids = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
             with eval_mode(model):
-                hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                mask = torch.ones_like(ids)  # or transformers might take some for padding, and warn
+                hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
                 product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
                 largest = float(product.abs().max())
                 if not math.isfinite(largest):
@@ -235,6 +229,7 @@ def _logits_of_scaled(model: PreTrainedModel, input_ids: Tensor, scale: float) -
     head = cast(nn.Module, model.get_output_embeddings())
     hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0] * scale, *arguments[1:]))
     try:
-        return cast(Tensor, model(input_ids=input_ids, use_cache=False).logits.float())
+        mask = torch.ones_like(input_ids)
+        return cast(Tensor, model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits.float())
     finally:
         hook.remove()

@@ -25,18 +25,28 @@ def widened(model: Module) -> Module:
     return model
 
 
-def check_learned(module: nn.Module, precision: str | int | None = None) -> None:
-    """Refuse to train weights in 16 bits, and gradients that are scaled where the module steps its optimizers itself.
+def check_precision(precision: str | int | None) -> None:
+    """Refuse gradients that are scaled: the first that overflow would stop the run, and PPO would clip them scaled.
 
     Args:
-        module: The module that is about to learn.
         precision: The Trainer's precision.
 
     Raises:
-        RuntimeError: When a weight that learns has 16 bits, or gradients would be clipped before they are unscaled.
+        ValueError: When it is 16-mixed.
     """
-    if precision == "16-mixed" and not getattr(module, "automatic_optimization", True):
-        raise RuntimeError("precision=16-mixed scales gradients before they are clipped; use bf16-mixed.")
+    if str(precision) == "16-mixed":
+        raise ValueError("precision=16-mixed scales gradients, which are looked at and clipped here; use bf16-mixed.")
+
+
+def check_learned(module: nn.Module) -> None:
+    """Refuse to train weights in 16 bits.
+
+    Args:
+        module: The module that is about to learn.
+
+    Raises:
+        RuntimeError: When a weight that learns has 16 bits.
+    """
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and parameter.dtype in HALF:
             raise RuntimeError(

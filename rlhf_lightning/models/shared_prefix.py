@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.compat import attention_implementation
 from rlhf_lightning.models.architecture import check_length, unwindowed_tokens
+from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.models.padding import compacting_order, left_aligned, length_groups, padded_size, position_ids
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
@@ -30,11 +31,11 @@ GROUP_TOKENS = 8192
 TREE_TOKENS = 320
 """Where no prompt has more tokens than this with its responses, one short row is faster than two passes."""
 
-Scores: TypeAlias = Callable[[ScalarHeadModel, ComparisonBatch], Tensor]
+Scores: TypeAlias = Callable[[nn.Module, ComparisonBatch], Tensor]
 """From a model and a batch to `prompts x K` scores; 0 where a prompt has fewer than K responses."""
 
 
-def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
     """Scores of responses that are read behind the cached keys and values of their prompt; gradients flow through them.
 
     P + sum(len y) tokens per prompt, and attention over len y * (P + len y) pairs per response, as in separate rows.
@@ -43,6 +44,8 @@ def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tenso
     Raises:
         ValueError: When the model keeps anything else than keys and values, or a row is longer than its window.
     """
+    if not isinstance(model, ScalarHeadModel):
+        raise ValueError("it has no backbone that keeps keys and values")
     layers = DynamicCache(config=cast(Any, model.backbone.config)).layers
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         raise ValueError("its cache does not keep all keys and values")
@@ -65,7 +68,7 @@ def cached_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tenso
     return scores
 
 
-def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
     """Scores from one row `[prompt | y1 | .. | yK]` per prompt.
 
     Every response sees the prompt and itself, never its neighbours, and its positions go on from the prompt: the
@@ -74,6 +77,8 @@ def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor,
     Raises:
         ValueError: When a shared row is longer than a window of the model.
     """
+    if not isinstance(model, ScalarHeadModel):
+        raise ValueError("it has no backbone that takes a mask of who sees whom")
     _check_rows(tree_scores, model, batch)
     prompts, count, width = batch.response_ids.shape
     # 0 is the prompt, k the k-th response.
@@ -96,13 +101,13 @@ def tree_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor,
     return torch.where(batch.mask, scores.gather(1, last), 0.0)
 
 
-def separate_scores(model: ScalarHeadModel, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def separate_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
     """Scores from one row `[prompt | y]` per response: the plain form that the shared prefix must equal."""
     prompt, response = batch.mask.nonzero(as_tuple=True)
     input_ids = torch.cat([batch.prompt_ids[prompt], batch.response_ids[prompt, response]], 1)
     mask = torch.cat([batch.prompt_mask[prompt], batch.response_mask[prompt, response]], 1)
     input_ids, mask = left_aligned(input_ids, mask)
-    values = model(input_ids)
+    values = token_scores(model, input_ids, mask)
     last = values.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
     return torch.zeros(batch.mask.shape, dtype=last.dtype, device=last.device).index_put((prompt, response), last)
 
@@ -146,10 +151,11 @@ class VerifiedPasses:
         self.tokens: dict[Scores, int] = {}
         """Tokens of the longest row on which each pass was right."""
 
-    def fastest(self, model: ScalarHeadModel, batch: ComparisonBatch) -> Scores:
+    def fastest(self, model: nn.Module, batch: ComparisonBatch) -> Scores:
         """The pass to take; those that turn out to be wrong for the model are left out with a warning."""
-        check_length(model.backbone, tokens_spanned(cached_scores, batch))
-        window = unwindowed_tokens(getattr(model.backbone, "config", None))
+        body = getattr(model, "backbone", model)
+        check_length(body, tokens_spanned(cached_scores, batch))
+        window = unwindowed_tokens(getattr(body, "config", None))
         spans = {scores: tokens_spanned(scores, batch) for scores in self.sound}
         within = [scores for scores in self.sound if window is None or spans[scores] <= window]
         if batch.ranks.shape[1] == 1:  # nothing shows whether responses see each other
@@ -160,7 +166,7 @@ class VerifiedPasses:
                 right, reasons = sound_passes(model, _longest(batch), longer)
             if reasons and rank() == 0:
                 warnings.warn(
-                    f"{type(model.backbone).__name__} does not support a shared prefix ({reasons}); without it each "
+                    f"{type(body).__name__} does not support a shared prefix ({reasons}); without it each "
                     "response is scored in a row of its own, which is slower and gives the same result.",
                     stacklevel=2,
                 )
@@ -198,7 +204,7 @@ def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
 
 @torch.no_grad()
 def sound_passes(
-    model: ScalarHeadModel, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
+    model: nn.Module, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
 ) -> tuple[tuple[Scores, ...], str]:
     """The candidates that give the scores of separate rows on two prompts, and what is wrong with the others."""
     two = _rows(batch, range(min(2, len(batch.ranks))))
@@ -207,7 +213,7 @@ def sound_passes(
     return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
 
 
-def _fault(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) -> str:
+def _fault(scores: Scores, model: nn.Module, batch: ComparisonBatch) -> str:
     # What one response says must not touch the scores of its neighbours, in any precision.
     changed = batch.response_ids.clone()
     changed[:, 0] = batch.prompt_ids[:, -1:]

@@ -1,34 +1,28 @@
 """What the LightningModules share: optimizers by factory, exact random state, frozen models outside checkpoints."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, check_layout, check_same_model, learned_state
+from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
+from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
-from rlhf_lightning.models.master_weights import check_learned
-from rlhf_lightning.modules.non_finite import non_finite_error
+from rlhf_lightning.models.master_weights import check_learned, check_precision
+from rlhf_lightning.models.non_finite import non_finite_error
+from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories, scheduled
+from rlhf_lightning.models.saving import save_model
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
 from rlhf_lightning.parallel.random_state import random_states, restore_random_states
 from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
 from rlhf_lightning.parallel.throughput import Throughput
-
-OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
-"""From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
-SchedulerFactory: TypeAlias = Callable[..., LRScheduler]
-"""From an optimizer to its schedule, for instance `partial(torch.optim.lr_scheduler.LinearLR, total_iters=10)`.
-
-A factory with a parameter `num_training_steps`, as transformers' have, is given the number of steps under that name.
-"""
 
 
 class RLHFModule(L.LightningModule):
@@ -44,13 +38,17 @@ class RLHFModule(L.LightningModule):
     """
 
     frozen: tuple[str, ...] = ()
+    learner = "model"
+    """The submodule that `save_pretrained` writes."""
 
     def __init__(self, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
         super().__init__()
+        check_factories(optimizer=optimizer, **({} if scheduler is None else {"scheduler": scheduler}))
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
         self._random_states: list[dict[str, Any]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []
         self._batch: Any = None
         self._noted: dict[str, list[Tensor]] = {}
 
@@ -69,6 +67,28 @@ class RLHFModule(L.LightningModule):
         except RuntimeError:  # it never had one
             return None
 
+    def save_pretrained(
+        self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, *, averaged: bool = True
+    ) -> None:
+        """Write the model that learned as a folder that transformers reads, adapters added to its weights.
+
+        Args:
+            folder: The folder to write; an older model there is replaced.
+            tokenizer: The tokenizer that is written beside it; None is the module's own, where it has one.
+            averaged: Write the moving average of the weights, where the module keeps one, as `PPOModule` does.
+        """
+        average = getattr(self, "ema", None) if averaged else None
+        save_model(getattr(self, self.learner), Path(folder), tokenizer or getattr(self, "tokenizer", None), average)
+
+    def configure_callbacks(self) -> Sequence[L.Callback]:
+        """There are none; it is the hook before all others, and refuses settings that spoil the gradient."""
+        trainer: Any = self.trainer
+        if trainer.state.fn == TrainerFn.FITTING:
+            batches, clip, callbacks = trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.callbacks
+            check_gradient_settings(batches, clip, callbacks, automatic=self.automatic_optimization)
+            check_precision(trainer.precision)
+        return []
+
     def configure_model(self) -> None:
         """Shard the weights of every model over the processes, where the strategy is `ModelParallelStrategy`.
 
@@ -82,6 +102,8 @@ class RLHFModule(L.LightningModule):
                 raise ValueError(f"{name} has adapters, which cannot be sharded; set lora.rank=0 or use trainer=ddp.")
             if any(True for _ in model.parameters()) and not is_sharded(model):
                 shard(model, self.device_mesh["data_parallel"])
+        if (average := getattr(self, "ema", None)) is not None:
+            average.shard_like(getattr(self, self.learner))
 
     def build_optimizers(self) -> list[Optimizer]:
         """The optimizers over the parameters that learn, as Fabric takes them."""
@@ -89,34 +111,16 @@ class RLHFModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizers and a schedule for each."""
-        optimizers = self.build_optimizers()
-        if self.scheduler_factory is None:
-            return optimizers
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedulers = [build_scheduler(self.scheduler_factory, optimizer, steps) for optimizer in optimizers]
-        return [
-            OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler={"scheduler": scheduler, "interval": "step"})
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True)
-        ]
+        return scheduled(
+            self.build_optimizers(), self.scheduler_factory, lambda: self.trainer.estimated_stepping_batches
+        )
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as the trainer says; in bf16-mixed also with a fused optimizer.
-
-        Lightning refuses it under mixed precision, because fused kernels divide by the scale of the loss themselves;
-        without a gradient scaler there is none.
-        """
-        plugin = self.trainer.precision_plugin
-        if type(plugin) is not MixedPrecision or plugin.scaler is not None or not gradient_clip_val:
+        """Clip as the trainer says; in bf16-mixed also with a fused optimizer."""
+        if not clip_unscaled(self.trainer.precision_plugin, optimizer, gradient_clip_val, gradient_clip_algorithm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_algorithm == "value":
-            plugin.clip_grad_by_value(optimizer, gradient_clip_val)
-        else:
-            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
@@ -130,17 +134,20 @@ class RLHFModule(L.LightningModule):
         Raises:
             RuntimeError: When the checkpoint is not of this model, or of another layout.
         """
-        check_layout(checkpoint)
-        if "state_dict" in checkpoint:  # a strategy that shards weights has taken them already
-            state = self.state_dict()
-            check_same_model(checkpoint["state_dict"], learned_state(self, state, self.frozen))
-            # What is frozen was handed over; Lightning would warn of every weight that it does not find.
-            checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
+        complete_checkpoint(checkpoint, self, self.frozen)
         self._random_states = checkpoint.get("random_states", [])
+
+    def on_fit_start(self) -> None:
+        """Leave eval mode until training starts: Lightning warns of it, and here dropout is off on purpose."""
+        self._modes = [(module, module.training) for module in self.modules()]
+        self.train()
 
     def on_train_start(self) -> None:
         """Put the random states back after everything that may have drawn from them; refuse to learn in 16 bits."""
-        check_learned(self, self.trainer.precision)
+        for module, mode in self._modes:
+            module.training = mode
+        self._modes = []
+        check_learned(self)
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)
         self._random_states = []
@@ -219,29 +226,3 @@ class RLHFModule(L.LightningModule):
         if self.automatic_optimization:
             self.throughput.stop()
         self.log_dict(self.throughput.figures(), prog_bar=True)
-
-
-def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer, num_training_steps: int) -> LRScheduler:
-    """Call the factory with the optimizer, and with the number of steps where it has a parameter of that name.
-
-    Args:
-        factory: The schedule's class or function, its other arguments bound by `functools.partial`.
-        optimizer: The optimizer whose learning rate follows the schedule.
-        num_training_steps: Steps of the schedule until training ends.
-
-    Raises:
-        ValueError: When the factory needs other arguments, or its schedule follows a metric instead of the steps.
-    """
-    try:
-        signature = inspect.signature(factory)
-        steps = {"num_training_steps": num_training_steps} if "num_training_steps" in signature.parameters else {}
-        signature.bind(optimizer, **steps)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the scheduler {factory} cannot be called with the optimizer alone ({error}). Call the parameter that is "
-            "the number of steps num_training_steps, and bind the others with functools.partial or _partial_."
-        ) from error
-    scheduler = factory(optimizer, **steps)
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError("ReduceLROnPlateau follows a metric; take a scheduler that follows the steps.")
-    return scheduler

@@ -1,16 +1,21 @@
 """Pretraining and supervised fine-tuning."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
+from rlhf_lightning.models.dict_batches import lm_batch
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
+from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.padding import padded_size
 from rlhf_lightning.models.recompute import checkpoint_activations
-from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
+from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
 from rlhf_lightning.parallel.sharding import call_unsharded
 
@@ -53,8 +58,9 @@ class LanguageModelModule(RLHFModule):
         super().on_train_start()
         self.model.train()
 
-    def training_step(self, batch: LMBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """One optimizer step."""
+    def training_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int) -> Float[Tensor, ""]:
+        """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.lm_batch` takes it."""
+        batch = lm_batch(batch)
         loss, statistics = self.loss(batch)
         loss = loss * process_weight(statistics.num_tokens)
         lengths = batch.mask.sum(1)
@@ -64,8 +70,8 @@ class LanguageModelModule(RLHFModule):
         self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: LMBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int) -> None:
         """Loss per token over the whole validation set."""
-        loss, statistics = self.loss(batch)
+        loss, statistics = self.loss(lm_batch(batch))
         loss, tokens = loss * process_weight(statistics.num_tokens), all_reduce_sum(statistics.num_tokens)
         self.log("validation/loss", loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)

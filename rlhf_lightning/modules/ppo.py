@@ -16,16 +16,17 @@ from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, valu
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.rewards import TextScorer, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
+from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import offload, on_device_within
+from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.padding import length_groups, padded_size
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.recompute import checkpoint_activations
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
+from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.modules.ppo_experience import (
     adapted_kl_coef,
     check_first_ratio,
@@ -50,10 +51,10 @@ class PPOModule(RLHFModule):
     `hparams`. Source: InstructGPT, section 3.5, equation 2 and appendix C.4; *ours* marks what the paper does not say.
 
     Args:
-        policy: The model that learns.
+        policy: The model that learns: any that maps ids and mask to logits (`rlhf_lightning.models.forward`).
         reference: The frozen model that the KL penalty pulls to. Usually the policy before training; with adapters
             (`rlhf_lightning.models.lora`) the policy itself, which is read without them.
-        reward: Scorer: a `ScalarHeadModel` over the policy's tokens, or a function of prompt texts and response texts.
+        reward: Scorer: a number per token of the policy's, as a `ScalarHeadModel` gives, or a function of texts.
         value: The critic; starts as the reward model in the paper. With adapters it can share the reward model's body.
         tokenizer: The policy's tokenizer; tells EOS and padding and turns responses into text.
         optimizer: Factory of the policy's optimizer.
@@ -86,7 +87,7 @@ class PPOModule(RLHFModule):
         ValueError: When an argument is out of its range.
     """
 
-    frozen = ("reference", "reward")
+    frozen, learner = ("reference", "reward"), "policy"
     kl_coef: Tensor
     iteration: Tensor
 
@@ -94,8 +95,8 @@ class PPOModule(RLHFModule):
         self,
         policy: nn.Module,
         reference: nn.Module,
-        reward: ScalarHeadModel | TextScorer,
-        value: ScalarHeadModel,
+        reward: nn.Module | TextScorer,
+        value: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: OptimizerFactory,
         value_optimizer: OptimizerFactory,
@@ -142,14 +143,15 @@ class PPOModule(RLHFModule):
             checkpoint_activations(policy)
             checkpoint_activations(value)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration."""
+        prompts, text = ppo_batch(batch)
         with self.throughput.phase("rollout"):
-            rollout = self.rollout(batch["prompts"])
+            rollout = self.rollout(prompts)
         with self.throughput.phase("score"), on_device_within(self.device, *self._offloaded):
             experience = self.score(rollout)
         with self.throughput.phase("update"), no_sync(self.trainer.model):
-            self.update(experience, batch.get("pretrain"))
+            self.update(experience, text)
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
@@ -285,13 +287,8 @@ class PPOModule(RLHFModule):
 
     def on_fit_start(self) -> None:
         """Keep frozen models in the CPU's memory, where they are to be."""
+        super().on_fit_start()
         offload(*self._offloaded)
-
-    def configure_model(self) -> None:
-        """Where weights are sharded, so is their moving average."""
-        super().configure_model()
-        if self.ema is not None:
-            self.ema.shard_like(self.policy)
 
     def build_optimizers(self) -> list[Optimizer]:
         """Those of policy and critic, as `update` and Fabric take them."""

@@ -2,19 +2,19 @@
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.functional import kl_k1, kl_k3, masked_mean
 from rlhf_lightning.generation.sample import joined
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum
 
 
-def response_values(model: ScalarHeadModel, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
+def response_values(model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
     """Value estimate before each response token, 0 on padding."""
-    input_ids, _, columns = joined(rollout)
-    values: Tensor = model(input_ids)
+    input_ids, mask, columns = joined(rollout)
+    values = token_scores(model, input_ids, mask)
     return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
@@ -107,7 +107,7 @@ def _centre(context: Context, module: RewardModule, count: int) -> None:
         for example in demonstrations
     ]
     scores = [row[0] for row in reward_scores(context, module, written)]
-    module.model.bias -= sum(scores) / len(scores)
+    cast(ScalarHeadModel, module.model).bias -= sum(scores) / len(scores)
 
 
 def _accuracy(

@@ -17,11 +17,8 @@ from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.training.callbacks import LearningRates
 from rlhf_lightning.training.checkpoint import BatchCheckpoint, check_shardable, newest_whole
 from rlhf_lightning.training.metrics_file import MetricsFile, batches_done, last_figures
-from rlhf_lightning.training.surroundings import check_accumulation
 
 QUIET = (
-    ".*does not have many workers.*",  # batches are a few rows of ids; worker processes would cost more than they save
-    ".*in eval mode at the start of training.*",  # dropout is off on purpose
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6.6 with torch 2.13
     ".*smaller than the logging interval.*",  # short runs
 )
@@ -61,9 +58,6 @@ def fit_stage(
 
     Returns:
         The last value of every metric.
-
-    Raises:
-        PipelineError: When the trainer would add up gradients of several batches.
     """
     trainer = make_trainer(
         max_epochs=epochs,
@@ -75,9 +69,7 @@ def fit_stage(
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        **({} if data.validation else {"limit_val_batches": 0}),
     )
-    check_accumulation(trainer.accumulate_grad_batches)
     resume = newest_whole(folder / "checkpoints", module, say)
     if resume is not None and isinstance(trainer.strategy, ModelParallelStrategy):
         check_shardable(resume)

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
+from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.folders import PipelineError
 
@@ -54,28 +55,13 @@ def check_trainer(node: Mapping[str, Any]) -> None:
     for name, instead in OWNED.items():
         if name in node:
             raise PipelineError(f"trainer.{name}={node[name]} is not for the trainer to say: {instead}.")
-    check_accumulation(node.get("accumulate_grad_batches", 1))
+    check_gradient_settings(node.get("accumulate_grad_batches", 1), node.get("gradient_clip_val"))
     precision = str(node.get("precision"))
     if precision not in PRECISIONS:
         raise PipelineError(
             f"trainer.precision={precision}: weights in 16 bits swallow most steps of training; float16 needs scaled "
             "gradients, which PPO's limit on their norm does not know. Set trainer.precision=bf16-mixed or 32-true; "
             "model.causal_lm.dtype=bfloat16 keeps models that are frozen in 16 bits."
-        )
-
-
-def check_accumulation(batches: int) -> None:
-    """Refuse to add up the gradients of several batches: the `PipelineError` says what to do instead.
-
-    Args:
-        batches: The trainer's `accumulate_grad_batches`.
-    """
-    if batches != 1:
-        raise PipelineError(
-            f"trainer.accumulate_grad_batches={batches} is not the gradient of one large batch: each part would count "
-            "alike, however many tokens or pairs it has, and a checkpoint between two parts would lose a gradient. Set "
-            "it to 1. Where a batch does not fit into memory, use module.activation_checkpointing=true, trainer=ddp or "
-            "fsdp, a smaller data.batch_size, or in ppo module.micro_batch_size."
         )
 
 

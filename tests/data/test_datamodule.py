@@ -1,7 +1,10 @@
 import itertools
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets import Dataset
 from jaxtyping import config
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
@@ -208,3 +211,44 @@ def test_rankings_as_shuffled_pairs(tiny_tokenizer):
     assert sorted(prompts) == sorted([*range(3, 9)] * 2)
     assert prompts != sorted(prompts)
     assert next(iter(module.val_dataloader())).ranks.shape == (2, 3)
+
+
+def as_rows(rows: list[dict[str, Any]], form: str) -> Any:
+    forms = {"list": list, "tuple": tuple, "generator": iter, "data set": Dataset.from_list}
+    return forms[form](rows)
+
+
+@pytest.mark.parametrize("form", ["list", "tuple", "generator", "data set"])
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("sft", [{"prompt": "w3 w4", "response": "w5"}, {"prompt": "w6", "response": "w7"}]),
+        ("sft", [{"prompt": "w3 w4", "completion": "w5"}, {"prompt": "w6", "completion": "w7"}]),
+        ("reward", [{"prompt": "w3", "chosen": "w5", "rejected": "w6"}]),
+        ("ppo", [{"prompt": "w3 w4", "answer": "w5"}]),
+        ("pretrain", [{"text": "w3 w4 w5 w6 w7 w8"}]),
+    ],
+)
+def test_rows_in_memory_are_read_as_rows_of_a_file(
+    task: str, rows: list[dict[str, Any]], form: str, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = []
+    for source in (file, as_rows(rows, form)):
+        data = RLHFDataModule(task, tiny_tokenizer, source, block_size=4)
+        data.setup()
+        examples.append(data.examples["train"])
+    assert list(examples[0]) == list(examples[1])
+    assert len(examples[0]) >= len(rows)
+
+
+def test_a_row_in_memory_is_named_by_its_number(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # users have no checker of types
+    rows = [{"prompt": "w3", "response": "w5"}] * 3 + [{"prompt": "w3", "response": " "}]
+    with pytest.raises(RecordError, match=r"row 3.*'response' is empty"):
+        RLHFDataModule("sft", tiny_tokenizer, rows).setup()
+    with pytest.raises(RecordError, match=r"record 0 is a str, a Demonstration is needed, or a dict.*to_dict"):
+        RLHFDataModule("sft", tiny_tokenizer, ["w3"]).setup()  # type: ignore[list-item]
+    with pytest.raises(RecordError, match=r"record 1 is a dict"):
+        RLHFDataModule("sft", tiny_tokenizer, [Demonstration("w3", "w5"), rows[0]]).setup()  # type: ignore[list-item]

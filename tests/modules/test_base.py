@@ -20,8 +20,8 @@ from rlhf_lightning.cli import composed
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.models.checkpoint_state import LAYOUT
+from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.modules.base import build_scheduler
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.reward import RewardModule

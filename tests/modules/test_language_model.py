@@ -131,8 +131,8 @@ def test_the_schedule_steps_once_per_optimizer_step():
     cosine = partial(get_cosine_with_min_lr_schedule_with_warmup, num_warmup_steps=0, min_lr_rate=0.5)
     module = LanguageModelModule(Table([[0.5, 0.5], [0.5, 0.5]]), SGD, cosine)
     batch = collate_lm([LMExample([0, 1], 1)], 0)
-    trainer = trainer_of(max_epochs=2, accumulate_grad_batches=2)
-    trainer.fit(module, loader_of(*[batch] * 4))
+    trainer = trainer_of(max_epochs=2)
+    trainer.fit(module, loader_of(*[batch] * 2))
     assert trainer.global_step == 4
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)  # half the peak: the end of the decay
 

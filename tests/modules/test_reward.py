@@ -13,9 +13,10 @@ from transformers import MistralConfig, MistralForCausalLM
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import ranking_loss
 from rlhf_lightning.models import shared_prefix as prefix
+from rlhf_lightning.models.pairwise_accuracy import PairwiseAccuracy
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import cached_scores, separate_scores, tree_block_mask, tree_mask, tree_scores
-from rlhf_lightning.modules.reward import PairwiseAccuracy, RewardModule
+from rlhf_lightning.modules.reward import RewardModule
 
 PAD = 0
 WAYS = pytest.mark.parametrize("scores_of", [cached_scores, tree_scores, separate_scores])

@@ -15,8 +15,8 @@ from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SourceRow, table_rows
 from rlhf_lightning.data.rows.shapes import shaped
 
-Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Sequence[Record]
-"""A path, a hub id, a mapping with ``path`` (see `read_records`), a data set, or records."""
+Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Iterable[Record] | Iterable[Mapping[str, Any]]
+"""A path, a hub id, a mapping with ``path`` (see `read_records`), a data set, or records or rows in memory."""
 
 KEYS = ("path", "load", "split", "shape", "where", "columns", "set")
 """What a mapping may say of a source."""
@@ -40,8 +40,8 @@ def read_records(
 
     Args:
         source: A file (JSONL, a JSON list, CSV, parquet, arrow; the first three also ``.gz``), a folder of such files
-            or one that ``save_to_disk`` wrote, a hub id, a data set in memory, records themselves, or a mapping with
-            ``path`` and what of the following is needed:
+            or one that ``save_to_disk`` wrote, a hub id, a data set in memory, records themselves, rows as
+            dicts (in any iterable), or a mapping with ``path`` and what of the following is needed:
 
             - ``split``: part of a folder (by its files' names) or data set, default ``train``;
             - ``load``: further arguments of ``datasets.load_dataset``;
@@ -61,14 +61,20 @@ def read_records(
     """
     if isinstance(source, (str, Path, Mapping, Dataset)):
         return [record for _, record in placed_records(source, kind, keep, left_out)]
-    for number, record in enumerate(source):
+    rows = list(source)
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        return [record for _, record in placed_records(rows, kind, keep, left_out)]
+    for number, record in enumerate(rows):
         if not isinstance(record, kind):
-            raise RecordError(f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed.")
-    return list(source)
+            raise RecordError(
+                f"record {number} is a {type(record).__name__}, a {kind.__name__} is needed, or a dict with its fields "
+                "in every row. Of a table take its rows, such as frame.to_dict('records')."
+            )
+    return rows
 
 
 def placed_records(
-    source: str | Path | Mapping[str, Any] | Dataset,
+    source: str | Path | Mapping[str, Any] | Dataset | Sequence[Mapping[str, Any]],
     kind: type[Any],
     keep: Callable[[SourceRow], None] | None = None,
     left_out: Callable[[SourceRow], None] | None = None,
@@ -83,16 +89,7 @@ def placed_records(
         left_out: Gets rows that hold no such record.
         check: Raises a `RecordError` at records that cannot be used for another reason than their form.
     """
-    options: Mapping[str, Any] = {}
-    if isinstance(source, Dataset):
-        rows: Iterable[SourceRow] = table_rows(source)
-    else:
-        options = source if isinstance(source, Mapping) else {"path": str(source)}
-        check_source(options, f"the source {options.get('path')}")
-        if "path" not in options:
-            raise RecordError(f"the source {short(dict(options))} has no 'path'. Add the file, folder or id to read.")
-        rows = read_rows(str(options["path"]), options.get("split", "train"), options.get("load"))
-        rows = shaped(rows, options.get("shape"))
+    options, rows = _opened(source)
     places: dict[Any, str] = {}
     malformed, empty = MalformedRows(), True
     others = 0
@@ -120,6 +117,20 @@ def placed_records(
         reason += f" ({others} rows with label false)" if others else ""
         remedy = "Mend it, name another, or set the entry to null." + (f"\n{malformed}" if malformed else "")
         raise RecordError(f"{name} holds no {kind.kind}: {reason}. {remedy}")
+
+
+def _opened(source: Any) -> tuple[Mapping[str, Any], Iterable[SourceRow]]:
+    """What a source says of its rows, and the rows."""
+    if isinstance(source, Dataset):
+        return {}, table_rows(source)
+    if not isinstance(source, (str, Path, Mapping)):
+        return {}, (SourceRow(f"row {number}", row) for number, row in enumerate(source))
+    options: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": str(source)}
+    check_source(options, f"the source {options.get('path')}")
+    if "path" not in options:
+        raise RecordError(f"the source {short(dict(options))} has no 'path'. Add the file, folder or id to read.")
+    rows = read_rows(str(options["path"]), options.get("split", "train"), options.get("load"))
+    return options, shaped(rows, options.get("shape"))
 
 
 def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KEYS) -> None:

@@ -13,12 +13,11 @@ import torch
 from rlhf_lightning.cli import composed
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
+from rlhf_lightning.models.non_finite import NonFiniteError
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule
-from rlhf_lightning.modules.non_finite import NonFiniteError
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.reward import RewardModule
-from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.fit import QUIET, fit_stage
 
 pytestmark = pytest.mark.filterwarnings(*(f"ignore:{message}" for message in QUIET))
@@ -132,5 +131,5 @@ def test_gradients_of_several_batches_are_refused(tiny_gpt2: Any, tiny_tokenizer
     module = module_of("sft", tiny_gpt2, tiny_tokenizer)
     data = RLHFDataModule("sft", tiny_tokenizer, RECORDS["sft"], batch_size=4)
     trainer = partial(L.Trainer, accelerator="cpu", accumulate_grad_batches=2)
-    with pytest.raises(PipelineError, match=r"accumulate_grad_batches=2 is not the gradient of one large batch.*to 1"):
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches=2 is not the gradient of one large batch.*to 1"):
         fit_stage(module, data, tmp_path, trainer, [], print, epochs=1, checkpoint_every=1, log_every=1)

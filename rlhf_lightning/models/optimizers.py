@@ -1,0 +1,89 @@
+"""Optimizers and schedules by factory: what builds them, and what is no factory."""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
+SchedulerFactory: TypeAlias = Callable[..., LRScheduler]
+"""From an optimizer to its schedule, for instance `partial(torch.optim.lr_scheduler.LinearLR, total_iters=10)`.
+
+A factory with a parameter `num_training_steps`, as transformers' have, is given the number of steps under that name.
+"""
+
+
+def check_factories(**factories: Any) -> None:
+    """Refuse optimizers and schedules that are built already, or cannot be called.
+
+    A module builds them when it knows its weights: sharded, with adapters, and in 32 bits.
+
+    Args:
+        factories: The arguments by name.
+
+    Raises:
+        TypeError: Saying how to make a factory of it.
+    """
+    for name, factory in factories.items():
+        if not callable(factory):
+            example = "lr_scheduler.LinearLR, total_iters=10" if "scheduler" in name else "AdamW, lr=1e-5"
+            raise TypeError(
+                f"{name} is {_named(factory)}, but the module builds its own, over the weights that it trains. Give it "
+                f"a factory: {name}=functools.partial(torch.optim.{example})."
+            )
+
+
+def _named(value: Any) -> str:
+    built = isinstance(value, Optimizer | LRScheduler | ReduceLROnPlateau)
+    return f"built already ({type(value).__name__})" if built else f"{value!r}, which cannot be called"
+
+
+def scheduled(
+    optimizers: Sequence[Optimizer], factory: SchedulerFactory | None, num_training_steps: Callable[[], float]
+) -> OptimizerLRScheduler:
+    """Optimizers with a schedule for each, stepped once per optimizer step, as Lightning takes them.
+
+    Args:
+        optimizers: The optimizers.
+        factory: Factory of the schedules; None keeps the learning rates.
+        num_training_steps: Tells the steps until training ends, where there is a schedule.
+    """
+    if factory is None:
+        return list(optimizers)
+    steps = int(num_training_steps())
+    schedulers = [build_scheduler(factory, optimizer, steps) for optimizer in optimizers]
+    return [
+        OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler={"scheduler": scheduler, "interval": "step"})
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True)
+    ]
+
+
+def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer, num_training_steps: int) -> LRScheduler:
+    """Call the factory with the optimizer, and with the number of steps where it has a parameter of that name.
+
+    Args:
+        factory: The schedule's class or function, its other arguments bound by `functools.partial`.
+        optimizer: The optimizer whose learning rate follows the schedule.
+        num_training_steps: Steps of the schedule until training ends.
+
+    Raises:
+        ValueError: When the factory needs other arguments, or its schedule follows a metric instead of the steps.
+    """
+    try:
+        signature = inspect.signature(factory)
+        steps = {"num_training_steps": num_training_steps} if "num_training_steps" in signature.parameters else {}
+        signature.bind(optimizer, **steps)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the scheduler {factory} cannot be called with the optimizer alone ({error}). Call the parameter that is "
+            "the number of steps num_training_steps, and bind the others with functools.partial or _partial_."
+        ) from error
+    scheduler = factory(optimizer, **steps)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau follows a metric; take a scheduler that follows the steps.")
+    return scheduler
