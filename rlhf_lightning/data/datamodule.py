@@ -22,6 +22,7 @@ from rlhf_lightning.data.loader import (
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
+from rlhf_lightning.data.tally import DROPPED, Tallied, Tally
 from rlhf_lightning.data.tokenize import LAST, Tokenization, split_into_pairs
 
 
@@ -54,7 +55,7 @@ TASK_OF = {task.record: name for name, task in TASKS.items()}
 """The task that learns from a kind of record."""
 
 
-class RLHFDataModule(L.LightningDataModule):
+class RLHFDataModule(L.LightningDataModule, Tallied):
     """Loads, checks, tokenizes and batches the records of one step.
 
     It knows records, tokenizer, lengths, batch sizes and seeds, and nothing of models. Its position is saved and
@@ -132,21 +133,17 @@ class RLHFDataModule(L.LightningDataModule):
         self._positions: dict[str, int] = {}
 
     @property
-    def dropped(self) -> dict[str, int]:
-        """Rows left out so far, by reason."""
-        return self.tokenization.dropped
-
-    @property
-    def cut(self) -> dict[str, int]:
-        """Responses that lost their end at the limit, and rankings in which that made ties; they are not left out."""
-        return self.tokenization.cut
+    def tally(self) -> Tally:
+        """What was left out and what was cut so far."""
+        return self.tokenization.tally
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenize everything, once."""
         if self.examples:
             return
-        self.examples["train"] = self._examples(self.train)
-        self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
+        for name, source in (("train", self.train), ("validation", self.validation)):
+            self.tally.part = name
+            self.examples[name] = [] if source is None else self._examples(source)
         if not self.examples["train"]:
             raise ValueError(f"no {self.task} example is left to train on; left out: {dict(self.dropped)}.")
         if self._kind.record is Comparison and self.as_pairs:
@@ -181,6 +178,12 @@ class RLHFDataModule(L.LightningDataModule):
             generator=torch.Generator(),  # or each pass would draw from the global random state
         )
 
+    def probe(self, count: int) -> list[Any]:
+        """Batches of the first validation examples, or training examples where there are none; always the same."""
+        name = "validation" if self.examples["validation"] else "train"
+        examples, collate = self.examples[name][:count], self._collate(name)
+        return [collate(examples[start : start + 16]) for start in range(0, len(examples), 16)]
+
     def _uses_text(self) -> bool:
         return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)
 
@@ -189,7 +192,7 @@ class RLHFDataModule(L.LightningDataModule):
         return self._kind.examples(self.tokenization, records, self.block_size)
 
     def _leave_out(self, row: SourceRow) -> None:
-        self.tokenization.dropped[str(row.problem)] += 1
+        self.tally.count(DROPPED, str(row.problem))
 
     def _loader(self, name: str, batch_size: int, seed: int) -> ResumableLoader:
         # Every PPO iteration takes one batch of each loader, however long the data sets are.
