@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_table, sweep_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
-from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
+from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import builder, is_allowed
@@ -72,8 +72,8 @@ def run(config: DictConfig) -> float | None:
     metrics = pipeline.run()
     if EVALUATE in metrics:
         samples = runs.folder(EVALUATE) / "samples.json"
-        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), LEGEND))
-        console.print(closing_table(metrics[EVALUATE], LEGEND))
+        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), pipeline.legend))
+        console.print(closing_table(metrics[EVALUATE], pipeline.legend))
     return _optimized(metrics, plain["optimized_metric"])
 
 

@@ -22,7 +22,7 @@ from rlhf_lightning.data.loader import (
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
-from rlhf_lightning.data.tally import DROPPED, Tallied, Tally
+from rlhf_lightning.data.tally import DROPPED, Tallied
 from rlhf_lightning.data.tokenize import LAST, Tokenization, split_into_pairs
 
 
@@ -124,6 +124,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         self.task, self._kind = task, TASKS[task]
         self.train, self.validation, self.text = train, validation, text
         self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template, train_on)
+        self.tally = self.tokenization.tally
         self.batch_size, self.num_batches = batch_size, num_batches
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
         self.as_pairs = as_pairs
@@ -131,11 +132,6 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         self.examples: dict[str, Sequence[Any]] = {}
         self._loaders: dict[str, ResumableLoader] = {}
         self._positions: dict[str, int] = {}
-
-    @property
-    def tally(self) -> Tally:
-        """What was left out and what was cut so far."""
-        return self.tokenization.tally
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenize everything, once."""

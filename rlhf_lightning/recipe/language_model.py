@@ -32,6 +32,13 @@ class Pretraining(TrainingStage):
         """There are none."""
         return {}
 
+    def not_needed(self, context: Context) -> str | None:
+        """Weights that are there, unless they are to be trained on."""
+        path = context.config["model"]["causal_lm"].get("path")
+        if path is None or context.config[self.name]["on_weights"]:
+            return None
+        return f"{path} has weights; pretrain.on_weights=true trains them further on the text"
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train from the configuration's own weights and write ``model/``."""
         config, options = context.config, context.config[self.name]

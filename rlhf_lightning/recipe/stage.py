@@ -18,6 +18,7 @@ from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.training.fit import fit_stage
 from rlhf_lightning.training.progress import StageProgress
 from rlhf_lightning.training.surroundings import user_callbacks, user_loggers
+from rlhf_lightning.training.watch import watches
 
 LOGGER, CALLBACKS = "logger", "callbacks"
 PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", LOGGER, CALLBACKS)
@@ -117,7 +118,7 @@ class TrainingStage(Stage):
 
         Args:
             context: Models, records and settings of the run.
-            folder: The folder that gets ``metrics.csv``, ``checkpoints/``, ``dropped.json`` and ``cut.json``.
+            folder: The folder that gets ``metrics.csv``, ``checkpoints/``, ``dropped.json``, ``cut.json``, ``warnings.json``.
             module: The module that learns.
             callbacks: Callbacks besides the progress bar and those of the user.
             keep: Which of the training records to keep; None keeps all.
@@ -129,20 +130,23 @@ class TrainingStage(Stage):
         data = self.datamodule(context, keep)
         trainer = {name: value for name, value in config["trainer"].items() if name not in (LOGGER, CALLBACKS)}
         users = user_callbacks(_of_user(config, CALLBACKS), build)
-        bar = StageProgress(self.name, context.console)
+        say = partial(context.say, self.name)
+        seen = [StageProgress(self.name, context.heartbeat), *watches(self.name, module, folder, say)]
+        context.heartbeat.note("reading and tokenising")
         metrics = fit_stage(
             module,
             data,
             folder,
             partial(build, trainer),
-            [bar, *callbacks, *users],
-            partial(context.say, self.name),
+            [*seen, *callbacks, *users],
+            say,
             loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
             hyperparameters=self.settings(context),
             tags=config["tags"],
             **config[self.name]["fit"],
         )
-        context.report_dropped(self.name, folder, data.dropped, data.cut)
+        context.heartbeat.note("exporting and measuring")
+        context.report_dropped(self.name, folder, data.tally)
         return metrics
 
     def settings(self, context: Context) -> dict[str, Any]:
