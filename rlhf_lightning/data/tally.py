@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 DROPPED, CUT = "dropped", "cut"
 """What is counted: records that were left out, and those that stayed without their end."""
+_SOURCES = 5
+"""The most sources that a line names."""
 Counts = dict[str, dict[str, int | dict[str, int]]]
 """By set and reason; by source too, where the records of several were counted."""
 
@@ -83,4 +85,6 @@ def sentence(counts: Counts) -> str:
 def _shown(count: int | dict[str, int]) -> str:
     if isinstance(count, int):
         return str(count)
-    return f"{sum(count.values())} ({', '.join(f'{source} {number}' for source, number in count.items())})"
+    most = Counter(count).most_common(_SOURCES)
+    rest = [f"{len(count) - _SOURCES} more"] if len(count) > _SOURCES else []
+    return f"{sum(count.values())} ({', '.join([*(f'{source} {number}' for source, number in most), *rest])})"

@@ -118,7 +118,7 @@ class TrainingStage(Stage):
 
         Args:
             context: Models, records and settings of the run.
-            folder: The folder that gets ``metrics.csv``, ``checkpoints/``, ``dropped.json``, ``cut.json``, ``warnings.json``.
+            folder: The folder that gets ``metrics.csv``, ``checkpoints/``, ``dropped.json`` and ``cut.json``.
             module: The module that learns.
             callbacks: Callbacks besides the progress bar and those of the user.
             keep: Which of the training records to keep; None keeps all.

@@ -76,6 +76,10 @@ class Heartbeat(RenderHook):
         with self._nested(told):
             yield
 
+    def words(self) -> str:
+        """What is being done, for how long, and how far it is."""
+        return ", ".join(self._doing[-1].words())
+
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Something is printed: be silent for a while."""
         self._printed = time.monotonic()
@@ -93,8 +97,7 @@ class Heartbeat(RenderHook):
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(max(0.0, self._printed + self.interval - time.monotonic())):
             if time.monotonic() >= self._printed + self.interval:
-                words = ", ".join(self._doing[-1].words())
-                self.console.print(f"[bold]{self._step:<9}[/] {escape(words)}", soft_wrap=True)
+                self.console.print(f"[bold]{self._step:<9}[/] {escape(self.words())}", soft_wrap=True)
 
 
 class _Activity:
