@@ -42,7 +42,7 @@ def test_policies_that_are_folders_or_hub_ids_have_short_names_that_differ(tmp_p
 
 
 def test_pretraining_leaves_weights_alone_unless_told(tmp_path: Path) -> None:
-    """`experiment=real` lists step pretrain; with a model folder it must not train what the user brought on its text."""
+    """`experiment=real` lists step pretrain, which must not train what the user brought on its text."""
 
     def reason(*overrides: str) -> str | None:
         config = composed(["experiment=real", f"data.root={tmp_path}", *overrides])
