@@ -14,6 +14,7 @@ from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_pl
 from rlhf_lightning.evaluation.tables import (
     COLUMNS,
     EVALUATE,
+    JUDGE,
     REWARD,
     TRAINED,
     accuracy_rows,
@@ -70,7 +71,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
         "baseline": evaluation.get("metrics", {}).get("baseline"),
         "prompts": evaluation.get("metrics", {}).get("prompts"),
-        "judge": judge,
+        JUDGE: judge,
         "seed": last.get("seed"),
         "versions": last.get("versions", {}),
         "git_commit": last.get("git_commit"),
@@ -116,7 +117,7 @@ def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
     if not rates:
         return ["This run has no evaluation against a baseline; below is what its stages left behind."]
     against = legend.label(baseline)
-    trained = (results.get("judge") or {}).get(TRAINED)
+    trained = (results.get(JUDGE) or {}).get(TRAINED)
     judge = "the reward model that trained the policies" if trained else "the judge"
     return [_sentence(legend.label(name), rates[name], against, results["prompts"], judge) for name in reversed(rates)]
 

@@ -12,8 +12,8 @@ from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_
 from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
-EVALUATE, REWARD = "evaluate", "reward"
-"""The steps whose results the tables and the report open with."""
+EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
+"""The steps whose results the tables and the report open with, and the step whose model judges where no other judge is named."""
 TRAINED = "trained_policies"
 NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 
@@ -25,7 +25,7 @@ def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
         results: The metrics of step evaluate: ``policies``, ``baseline``, ``prompts``, ``judge``.
         legend: Names of the policies.
     """
-    judge = results.get("judge")
+    judge = results.get(JUDGE)
     title = f"{results['prompts']} held-out prompts, win rate against {legend.label(results['baseline'])}"
     table = Table(title=title, caption=judge and f"The judge: {judge_sentence(judge)}.")
     judges = list(next(iter(results["policies"].values())).get("judges", {}))
@@ -55,20 +55,20 @@ def judge_of(metrics: Mapping[str, Any], options: Mapping[str, Any], parents: Co
         options: Its settings, which say it where the metrics of an old run do not.
         parents: The models that it had.
     """
-    own: Mapping[str, Any] | None = metrics.get("judge")
-    named = options.get("judge")
+    own: Mapping[str, Any] | None = metrics.get(JUDGE)
+    named = options.get(JUDGE)
     if own is not None:
         return own
     if named:
         return {"name": named["_target_"] if isinstance(named, Mapping) else str(named), TRAINED: False}
-    return {"name": "judge", TRAINED: False} if "judge" in parents else {"name": REWARD, TRAINED: True}
+    return {"name": JUDGE, TRAINED: False} if JUDGE in parents else {"name": REWARD, TRAINED: True}
 
 
 def judge_sentence(judge: Mapping[str, Any]) -> str:
     """Who judged, for people."""
     if judge[TRAINED]:
         return f"the reward model that trained the policies ({judge['name']}); {NOT_INDEPENDENT}"
-    return "the reward model of step judge, trained on other rankings" if judge["name"] == "judge" else judge["name"]
+    return "the reward model of step judge, trained on other rankings" if judge["name"] == JUDGE else judge["name"]
 
 
 def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> Table:

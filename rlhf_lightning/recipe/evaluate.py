@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
+from rlhf_lightning.evaluation.tables import JUDGE
 from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
@@ -17,8 +18,6 @@ from rlhf_lightning.training.progress import progress_bar
 
 FEW_SHOT = "prompted"
 """The policy that is the base model behind a few-shot prefix."""
-JUDGE = "judge"
-"""The step that trains a second reward model, for the evaluation alone."""
 
 
 @dataclass(frozen=True)

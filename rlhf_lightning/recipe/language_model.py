@@ -35,9 +35,8 @@ class Pretraining(TrainingStage):
     def not_needed(self, context: Context) -> str | None:
         """Weights that are there, unless they are to be trained on."""
         path = context.config["model"]["causal_lm"].get("path")
-        if path is None or context.config[self.name]["on_weights"]:
-            return None
-        return f"{path} has weights; pretrain.on_weights=true trains them further on the text"
+        found = path is not None and not context.config[self.name]["on_weights"]
+        return f"{path} has weights; pretrain.on_weights=true trains them further on the text" if found else None
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train from the configuration's own weights and write ``model/``."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.evaluation.plots import Legend
+from rlhf_lightning.evaluation.tables import EVALUATE
 from rlhf_lightning.recipe.context import BASE
 from rlhf_lightning.recipe.evaluate import FEW_SHOT
 from rlhf_lightning.recipe.stage import Stage
@@ -32,7 +33,7 @@ def legend_of(recipe: Sequence[Stage], base: str = BASE, policies: Sequence[str]
 
 def run_legend(recipe: Sequence[Stage], config: Mapping[str, Any]) -> Legend:
     """The legend of a run by its configuration."""
-    options = config.get("evaluate") or {}
+    options = config.get(EVALUATE) or {}
     named = [*(options.get("policies") or ()), options.get("baseline"), options.get("reference")]
     return legend_of(recipe, base_name(config["model"]["causal_lm"]), [name for name in named if name])
 

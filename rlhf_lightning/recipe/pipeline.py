@@ -11,13 +11,13 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
-from rlhf_lightning.evaluation.tables import EVALUATE
+from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, REWARD, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.evaluate import JUDGE, Evaluation
+from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
@@ -76,7 +76,6 @@ class Pipeline:
         check_trainer(config["trainer"])
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
-        self.legend = run_legend(recipe, config)
         steps = [stage.name for stage in recipe if stage.keeps_artifact]
         self.context = Context(config, build, runs, steps, console)
 
@@ -161,4 +160,6 @@ class Pipeline:
             for stage in self.recipe
             if (folder := self.runs.find(stage.name)) is not None
         ]
-        self.context.say("report", str(write_report(self.runs.root / self.runs.run, stages, self.legend)))
+        self.context.say(
+            "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))
+        )

@@ -16,7 +16,6 @@ from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.training.fit import fit_stage
-from rlhf_lightning.training.progress import StageProgress
 from rlhf_lightning.training.surroundings import user_callbacks, user_loggers
 from rlhf_lightning.training.watch import watches
 
@@ -131,21 +130,18 @@ class TrainingStage(Stage):
         trainer = {name: value for name, value in config["trainer"].items() if name not in (LOGGER, CALLBACKS)}
         users = user_callbacks(_of_user(config, CALLBACKS), build)
         say = partial(context.say, self.name)
-        seen = [StageProgress(self.name, context.heartbeat), *watches(self.name, module, folder, say)]
-        context.heartbeat.note("reading and tokenising")
         metrics = fit_stage(
             module,
             data,
             folder,
             partial(build, trainer),
-            [*seen, *callbacks, *users],
+            [*watches(self.name, module, folder, say, context.heartbeat), *callbacks, *users],
             say,
             loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
             hyperparameters=self.settings(context),
             tags=config["tags"],
             **config[self.name]["fit"],
         )
-        context.heartbeat.note("exporting and measuring")
         context.report_dropped(self.name, folder, data.tally)
         return metrics
 

@@ -76,6 +76,7 @@ class StageProgress(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar as it stands and give the terminal back."""
         self._shown.close()
+        self.heartbeat.note("exporting and measuring")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""

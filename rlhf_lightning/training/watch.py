@@ -12,6 +12,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.training.heartbeat import Heartbeat
+from rlhf_lightning.training.progress import StageProgress
 
 PROBE = 64
 """The most examples that measure whether a training helps."""
@@ -85,7 +87,9 @@ class CutWatch(L.Callback):
         responses = [ids for example in data.examples["train"] for ids in _responses(example)]
         cut = sum(len(ids) == limit and ids[-1] not in ends for ids in responses)
         if cut > MANY_CUT * len(responses):
-            what, lesson = _LESSONS[data.task]
+            what, lesson = (
+                _OF_RANKINGS if isinstance(data.examples["train"][0], ComparisonExample) else _OF_DEMONSTRATIONS
+            )
             self.warnings.warn(
                 "cut",
                 f"{cut / len(responses):.0%} of the {what} ({cut} of {len(responses)}) were cut at {limit} tokens, "
@@ -93,13 +97,11 @@ class CutWatch(L.Callback):
             )
 
 
-_LESSONS = {
-    "sft": ("responses", "what learns from them learns not to end"),
-    "reward": (
-        "ranked responses",
-        "a reward model of cut responses teaches PPO not to end (or set missing_eos_penalty of ppo.module there)",
-    ),
-}
+_OF_DEMONSTRATIONS = "responses", "what learns from them learns not to end"
+_OF_RANKINGS = (
+    "ranked responses",
+    "a reward model of cut responses teaches PPO not to end (or set missing_eos_penalty of ppo.module there)",
+)
 
 
 def _responses(example: Any) -> list[list[int]]:
@@ -248,16 +250,21 @@ def policy_warnings(rows: Sequence[Mapping[str, float]], step: str) -> dict[str,
     return found
 
 
-def watches(step: str, module: L.LightningModule, folder: Path, say: Callable[[str], None]) -> list[L.Callback]:
-    """The callbacks that watch the training of a step.
+def watches(
+    step: str, module: L.LightningModule, folder: Path, say: Callable[[str], None], heartbeat: Heartbeat
+) -> list[L.Callback]:
+    """The callbacks that watch the training of a step, its progress bar first.
 
     Args:
         step: The name of the step.
         module: What learns: a module with `loss(batch)`, or one that has rollouts.
         folder: The folder that gets `warnings.json`.
         say: Function that tells the user.
+        heartbeat: Where the bar is drawn.
     """
-    warnings = Warnings(folder / "warnings.json", say)
+    heartbeat.note("reading and tokenising")
+    bar, warnings = StageProgress(step, heartbeat), Warnings(folder / "warnings.json", say)
     if hasattr(module, "rollout"):
-        return [warnings, PolicyWatch(warnings, step)]
-    return [warnings, CutWatch(warnings), *([LossWatch(warnings, step)] if hasattr(module, "loss") else [])]
+        return [bar, warnings, PolicyWatch(warnings, step)]
+    losses = [LossWatch(warnings, step)] if hasattr(module, "loss") else []
+    return [bar, warnings, CutWatch(warnings), *losses]

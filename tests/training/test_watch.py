@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from rich.console import Console
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration
@@ -17,6 +18,7 @@ from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.training.checkpoint import BatchCheckpoint
+from rlhf_lightning.training.heartbeat import Heartbeat
 from rlhf_lightning.training.metrics_file import MetricsFile
 from rlhf_lightning.training.watch import FIGURES, policy_warnings, watches
 
@@ -84,10 +86,10 @@ def trained(
 ) -> list[str]:
     """Train it with what watches it; what was said."""
     said: list[str] = []
-    checkpoint = BatchCheckpoint(folder / "checkpoints", 1)
+    checkpoint, heartbeat = BatchCheckpoint(folder / "checkpoints", 1), Heartbeat(Console(quiet=True))
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=epochs, logger=MetricsFile(folder / "metrics.csv"), log_every_n_steps=1,
-        callbacks=[*(watches("sft", module, folder, said.append) if watched else []), *more, checkpoint],
+        callbacks=[*(watches("sft", module, folder, said.append, heartbeat) if watched else []), *more, checkpoint],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         default_root_dir=folder, **({} if getattr(data, "validation", None) else {"limit_val_batches": 0}),
     )  # fmt: skip
