@@ -13,7 +13,7 @@ from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
 EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
-"""The steps whose results the tables and the report open with, and the step whose model judges where no other judge is named."""
+"""The steps whose results the tables and the report open with, and the one that trains a judge."""
 TRAINED = "trained_policies"
 NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 

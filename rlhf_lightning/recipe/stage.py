@@ -135,7 +135,7 @@ class TrainingStage(Stage):
             data,
             folder,
             partial(build, trainer),
-            [*watches(self.name, module, folder, say, context.heartbeat), *callbacks, *users],
+            [*watches(self.name, module, data, folder, say, context.heartbeat), *callbacks, *users],
             say,
             loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
             hyperparameters=self.settings(context),

@@ -24,7 +24,7 @@ _SHORT = {
 
 @contextmanager
 def progress_bar(
-    heartbeat: Heartbeat, name: str, total: float | None, completed: float = 0, figures: str = ""
+    heartbeat: Heartbeat, name: str, total: float | None, completed: int = 0, figures: str = ""
 ) -> Iterator[tuple[Progress, TaskID]]:
     """The progress bar of every step: name, bar, count, time, latest figures.
 

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import ComparisonExample, LMExample
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import write_json
@@ -74,22 +75,24 @@ class Warnings(L.Callback):
 
 
 class CutWatch(L.Callback):
-    """Warns where many responses that a model learns from were cut without their end."""
+    """Warns where many responses that a model learns from were cut without their end.
 
-    def __init__(self, warnings: Warnings) -> None:
-        self.warnings = warnings
+    Args:
+        warnings: Says it.
+        data: What the model learns from.
+    """
+
+    def __init__(self, warnings: Warnings, data: RLHFDataModule) -> None:
+        self.warnings, self.data = warnings, data
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count them."""
-        data: Any = trainer.datamodule
-        tokens = data.tokenization
+        tokens, train = self.data.tokenization, self.data.examples["train"]
         limit, ends = tokens.max_response_tokens, {tokens.tokenizer.eos_token_id, *tokens.dialogue.text.ends}
-        responses = [ids for example in data.examples["train"] for ids in _responses(example)]
+        responses = [ids for example in train for ids in _responses(example)]
         cut = sum(len(ids) == limit and ids[-1] not in ends for ids in responses)
         if cut > MANY_CUT * len(responses):
-            what, lesson = (
-                _OF_RANKINGS if isinstance(data.examples["train"][0], ComparisonExample) else _OF_DEMONSTRATIONS
-            )
+            what, lesson = _OF_RANKINGS if isinstance(train[0], ComparisonExample) else _OF_DEMONSTRATIONS
             self.warnings.warn(
                 "cut",
                 f"{cut / len(responses):.0%} of the {what} ({cut} of {len(responses)}) were cut at {limit} tokens, "
@@ -121,18 +124,18 @@ class LossWatch(L.Callback):
     Args:
         warnings: Says it.
         step: The name of the step, whose settings the warning names.
+        data: What the model learns from.
     """
 
-    def __init__(self, warnings: Warnings, step: str) -> None:
-        self.warnings, self.step = warnings, step
+    def __init__(self, warnings: Warnings, step: str, data: RLHFDataModule) -> None:
+        self.warnings, self.step, self.data = warnings, step, data
         self.start: float | None = None
         self._batches: list[Any] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the start; a resumed run knows it."""
-        data: Any = trainer.datamodule
-        examples = int(trainer.num_training_batches) * data.batch_size
-        self._batches = data.probe(min(PROBE, max(FEWEST, examples // SHARE)))
+        examples = int(trainer.num_training_batches) * self.data.batch_size
+        self._batches = self.data.probe(min(PROBE, max(FEWEST, examples // SHARE)))
         if trainer.fit_loop.epoch_loop.total_batch_idx < 0:
             self.start = probe_loss(trainer, pl_module, self._batches)
 
@@ -142,8 +145,7 @@ class LossWatch(L.Callback):
             return
         loss, epoch = probe_loss(trainer, pl_module, self._batches), trainer.current_epoch + 1
         if loss > WORSE * self.start:
-            data: Any = trainer.datamodule
-            which = "validation" if data.examples["validation"] else "training"
+            which = "validation" if self.data.examples["validation"] else "training"
             self.warnings.warn(
                 "loss",
                 f"the loss on the same {which} examples was {self.start:.4g} before training and is {loss:.4g} after "
@@ -251,13 +253,19 @@ def policy_warnings(rows: Sequence[Mapping[str, float]], step: str) -> dict[str,
 
 
 def watches(
-    step: str, module: L.LightningModule, folder: Path, say: Callable[[str], None], heartbeat: Heartbeat
+    step: str,
+    module: L.LightningModule,
+    data: RLHFDataModule,
+    folder: Path,
+    say: Callable[[str], None],
+    heartbeat: Heartbeat,
 ) -> list[L.Callback]:
     """The callbacks that watch the training of a step, its progress bar first.
 
     Args:
         step: The name of the step.
         module: What learns: a module with `loss(batch)`, or one that has rollouts.
+        data: What it learns from.
         folder: The folder that gets `warnings.json`.
         say: Function that tells the user.
         heartbeat: Where the bar is drawn.
@@ -266,5 +274,5 @@ def watches(
     bar, warnings = StageProgress(step, heartbeat), Warnings(folder / "warnings.json", say)
     if hasattr(module, "rollout"):
         return [bar, warnings, PolicyWatch(warnings, step)]
-    losses = [LossWatch(warnings, step)] if hasattr(module, "loss") else []
-    return [bar, warnings, CutWatch(warnings), *losses]
+    losses = [LossWatch(warnings, step, data)] if hasattr(module, "loss") else []
+    return [bar, warnings, CutWatch(warnings, data), *losses]

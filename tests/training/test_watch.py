@@ -20,7 +20,7 @@ from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.training.checkpoint import BatchCheckpoint
 from rlhf_lightning.training.heartbeat import Heartbeat
 from rlhf_lightning.training.metrics_file import MetricsFile
-from rlhf_lightning.training.watch import FIGURES, policy_warnings, watches
+from rlhf_lightning.training.watch import FIGURES, PolicyWatch, Warnings, policy_warnings, watches
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*",
@@ -86,15 +86,19 @@ def trained(
 ) -> list[str]:
     """Train it with what watches it; what was said."""
     said: list[str] = []
+    source = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"train_dataloaders": data}
     checkpoint, heartbeat = BatchCheckpoint(folder / "checkpoints", 1), Heartbeat(Console(quiet=True))
+    warnings = Warnings(folder / "warnings.json", said.append)
+    seen: list[L.Callback] = [warnings, PolicyWatch(warnings, "ppo")]
+    if "datamodule" in source:
+        seen = watches("sft", module, data, folder, said.append, heartbeat)
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=epochs, logger=MetricsFile(folder / "metrics.csv"), log_every_n_steps=1,
-        callbacks=[*(watches("sft", module, folder, said.append, heartbeat) if watched else []), *more, checkpoint],
+        callbacks=[*(seen if watched else []), *more, checkpoint],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         default_root_dir=folder, **({} if getattr(data, "validation", None) else {"limit_val_batches": 0}),
     )  # fmt: skip
     resume = str(checkpoint.path) if checkpoint.path.exists() else None
-    source = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"train_dataloaders": data}
     trainer.fit(module, **source, ckpt_path=resume, weights_only=True)
     return said
 
@@ -194,7 +198,20 @@ def reward(model: Any, tokenizer: Any) -> tuple[Any, RLHFDataModule]:
     return module, RLHFDataModule("reward", tokenizer, rankings, rankings[:3], batch_size=4, seed=5)
 
 
-@pytest.mark.parametrize("make", [partial(sft, lr=0.1), reward])
+class Noisy(LanguageModelModule):
+    """Draws in eval mode too."""
+
+    def loss(self, batch: Any) -> Any:
+        loss, statistics = super().loss(batch)
+        return loss + 0 * torch.rand(()), statistics
+
+
+def noisy(model: Any, tokenizer: Any) -> tuple[Any, RLHFDataModule]:
+    module, data = sft(model, tokenizer, 0.1, None)
+    return Noisy(module.model, module.optimizer_factory), data
+
+
+@pytest.mark.parametrize("make", [partial(sft, lr=0.1), noisy, reward])
 def test_watching_changes_no_weight_no_mode_and_no_metric(
     make: Callable[..., Any], make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
