@@ -30,7 +30,8 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_table, sweep_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
-from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
+from rlhf_lightning.recipe.legend import run_legend
+from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import builder, is_allowed
@@ -75,9 +76,10 @@ def run(config: DictConfig) -> float | None:
         return None
     metrics = pipeline.run()
     if EVALUATE in metrics:
+        legend = run_legend(RECIPE, plain)
         samples = runs.folder(EVALUATE) / "samples.json"
-        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), LEGEND))
-        console.print(closing_table(metrics[EVALUATE], LEGEND))
+        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), legend))
+        console.print(closing_table(metrics[EVALUATE], legend))
     return _optimized(metrics, plain["optimized_metric"])
 
 

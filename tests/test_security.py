@@ -29,7 +29,8 @@ from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.scalar_head import load_scalar_model
 from rlhf_lightning.modules.language_model import LanguageModelModule
-from rlhf_lightning.recipe.pipeline import LEGEND, Pipeline
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, read_stage
 from rlhf_lightning.runs.secrets import REDACTED, redacted
 from rlhf_lightning.runs.targets import FACTORIES, builder
@@ -450,7 +451,7 @@ def test_markup_in_prompts_and_responses_is_shown_as_it_is() -> None:
 
     console = Console(width=120, record=True, file=io.StringIO())
     samples = {"prompts": ["[INST] hi [/INST]"], "sft": {"responses": ["[/x] [red]no"]}}
-    console.print(sample_table(samples, LEGEND))
+    console.print(sample_table(samples, legend_of(RECIPE)))
     shown = console.export_text()
     assert "[INST] hi [/INST]" in shown
     assert "[/x] [red]no" in shown

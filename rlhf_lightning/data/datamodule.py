@@ -20,6 +20,7 @@ from rlhf_lightning.data.loader import (
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
+from rlhf_lightning.data.tally import DROPPED, Tallied
 from rlhf_lightning.data.tokenize import LAST, Tokenization, split_into_pairs
 
 
@@ -52,7 +53,7 @@ TASK_OF = {task.record: name for name, task in TASKS.items()}
 """The task that learns from a kind of record."""
 
 
-class RLHFDataModule(L.LightningDataModule):
+class RLHFDataModule(L.LightningDataModule, Tallied):
     """Loads, checks, tokenizes and batches the records of one step.
 
     It knows records, tokenizer, lengths, batch sizes and seeds, and nothing of models. Its position is saved and
@@ -121,6 +122,7 @@ class RLHFDataModule(L.LightningDataModule):
         self.task, self._kind = task, TASKS[task]
         self.train, self.validation, self.text = train, validation, text
         self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template, train_on)
+        self.tally = self.tokenization.tally
         self.batch_size, self.num_batches = batch_size, num_batches
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
         self.as_pairs = as_pairs
@@ -129,16 +131,6 @@ class RLHFDataModule(L.LightningDataModule):
         self._loaders: dict[str, ResumableLoader] = {}
         self._positions: dict[str, int] = {}
         self._val_limit: int | float | None = None
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Rows left out so far, by reason."""
-        return self.tokenization.dropped
-
-    @property
-    def cut(self) -> dict[str, int]:
-        """Responses that lost their end at the limit, and rankings in which that made ties; they are not left out."""
-        return self.tokenization.cut
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenize everything, once."""
@@ -149,8 +141,9 @@ class RLHFDataModule(L.LightningDataModule):
             self._val_limit, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
 
     def _read(self) -> None:
-        self.examples["train"] = self._examples(self.train)
-        self.examples["validation"] = self._examples(self.validation) if self.validation is not None else []
+        for name, source in (("train", self.train), ("validation", self.validation)):
+            self.tally.part = name
+            self.examples[name] = [] if source is None else self._examples(source)
         if not self.examples["train"]:
             raise ValueError(f"no {self.task} example is left to train on; left out: {dict(self.dropped)}.")
         if self._kind.record is Comparison and self.as_pairs:
@@ -189,6 +182,12 @@ class RLHFDataModule(L.LightningDataModule):
         """As at the end."""
         self.teardown()
 
+    def probe(self, count: int) -> list[Any]:
+        """Batches of the first validation examples, or training examples where there are none; always the same."""
+        name = "validation" if self.examples["validation"] else "train"
+        examples, collate = self.examples[name][:count], self._collate(name)
+        return [collate(examples[start : start + 16]) for start in range(0, len(examples), 16)]
+
     def _uses_text(self) -> bool:
         return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)
 
@@ -197,7 +196,7 @@ class RLHFDataModule(L.LightningDataModule):
         return self._kind.examples(self.tokenization, records, self.block_size)
 
     def _leave_out(self, row: SourceRow) -> None:
-        self.tokenization.dropped[str(row.problem)] += 1
+        self.tally.count(DROPPED, str(row.problem))
 
     def _loader(self, name: str, batch_size: int, seed: int) -> ResumableLoader:
         # Every PPO iteration takes one batch of each loader, however long the data sets are.

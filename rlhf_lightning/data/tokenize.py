@@ -1,6 +1,6 @@
 """From records to token ids: prompts, responses with their end, and packed pretraining text."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -19,11 +19,14 @@ from rlhf_lightning.data.records import (
     decided_pairs,
 )
 from rlhf_lightning.data.rows.columns import dense_ranks
+from rlhf_lightning.data.tally import CUT, DROPPED, Tallied, Tally
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder, ReadPrompt
 
 LAST, ALL = "last", "all"
 """Which turns of the assistant a demonstration trains."""
 _AT_ONCE = 1000
+RANKED = "ranked responses"
+"""What is counted where responses of a ranking are cut."""
 _ANYTHING = "?"
 """Stands for a prompt where it does not matter what it asks."""
 Item = TypeVar("Item")
@@ -67,7 +70,7 @@ class _Encoded(NamedTuple):
 
 
 @dataclass
-class Tokenization:
+class Tokenization(Tallied):
     """How records become token ids.
 
     Prompts longer than the limit are never cut: they are left out and counted in ``dropped``, as are rankings whose
@@ -95,8 +98,7 @@ class Tokenization:
     max_response_tokens: int = 1024
     prompt_template: str | None = None
     train_on: str = LAST
-    dropped: Counter[str] = field(default_factory=Counter, init=False)
-    cut: Counter[str] = field(default_factory=Counter, init=False)
+    tally: Tally = field(default_factory=Tally, init=False)
     dialogue: DialogueEncoder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -170,7 +172,7 @@ class Tokenization:
         """Prompt and response; the response counts, and with ``train_on=all`` earlier answers too."""
         examples = []
         for number, record, prompt, (whole,) in self._encoded(records, lambda record: [record.response]):
-            response = self._limited(whole, "demonstrations")
+            response = self._limited(whole, "demonstrations", record.source)
             try:
                 earlier = self.dialogue.earlier_answers(prompt) if self.train_on == ALL else []
             except ValueError as error:
@@ -198,13 +200,13 @@ class Tokenization:
             if len(set(record.ranks)) > 1:
                 decided.append(record)
             else:
-                self.dropped["all responses tied"] += 1
+                self.tally.count(DROPPED, "all responses tied", record.source)
         for _, record, prompt, whole in self._encoded(decided, lambda record: record.completions):
-            ranks = self._ranks_once_cut(record.ranks, whole)
+            ranks = self._ranks_once_cut(record, whole)
             if len(set(ranks)) == 1:
-                self.dropped["all responses tied once they are cut"] += 1
+                self.tally.count(DROPPED, "all responses tied once they are cut", record.source)
                 continue
-            responses = [self._limited(ids, "ranked responses") for ids in whole]
+            responses = [self._limited(ids, RANKED, record.source) for ids in whole]
             examples.append(ComparisonExample(prompt.ids, responses, ranks, record.source or record.labeler or "all"))
         return examples
 
@@ -227,7 +229,7 @@ class Tokenization:
                 found = self._encoded_at_once(chunk, responses_of)
             except ValueError:  # one by one, to say which it is
                 found = [self._encoded_alone(number, record, responses_of) for number, record in chunk]
-            yield from (encoded for encoded in found if self._fits(encoded.prompt.ids))
+            yield from (encoded for encoded in found if self._fits(encoded.prompt.ids, encoded.record.source))
 
     def _encoded_at_once(
         self, chunk: Sequence[tuple[int, Any]], responses_of: Callable[[Any], list[str]]
@@ -248,27 +250,27 @@ class Tokenization:
         except ValueError as error:
             raise _placed(number, record, error) from error
 
-    def _fits(self, prompt_ids: Sequence[int]) -> bool:
+    def _fits(self, prompt_ids: Sequence[int], source: str | None = None) -> bool:
         fits = len(prompt_ids) <= self.max_prompt_tokens
         if not fits:
-            self.dropped[f"prompt over {self.max_prompt_tokens} tokens"] += 1
+            self.tally.count(DROPPED, f"prompt over {self.max_prompt_tokens} tokens", source)
         return fits
 
-    def _limited(self, response_ids: list[int], what: str) -> list[int]:
+    def _limited(self, response_ids: list[int], what: str, source: str | None) -> list[int]:
         """As much of a response as there may be; one that loses its end is counted."""
         if len(response_ids) > self.max_response_tokens:
-            self.cut[f"{what} cut at {self.max_response_tokens} tokens, without an end"] += 1
+            self.tally.count(CUT, f"{what} cut at {self.max_response_tokens} tokens, without an end", source)
         return response_ids[: self.max_response_tokens]
 
-    def _ranks_once_cut(self, ranks: list[int], whole: Sequence[list[int]]) -> list[int]:
+    def _ranks_once_cut(self, record: Comparison, whole: Sequence[list[int]]) -> list[int]:
         """The ranks; responses that are the same once they are cut are tied at the mean of theirs."""
-        limit = self.max_response_tokens
+        limit, ranks = self.max_response_tokens, record.ranks
         same: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for ids, rank in zip(whole, ranks, strict=True):
             same[tuple(ids[:limit])].append(rank)
         if all(len(set(several)) == 1 for several in same.values()):
             return ranks
-        self.cut["rankings with responses that are the same once they are cut"] += 1
+        self.tally.count(CUT, "rankings with responses that are the same once they are cut", record.source)
         means = [sum(each) / len(each) for each in (same[tuple(ids[:limit])] for ids in whole)]
         return dense_ranks(means, highest_is_best=False)
 

@@ -14,8 +14,12 @@ from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_pl
 from rlhf_lightning.evaluation.tables import (
     COLUMNS,
     EVALUATE,
+    JUDGE,
     REWARD,
+    TRAINED,
     accuracy_rows,
+    judge_of,
+    judge_sentence,
     measure_table,
     measured,
     policy_table,
@@ -58,12 +62,16 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     target.mkdir(parents=True, exist_ok=True)
     evaluation = records.get(EVALUATE, {})
     last = evaluation or next(reversed(records.values()), {})
+    judge = evaluation and judge_of(
+        evaluation["metrics"], _config(evaluation, EVALUATE), evaluation["identity"].get("parents", {})
+    )
     results = {
         "policies": evaluation.get("metrics", {}).get("policies", {}),
         REWARD: split_tables(records.get(REWARD, {})),
         "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
         "baseline": evaluation.get("metrics", {}).get("baseline"),
         "prompts": evaluation.get("metrics", {}).get("prompts"),
+        JUDGE: judge,
         "seed": last.get("seed"),
         "versions": last.get("versions", {}),
         "git_commit": last.get("git_commit"),
@@ -81,7 +89,8 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         results=results,
         sentences=headline(results, legend),
         few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
-        judge=_lookup(_config(evaluation, EVALUATE), "judge._target_") or "a reward model trained on other rankings",
+        judge=judge_sentence(judge) if judge else "",
+        independent=not (judge and judge[TRAINED]),
         policies=policy_table(results),
         measures=[table for key in ("judges", "metadata", "probes") if (table := measure_table(results, key))],
         reference=reference,
@@ -108,18 +117,20 @@ def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
     if not rates:
         return ["This run has no evaluation against a baseline; below is what its stages left behind."]
     against = legend.label(baseline)
-    return [_sentence(legend.label(name), rates[name], against, results["prompts"]) for name in reversed(rates)]
+    trained = (results.get(JUDGE) or {}).get(TRAINED)
+    judge = "the reward model that trained the policies" if trained else "the judge"
+    return [_sentence(legend.label(name), rates[name], against, results["prompts"], judge) for name in reversed(rates)]
 
 
-def _sentence(policy: str, rate: Interval, baseline: str, prompts: int) -> str:
+def _sentence(policy: str, rate: Interval, baseline: str, prompts: int, judge: str) -> str:
     percent = f"{100 * rate['value']:.1f} % ({100 * rate['low']:.1f} .. {100 * rate['high']:.1f})"
     if rate["low"] > 0.5:
-        return f"{policy} wins {percent} of {prompts} held-out prompts against {baseline}, by the judge."
+        return f"{policy} wins {percent} of {prompts} held-out prompts against {baseline}, by {judge}."
     if rate["high"] < 0.5:
-        return f"{policy} loses to {baseline}: it wins only {percent} of {prompts} held-out prompts, by the judge."
+        return f"{policy} loses to {baseline}: it wins only {percent} of {prompts} held-out prompts, by {judge}."
     return (
         f"No difference is shown between {policy} and {baseline}: {policy} wins {percent} of {prompts} held-out "
-        "prompts, by the judge, and the interval contains 50 %."
+        f"prompts, by {judge}, and the interval contains 50 %."
     )
 
 
@@ -167,7 +178,9 @@ def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> d
         svg = curve_plot(stage.name, stage.unit, curve, columns, legend)
         if svg is not None:
             plots.append({"svg": svg, "title": curve.title})
-    left_out = json.loads(path.read_text(encoding="utf-8")) if (path := stage.folder / "dropped.json").exists() else {}
+    counts = {name: _counts(stage.folder / f"{name}.json") for name in ("dropped", "cut")}
+    warnings = stage.folder / "warnings.json"
+    left_out = counts["dropped"]
     for split, part in metrics.items():
         if isinstance(part, Mapping) and isinstance(part.get("dropped"), Mapping):
             left_out |= {f"{split}: {reason}": count for reason, count in part["dropped"].items()}
@@ -176,11 +189,28 @@ def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> d
         "seconds": record.get("seconds"),
         "config": config,
         "left_out": left_out,
+        "cut": counts["cut"],
+        "warnings": json.loads(warnings.read_text(encoding="utf-8")) if warnings.exists() else [],
         "plots": plots,
         "thinned": max((len(series) for series in columns.values()), default=0) > MOST_POINTS,
         "final": [(name, value) for name, value in metrics.items() if isinstance(value, int | float)],
         "episodes": _episodes(stage.folder / "samples.jsonl"),
     }
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """Counts by set, reason and source, on one level."""
+    flat: dict[str, int] = {}
+
+    def add(place: tuple[str, ...], count: Any) -> None:
+        if isinstance(count, Mapping):
+            for name, part in count.items():
+                add((*place, name), part)
+        else:
+            flat[": ".join(place)] = count
+
+    add((), json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    return flat
 
 
 def _episodes(path: Path) -> list[dict[str, Any]]:

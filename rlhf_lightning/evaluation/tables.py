@@ -1,7 +1,7 @@
 """The tables that close a run and a sweep."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_
 from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
-EVALUATE, REWARD = "evaluate", "reward"
-"""The steps whose results the tables and the report open with."""
+EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
+"""The steps whose results the tables and the report open with, and the one that trains a judge."""
+TRAINED = "trained_policies"
+NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 
 
 def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
     """Policies in rows; score, win rate, KL, length and pretraining loss in columns.
 
     Args:
-        results: The metrics of step evaluate: ``policies``, ``baseline``, ``prompts``.
+        results: The metrics of step evaluate: ``policies``, ``baseline``, ``prompts``, ``judge``.
         legend: Names of the policies.
     """
-    table = Table(title=f"{results['prompts']} held-out prompts, win rate against {results['baseline']}")
+    judge = results.get(JUDGE)
+    title = f"{results['prompts']} held-out prompts, win rate against {legend.label(results['baseline'])}"
+    table = Table(title=title, caption=judge and f"The judge: {judge_sentence(judge)}.")
     judges = list(next(iter(results["policies"].values())).get("judges", {}))
     names = ("policy", "score", "win rate", *(f"win rate by\n{judge.replace('_', ' ')}" for judge in judges))
     for name in (*names, "reward\nmodel", "KL", "length", "pretrain\nloss"):
@@ -41,6 +45,30 @@ def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
             "-" if loss is None else f"{loss:.3f}",
         )
     return table
+
+
+def judge_of(metrics: Mapping[str, Any], options: Mapping[str, Any], parents: Collection[str]) -> Mapping[str, Any]:
+    """Who judged, and whether the policies were trained on its scores.
+
+    Args:
+        metrics: Those of step evaluate.
+        options: Its settings, which say it where the metrics of an old run do not.
+        parents: The models that it had.
+    """
+    own: Mapping[str, Any] | None = metrics.get(JUDGE)
+    named = options.get(JUDGE)
+    if own is not None:
+        return own
+    if named:
+        return {"name": named["_target_"] if isinstance(named, Mapping) else str(named), TRAINED: False}
+    return {"name": JUDGE, TRAINED: False} if JUDGE in parents else {"name": REWARD, TRAINED: True}
+
+
+def judge_sentence(judge: Mapping[str, Any]) -> str:
+    """Who judged, for people."""
+    if judge[TRAINED]:
+        return f"the reward model that trained the policies ({judge['name']}); {NOT_INDEPENDENT}"
+    return "the reward model of step judge, trained on other rankings" if judge["name"] == JUDGE else judge["name"]
 
 
 def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> Table:

@@ -47,7 +47,12 @@ class Checking(Stage):
         """
         subject = subject_of(context)
         with context.console.status("") as status:
-            results = check(subject, lambda name: status.update(f"check: {name}"))
+
+            def tell(name: str) -> None:
+                status.update(f"check: {name}")
+                context.heartbeat.note(f"checking {name}")
+
+            results = check(subject, tell)
         context.console.print(check_table(results))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "check.json", [asdict(result) for result in results])

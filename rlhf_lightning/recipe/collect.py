@@ -49,8 +49,7 @@ class Collection(Stage):
         for split, count in options["prompts"].items():
             prompts = context.records("prompts", split, required=split == "train")[:count]
             kept = folder / f"ranked.{split}.unfinished"
-            with progress_bar(context.console) as bar:
-                task = bar.add_task(self.name, total=len(prompts), figures=f"prompts for {split}")
+            with progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}") as (bar, task):
                 comparisons, dropped = collect_comparisons(
                     policies,
                     context.tokenization,

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import DataSource, FileData, check_data_source
+from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
 from rlhf_lightning.models.architecture import check_length
@@ -27,6 +28,7 @@ from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.training.heartbeat import Heartbeat
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
@@ -56,6 +58,7 @@ class Context:
     ) -> None:
         self.config, self.build, self.runs, self.steps = config, build, runs, steps
         self.console = console or Console()
+        self.heartbeat = Heartbeat(self.console)
         self.seed: int = config["seed"]
         self.data: DataSource = check_data_source(build(config["data"]["source"]))
         gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
@@ -115,10 +118,11 @@ class Context:
         """Load a model by the names of `model_path`, in eval mode, on the device that samples."""
         path = self.model_path(name)
         options: dict[str, Any] = {"residual_dropout": residual_dropout} if residual_dropout else {}
-        if path is None:
-            model: PreTrainedModel = self.build(self.config["model"]["causal_lm"], **options)
-        else:
-            model = load_causal_lm(str(path), **self._load_options("trust_remote_code"), **options)
+        with self.heartbeat.during(f"loading {name}"):
+            if path is None:
+                model: PreTrainedModel = self.build(self.config["model"]["causal_lm"], **options)
+            else:
+                model = load_causal_lm(str(path), **self._load_options("trust_remote_code"), **options)
         fit_to_tokenizer(model, self.tokenizer)
         self.check_lengths(model, name)
         model.eval()
@@ -127,7 +131,8 @@ class Context:
 
     def scalar_model(self, step: str) -> ScalarHeadModel:
         """The reward model of a step, on the device that samples."""
-        return load_scalar_model(str(self.model_path(step)), **self._load_options()).eval().to(self.device)
+        with self.heartbeat.during(f"loading the reward model of {step}"):
+            return load_scalar_model(str(self.model_path(step)), **self._load_options()).eval().to(self.device)
 
     def _load_options(self, *more: str) -> dict[str, Any]:
         node = self.config["model"]["causal_lm"]
@@ -220,7 +225,8 @@ class Context:
         curated = self._curated()
         place = (curated.folder if curated else None, name, split)
         if place not in self._records:
-            self._records[place] = self._source(name).records(name, split)
+            with self.heartbeat.during(f"reading {name} for {split}"):
+                self._records[place] = self._source(name).records(name, split)
         return self._records[place]
 
     def _source(self, name: str) -> CuratedData | DataSource:
@@ -265,12 +271,12 @@ class Context:
         """One line about a step."""
         self.console.print(f"[bold]{step:<9}[/] {escape(message)}")
 
-    def report_dropped(self, step: str, folder: Path, dropped: Mapping[str, int], cut: Mapping[str, int]) -> None:
-        """Say and write down how many records a step left out, and how many it cut, by reason."""
-        for name, what, counts in (("dropped", "left out", dropped), ("cut", "cut", cut)):
-            if counts:
+    def report_dropped(self, step: str, folder: Path, tally: Tally) -> None:
+        """Say and write down how many records a step left out, and how many it cut, by set, reason and source."""
+        for name, what in ((DROPPED, "left out"), (CUT, "cut")):
+            if counts := tally.by_set(name):
                 write_json(folder / f"{name}.json", counts)
-                self.say(step, f"{what}: {json.dumps(counts)}")
+                self.say(step, f"{what}: {sentence(counts)}")
 
     def report_malformed(self, step: str) -> None:
         """Say how many malformed rows went aside since the last time, and which rows hold no such record."""

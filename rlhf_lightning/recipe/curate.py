@@ -52,8 +52,7 @@ class Curation(Stage):
         few_shot, malformed = _few_shot(context.data, options["few_shot"])
         if not records.keys() & DATASETS and not few_shot:
             raise PipelineError(f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate.")
-        with progress_bar(context.console) as bar:
-            task = bar.add_task(self.name, total=_rows(records), figures="")
+        with progress_bar(context.heartbeat, self.name, _rows(records)) as (bar, task):
             account = curator.curate(
                 records,
                 context.tokenization,

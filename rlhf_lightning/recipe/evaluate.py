@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
+from rlhf_lightning.evaluation.tables import JUDGE
 from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
@@ -17,8 +18,6 @@ from rlhf_lightning.training.progress import progress_bar
 
 FEW_SHOT = "prompted"
 """The policy that is the base model behind a few-shot prefix."""
-JUDGE = "judge"
-"""The step that trains a second reward model, for the evaluation alone."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,13 @@ class Evaluation(Stage):
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
         tests = _Tests(context, options, self._judge(context))
-        context.report_dropped(self.name, folder, tests.tokenization.dropped, tests.tokenization.cut)
+        context.report_dropped(self.name, folder, tests.tokenization.tally)
         if options["temperature"] == 0:
             context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
         samples: dict[str, PolicySamples] = {}
         losses: dict[str, float] = {}
-        with progress_bar(context.console) as bar:
-            count = len(tests.prompts) + len(tests.probes)
-            task = bar.add_task(self.name, total=len(names) * count, figures="")
+        count = len(tests.prompts) + len(tests.probes)
+        with progress_bar(context.heartbeat, self.name, len(names) * count) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
                 samples[name], loss = tests.measure(name, partial(bar.advance, task))
@@ -98,6 +96,7 @@ class _Tests:
         self.metadata = context.build(options["metadata"]) if options["metadata"] else None
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
+        self.tokenization.tally.part = "test"
         self.prompts = self.tokenization.prompts(context.records("prompts", "test")[: options["num_prompts"]])
         self.questions = [prompt.text for prompt in self.prompts]
         self.batches = context.batches(self.prompts, collate_prompts, options["batch_size"])

@@ -32,6 +32,12 @@ class Pretraining(TrainingStage):
         """There are none."""
         return {}
 
+    def not_needed(self, context: Context) -> str | None:
+        """Weights that are there, unless they are to be trained on."""
+        path = context.config["model"]["causal_lm"].get("path")
+        found = path is not None and not context.config[self.name]["on_weights"]
+        return f"{path} has weights; pretrain.on_weights=true trains them further on the text" if found else None
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train from the configuration's own weights and write ``model/``."""
         config, options = context.config, context.config[self.name]

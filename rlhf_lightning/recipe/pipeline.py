@@ -10,16 +10,16 @@ import lightning as L
 import yaml
 from rich.console import Console
 
-from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
-from rlhf_lightning.evaluation.tables import EVALUATE
+from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, REWARD, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.evaluate import FEW_SHOT, JUDGE, Evaluation
+from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
+from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.reward import RewardModelling
@@ -43,12 +43,6 @@ RECIPE: tuple[Stage, ...] = (
     Evaluation(EVALUATE, "Evaluation", "#7d8590"),
 )
 """The steps, in order."""
-ARTIFACTS = tuple(stage for stage in RECIPE if stage.keeps_artifact)
-LEGEND = Legend(
-    {BASE: "GPT", FEW_SHOT: "GPT prompted", **{stage.name: stage.title for stage in ARTIFACTS}},
-    {BASE: "#a07e5c", **{stage.name: stage.colour for stage in ARTIFACTS}},
-)
-"""What the policies and steps are called in tables, and their colours in figures."""
 
 
 class Pipeline:
@@ -88,17 +82,18 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
-        for stage in self.stages:
-            self._context_of(stage)  # two models that disagree are refused before the first step
-        for stage in self.stages:
-            reason = stage.not_needed(self.context)
-            if reason is not None:
-                self.context.say(stage.name, f"skipped: {reason}")
-                continue
-            metrics[stage.name] = self._metrics(stage)
-            if stage.reported:
-                on_rank_zero(self._report)
-        destroy_process_group()
+        with self.context.heartbeat.beating():
+            for stage in self.stages:
+                self._context_of(stage)  # two models that disagree are refused before the first step
+            for stage in self.stages:
+                reason = stage.not_needed(self.context)
+                if reason is not None:
+                    self.context.say(stage.name, f"skipped: {reason}")
+                    continue
+                metrics[stage.name] = self._metrics(stage)
+                if stage.reported:
+                    on_rank_zero(self._report)
+            destroy_process_group()
         return metrics
 
     def step(self, name: str) -> Stage:
@@ -121,6 +116,7 @@ class Pipeline:
     def _metrics(self, stage: Stage) -> Any:
         """Run one step, or read what it left."""
         folder = self.runs.folder(stage.name)
+        self.context.heartbeat.note("working", stage.name)
         if not stage.keeps_artifact:
             return on_rank_zero(partial(stage.run, self._context_of(stage), folder))
         if on_rank_zero(lambda: self._begin(stage, folder)) == "complete":
@@ -164,4 +160,6 @@ class Pipeline:
             for stage in self.recipe
             if (folder := self.runs.find(stage.name)) is not None
         ]
-        self.context.say("report", str(write_report(self.runs.root / self.runs.run, stages, LEGEND)))
+        self.context.say(
+            "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))
+        )

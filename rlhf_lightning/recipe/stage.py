@@ -16,8 +16,8 @@ from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.training.fit import fit_stage
-from rlhf_lightning.training.progress import StageProgress
 from rlhf_lightning.training.surroundings import user_callbacks, user_loggers
+from rlhf_lightning.training.watch import watches
 
 LOGGER, CALLBACKS = "logger", "callbacks"
 PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", LOGGER, CALLBACKS)
@@ -129,20 +129,20 @@ class TrainingStage(Stage):
         data = self.datamodule(context, keep)
         trainer = {name: value for name, value in config["trainer"].items() if name not in (LOGGER, CALLBACKS)}
         users = user_callbacks(_of_user(config, CALLBACKS), build)
-        bar = StageProgress(self.name, context.console)
+        say = partial(context.say, self.name)
         metrics = fit_stage(
             module,
             data,
             folder,
             partial(build, trainer),
-            [bar, *callbacks, *users],
-            partial(context.say, self.name),
+            [*watches(self.name, module, data, folder, say, context.heartbeat), *callbacks, *users],
+            say,
             loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
             hyperparameters=self.settings(context),
             tags=config["tags"],
             **config[self.name]["fit"],
         )
-        context.report_dropped(self.name, folder, data.dropped, data.cut)
+        context.report_dropped(self.name, folder, data.tally)
         return metrics
 
     def settings(self, context: Context) -> dict[str, Any]:

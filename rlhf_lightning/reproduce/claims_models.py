@@ -1,9 +1,8 @@
 """Claims 1 to 6: how GPT, SFT, PPO and PPO-ptx compare, at three sizes."""
 
-from rlhf_lightning.recipe.pipeline import LEGEND
 from rlhf_lightning.reproduce.finding import Finding
 from rlhf_lightning.reproduce.measure import Ratio, Results, Source, blocks, combined, difference, joined, won
-from rlhf_lightning.reproduce.plan import SIZES
+from rlhf_lightning.reproduce.plan import LEGEND, SIZES
 from rlhf_lightning.sandbox.use_cases.table import GREETINGS
 
 POLICIES = ("base", "prompted", "sft", "ppo", "ppo_ptx")

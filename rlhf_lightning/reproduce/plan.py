@@ -6,6 +6,11 @@ As in the paper one reward model of the middle size serves the policies of every
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE as STEPS
+
+LEGEND = legend_of(STEPS, "GPT")
+"""The base model as the paper calls it, whose claims are compared."""
 SIZES = ("small", "medium", "large")
 SMALL = "small"
 SEEDS = (1, 2, 3)

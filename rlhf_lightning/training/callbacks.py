@@ -46,7 +46,7 @@ class LearningRates(L.Callback):
 
 
 class SampleTable(L.Callback):
-    """Appends a few rollouts of PPO to `samples.jsonl` every so many iterations.
+    """Appends a few rollouts of PPO to `samples.jsonl` every so many iterations, the first and the last ones always.
 
     Args:
         path: The file that grows.
@@ -60,23 +60,35 @@ class SampleTable(L.Callback):
     ) -> None:
         self.tokenizer = tokenizer
         self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows
+        self._written = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop what an interrupted run wrote after its last checkpoint."""
+        self._written = -1
         if self.path.exists() and trainer.is_global_zero:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             done = batches_done(trainer)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
+            if kept:
+                self._written = json.loads(kept[-1])["iteration"]
             unfinished = self.path.with_suffix(".unfinished")
             unfinished.write_text("".join(kept), encoding="utf-8")
             put_in_place(unfinished, self.path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
-        iteration = batches_done(trainer) - 1
-        experience = getattr(pl_module, "latest", None)
-        if experience is None or iteration % self.every_n_iterations or not trainer.is_global_zero:
+        if (batches_done(trainer) - 1) % self.every_n_iterations == 0:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last iteration, also where a callback ended the training."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        iteration, experience = batches_done(trainer) - 1, getattr(pl_module, "latest", None)
+        if experience is None or iteration == self._written or not trainer.is_global_zero:
             return
+        self._written = iteration
         texts = response_texts(self.tokenizer, experience.rollout)
         with self.path.open("a", encoding="utf-8") as file:
             for row in range(min(self.rows, len(texts))):

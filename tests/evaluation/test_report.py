@@ -10,8 +10,10 @@ import pytest
 
 from rlhf_lightning.evaluation import report
 from rlhf_lightning.evaluation.report import ReportedStage, headline
-from rlhf_lightning.recipe.pipeline import LEGEND, RECIPE
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE
 
+LEGEND = legend_of(RECIPE)
 STAGES = ("pretrain", "sft", "ppo_init", "collect", "judge", "reward", "ppo", "ppo_ptx", "evaluate")
 POLICIES = ("base", "sft", "ppo", "ppo_ptx")
 VERSIONS = {"torch": "2.13.0", "python": "3.11.7"}
@@ -174,7 +176,9 @@ def page(html: str) -> Page:
 
 def test_results_are_those_of_the_stages(run: Path) -> None:
     results = json.loads((run / "report" / "results.json").read_text())
-    assert list(results) == ["policies", "reward", "seconds", "baseline", "prompts", "seed", "versions", "git_commit"]
+    assert list(results) == [
+        *("policies", "reward", "seconds", "baseline", "prompts", "judge", "seed", "versions", "git_commit")
+    ]
     assert results["policies"] == METRICS["evaluate"]["policies"]
     assert results["reward"] == {"validation": {"all": ACCURACY, "users": ACCURACY}, "test": {"all": ACCURACY}}
     assert results["seconds"] == {
@@ -233,7 +237,7 @@ def test_every_figure_has_a_description(html: str, page: Page) -> None:
     # coefficient never moves), two charts.
     assert len(descriptions) == page.tags.count("svg") == 3 + 4 + 6 + 2
     assert descriptions[0] == (
-        "Win rates against SFT with 95 % intervals: GPT 25.0 % (18.8 .. 31.2); PPO 51.0 % (48.0 .. 54.0); "
+        "Win rates against SFT with 95 % intervals: base 25.0 % (18.8 .. 31.2); PPO 51.0 % (48.0 .. 54.0); "
         "PPO-ptx 61.2 % (58.1 .. 64.3)."
     )
     assert "PPO: KL to the reference in nats per response over the steps; k1 0.500 at the last step." in descriptions
@@ -314,7 +318,7 @@ def test_missing_measures_of_a_policy_are_left_out(tmp_path: Path) -> None:
     del record["metrics"]["policies"]["base"]["kl"]
     (stages["evaluate"] / "stage.json").write_text(json.dumps(record))
     page = Page(write_report(tmp_path, stages).read_text(encoding="utf-8"))
-    assert "GPT 0.500 0.375 .. 0.625 25.0 18.8 .. 31.2 - 20.2" in page.text
+    assert "base 0.500 0.375 .. 0.625 25.0 18.8 .. 31.2 - 20.2" in page.text
     assert "Pretraining loss" not in page.text
     assert "Reward" not in page.text
 
@@ -382,7 +386,7 @@ def test_headline_claims_what_the_interval_allows(rate: dict[str, float], expect
 
 def test_headline_starts_with_the_last_policy(page: Page) -> None:
     sentences = headline(METRICS["evaluate"], LEGEND)
-    assert [sentence.split()[0] for sentence in sentences] == ["PPO-ptx", "No", "GPT"]
+    assert [sentence.split()[0] for sentence in sentences] == ["PPO-ptx", "No", "base"]
     assert all(sentence in page.text for sentence in sentences)
 
 

@@ -5,7 +5,10 @@ import pytest
 from rich.console import Console
 
 from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
-from rlhf_lightning.recipe.pipeline import LEGEND
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE
+
+LEGEND = legend_of(RECIPE)
 
 
 def rows_of(table):
@@ -42,7 +45,7 @@ def test_closing_table_holds_the_numbers():
         },
     }
     title, rows = rows_of(closing_table(results, LEGEND))
-    assert title == "1000 held-out prompts, win rate against sft"
+    assert title == "1000 held-out prompts, win rate against SFT"
     assert rows == [
         ["SFT", "0.250 0.125 .. 0.375", "-", "-", "0.00", "9.8", "-"],
         ["PPO", "0.500 0.400 .. 0.600", "72.5% 70.0% .. 75.0%", "1.50", "3.12", "12.5", "2.250"],
@@ -56,7 +59,7 @@ def test_closing_table_has_a_column_for_every_further_judge():
     _, rows = rows_of(closing_table({"prompts": 4, "baseline": "sft", "policies": policies}, LEGEND))
     assert rows[0][3] == "-"
     assert rows[1] == [
-        "GPT prompted",
+        "base prompted",
         "0.500 0.500 .. 0.500",
         "50.0% 50.0% .. 50.0%",
         "62.5% 60.0% .. 65.0%",

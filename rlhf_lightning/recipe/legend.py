@@ -1,0 +1,58 @@
+"""What policies and steps are called in tables, and their colours in figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.evaluation.plots import Legend
+from rlhf_lightning.evaluation.tables import EVALUATE
+from rlhf_lightning.recipe.context import BASE
+from rlhf_lightning.recipe.evaluate import FEW_SHOT
+from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.hub import is_hub_id, model_folder
+
+
+def legend_of(recipe: Sequence[Stage], base: str = BASE, policies: Sequence[str] = ()) -> Legend:
+    """The legend of a run.
+
+    Args:
+        recipe: The steps, which bring their titles and colours.
+        base: Name of the base model.
+        policies: Policies that are folders or hub ids; each is called by as many of its last parts as tell it from the
+            others, a hub id by the whole.
+    """
+    steps = {stage.name: stage for stage in recipe if stage.keeps_artifact}
+    labels = {BASE: base, FEW_SHOT: f"{base} prompted", **{name: stage.title for name, stage in steps.items()}}
+    own = {
+        name: name if is_hub_id(name) else _shortest(name, [*policies, *labels.values()])
+        for name in policies
+        if name.partition("/")[0] not in labels
+    }
+    return Legend({**own, **labels}, {BASE: "#a07e5c", **{name: stage.colour for name, stage in steps.items()}})
+
+
+def run_legend(recipe: Sequence[Stage], config: Mapping[str, Any]) -> Legend:
+    """The legend of a run by its configuration."""
+    options = config.get(EVALUATE) or {}
+    named = [*(options.get("policies") or ()), options.get("baseline"), options.get("reference")]
+    return legend_of(recipe, base_name(config["model"]["causal_lm"]), [name for name in named if name])
+
+
+def base_name(model: Mapping[str, Any]) -> str:
+    """What the base model is called: a hub id as it is, a folder by its own name, what ships or is fresh ``base``.
+
+    Args:
+        model: The settings of the model, with ``path`` where it has weights.
+    """
+    path = model.get("path")
+    if path is None or model_folder(path) != path:
+        return BASE
+    return str(path) if is_hub_id(path) else Path(path).resolve().name
+
+
+def _shortest(name: str, others: Sequence[str]) -> str:
+    parts, rest = Path(name).resolve().parts, [Path(other).resolve().parts for other in others]
+    for count in range(1, len(parts)):
+        if all(other == parts or other[-count:] != parts[-count:] for other in rest):
+            return "/".join(parts[-count:])
+    return name
