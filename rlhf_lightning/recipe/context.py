@@ -27,6 +27,7 @@ from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
@@ -166,6 +167,11 @@ class Context:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that the models of the step share; that of the base model outside of a step."""
         return self.tokenizers.of(BASE) if self._shared is None else self._shared
+
+    @property
+    def export_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The same with a chat template that writes the format of the step's data, for what the step leaves."""
+        return as_trained(self.tokenization.dialogue)
 
     def for_step(self, step: str, models: Mapping[str, str]) -> "Context":
         """This context with the tokenizer that the models of a step share.
