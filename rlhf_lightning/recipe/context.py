@@ -181,6 +181,8 @@ class Context:
         """
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
+        for sentence in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
+            self.say(step, sentence)
         if isinstance(self.data, FileData):
             self.data.check = context.tokenization.check if context.tokenizer.chat_template else None
         return context

@@ -52,9 +52,7 @@ def prompt_format(
     if name not in (CHAT, TEMPLATE, PLAIN):
         raise ValueError(f"data.format must be {CHAT}, {TEMPLATE}, {PLAIN} or null (by model), got {name!r}.")
     if name == TEMPLATE and template is None:
-        raise ValueError(
-            f"data.format={TEMPLATE} needs the template: data.lengths.prompt_template=\"... {PROMPT} ...\"."
-        )
+        raise ValueError(f'data.format={TEMPLATE} needs the template: data.lengths.prompt_template="... {PROMPT} ...".')
     if name != TEMPLATE and template is not None:
         raise ValueError(
             f"data.format={name} makes no use of prompt_template={template!r}. Set data.format={TEMPLATE}, or "

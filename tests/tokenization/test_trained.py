@@ -25,8 +25,7 @@ MODELS = {
     "unigram": lambda: sentence_tokenizer(unigram=True),
 }
 SYSTEM, TURNS = (
-    [{"role": role, "content": "ab"} for role in roles.split()]
-    for roles in ("system user", "user assistant user")
+    [{"role": role, "content": "ab"} for role in roles.split()] for roles in ("system user", "user assistant user")
 )
 
 
@@ -132,7 +131,9 @@ def test_what_a_template_wrote_before_is_written_by_it(tmp_path):
         assert asked(plain, "ab", add_generation_prompt=True) == tokens.prompt_ids(text)
     tokens = Tokenization(llama3(), prompt_template="{rendered}")
     tokens.tokenizer.chat_template = None
-    bare = AutoTokenizer.from_pretrained(folder_of(Tokenization(tokens.tokenizer, prompt_template="{rendered}"), tmp_path))
+    bare = AutoTokenizer.from_pretrained(
+        folder_of(Tokenization(tokens.tokenizer, prompt_template="{rendered}"), tmp_path)
+    )
     for text in ("<|begin_of_text|>ab", "ab<|eot_id|>"):
         assert asked(bare, text) == tokens.prompt_ids(text)
 
