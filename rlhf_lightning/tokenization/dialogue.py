@@ -135,7 +135,7 @@ class DialogueEncoder:
         return self._closing.sub("", response)
 
     def earlier_answers(self, prompt: ReadPrompt) -> list[tuple[int, int]]:
-        """Where the answers within a conversation stand among its token ids, each with its end.
+        """Where the answers within a conversation stand among its token ids, each with its end; but for weight 0.
 
         Raises:
             ConversationError: When the template writes a conversation otherwise as long as it is shorter.
@@ -144,7 +144,7 @@ class DialogueEncoder:
         return [
             self._turn(prompt, messages, number)
             for number, message in enumerate(messages)
-            if message["role"] == "assistant"
+            if message["role"] == "assistant" and message.get("weight") != "0"
         ]
 
     def _turn(self, prompt: ReadPrompt, messages: list[dict[str, str]], number: int) -> tuple[int, int]:
