@@ -1,6 +1,7 @@
 """What a model reads of a prompt, and what it should write behind it, as token ids."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -14,6 +15,8 @@ PromptLike: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation that ends with the user's turn."""
 
 _PLACES = re.compile(f"({PROMPT}|{RENDERED})")
+_ASKED = "rlhf"
+"""Stands for a question where a template shows what it writes before one."""
 _OPENED = re.compile(r"(<[a-z_]+>)\s*$")
 """A tag that stands open at the end of a prompt."""
 
@@ -59,6 +62,7 @@ class DialogueEncoder:
     ) -> None:
         self.tokenizer, self.text = tokenizer, TextEncoder(tokenizer)
         self.format = prompt_format(tokenizer, format, prompt_template)
+        self._opening = self._template_opening()
         ends = [str(token) for token in tokenizer.convert_ids_to_tokens(list(self.text.ends))]
         self._ends = re.compile("|".join(map(re.escape, ends)))
         self._closing = re.compile(rf"(?:\s*(?:{self._ends.pattern}))+\s*$")
@@ -67,6 +71,19 @@ class DialogueEncoder:
     def uses_chat(self) -> bool:
         """Whether strings go through the chat template."""
         return self.format.name == CHAT
+
+    def _template_opening(self) -> re.Pattern[str] | None:
+        """How the chat template begins: up to the user's text, or with two of its tokens; None where nothing does."""
+        if not self.tokenizer.chat_template or RENDERED in str(self.format.template):
+            return None
+        try:
+            text = rendered(self.tokenizer, [{"role": "user", "content": _ASKED}], generation_prompt=True)
+        except ConversationError:  # which is raised where a prompt is one
+            return None
+        token = "|".join(re.escape(token) for token in self.text.special if token in text)
+        before = re.escape(text.partition(_ASKED)[0].strip())
+        ways = ([before] if before else []) + ([rf"(?:{token}).*(?:{token})"] if token else [])
+        return re.compile(rf"\s*(?:{'|'.join(ways)})", re.DOTALL) if ways else None
 
     def messages(self, prompt: PromptLike) -> list[dict[str, str]] | None:
         """The prompt as a conversation; None of a question that no chat template writes."""
@@ -100,6 +117,7 @@ class DialogueEncoder:
             texts: What `prompt_text` makes of each, where that is known.
         """
         texts = [self.prompt_text(prompt) for prompt in prompts] if texts is None else texts
+        self._warn_of_rendered(prompts)
         opening = self.text.opening
         found = []
         for prompt, text, row in zip(prompts, texts, self.text.rows(texts), strict=True):
@@ -107,6 +125,17 @@ class DialogueEncoder:
             bare = messages is None and row[: len(opening)] != opening
             found.append(ReadPrompt(messages, text, [*opening, *row] if bare else row))
         return found
+
+    def _warn_of_rendered(self, prompts: Sequence[PromptLike]) -> None:
+        """Say once that strings look like conversations that a chat template wrote, and are read as text."""
+        for prompt in prompts:
+            if isinstance(prompt, str) and self._opening is not None and self._opening.match(prompt):
+                self._opening = None
+                warnings.warn(
+                    f"The prompt {prompt!r:.60} begins as the chat template does. It is read as a person's text; for "
+                    f"prompts that a template wrote already set prompt_template='{RENDERED}' (data.lengths).",
+                    stacklevel=2,
+                )
 
     def answers(self, prompts: Sequence[ReadPrompt], responses: Sequence[str]) -> list[list[int]]:
         """Token ids of the answer to each prompt, with its end."""

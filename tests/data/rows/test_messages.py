@@ -114,7 +114,7 @@ def test_columns_that_would_be_dropped_are_named(kind, more, message):
         ({"reasoning_content": "because"}, "message with reasoning_content 'because'; thoughts .*<think>"),
         ({"thinking": "because"}, "message with thinking 'because'"),
         ({"weight": 0.5}, "message of weight 0.5; a message is trained .1. or not .0."),
-        ({"content": [{"type": "image_url", "image_url": "x"}]}, "message with the part .*'image_url'.*only text is read"),
+        ({"content": [{"type": "image_url", "url": "x"}]}, "message with the part .*'image_url'.*only text is read"),
         ({"content": [{"type": "text", "text": None}]}, "message with the part"),
     ],
 )
