@@ -17,12 +17,11 @@ from rlhf_lightning.data.records import short
 from rlhf_lightning.models import export
 from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.log_probs import causal_log_probs
-from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.chat import ConversationError, Messages, rendered
 from rlhf_lightning.tokenization.encoding import shared_start
 from rlhf_lightning.tokenization.endings import disagreement
 from rlhf_lightning.tokenization.formats import RENDERED
-from rlhf_lightning.tokenization.loading import load_tokenizer
+from rlhf_lightning.tokenization.loading import load_tokenizer, plain_tokenizer
 from rlhf_lightning.tokenization.trained import as_trained
 
 
@@ -85,8 +84,8 @@ def prompt_format(subject: Subject) -> str:
         as_trained(dialogue).save_pretrained(name)
         askers["of the export"] = AutoTokenizer.from_pretrained(name)
     if subject.folder is not None:
-        with suppress(OSError, ValueError, TypeError):  # a single file, or GPT-2's original ones, have no template
-            askers[f"of {subject.folder}"] = AutoTokenizer.from_pretrained(model_source(subject.folder))
+        with suppress(OSError, ValueError):  # nobody else reads it either
+            askers[f"of {subject.folder}"] = plain_tokenizer(subject.folder)
     asked = [whose for whose, asker in askers.items() if asker.chat_template]
     for prompt in subject.prompts[:8]:
         text = prompt.prompt

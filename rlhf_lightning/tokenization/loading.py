@@ -69,6 +69,15 @@ def load_tokenizer(
     return tokenizer
 
 
+def plain_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer as transformers reads it, with the chat template that is written there; errors are its own.
+
+    Args:
+        path: A local folder, a hub id or a shipped model.
+    """
+    return _read(model_source(path), path, trust_remote_code=False)
+
+
 def _read(source: str, path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer as its files say."""
     folder = Path(source)
