@@ -63,7 +63,8 @@ def _template(dialogue: DialogueEncoder) -> str:
         return own
     pieces = [piece for piece in re.split(f"({PROMPT}|{RENDERED})", form) if piece]
     written = " + ".join(_QUESTION if piece in (PROMPT, RENDERED) else _literal(piece) for piece in pieces)
-    end = str(tokenizer.convert_ids_to_tokens(dialogue.text.ends[0]))
+    end = _literal(str(tokenizer.convert_ids_to_tokens(dialogue.text.ends[0])))
+    answer = f"{_between(dialogue)}messages[1]['content'] + {end}"
     if own is None:
         other = f"{{{{- raise_exception({_literal(_REFUSAL)}) -}}}}"
     else:  # Jinja takes one line end off: of its own file, or behind the tag before it
@@ -72,7 +73,7 @@ def _template(dialogue: DialogueEncoder) -> str:
         "{%- if messages[0]['role'] == 'user' and (messages | length == 1 or messages | length == 2 and "
         "messages[1]['role'] == 'assistant') -%}\n"
         f"{{{{- {_opening(dialogue, pieces)}{written} -}}}}\n"
-        f"{{%- if messages | length == 2 -%}}{{{{- messages[1]['content'] + {_literal(end)} -}}}}{{%- endif -%}}\n"
+        f"{{%- if messages | length == 2 -%}}{{{{- {answer} -}}}}{{%- endif -%}}\n"
         f"{{%- else %}}{other}{{% endif %}}"
     )
 
@@ -95,6 +96,13 @@ def _opening(dialogue: DialogueEncoder, pieces: list[str]) -> str:
     if first == RENDERED:
         return f"('' if {_QUESTION}.startswith({_literal(opening)}) else {bos}) + "
     return f"{bos} + "
+
+
+def _between(dialogue: DialogueEncoder) -> str:
+    """A space before the answer where that makes the tokens of training, which stand side by side without a text."""
+    asked = dialogue.prompt_text(_PROBE)
+    question, answer, joined, spaced = dialogue.text.rows([asked, _PROBE, asked + _PROBE, f"{asked} {_PROBE}"])
+    return "' ' + " if joined != [*question, *answer] == spaced else ""
 
 
 def _literal(text: str) -> str:

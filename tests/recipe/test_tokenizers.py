@@ -131,7 +131,7 @@ def test_every_step_leaves_the_format_that_it_trained(rlhf, make_chat_folder, ca
         messages = [{"role": "user", "content": question}]
         assert plain.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == expected, step
         answered = [*messages, {"role": "assistant", "content": "paris"}]
-        assert plain.apply_chat_template(answered, tokenize=False) == f"{question} userparis<eos>"
+        assert plain.apply_chat_template(answered, tokenize=False) == f"{question} user paris<eos>"
     assert "was trained on" not in capsys.readouterr().out
     # A later step reads its prompts as the model did, or says that it does not.
     rlhf("stages=[ppo]", *model, "overwrite=true")

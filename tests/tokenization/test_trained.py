@@ -7,7 +7,7 @@ from chat_models import CHATML, EVERY, byte_tokenizer, chatml, gemma, llama3, qw
 from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, pipeline
 
-from rlhf_lightning.data.records import RecordError
+from rlhf_lightning.data.records import Demonstration, RecordError
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.tokenization.endings import disagreement, end_token_ids
@@ -79,6 +79,20 @@ def test_our_loader_takes_it_off_again(name, options, tmp_path):
     assert own.init_kwargs.get(KEPT) is None
     said = Tokenization(again, prompt_template="{prompt}!").dialogue
     assert said.prompt_text("ab") == "ab!"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    # In bytes, two line ends are one token at the end of a prompt and two before a word.
+    [("llama", {"format": "plain"}), *((name, {"prompt_template": "H: {prompt}\nI:"}) for name in MODELS)],
+)
+def test_an_answer_has_the_tokens_of_training(name, options, tmp_path):
+    """A space stands before it for tokenizers that mark the beginning of a word."""
+    tokens = Tokenization(MODELS[name](), **options)
+    (example,) = tokens.demonstrations([Demonstration("ab c", "b a")])
+    plain = AutoTokenizer.from_pretrained(folder_of(tokens, tmp_path))
+    whole = [{"role": "user", "content": "ab c"}, {"role": "assistant", "content": "b a"}]
+    assert plain.apply_chat_template(whole, return_dict=False) == example.input_ids
 
 
 def test_pipeline_reads_the_same_tokens(tmp_path, monkeypatch):
