@@ -1,22 +1,28 @@
 """Checks of a model folder: its weights, its tokenizer, what an export of it says."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.checks.result import CheckFailedError, CheckSkippedError, close, demand
 from rlhf_lightning.checks.subject import Subject
+from rlhf_lightning.data.records import short
 from rlhf_lightning.models import export
 from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.tokenization.chat import ConversationError, Messages, rendered
+from rlhf_lightning.tokenization.encoding import shared_start
 from rlhf_lightning.tokenization.endings import disagreement
-from rlhf_lightning.tokenization.loading import load_tokenizer
+from rlhf_lightning.tokenization.formats import RENDERED
+from rlhf_lightning.tokenization.loading import load_tokenizer, plain_tokenizer
+from rlhf_lightning.tokenization.trained import as_trained
 
 
 @torch.no_grad()
@@ -68,13 +74,54 @@ def _loss(subject: Subject, input_ids: Tensor, mask: Tensor) -> float:
     return float(lm_loss(log_probs, mask[:, 1:])[0])
 
 
+def prompt_format(subject: Subject) -> str:
+    """Who asks the policy's folder, or what is exported, by chat template, asks in the format of the data."""
+    dialogue = subject.tokens.dialogue
+    if RENDERED in str(dialogue.format.template):
+        raise CheckSkippedError("the prompts are conversations that a template wrote already")
+    askers: dict[str, PreTrainedTokenizerBase] = {}
+    with TemporaryDirectory() as name:
+        as_trained(dialogue).save_pretrained(name)
+        askers["of the export"] = AutoTokenizer.from_pretrained(name)
+    if subject.folder is not None:
+        with suppress(OSError, ValueError):  # nobody else reads it either
+            askers[f"of {subject.folder}"] = plain_tokenizer(subject.folder)
+    asked = [whose for whose, asker in askers.items() if asker.chat_template]
+    for prompt in subject.prompts[:8]:
+        text = prompt.prompt
+        messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
+        if any(dialogue.text.as_text(message["content"]) != message["content"] for message in messages):
+            continue  # transformers takes special tokens that people spell for such
+        (read,) = dialogue.read([text])
+        for whose in asked:
+            difference = _difference(askers[whose], messages, read.ids)
+            demand(
+                difference is None, f"the chat template {whose} and data.format={dialogue.format} differ: {difference}"
+            )
+    return f"the chat template {' and that '.join(asked)} write what data.format={dialogue.format} does"
+
+
+def _difference(asker: PreTrainedTokenizerBase, messages: Messages, ids: list[int]) -> str | None:
+    """The first token that a chat template writes otherwise; None where it writes all of them."""
+    try:
+        text = rendered(asker, messages, generation_prompt=True)
+    except ConversationError as error:
+        return str(error)
+    found: list[int] = asker(text, add_special_tokens=False)["input_ids"]
+    if found == ids:
+        return None
+    place = shared_start(found, ids)
+    first, trained = (str(asker.decode(row[place : place + 1])) for row in (found, ids))
+    return f"token {place} of {short(messages[-1]['content'])} is {first!r} by the template and {trained!r} in the data"
+
+
 @torch.no_grad()
 def exported_policy(subject: Subject) -> str:
     """The exported folder, in plain transformers, gives the same logits, tokens, ends and template."""
     policy, own = subject.policy, subject.tokenizer
     with TemporaryDirectory() as name:
         folder = Path(name) / "model"
-        export.export_causal_lm(policy, own, folder)
+        export.export_causal_lm(policy, as_trained(subject.tokens.dialogue), folder)
         plain = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype).eval().to(subject.device)
         use_fast_kernels(plain)  # other kernels round otherwise
         fault = disagreement(own, load_tokenizer(str(folder)))

@@ -80,6 +80,7 @@ def _fit(subject: Subject, folder: Path, ends_after: int | None) -> None:
         max_prompt_tokens=tokens.max_prompt_tokens,
         max_response_tokens=tokens.max_response_tokens,
         prompt_template=tokens.prompt_template,
+        format=tokens.format,
     )
     module = subject.ppo(
         partial(torch.optim.SGD, lr=1e-3, momentum=0.9),  # half of Adam's state to write

@@ -43,6 +43,12 @@ CHECKS = tuple(
         ("end tokens", data.end_tokens, "Name every token that ends a response: model.eos."),
         ("special tokens", data.special_tokens, "Encode text with split_special_tokens=True, as Tokenization does."),
         ("one BOS", data.one_bos, "Leave BOS to the template or to the tokenizer, not to both."),
+        (
+            "prompt format",
+            folder.prompt_format,
+            "Set data.format and data.lengths.prompt_template to what the folder was trained with, or train it first: "
+            "step sft writes the format that it trains into its folder.",
+        ),
         ("exported policy", folder.exported_policy, "Set the fields that the message names in the model's folder."),
         ("padding", models.padding, "Mask or positions are ignored; update transformers, or try attention=eager."),
         ("positions", models.positions, "The architecture numbers positions itself; use one that takes position_ids."),

@@ -104,7 +104,8 @@ def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> 
 def hidden_identifiers(record: Any, books: KindAccount) -> Any:
     """The record with a key in place of a user, labeler, source or label that is itself personal data.
 
-    The same identifier has the same key everywhere, so that its rows stay together.
+    The same identifier has the same key everywhere, so that its rows stay together. What is personal in further fields
+    is masked.
     """
 
     def hidden(value: Any) -> Any:
@@ -113,10 +114,20 @@ def hidden_identifiers(record: Any, books: KindAccount) -> Any:
     new = {name: hidden(getattr(record, name)) for name in ("user", "labeler", "source") if hasattr(record, name)}
     if record.labels:
         new["labels"] = {name: hidden(value) for name, value in record.labels.items()}
+    if fields := getattr(record, "fields", None):
+        new["fields"] = _masked(fields)
     if all(getattr(record, name) == value for name, value in new.items()):
         return record
     books.changed["identifier hidden"] += 1
     return replace(record, **new)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value, find_personal(value))
+    if isinstance(value, dict):
+        return {name: _masked(part) for name, part in value.items()}
+    return [_masked(part) for part in value] if isinstance(value, list) else value
 
 
 def _each_once(texts: Sequence[str], ranks: Sequence[int]) -> dict[str, int]:

@@ -79,9 +79,9 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         block_size: Tokens per row of pretraining text.
         max_prompt_tokens: Longer prompts are left out and counted.
         max_response_tokens: Longer responses are cut.
-        prompt_template: How a plain string becomes the text that the model continues; None is its chat template, or a
-            blank line behind the prompt where it has none. See `Tokenization`.
+        prompt_template: How a plain string becomes the text that the model continues, see `Tokenization`.
         train_on: ``last`` or ``all`` turns of the assistant in the conversation of a demonstration.
+        format: ``chat``, ``template``, ``plain`` or None (by model): what a plain string goes through.
         seed: Seed of the order of the data.
         num_workers: Processes that collate batches.
 
@@ -107,6 +107,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         max_response_tokens: int = 1024,
         prompt_template: str | None = None,
         train_on: str = LAST,
+        format: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -121,7 +122,9 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
         self.task, self._kind = task, TASKS[task]
         self.train, self.validation, self.text = train, validation, text
-        self.tokenization = Tokenization(tokenizer, max_prompt_tokens, max_response_tokens, prompt_template, train_on)
+        self.tokenization = Tokenization(
+            tokenizer, max_prompt_tokens, max_response_tokens, prompt_template, train_on, format
+        )
         self.tally = self.tokenization.tally
         self.batch_size, self.num_batches = batch_size, num_batches
         self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size

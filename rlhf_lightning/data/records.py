@@ -1,9 +1,10 @@
 """The four kinds of record that every stage reads and writes, one JSON object per line."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 PromptText: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation as a list of ``{"role": ..., "content": ...}`` that ends with the user's turn."""
@@ -99,18 +100,21 @@ class Prompt(Placed):
         user: Who asked, where that is known.
         source: Where the record comes from, a free label.
         labels: What else is known about the prompt, by name.
+        fields: Further columns of its row, by name, as they are in JSON: a reference answer, a category, ...
     """
 
     prompt: PromptText
     user: str | None = None
     source: str | None = None
     labels: Labels | None = field(default=None, hash=False)
+    fields: dict[str, Any] | None = field(default=None, hash=False)
 
     kind: ClassVar[str] = "prompt"
 
     def __post_init__(self) -> None:
         """Check every field."""
         _check_prompt(self.prompt)
+        _check_fields(self.fields)
         _check_labels(self.labels, user=self.user, source=self.source)
 
 
@@ -221,6 +225,22 @@ def _check_labels(labels: object, **names: object) -> None:
         raise RecordError(
             f"field 'labels' must be an object of strings and true or false where it is given, got {short(labels)}. "
             "Write numbers as text, or name a column for each label: 'columns: {labels: {use_case: <column>}}'."
+        )
+
+
+def _check_fields(values: object) -> None:
+    if values is None:
+        return
+    try:
+        named = isinstance(values, dict) and all(isinstance(name, str) for name in values)
+        json.dumps(values)
+    except (TypeError, ValueError):
+        named = False
+    if not named:
+        raise RecordError(
+            f"field 'fields' must be an object of names and JSON values where it is given, got {short(values)}. Write "
+            "it so, name a column for each ('columns: {fields: {answer: <column>}}'), or hide it: 'columns: {fields: "
+            "null}'."
         )
 
 

@@ -83,14 +83,15 @@ class Tokenization(Tallied):
         tokenizer: A tokenizer with end and pad tokens that differ.
         max_prompt_tokens: Longest prompt.
         max_response_tokens: Longest response, its end included.
-        prompt_template: How a plain string becomes the text that the model continues, with ``{prompt}``; None sends
-            strings through the tokenizer's chat template, or puts a blank line behind them where it has none.
-            Conversations always go through the chat template.
+        prompt_template: How a plain string becomes the text that the model continues, with ``{prompt}``.
         train_on: ``last``: the response of a demonstration is its target; ``all``: so are the assistant's turns in its
             prompt.
+        format: ``chat``: strings go through the tokenizer's chat template; ``template``: through ``prompt_template``;
+            ``plain``: a blank line follows them; None: by model, see `rlhf_lightning.tokenization.formats`.
 
     Raises:
-        ValueError: When an end and pad are the same token, the template lacks ``{prompt}``, or ``train_on`` is neither.
+        ValueError: When an end and pad are the same token, format and template do not go together, or ``train_on`` is
+            neither.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -98,12 +99,13 @@ class Tokenization(Tallied):
     max_response_tokens: int = 1024
     prompt_template: str | None = None
     train_on: str = LAST
+    format: str | None = None
     tally: Tally = field(default_factory=Tally, init=False)
     dialogue: DialogueEncoder = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the tokens and the template."""
-        self.dialogue = DialogueEncoder(self.tokenizer, self.prompt_template)
+        self.dialogue = DialogueEncoder(self.tokenizer, self.prompt_template, self.format)
         if self.tokenizer.pad_token_id in (None, self.tokenizer.eos_token_id, *self.dialogue.text.ends):
             pad, eos = self.tokenizer.pad_token, self.tokenizer.eos_token
             raise ValueError(

@@ -29,6 +29,7 @@ from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, 
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.training.heartbeat import Heartbeat
+from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
@@ -172,6 +173,11 @@ class Context:
         """The tokenizer that the models of the step share; that of the base model outside of a step."""
         return self.tokenizers.of(BASE) if self._shared is None else self._shared
 
+    @property
+    def export_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The same with a chat template that writes the format of the step's data, for what the step leaves."""
+        return as_trained(self.tokenization.dialogue)
+
     def for_step(self, step: str, models: Mapping[str, str]) -> "Context":
         """This context with the tokenizer that the models of a step share.
 
@@ -180,6 +186,8 @@ class Context:
         """
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
+        for sentence in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
+            self.say(step, sentence)
         if isinstance(self.data, FileData):
             self.data.check = context.tokenization.check if context.tokenizer.chat_template else None
         return context

@@ -69,7 +69,7 @@ class FineTuning(TrainingStage):
         options = context.config[self.name]
         model: PreTrainedModel = context.causal_lm(BASE, residual_dropout=options["residual_dropout"])
         module = context.build(options["module"], model=model)
-        export = partial(export_causal_lm, model, context.tokenizer)
+        export = partial(export_causal_lm, model, context.export_tokenizer)
         epochs = [KeepEpochs(folder / "epochs", export)] if options["keep_epochs"] else []
         metrics = self.fit(context, folder, module, epochs)
         export(folder / "model")

@@ -69,10 +69,10 @@ class PolicyOptimization(TrainingStage):
         )
         samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
         metrics = self.fit(context, folder, module, [samples])
-        export_causal_lm(policy, context.tokenizer, folder / "model")
+        export_causal_lm(policy, context.export_tokenizer, folder / "model")
         if module.ema is not None:
             with module.ema.applied(policy):
-                export_causal_lm(policy, context.tokenizer, folder / "model_ema")
+                export_causal_lm(policy, context.export_tokenizer, folder / "model_ema")
         return metrics
 
     def records(self, context: Context, split: str) -> list[Any]:

@@ -55,7 +55,7 @@ class RewardModelling(TrainingStage):
         check_scalar_export(module.model, start.config, context.tokenizer)
         metrics = self.fit(context, folder, module)
         _centre(context, module, options["bias_demonstrations"])
-        export_scalar_model(module.model, start.config, context.tokenizer, folder / "model")
+        export_scalar_model(module.model, start.config, context.export_tokenizer, folder / "model")
         for split in ("validation", "test"):
             comparisons = self.records(context, split)
             if comparisons:

@@ -1,6 +1,6 @@
 """The tokenizer of a step: every model folder brings its own, and models that work together have to share one."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.tokenization.endings import disagreement
+from rlhf_lightning.tokenization.formats import PromptFormat, kept_format
 from rlhf_lightning.tokenization.loading import load_tokenizer
 
 
@@ -30,6 +31,7 @@ class Tokenizers:
     ) -> None:
         self.make, self.path, self.steps, self.options = make, path, steps, options
         self._loaded: dict[str | None, PreTrainedTokenizerBase] = {}
+        self._told: set[str] = set()
 
     def of(self, name: str) -> PreTrainedTokenizerBase:
         """The tokenizer in the folder of a model."""
@@ -55,3 +57,15 @@ class Tokenizers:
                     f"{fault}. Name models that come from the same one: check model=, upstream and {step}.{role}."
                 )
         return tokenizer
+
+    def other_formats(self, step: str, models: Mapping[str, str], held: PromptFormat) -> Iterator[str]:
+        """A sentence for each model of a step that was trained on another format of prompts; each is said once."""
+        for role, name in models.items():
+            trained = kept_format(self.of(name))
+            sentence = (
+                f"its {role} ({name}) was trained on prompts of data.format={trained}, this step gives it "
+                f"data.format={held}."
+            )
+            if trained not in (None, held) and f"{step} {sentence}" not in self._told:
+                self._told.add(f"{step} {sentence}")
+                yield sentence

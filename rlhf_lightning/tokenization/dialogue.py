@@ -1,22 +1,22 @@
 """What a model reads of a prompt, and what it should write behind it, as token ids."""
 
 import re
+import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.tokenization.chat import ConversationError, rendered
 from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start
+from rlhf_lightning.tokenization.formats import CHAT, PROMPT, RENDERED, prompt_format
 
 PromptLike: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation that ends with the user's turn."""
 
-PROMPT, RENDERED = "{prompt}", "{rendered}"
-"""Stand in a prompt template for text of people, and for a conversation that some template wrote already."""
-
-
+_PLACES = re.compile(f"({PROMPT}|{RENDERED})")
+_ASKED = "rlhf"
+"""Stands for a question where a template shows what it writes before one."""
 _OPENED = re.compile(r"(<[a-z_]+>)\s*$")
 """A tag that stands open at the end of a prompt."""
 
@@ -38,8 +38,9 @@ class ReadPrompt(NamedTuple):
 class DialogueEncoder:
     """Encodes prompts, and answers to them, by the chat template where the model has one.
 
-    - A string is the one message of a user where the tokenizer has a chat template and ``prompt_template`` is None.
-      Without a chat template it stands before a blank line.
+    - A string is the one message of a user in the format ``chat``; in ``template`` it goes through the prompt template,
+      in ``plain`` it stands before a blank line. In those two the one message of a user is such a string, and every
+      other conversation goes through the chat template.
     - A BOS stands before a prompt once where the tokenizer writes one before texts; a chat template writes its own.
     - An answer is what the template writes behind the prompt for it, up to the token that ends the turn. Where it
       writes no such token, the first one of `end_token_ids` follows. Where it writes answers elsewhere than behind its
@@ -48,32 +49,52 @@ class DialogueEncoder:
 
     Args:
         tokenizer: The tokenizer.
-        prompt_template: How a string becomes the text that the model continues, with ``{prompt}``; None is as above.
-            With ``{rendered}``, strings are conversations that a template wrote already: special tokens in them count.
+        prompt_template: How a string becomes the text that the model continues, with ``{prompt}``; with ``{rendered}``,
+            strings are conversations that a template wrote already: special tokens in them count.
+        format: ``chat``, ``template``, ``plain`` or None (by model), see `prompt_format`.
 
     Raises:
-        ValueError: When the template has no place for the prompt.
+        ValueError: As `prompt_format`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None) -> None:
-        if prompt_template is not None and PROMPT not in prompt_template and RENDERED not in prompt_template:
-            raise ValueError(f"prompt_template must contain '{PROMPT}', got {prompt_template!r}.")
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_template: str | None = None, format: str | None = None
+    ) -> None:
         self.tokenizer, self.text = tokenizer, TextEncoder(tokenizer)
-        self.prompt_template = prompt_template
+        self.format = prompt_format(tokenizer, format, prompt_template)
+        self._opening = self._template_opening()
         ends = [str(token) for token in tokenizer.convert_ids_to_tokens(list(self.text.ends))]
         self._ends = re.compile("|".join(map(re.escape, ends)))
         self._closing = re.compile(rf"(?:\s*(?:{self._ends.pattern}))+\s*$")
 
-    @cached_property
+    @property
     def uses_chat(self) -> bool:
         """Whether strings go through the chat template."""
-        return bool(self.tokenizer.chat_template) and self.prompt_template is None
+        return self.format.name == CHAT
+
+    def _template_opening(self) -> re.Pattern[str] | None:
+        """How the chat template begins: up to the user's text, or with two of its tokens; None where nothing does."""
+        if not self.tokenizer.chat_template or RENDERED in str(self.format.template):
+            return None
+        try:
+            text = rendered(self.tokenizer, [{"role": "user", "content": _ASKED}], generation_prompt=True)
+        except ConversationError:  # which is raised where a prompt is one
+            return None
+        token = "|".join(re.escape(token) for token in self.text.special if token in text)
+        before = re.escape(text.partition(_ASKED)[0].strip())
+        ways = ([before] if before else []) + ([rf"(?:{token}).*(?:{token})"] if token else [])
+        return re.compile(rf"\s*(?:{'|'.join(ways)})", re.DOTALL) if ways else None
 
     def messages(self, prompt: PromptLike) -> list[dict[str, str]] | None:
-        """The prompt as a conversation; None of a string that no chat template writes."""
-        if not isinstance(prompt, str):
-            return prompt
-        return [{"role": "user", "content": prompt}] if self.uses_chat else None
+        """The prompt as a conversation; None of a question that no chat template writes."""
+        if self.uses_chat:
+            return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return None if isinstance(prompt, str) or self._is_question(prompt) else prompt
+
+    def _is_question(self, prompt: list[dict[str, str]]) -> bool:
+        """Whether a conversation is what a string is: one message of a user, which no template wrote already."""
+        rendered_already = RENDERED in str(self.format.template)
+        return [message["role"] for message in prompt] == ["user"] and not rendered_already
 
     def prompt_text(self, prompt: PromptLike) -> str:
         """The text that the model continues, in which special tokens of people are broken.
@@ -84,8 +105,9 @@ class DialogueEncoder:
         messages = self.messages(prompt)
         if messages is not None:
             return self._rendered(messages, generation_prompt=True)
-        template = f"{PROMPT}\n\n" if self.prompt_template is None else self.prompt_template
-        return template.replace(PROMPT, self.text.as_text(str(prompt))).replace(RENDERED, str(prompt))
+        asked = prompt if isinstance(prompt, str) else prompt[0]["content"]
+        written = {PROMPT: self.text.as_text(asked), RENDERED: asked}
+        return "".join(written.get(piece, piece) for piece in _PLACES.split(str(self.format.template)))
 
     def read(self, prompts: Sequence[PromptLike], texts: Sequence[str] | None = None) -> list[ReadPrompt]:
         """Prompts with their token ids; many at once are several times as fast as one by one.
@@ -95,6 +117,7 @@ class DialogueEncoder:
             texts: What `prompt_text` makes of each, where that is known.
         """
         texts = [self.prompt_text(prompt) for prompt in prompts] if texts is None else texts
+        self._warn_of_rendered(prompts)
         opening = self.text.opening
         found = []
         for prompt, text, row in zip(prompts, texts, self.text.rows(texts), strict=True):
@@ -102,6 +125,17 @@ class DialogueEncoder:
             bare = messages is None and row[: len(opening)] != opening
             found.append(ReadPrompt(messages, text, [*opening, *row] if bare else row))
         return found
+
+    def _warn_of_rendered(self, prompts: Sequence[PromptLike]) -> None:
+        """Say once that strings look like conversations that a chat template wrote, and are read as text."""
+        for prompt in prompts:
+            if isinstance(prompt, str) and self._opening is not None and self._opening.match(prompt):
+                self._opening = None
+                warnings.warn(
+                    f"The prompt {prompt!r:.60} begins as the chat template does. It is read as a person's text; for "
+                    f"prompts that a template wrote already set prompt_template='{RENDERED}' (data.lengths).",
+                    stacklevel=2,
+                )
 
     def answers(self, prompts: Sequence[ReadPrompt], responses: Sequence[str]) -> list[list[int]]:
         """Token ids of the answer to each prompt, with its end."""
@@ -130,7 +164,7 @@ class DialogueEncoder:
         return self._closing.sub("", response)
 
     def earlier_answers(self, prompt: ReadPrompt) -> list[tuple[int, int]]:
-        """Where the answers within a conversation stand among its token ids, each with its end.
+        """Where the answers within a conversation stand among its token ids, each with its end; but for weight 0.
 
         Raises:
             ConversationError: When the template writes a conversation otherwise as long as it is shorter.
@@ -139,7 +173,7 @@ class DialogueEncoder:
         return [
             self._turn(prompt, messages, number)
             for number, message in enumerate(messages)
-            if message["role"] == "assistant"
+            if message["role"] == "assistant" and message.get("weight") != "0"
         ]
 
     def _turn(self, prompt: ReadPrompt, messages: list[dict[str, str]], number: int) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.chat import set_template
 from rlhf_lightning.tokenization.endings import END_TOKENS, end_token_ids, keep_endings
+from rlhf_lightning.tokenization.formats import forget_format
+from rlhf_lightning.tokenization.trained import restore
 
 _END_OF_TEXT = "<|endoftext|>"
 """Ends a text in many a vocabulary whose file does not say so."""
@@ -44,6 +46,7 @@ def load_tokenizer(
     source = model_source(path)
     folder = Path(source)
     tokenizer = _read(source, path, trust_remote_code)
+    restore(tokenizer)
     tokens, strings = ([named] if isinstance(named, str) else list(named or ()) for named in (eos, stop))
     if tokenizer.eos_token_id is None and not tokens:
         if _END_OF_TEXT not in tokenizer.get_vocab():
@@ -55,6 +58,7 @@ def load_tokenizer(
     set_template(tokenizer, chat_template, date)
     if chat_template is not None:
         tokenizer.init_kwargs.pop(END_TOKENS, None)  # those of the template before
+        forget_format(tokenizer)
     holds_model = not folder.exists() or (folder / "config.json").exists()
     keep_endings(tokenizer, source if holds_model else None, tokens, strings)
     if tokenizer.eos_token_id is None:
@@ -63,6 +67,15 @@ def load_tokenizer(
         # An EOS that is also padding would be masked away, and no model could learn to end.
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     return tokenizer
+
+
+def plain_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer as transformers reads it, with the chat template that is written there; errors are its own.
+
+    Args:
+        path: A local folder, a hub id or a shipped model.
+    """
+    return _read(model_source(path), path, trust_remote_code=False)
 
 
 def _read(source: str, path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -17,10 +17,12 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from rlhf_lightning.cli import CONFIG_DIR, run
+from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.tokenization.endings import end_token_ids, turn_end
 from rlhf_lightning.tokenization.loading import load_tokenizer
+from rlhf_lightning.tokenization.trained import as_trained
 
 CHAT_MODEL = os.environ.get("RLHF_CHAT_MODEL")
 TEMPLATE = "{% for m in messages %}{{ m.content }} <eos> {% endfor %}"
@@ -183,6 +185,7 @@ FAULTS = [
     (a_template_that_refuses, [], r"only tools may speak"),
     (quantised, [], r"is quantised, which cannot be trained"),
     (pickles, [], r"no weights in safetensors, and a pickle is not read"),
+    (nothing, ["data.format=plain"], r"template of \S+ and data.format=plain differ: token \d+ of '.*' is .* by the"),
     (nothing, ["trainer.precision=bf16-true"], r"bf16-true.*bf16-mixed or 32-true"),
     (nothing, ["data.lengths.max_prompt_tokens=100000"], r"reads \d+ tokens, but data.lengths allow 100016"),
 ]
@@ -196,6 +199,15 @@ def test_another_template_is_no_fault(folder: Path) -> None:
     if (folder / "chat_template.jinja").exists():
         (folder / "chat_template.jinja").unlink()
     checked(folder, "model.chat_template=plain")
+
+
+def test_a_folder_is_checked_in_the_format_that_it_was_trained_with(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokens = Tokenization(load_tokenizer(str(folder)), prompt_template="{prompt}")
+    as_trained(tokens.dialogue).save_pretrained(folder)
+    checked(folder)
+    with pytest.raises(PipelineError, match=r"checks failed: .*prompt format"):
+        checked(folder, "data.lengths.prompt_template='say {prompt}'")
 
 
 @pytest.mark.parametrize(("plant", "overrides", "named"), FAULTS)

@@ -201,7 +201,7 @@ def test_blank_users_are_many_and_rankings_follow_their_user(curate):
 
 
 def test_what_is_no_text_is_named(curate):
-    chat = [{"role": "user", "content": "w3"}]
+    chat = [{"role": role, "content": "w3"} for role in ("system", "user")]
     with pytest.raises(
         RecordError, match=r"^prompts.train 1: a prompt is a conversation, but the tokenizer has no chat"
     ):

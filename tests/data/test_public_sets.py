@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def test_records(read, name):
     kind = "comparisons" if name in RANKED else "demonstrations"
     records = expected.records[kind]["train"]
     prompts = data.records("prompts", "train")
+    prompts = [replace(prompt, fields=None) for prompt in prompts]
     assert prompts[: len(records)] == [Prompt(record.prompt, source=record.source) for record in records]
     # The prompt of a row whose response is missing is sound.
     assert len(prompts) - len(records) == (1 if name in ("ultrafeedback", "alpaca") else 0)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from hydra import compose, initialize_config_dir
+from transformers import AutoTokenizer
 
 from rlhf_lightning.cli import CONFIG_DIR, run
 from rlhf_lightning.data.records import RecordError
@@ -116,6 +117,32 @@ def test_a_model_without_tokenizer_files_takes_none_of_ours(rlhf, make_chat_fold
         file.unlink()
     with pytest.raises((PipelineError, ValueError), match=r"tokenizer"):
         rlhf("stages=[reward]", "model=sandbox", f"reward.init={bare}")
+
+
+def test_every_step_leaves_the_format_that_it_trained(rlhf, make_chat_folder, capsys):
+    """As pipeline() asks: `what is the capital of france ? user` is how the prompts of the data are read."""
+    chat = make_chat_folder(template=None)
+    model, template = ("model=folder", f"model.path={chat}"), "data.lengths.prompt_template='{prompt} user'"
+    folder = rlhf("stages=[sft,reward,ppo]", *model, template)
+    question = "what is the capital of france ?"
+    expected = load_tokenizer(str(chat))(f"{question} user")["input_ids"]
+    for step in ("sft", "reward", "ppo"):
+        plain = AutoTokenizer.from_pretrained(folder / step / "model")
+        messages = [{"role": "user", "content": question}]
+        assert plain.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == expected, step
+        answered = [*messages, {"role": "assistant", "content": "paris"}]
+        assert plain.apply_chat_template(answered, tokenize=False) == f"{question} user paris<eos>"
+    assert "was trained on" not in capsys.readouterr().out
+    # A later step reads its prompts as the model did, or says that it does not.
+    rlhf("stages=[ppo]", *model, "overwrite=true")
+    assert "was trained on" not in capsys.readouterr().out
+    rlhf("stages=[ppo]", *model, "data.lengths.prompt_template='user {prompt}'", "overwrite=true")
+    said = " ".join(capsys.readouterr().out.split())
+    sentence = (
+        "its init (sft) was trained on prompts of data.format=template '{prompt} user', this step gives it "
+        "data.format=template 'user {prompt}'."
+    )
+    assert said.count(sentence) == 1
 
 
 def test_rows_that_the_template_refuses_are_named_or_put_aside(rlhf, make_chat_folder, tmp_path):

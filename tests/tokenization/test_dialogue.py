@@ -3,7 +3,7 @@
 import pytest
 from chat_models import ALPACA, CHATML, EVERY, byte_tokenizer, chatml, gemma, llama2, llama3, qwen3, sentence_tokenizer
 
-from rlhf_lightning.data.records import Demonstration
+from rlhf_lightning.data.records import Demonstration, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.tokenization.chat import ConversationError
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
@@ -75,6 +75,7 @@ def test_one_bos(model, prompt):
     assert read.ids.count(tokenizer.bos_token_id) == questions
 
 
+@pytest.mark.filterwarnings("ignore:The prompt .* begins as the chat template does")
 def test_one_bos_before_plain_text_and_before_what_a_template_wrote():
     tokenizer = llama3()
     messages = [{"role": "user", "content": "ab"}]
@@ -195,3 +196,25 @@ def test_a_thought_that_the_prompt_opened_is_opened_once(response):
     encoder = DialogueEncoder(tokenizer)
     assert encoder.read([[USER]])[0].text.endswith("<think>\n")
     assert tokenizer.decode(answer(encoder, [USER], response)) == "because\n</think>\n\nab<|im_end|>"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_prompts_that_a_template_wrote_already_are_named_once(name):
+    tokenizer = EVERY[name]()
+    chat = tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
+    for options in ({}, {"prompt_template": "{prompt}"}):
+        tokens = Tokenization(tokenizer, **options)
+        with pytest.warns(UserWarning, match=r"begins as the chat template does.*'\{rendered\}'") as said:
+            tokens.prompts([Prompt(text) for text in ("ab", chat, chat)])
+        assert len(said) == 1
+    # None of these warns, which would be an error here.
+    Tokenization(tokenizer, prompt_template="{rendered}").prompts([Prompt(chat)])
+    Tokenization(tokenizer).prompts([Prompt(f"{tokenizer.eos_token} ab"), Prompt(f"is {chat} a?"), Prompt([USER])])
+    tokenizer.chat_template = None
+    Tokenization(tokenizer).prompts([Prompt(chat)])
+
+
+def test_prompts_that_begin_with_the_text_of_a_template_are_named():
+    tokenizer = byte_tokenizer([], ALPACA)
+    with pytest.warns(UserWarning, match="begins as the chat template does"):
+        Tokenization(tokenizer).prompts([Prompt("### user:\nab\n\n### assistant:\n")])

@@ -9,6 +9,9 @@ from typing import Any
 from rlhf_lightning.data.records import RecordError, short
 
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
+_PLACE = re.compile(r"\{([^{}]+)\}")
+_FORMS = (({"column", "values"}, "column"), ({"rank", "best"}, "rank"), ({"role", "content"}, "content"))
+"""Mappings that stand for one value, and where they name its columns."""
 _PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[(\*|:?-?\d+)\])*")
 
 
@@ -21,6 +24,7 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
     ``messages[:-1]``, ``answers[*].text``       all but the last; of every element
     ``"{instruction}\n{input}"``                 a template, without spaces at its ends; null is written as nothing
     ``[first, second]``                          a list
+    ``[{role: user, content: "{question}"}]``    messages, of a column or a template each; none of an empty system text
     ``{column: label, values: {a: 1, b: 2}}``    a table of values
     ``{rank: answers[*].score, best: highest}``  ranks from scores (or ``lowest``: from places), equal ones tied
     ``null``                                     nothing: hides a column of the field's name
@@ -41,9 +45,12 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
     if isinstance(column, str):
         if column in row or "{" not in column:
             return _path_value(row, column)
-        return re.sub(r"\{([^{}]+)\}", partial(_template_value, row), column).strip()
+        return _PLACE.sub(partial(_template_value, row), column).strip()
     if isinstance(column, Sequence):
-        return [column_value(row, name) for name in column]
+        values = [column_value(row, name) for name in column]
+        return [value for value, name in zip(values, column, strict=True) if value is not None or not _is_message(name)]
+    if _is_message(column):
+        return _message(row, column)
     if isinstance(column, Mapping) and column.keys() == {"column", "values"}:
         return _table_value(column_value(row, column["column"]), column)
     if isinstance(column, Mapping) and column.keys() == {"rank", "best"} and column["best"] in ("highest", "lowest"):
@@ -53,9 +60,42 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
         except RecordError as error:
             raise RecordError(f"column '{column['rank']}' {error}") from error
     raise RecordError(
-        f"'columns' holds {short(column)}, which is no name, template, list, {{column: ..., values: ...}} or "
+        f"'columns' holds {short(column)}, which is no name, template, list, message, {{column: ..., values: ...}} or "
         "{rank: ..., best: highest or lowest}. Mend 'columns'."
     )
+
+
+def columns_of(column: Any) -> set[str]:
+    """The columns of a row that an entry of ``columns`` reads.
+
+    Examples:
+        >>> columns_of({"rank": "answers[*].score", "best": "highest"}) >= {"answers"}
+        True
+    """
+    if isinstance(column, str):
+        paths = _PLACE.findall(column) if "{" in column else [column]
+        return {column, *paths, *(step for path in paths for step in _STEP.findall(path)[:1])}
+    if isinstance(column, Mapping):
+        named = [column[name] for keys, name in _FORMS if column.keys() == keys]
+        return columns_of(named or list(column.values()))
+    return set().union(*map(columns_of, column)) if isinstance(column, Sequence) else set()
+
+
+def _is_message(column: Any) -> bool:
+    return isinstance(column, Mapping) and column.keys() == {"role", "content"}
+
+
+def _message(row: Mapping[str, Any], column: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A message; None of a system message without a text."""
+    if column["role"] not in ("system", "user", "assistant"):
+        raise RecordError(
+            f"'columns' holds a message of the role {short(column['role'])}; it must be system, user or assistant. "
+            "Mend 'columns'."
+        )
+    content = column_value(row, column["content"])
+    if column["role"] == "system" and (content is None or (isinstance(content, str) and not content.strip())):
+        return None
+    return {"role": column["role"], "content": content}
 
 
 def label_values(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, str | bool | None]:

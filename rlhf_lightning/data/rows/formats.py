@@ -5,7 +5,8 @@ from dataclasses import MISSING, fields
 from itertools import takewhile
 from typing import Any
 
-from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, short
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
+from rlhf_lightning.data.rows.messages import checked_conversations, is_unweighted, with_system
 
 TURNS = ("\n\nHuman:", "\n\nAssistant:")
 """How turns begin in dialogues that are kept as one string (Anthropic's hh-rlhf, Nectar)."""
@@ -28,7 +29,8 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
     - A ranking or a pair is a demonstration with its best response, and a prompt.
 
     A reply may be a string or a list with the one message of the assistant. Of a pair with the same text twice the two
-    are tied. ``user``, ``labeler`` and ``source`` may be whole numbers, and a blank cell is nobody.
+    are tied. A ``system`` column is the system message of a prompt that has none. ``user``, ``labeler`` and ``source``
+    may be whole numbers, and a blank cell is nobody.
 
     Args:
         kind: ``Demonstration``, ``Comparison``, ``Prompt`` or ``Text``.
@@ -37,6 +39,8 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
     Raises:
         RecordError: When a field is missing or has the wrong form.
     """
+    if kind is not Text:
+        row = checked_conversations(row)
     if kind is Comparison:
         row = _ranking(row)
     elif kind is Demonstration:
@@ -51,6 +55,8 @@ def record_from_row(kind: type[Any], row: Row) -> Record:
             f"{', '.join(map(str, row)) or 'no columns'}. Name the column to read it from in the source's 'columns'."
         )
     values = {field.name: row[field.name] for field in fields(kind) if field.name in row}
+    if kind is not Text:
+        values["prompt"] = with_system(row["prompt"], row.get("system"))
     record: Record = kind(**values | {name: _identifier(values[name]) for name in _IDENTIFIERS if name in values})
     return record
 
@@ -156,5 +162,10 @@ def _reply(name: str, value: Any) -> Any:
         raise RecordError(
             f"field '{name}' must be a string or end with one message of the assistant, got {short(value)}. Add the "
             "message, or leave the row out."
+        )
+    if is_unweighted(message):
+        raise RecordError(
+            f"field '{name}' ends with an answer of weight 0, which leaves nothing to train. Take the weight out, or "
+            "leave the row out."
         )
     return message.get("content")

@@ -1,5 +1,6 @@
 """From a source to records: every row becomes one, or a problem with its place."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, TypeAlias
 from datasets import Dataset
 
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
-from rlhf_lightning.data.rows.columns import column_value, label_values
+from rlhf_lightning.data.rows.columns import column_value, columns_of, label_values
 from rlhf_lightning.data.rows.files import read_rows
 from rlhf_lightning.data.rows.formats import record_from_row, why_left_out
 from rlhf_lightning.data.rows.malformed import MalformedRows
@@ -24,10 +25,12 @@ KEYS = ("path", "load", "split", "shape", "where", "columns", "set")
 FIELDS = tuple(
     dict.fromkeys(
         [field.name for kind in (Prompt, Demonstration, Comparison, Text) for field in fields(kind)]
-        + ["completion", "chosen", "rejected", "messages", "id"]
+        + ["completion", "chosen", "rejected", "messages", "system", "tools", "weight", "id"]
     )
 )
 """What ``columns`` and ``set`` may fill: fields of any record, and those of the formats that are read as records."""
+_REFERENCES = ("response", "completion", "id")
+"""Those that a reward function may ask for."""
 
 
 def read_records(
@@ -48,7 +51,8 @@ def read_records(
             - ``shape``: how rows form records, see `rlhf_lightning.data.rows.shapes.shaped`;
             - ``where``: column -> the value, or list of values, of the rows to take; ``"*"`` for all but null;
             - ``columns``: record field -> column, see `rlhf_lightning.data.rows.columns.column_value`; for
-              ``labels`` also label -> column, see `rlhf_lightning.data.rows.columns.label_values`;
+              ``labels`` also label -> column, see `rlhf_lightning.data.rows.columns.label_values`; for ``fields`` of
+              prompts likewise name -> column, instead of all columns that nothing else takes;
             - ``set``: record field -> its value in every row.
         kind: The record to build.
         keep: Gets malformed rows; None stops at them, once all are counted.
@@ -155,7 +159,7 @@ def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KE
         if unknown := [str(field) for field in columns if field not in FIELDS]:
             raise RecordError(
                 f"{where}: '{name}' names {short(unknown[0])}, which no record has; the fields are "
-                f"{', '.join(FIELDS)}. Mend the name, or put it below 'labels'."
+                f"{', '.join(FIELDS)}. Mend the name, or put it below 'labels' or 'fields'."
             )
 
 
@@ -167,11 +171,7 @@ def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places:
         value = column_value(row.value, column)
         if value is None if wanted == "*" else value not in (wanted if isinstance(wanted, list) else [wanted]):
             return None
-    values = dict(row.value)
-    for name, column in (options.get("columns") or {}).items():
-        labels = name == "labels" and isinstance(column, Mapping) and column.keys() != {"column", "values"}
-        values[name] = label_values(row.value, column) if labels else column_value(row.value, column)
-    values |= options.get("set") or {}
+    values = _values(row.value, kind, options)
     if (reason := why_left_out(kind, values)) is not None:
         return reason
     record = record_from_row(kind, values)
@@ -186,3 +186,42 @@ def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places:
             )
         places[key] = row.place
     return record
+
+
+def _values(row: Mapping[str, Any], kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with what the source's ``columns`` and ``set`` say."""
+    columns = options.get("columns") or {}
+    values = dict(row)
+    for name, column in columns.items():
+        named = name in ("labels", "fields") and isinstance(column, Mapping) and column.keys() != {"column", "values"}
+        if not named:
+            value = column_value(row, column)
+            values[name] = _as_json(value) if name == "fields" else value
+        elif name == "labels":
+            values[name] = label_values(row, column)
+        else:
+            values[name] = {field: _as_json(column_value(row, place)) for field, place in column.items()}
+    values |= options.get("set") or {}
+    if kind is Prompt and "fields" not in columns:
+        values["fields"] = _further(values, columns)
+    return values
+
+
+def _further(values: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:
+    """The columns that no field of a prompt takes, and the fields that the row itself has."""
+    own = values.get("fields")
+    if own is not None and not isinstance(own, Mapping):
+        return own  # which is refused
+    read = {name for name, column in columns.items() if column is None} | columns_of(list(columns.values()))
+    taken = read | {name for name in FIELDS if name not in _REFERENCES}
+    further = {str(name): _as_json(value) for name, value in values.items() if name not in taken}
+    return {**further, **(own or {})} or None
+
+
+def _as_json(value: Any) -> Any:
+    """The value as JSON has it: a date as text."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return json.loads(json.dumps(value, default=str))
+    return value
