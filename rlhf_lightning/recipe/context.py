@@ -18,6 +18,7 @@ from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import DataSource, FileData, check_data_source
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
+from rlhf_lightning.models.adapter_export import check_form
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
@@ -171,8 +172,11 @@ class Context:
         """This context with the tokenizer that the models of a step share.
 
         Raises:
+            ImportError: When its adapters need peft.
             PipelineError: When two of them disagree.
+            ValueError: When it could not write its model as it is told to.
         """
+        check_form(step, self.config.get(step, {}))
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
         if isinstance(self.data, FileData):

@@ -334,7 +334,7 @@ def test_weights_of_another_shape_are_named(tmp_path, tiny_gpt2):
     ("files", "sentence"),
     [
         ({}, "has no config.json; name the folder that save_pretrained wrote"),
-        ({"adapter_config.json": {}}, r"holds an adapter alone; merge it .*merge_and_unload"),
+        ({"adapter_config.json": {}}, r"names no model; set base_model_name_or_path"),
         ({"config.json": {"model_type": "t5", "is_encoder_decoder": True}}, r"an encoder-decoder \(t5\); a decoder"),
         ({"config.json": {"model_type": "gpt2", "quantization_config": {"bits": 4}}}, "is quantised, which cannot be"),
         ({"config.json": {"model_type": "gpt2"}, "pytorch_model.bin": {}}, r"and a pickle is not read.*its \.bin"),
