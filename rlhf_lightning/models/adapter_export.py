@@ -4,11 +4,11 @@ import copy
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.adapter_folder import ADAPTER_WEIGHTS, PREFIX, peft_module
 from rlhf_lightning.models.export import (
@@ -72,8 +72,9 @@ def export_trained(
     if form in (ADAPTER, BOTH):
         if not start.name_or_path and not base.exists():
             _export_plain(without_adapters(model), start, tokenizer, base)
-        place = Path(start.name_or_path or base)
-        export_adapter(model, start, tokenizer, str(place.resolve()) if place.exists() else start.name_or_path, folder)
+        name = start.name_or_path or str(base)
+        place = str(Path(name).resolve()) if Path(name).exists() else name
+        export_adapter(model, start, tokenizer, place, folder)
 
 
 def export_adapter(
@@ -119,7 +120,7 @@ def export_adapter(
             if head:
                 save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
             else:
-                cast(GenerationConfig, start.generation_config).save_pretrained(unfinished)
+                start.generation_config.save_pretrained(unfinished)
 
 
 def _export_plain(

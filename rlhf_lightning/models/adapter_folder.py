@@ -31,7 +31,7 @@ def peft_module() -> ModuleType:
         import peft
     except ImportError as error:
         raise ImportError("LoRA needs peft: pip install 'rlhf-lightning[lora]'.") from error
-    return cast(ModuleType, peft)
+    return peft
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def merged_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"the adapter {folder} does not fit {model.name_or_path}: it lacks {lacks[:3] or 'nothing'} and has "
             f"{more[:3] or 'nothing'} besides. Set base_model_name_or_path to the model that it was trained on."
         )
-    plain = cast(PreTrainedModel, tuned.merge_and_unload(safe_merge=True))
+    plain = cast(PreTrainedModel, tuned.merge_and_unload(safe_merge=True)).requires_grad_(True)
     plain.__dict__.pop("peft_config", None)  # until peft 0.20
     _check_tied(plain, folder)
     if (folder / "generation_config.json").exists() and plain.can_generate():

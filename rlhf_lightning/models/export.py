@@ -133,7 +133,8 @@ def scalar_config(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedToke
     """The configuration of a reward model's folder; arguments as `export_scalar_model`."""
     config = copy.deepcopy(config)
     config.num_labels = 1
-    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    config.label2id = {"reward": 0}
+    config.id2label = dict(enumerate(config.label2id))
     config.problem_type = "regression"  # or `pipeline` would squash the score
     name_special_tokens(config, tokenizer)
     config.reward_bias = float(model.bias)

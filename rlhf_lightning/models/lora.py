@@ -116,7 +116,7 @@ def ppo_models(
         reference, value = reference or policy, critic_with_adapters(reward, rank=rank, **options)
     else:
         reference, value = reference or copy.deepcopy(policy), copy.deepcopy(reward)
-    return {"policy": policy, "reference": reference, "reward": reward, "value": value}
+    return dict[str, nn.Module](policy=policy, reference=reference, reward=reward, value=value)
 
 
 def freeze_unshared(model: Any, learner: nn.Module) -> Any:
