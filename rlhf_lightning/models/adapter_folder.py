@@ -92,7 +92,8 @@ def merged_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         )
     plain = cast(PreTrainedModel, tuned.merge_and_unload(safe_merge=True)).requires_grad_(True)
     plain.__dict__.pop("peft_config", None)  # until peft 0.20
-    _check_tied(plain, folder)
+    layers = tuple(f"{name.rpartition('.')[0]}.lora_" for name in embeddings)
+    _check_tied(plain, folder, parted=any(name.startswith(layers) for name in expected))
     if (folder / "generation_config.json").exists() and plain.can_generate():
         plain.generation_config = GenerationConfig.from_pretrained(folder)
     plain.name_or_path = ""  # no folder holds these weights
@@ -107,12 +108,13 @@ def _embedding_names(model: PreTrainedModel) -> Sequence[str]:
     return [f"{name}.{part}" for name in found for part in ("weight", "base_layer.weight")]
 
 
-def _check_tied(model: PreTrainedModel, folder: Path) -> None:
+def _check_tied(model: PreTrainedModel, folder: Path, parted: bool) -> None:
+    """Refuse a head that is to be the embedding and is not; merging would add the adapter of one of them to both."""
     head: Any = model.get_output_embeddings()
     if head is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         return
     embedding = cast(Tensor, model.get_input_embeddings().weight)
-    if not bool((head.weight == embedding).all()):
+    if parted or not bool((head.weight == embedding).all()):
         raise ValueError(
             f"the adapter {folder} changes one of the embedding and the output layer, which are tied in its model, so "
             "that no folder could hold the merged one. Train an adapter without embed_tokens and lm_head."

@@ -10,11 +10,12 @@ import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.models import adapter_export
 from rlhf_lightning.models.adapter_export import check_form, export_trained
-from rlhf_lightning.models.loading import load_causal_lm
+from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.lora import add_adapters, has_adapters, with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.runs.folders import model_fingerprint
@@ -112,6 +113,39 @@ def test_a_start_that_no_folder_holds_is_written_beside(base: Path, tiny_tokeniz
     close(logits(AutoPeftModelForCausalLM.from_pretrained(str(step / "model")).eval()), expected)
     step.rename(tmp_path / "moved")  # the run's folder went elsewhere
     close(logits(load_causal_lm(str(tmp_path / "moved" / "model"))), expected)
+
+
+def test_a_vocabulary_that_grew_is_in_the_base(base: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    tiny_tokenizer.add_tokens(["w40", "w41"])
+    start = fit_to_tokenizer(load_causal_lm(str(base)), tiny_tokenizer)
+    model = with_adapters(ScalarHeadModel.from_causal_lm(start), rank=2)
+    add_adapters(start, rank=2)
+    for part, name in ((start, "sft"), (model, "reward")):
+        disturb(part)
+        export_trained(part, start, tiny_tokenizer, tmp_path / name / "base", "adapter", tmp_path / name / "model")
+    ids = torch.tensor([[3, 41, 4], [40, 5, 41]])
+    tuned = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "sft" / "model")).eval()
+    close(tuned(input_ids=ids).logits, start(input_ids=ids).logits)
+    score = AutoPeftModelForSequenceClassification.from_pretrained(str(tmp_path / "reward" / "model")).eval()
+    close(score(input_ids=ids).logits[:, 0], model(ids)[:, -1])
+    close(load_scalar_model(str(tmp_path / "reward" / "model"))(ids), model(ids))
+
+
+def test_a_head_without_a_class_of_transformers(
+    make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_export, "check_scalar_export", lambda *_: None)
+    make_tiny_lm("llama").save_pretrained(tmp_path / "start")
+    start = load_causal_lm(str(tmp_path / "start"))
+    model = with_adapters(ScalarHeadModel.from_causal_lm(start), rank=2)
+    disturb(model)
+    model.bias.fill_(-0.5)
+    export_trained(model, start, tiny_tokenizer, tmp_path / "base", "adapter", tmp_path / "model")
+    close(load_scalar_model(str(tmp_path / "model"))(IDS), model(IDS))
+    body = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "start"), str(tmp_path / "model"))
+    head = load_file(tmp_path / "model" / "scalar_head.safetensors")
+    hidden = body.eval()(input_ids=IDS).last_hidden_state
+    close((hidden @ head["weight"].T)[..., 0] + head["bias"], model(IDS))
 
 
 def foreign(base: Path, folder: Path, **options: Any) -> Any:
@@ -214,11 +248,25 @@ def test_adapters_that_are_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*", "ignore:.*save_embedding_layers.*")
-def test_an_adapter_that_parts_tied_weights_is_refused(make_tiny_lm: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["embed_tokens"]}],
+)
+def test_an_adapter_that_parts_tied_weights_is_refused(options: Any, make_tiny_lm: Any, tmp_path: Path) -> None:
     make_tiny_lm("llama", tie_word_embeddings=True).save_pretrained(tmp_path / "start")
-    foreign(tmp_path / "start", tmp_path / "theirs", target_modules=["q_proj", "lm_head"])
+    foreign(tmp_path / "start", tmp_path / "theirs", **options)
     with pytest.raises(ValueError, match="which are tied in its model"):
         load_causal_lm(str(tmp_path / "theirs"))
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*", "ignore:.*save_embedding_layers.*")
+def test_a_head_of_its_own_parts_from_the_embedding(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    make_tiny_lm("llama", tie_word_embeddings=True).save_pretrained(tmp_path / "start")
+    expected = logits(foreign(tmp_path / "start", tmp_path / "theirs", modules_to_save=["lm_head"]))
+    model = load_causal_lm(str(tmp_path / "theirs"))
+    close(logits(model), expected)
+    export_trained(model, model, tiny_tokenizer, tmp_path / "base", "merged", tmp_path / "model")
+    close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), expected)
 
 
 def test_forms_are_checked_before_work() -> None:
