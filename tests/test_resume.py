@@ -13,7 +13,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.modules.ppo import PPOModule
@@ -92,6 +92,16 @@ def ppo(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
     return module, data
 
 
+def sft_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    torch.manual_seed(1)
+    return sft(with_adapters(model, rank=2), tokenizer)
+
+
+def reward_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
+    module, data = reward(model, tokenizer)
+    return RewardModule(with_adapters(module.model, rank=2), ADAM, COSINE), data
+
+
 def ppo_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
     plain, data = ppo(model, tokenizer)
     torch.manual_seed(1)
@@ -124,7 +134,14 @@ def fit(made: tuple[L.LightningModule, RLHFDataModule], folder: Path, epochs: in
 
 @pytest.mark.parametrize(
     ("make", "epochs", "moments"),
-    [(sft, 2, (1, 3, 4, 6)), (reward, 2, (2, 4, 7)), (ppo, 1, (1, 4, 7)), (ppo_with_adapters, 1, (2, 5))],
+    [
+        (sft, 2, (1, 3, 4, 6)),
+        (sft_with_adapters, 2, (1, 4)),
+        (reward, 2, (2, 4, 7)),
+        (reward_with_adapters, 2, (3, 4)),
+        (ppo, 1, (1, 4, 7)),
+        (ppo_with_adapters, 1, (2, 5)),
+    ],
 )
 def test_resume_equals_uninterrupted(
     make: Callable[..., Any],
@@ -148,7 +165,11 @@ def test_resume_equals_uninterrupted(
     expected, got = unbroken.state_dict(), resumed.state_dict()
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
-    states = [torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"] for folder in (whole, broken)]
+    saved = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, broken)]
+    states = [checkpoint["optimizer_states"] for checkpoint in saved]
+    if make in (sft_with_adapters, reward_with_adapters):
+        learned = {name for name in saved[0]["state_dict"] if "lora_" not in name}
+        assert learned == ({"model.head.weight", "model.bias"} if make is reward_with_adapters else set())
     flat = [[value for s in state for p in s["state"].values() for value in p.values()] for state in states]
     assert len(flat[0]) > 10
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*flat, strict=True))

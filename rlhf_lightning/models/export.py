@@ -10,10 +10,16 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rlhf_lightning.models.architecture import eval_mode
-from rlhf_lightning.models.lora import has_adapters, merge_adapters
+from rlhf_lightning.models.lora import has_adapters, merge_adapters, plain_names
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import HEAD_FILE, HEAD_PAGE, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
@@ -40,6 +46,23 @@ def export_causal_lm(
     _write(model, tokenizer, folder)
 
 
+def sampling_as_trained(
+    tokenizer: PreTrainedTokenizerBase, temperature: float, max_new_tokens: int
+) -> GenerationConfig:
+    """The generation config by which `generate` samples as PPO did: from the whole distribution, without penalties.
+
+    Args:
+        tokenizer: The policy's tokenizer, for pad, BOS and the ends.
+        temperature: Temperature of sampling in training.
+        max_new_tokens: Length limit of responses in training.
+    """
+    config = GenerationConfig(
+        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens
+    )
+    name_special_tokens(config, tokenizer)
+    return config
+
+
 def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that `load_scalar_model` reads with the same scores.
 
@@ -48,7 +71,7 @@ def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
     body, for `AutoModel`, and the head in a file of its own, which the README.md beside it explains.
 
     Args:
-        model: The model to write.
+        model: The model to write, with adapters, if it has them, added to the weights.
         config: The configuration of the causal language model that the body came from.
         tokenizer: The tokenizer that is written beside it; its pad token tells the classifier where a text ends.
         folder: The folder to write; an older one there is replaced.
@@ -56,17 +79,23 @@ def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
     Raises:
         ValueError: As `check_scalar_export`.
     """
+    if has_adapters(model):
+        model = merge_adapters(model)
     classifier = check_scalar_export(model, config, tokenizer)
     if classifier is not None:
         classifier.score.weight = model.head.weight
         return _write(classifier, tokenizer, folder)
     body = cast(PreTrainedModel, model.backbone)
-    head = {"weight": full_tensor(model.head.weight).detach().cpu().contiguous(), "bias": model.bias.detach().cpu()}
     before, body.config = body.config, scalar_config(model, config, tokenizer)
     try:
-        _write(body, tokenizer, folder, head)
+        _write(body, tokenizer, folder, head_state(model))
     finally:
         body.config = before
+
+
+def head_state(model: ScalarHeadModel) -> dict[str, Tensor]:
+    """What `HEAD_FILE` holds; all processes must ask for it."""
+    return {"weight": full_tensor(model.head.weight).detach().cpu().contiguous(), "bias": model.bias.detach().cpu()}
 
 
 @torch.no_grad()
@@ -92,7 +121,7 @@ def check_scalar_export(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
         plain = AutoModel.from_config(ours)
     if classifier is not None and _scores_alike(classifier, model, tokenizer):
         return classifier
-    if type(plain) is not type(body) or plain.state_dict().keys() != body.state_dict().keys():
+    if type(plain) is not type(body) or plain.state_dict().keys() != plain_names(body):
         raise ValueError(
             f"a reward model on {type(body).__name__} cannot be written: transformers would read {type(plain).__name__}"
             " with other weights from its folder. Take another architecture for reward.init."
@@ -104,6 +133,9 @@ def scalar_config(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedToke
     """The configuration of a reward model's folder; arguments as `export_scalar_model`."""
     config = copy.deepcopy(config)
     config.num_labels = 1
+    config.label2id = {"reward": 0}
+    config.id2label = dict(enumerate(config.label2id))
+    config.problem_type = "regression"  # or `pipeline` would squash the score
     name_special_tokens(config, tokenizer)
     config.reward_bias = float(model.bias)
     return config

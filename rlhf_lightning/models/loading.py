@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.activations import NewGELUActivation
 
+from rlhf_lightning.models.adapter_folder import SEQUENCE_HEADS, adapter_settings, adapter_shapes, merged_adapter
 from rlhf_lightning.models.architecture import check_causal
 from rlhf_lightning.models.matmul import use_fast_matmul
-from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.endings import name_special_tokens
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -46,7 +48,8 @@ def load_causal_lm(
     """Load a causal language model, or make a fresh one.
 
     Args:
-        path: A local folder, a hub id, or a shipped model (`model_folder`).
+        path: A local folder, a hub id, or a shipped model (`model_folder`). A folder that holds an adapter is read with
+            its model, and merged.
         config: Instead of `path`, `model_type` and the architecture's own configuration fields; the weights are then
             random.
         dtype: Name of the torch dtype of the weights; training keeps 32-bit master weights.
@@ -84,13 +87,28 @@ def load_weights(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
 
     Args:
         auto_class: The class of transformers that knows what the model is for, such as `AutoModelForCausalLM`.
-        path: A local folder, a hub id, or a shipped model.
+        path: A local folder, a hub id, or a shipped model; or the folder of an adapter, which is merged into its model.
         options: Further arguments of `from_pretrained`.
 
     Raises:
         ValueError: When weights are missing, are named otherwise or have other shapes, with some of their names; or
             when the folder holds something else than a model in safetensors.
     """
+    source = model_source(path)
+    base = adapter_base(source)
+    if base is None:
+        return _load_plain(auto_class, path, **options)
+    folder = Path(source)
+    trained = tuple(adapter_settings(folder).get("modules_to_save") or ())
+    if auto_class is AutoModelForSequenceClassification:
+        trained += SEQUENCE_HEADS
+        heads = [shape[0] for name, shape in adapter_shapes(folder).items() if name.split(".")[-2] in SEQUENCE_HEADS]
+        options |= {"num_labels": heads[0]} if heads else {}
+    return merged_adapter(_load_plain(auto_class, base, trained, **options), folder)
+
+
+def _load_plain(auto_class: Any, path: str, trained: Sequence[str] | None = None, **options: Any) -> PreTrainedModel:
+    """Load a model; beside an adapter, modules that were `trained` may be missing, and another head may be there."""
     source = model_source(path)
     _check_kind(Path(source), path)
     # Other shapes are reported with the names, not by an error without them.
@@ -102,9 +120,13 @@ def load_weights(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
             f"the weights of {path} cannot be read ({error}): a file that was cut, or a pointer of Git LFS. Fetch them "
             "again (git lfs pull)."
         ) from error
+    missing, unexpected = report["missing_keys"], report["unexpected_keys"]
+    if trained is not None:
+        missing = [name for name in missing if set(trained).isdisjoint(name.split("."))]
+        unexpected = [name for name in unexpected if name.startswith(f"{model.base_model_prefix}.")]
     found = {
-        "lacks": sorted(report["missing_keys"]),
-        "has besides": sorted(report["unexpected_keys"]),
+        "lacks": sorted(missing),
+        "has besides": sorted(unexpected),
         "has in other shapes": sorted(str(name) for name, *_ in report["mismatched_keys"]),
     }
     faults = [f"{what} {_some(names)}" for what, names in found.items() if names]
@@ -123,8 +145,6 @@ def _check_kind(folder: Path, path: str) -> None:
         return
     names = {file.name for file in folder.iterdir()}
     if "config.json" not in names:
-        if "adapter_config.json" in names:
-            raise ValueError(f"{path} holds an adapter alone; merge it into its model (merge_and_unload), save that.")
         raise ValueError(f"{path} has no config.json; name the folder that save_pretrained wrote.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("is_encoder_decoder"):
@@ -150,6 +170,7 @@ def model_config(
         raise ValueError(f"a model needs either 'path' or 'config', got path={path!r} and config={config!r}.")
     if path is not None:
         source = model_source(path)
+        source = adapter_base(source) or source
         _check_kind(Path(source), path)
         try:
             architecture = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -194,6 +215,7 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.name_or_path = ""  # no folder holds these weights
         with torch.no_grad():
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                 weight = cast(Tensor, layer.weight)

@@ -6,7 +6,7 @@ further memory. The adapters are those of peft (extra `lora`), put into the mode
 
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_lightning.models.adapter_folder import peft_module
 from rlhf_lightning.models.loading import freeze
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, widen_vocabulary
 
@@ -21,38 +22,61 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def add_adapters(
-    model: PreTrainedModel, rank: int, alpha: float | None = None, targets: str | Sequence[str] = "all-linear"
+    model: PreTrainedModel | ScalarHeadModel,
+    rank: int,
+    alpha: float | None = None,
+    targets: str | Sequence[str] = "all-linear",
 ) -> None:
     """Freeze a model and put adapters into it that learn; they change nothing before the first step.
 
     Args:
-        model: The model, changed in place.
+        model: The model, changed in place; the scalar head of one that has it learns on.
         rank: Rank of each adapter, at least 1.
         alpha: Adapters count `alpha / rank` times; None is twice the rank.
         targets: Names of the layers that get one; `all-linear` is all but the output layer.
 
     Raises:
         ImportError: When peft is not installed.
-        ValueError: When the rank is below 1 or the model has adapters already.
+        ValueError: When the rank is below 1, the model has adapters already, or a target is none of its layers, or one
+            of its embedding and output layers.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'rlhf-lightning[lora]'.") from error
+    peft = peft_module()
     if rank < 1:
         raise ValueError(f"the rank of adapters must be at least 1, got {rank}.")
     if has_adapters(model):
         raise ValueError(f"this {type(model).__name__} has adapters already.")
-    freeze(model)
-    config = LoraConfig(
+    body = model.backbone if isinstance(model, ScalarHeadModel) else model
+    freeze(body)
+    config = peft.LoraConfig(
         r=rank,
-        lora_alpha=cast(Any, 2 * rank if alpha is None else alpha),
+        lora_alpha=2 * rank if alpha is None else alpha,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in body.modules()),
     )
-    inject_adapter_in_model(config, model)
-    for parameter in trainable_parameters(model):
+    peft.inject_adapter_in_model(config, body)
+    _check_targets(body, targets)
+    for parameter in trainable_parameters(body):
         parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
+
+
+def with_adapters(model: Module, rank: int = 0, **options: Any) -> Module:
+    """The model itself, with adapters where the rank is above 0; arguments as those of `add_adapters`."""
+    if rank:
+        add_adapters(cast(PreTrainedModel, model), rank, **options)
+    return model
+
+
+def _check_targets(model: nn.Module, targets: str | Sequence[str]) -> None:
+    """Refuse names without a layer, and layers whose weights are read, or tied, past their adapters."""
+    adapted = _adapted(model)
+    names = [] if isinstance(targets, str) else targets
+    lost = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in adapted)]
+    if lost:
+        raise ValueError(f"lora.targets names {lost[0]}, which is no layer of this {type(model).__name__}.")
+    ends = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    for name, layer in adapted.items():
+        if any(layer is end for end in ends):
+            raise ValueError(f"lora.targets names {name}; the embedding and output layers can have no adapters.")
 
 
 def critic_with_adapters(reward: ScalarHeadModel, **options: Any) -> ScalarHeadModel:
@@ -63,7 +87,7 @@ def critic_with_adapters(reward: ScalarHeadModel, **options: Any) -> ScalarHeadM
         options: Arguments of `add_adapters`.
     """
     freeze(reward)
-    add_adapters(cast(PreTrainedModel, reward.backbone), **options)
+    add_adapters(reward, **options)
     value = ScalarHeadModel(reward.backbone, reward.head.in_features)
     value.head, value.bias = copy.deepcopy(reward.head).requires_grad_(True), reward.bias.clone()
     return value
@@ -92,7 +116,7 @@ def ppo_models(
         reference, value = reference or policy, critic_with_adapters(reward, rank=rank, **options)
     else:
         reference, value = reference or copy.deepcopy(policy), copy.deepcopy(reward)
-    return {"policy": policy, "reference": reference, "reward": reward, "value": value}
+    return dict[str, nn.Module](policy=policy, reference=reference, reward=reward, value=value)
 
 
 def freeze_unshared(model: Any, learner: nn.Module) -> Any:
@@ -144,13 +168,38 @@ def adapters_disabled(*models: Any) -> Iterator[None]:
 
 
 def merge_adapters(model: Module) -> Module:
-    """A copy that has its adapters added to its weights and is a plain model again."""
+    """A copy that has its adapters added to its weights and is a plain model again.
+
+    One of 16 bits becomes one of 32: what the adapters add is mostly smaller than the distance between two numbers of
+    16 bits.
+    """
     plain = copy.deepcopy(model)
-    for name, layer in _adapted(plain).items():
+    adapted = _adapted(plain)
+    if any(parameter.itemsize < 4 for parameter in plain.parameters()):
+        plain.float()
+    for layer in adapted.values():
         layer.merge()
+    return _without(plain, adapted)
+
+
+def without_adapters(model: Module) -> Module:
+    """A copy without its adapters: the model that they were put into."""
+    plain = copy.deepcopy(model)
+    return _without(plain, _adapted(plain))
+
+
+def _without(model: Module, adapted: Mapping[str, Any]) -> Module:
+    for name, layer in adapted.items():
         parent, _, child = name.rpartition(".")
-        setattr(plain.get_submodule(parent), child, layer.get_base_layer())
-    return plain.requires_grad_(False)
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    for module in model.modules():
+        module.__dict__.pop("peft_config", None)
+    return model.requires_grad_(False)
+
+
+def plain_names(model: nn.Module) -> set[str]:
+    """Names of the weights that the model has without its adapters."""
+    return {name.replace(".base_layer.", ".") for name in model.state_dict() if ".lora_" not in name}
 
 
 def _adapted(model: nn.Module) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModel, AutoModelForSequenceClassification, Cache, PreTrainedModel
 
 from rlhf_lightning.compat import attention_implementation, cache_options
+from rlhf_lightning.models.adapter_folder import adapter_settings
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.attention import additive_mask, fast_attention
 from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
-from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.runs.hub import adapter_base, model_source
 
 HEAD_FILE = "scalar_head.safetensors"
 """Holds `weight` (1 x hidden size) and `bias` (a number), where the architecture has no class for such a head."""
@@ -126,7 +127,7 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
     """Load a sequence classification folder with one label, or a body beside a head; `export_scalar_model` writes both.
 
     Args:
-        path: A local folder or a hub id.
+        path: A local folder or a hub id; a folder with an adapter of either kind is read with its model, and merged.
         dtype: Name of the torch dtype of the body's weights; the head stays in 32 bits.
         attention: Attention implementation of transformers.
 
@@ -137,9 +138,9 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
     kernel = None if attention == "sdpa" else attention  # where a model has no sdpa, transformers takes what it has
     options = {"dtype": getattr(torch, dtype), "attn_implementation": kernel, "trust_remote_code": False}
     source = Path(model_source(path))
-    if (source / HEAD_FILE).exists():
+    head = load_file(source / HEAD_FILE) if (source / HEAD_FILE).exists() else {}
+    if head and not (adapter_base(str(source)) and adapter_settings(source).get("task_type") == "SEQ_CLS"):
         body: nn.Module = load_weights(AutoModel, path, **options)
-        head = load_file(source / HEAD_FILE)
         weight, bias = head["weight"], float(head["bias"])
     else:
         model = load_weights(AutoModelForSequenceClassification, path, **options)
@@ -149,7 +150,8 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
                 f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
                 "Other sequence classifiers can be used through rlhf_lightning.generation.rewards.TextReward."
             )
-        body, weight, bias = model.base_model, score.weight.data, float(getattr(model.config, "reward_bias", 0.0))
+        bias = float(head["bias"] if head else getattr(model.config, "reward_bias", 0.0))
+        body, weight = model.base_model, score.weight.data
     scalar = ScalarHeadModel(use_fast_kernels(body), weight.shape[1])
     scalar.head.weight.data.copy_(weight)
     scalar.bias.fill_(bias)

@@ -19,6 +19,7 @@ from rlhf_lightning.data.sources import DataSource, FileData, check_data_source
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
+from rlhf_lightning.models.adapter_export import check_form
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
@@ -28,8 +29,8 @@ from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.training.heartbeat import Heartbeat
 from rlhf_lightning.tokenization.trained import as_trained
+from rlhf_lightning.training.heartbeat import Heartbeat
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
@@ -182,8 +183,11 @@ class Context:
         """This context with the tokenizer that the models of a step share.
 
         Raises:
+            ImportError: When its adapters need peft.
             PipelineError: When two of them disagree.
+            ValueError: When it could not write its model as it is told to.
         """
+        check_form(step, self.config.get(step, {}))
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
         for sentence in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from rlhf_lightning.evaluation.plots import Curve
+from rlhf_lightning.models.adapter_export import export_trained
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import fit_to_tokenizer
+from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.memory_plan import StagePlan, demonstrations_plan, text_plan
 from rlhf_lightning.recipe.stage import TrainingStage
@@ -68,8 +70,8 @@ class FineTuning(TrainingStage):
         """Train and write ``model/``, and ``epochs/`` where they are kept."""
         options = context.config[self.name]
         model: PreTrainedModel = context.causal_lm(BASE, residual_dropout=options["residual_dropout"])
-        module = context.build(options["module"], model=model)
-        export = partial(export_causal_lm, model, context.export_tokenizer)
+        module = context.build(options["module"], model=with_adapters(model, **options["lora"]))
+        export = partial(export_trained, model, model, context.export_tokenizer, folder / "base", options["export"])
         epochs = [KeepEpochs(folder / "epochs", export)] if options["keep_epochs"] else []
         metrics = self.fit(context, folder, module, epochs)
         export(folder / "model")

@@ -199,7 +199,9 @@ def training_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Overrides of any step that trains, from what costs nothing to what changes the run."""
     checkpointing = [Lever(stage, "module.activation_checkpointing", True)]
     on = config[stage]["module"].get("activation_checkpointing", False)
-    return [*([] if on else checkpointing), *_batch_levers(config, stage)]
+    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
+    adapters = [Lever(stage, "lora.rank", 16)] if full else []
+    return [*([] if on else checkpointing), *adapters, *_batch_levers(config, stage)]
 
 
 def ppo_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
@@ -211,8 +213,6 @@ def ppo_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     if not module["offload_frozen"] and torch.cuda.is_available():
         levers.append(Lever(stage, "module.offload_frozen", True))
     levers += training_levers(config, stage)[: -len(batches) or None]
-    if not options["lora"]["rank"]:
-        levers.append(Lever(stage, "lora.rank", 16))
     if module["ema_decay"] is not None:
         levers.append(Lever(stage, "module.ema_decay", None))
     return levers + batches

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.generation.engines import make_sampler
-from rlhf_lightning.models.export import export_causal_lm
+from rlhf_lightning.models.adapter_export import export_trained
+from rlhf_lightning.models.export import sampling_as_trained
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import REWARD, Context
@@ -69,10 +71,13 @@ class PolicyOptimization(TrainingStage):
         )
         samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
         metrics = self.fit(context, folder, module, [samples])
-        export_causal_lm(policy, context.export_tokenizer, folder / "model")
+        export = partial(export_trained, policy, policy, context.export_tokenizer, folder / "base", options["export"])
+        temperature, length = module.hparams.temperature, module.hparams.max_new_tokens
+        policy.generation_config = sampling_as_trained(context.tokenizer, temperature, length)
+        export(folder / "model")
         if module.ema is not None:
             with module.ema.applied(policy):
-                export_causal_lm(policy, context.export_tokenizer, folder / "model_ema")
+                export(folder / "model_ema")
         return metrics
 
     def records(self, context: Context, split: str) -> list[Any]:

@@ -15,7 +15,9 @@ from rlhf_lightning.data.tokenize import ComparisonExample
 from rlhf_lightning.evaluation.intervals import first_places
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results
-from rlhf_lightning.models.export import check_scalar_export, export_scalar_model
+from rlhf_lightning.models.adapter_export import export_trained
+from rlhf_lightning.models.export import check_scalar_export
+from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.parallel.sharding import unshard
@@ -51,11 +53,16 @@ class RewardModelling(TrainingStage):
         """Train, centre, export and measure; with ``folds`` once more without each group of labelers."""
         options = context.config[self.name]
         start = context.causal_lm(options["init"])
-        module = context.build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
+
+        def fresh() -> RewardModule:
+            model = with_adapters(ScalarHeadModel.from_causal_lm(start), **options["lora"])
+            return cast(RewardModule, context.build(options["module"], model=model))
+
+        module = fresh()
         check_scalar_export(module.model, start.config, context.tokenizer)
         metrics = self.fit(context, folder, module)
         _centre(context, module, options["bias_demonstrations"])
-        export_scalar_model(module.model, start.config, context.export_tokenizer, folder / "model")
+        export_trained(module.model, start, context.export_tokenizer, folder / "base", options["export"], folder / "model")
         for split in ("validation", "test"):
             comparisons = self.records(context, split)
             if comparisons:
@@ -69,7 +76,7 @@ class RewardModelling(TrainingStage):
 
             def fold_scores(place: Path, keep: Keep) -> Scores:
                 L.seed_everything(context.seed, workers=True, verbose=False)
-                fold = context.build(options["module"], model=ScalarHeadModel.from_causal_lm(start))
+                fold = fresh()
                 self.fit(context, place, fold, keep=keep)
                 return reward_scores(context, fold, examples)
 

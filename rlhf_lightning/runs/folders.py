@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.hub import adapter_base
 from rlhf_lightning.runs.secrets import redacted
 
 Progress = Literal["fresh", "half-done", "complete"]
@@ -150,11 +151,13 @@ def fingerprint(value: Any) -> str:
 
 
 def model_fingerprint(path: str) -> str:
-    """Hash of a local model folder's files; a hub id stands for itself."""
+    """Hash of a local model folder's files, of an adapter with those of its model; a hub id stands for itself."""
     folder = Path(path)
     if not folder.exists():
         return path
     digest = hashlib.sha256()
+    if (base := adapter_base(path)) is not None:
+        digest.update(model_fingerprint(base).encode())
     for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
         if file.is_file() and file.suffix != ".py":
             digest.update(file.name.encode())

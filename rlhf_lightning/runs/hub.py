@@ -1,11 +1,14 @@
 """What lies on this machine, and what may be asked of the Hugging Face hub."""
 
+import json
 import re
 from pathlib import Path
 
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SHIPPED = Path(__file__).parents[1] / "sandbox" / "base"
 _SIZES = ("small", "medium", "large")
+ADAPTER_CONFIG = "adapter_config.json"
+"""What PEFT writes beside the weights of an adapter."""
 _FILE_SUFFIXES = (
     ".json",
     ".jsonl",
@@ -69,3 +72,34 @@ def model_source(path: str) -> str:
         FileNotFoundError: When nothing is there and it looks like a path.
     """
     return here_or_hub_id(model_folder(path))
+
+
+def adapter_base(source: str) -> str | None:
+    """Folder or hub id of the model that the adapter in a folder belongs to; None where the folder holds no adapter.
+
+    A path is looked for from here, as PEFT does, from the adapter's folder, and, for a `base` that was written beside
+    the adapter, there.
+
+    Raises:
+        FileNotFoundError: When that model is not there.
+        ValueError: When the folder does not say which it is, holds a model too, or names another adapter.
+    """
+    folder = Path(source)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    named = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if any(folder.glob("model*.safetensors")):
+        raise ValueError(f"{source} holds both a model and an adapter; take one of them out.")
+    if not named:
+        raise ValueError(f"{folder / ADAPTER_CONFIG} names no model; set base_model_name_or_path in it.")
+    beside = [folder.parent / "base"] if Path(named).name == "base" else []
+    found = [str(place) for place in (Path(named), folder / named, *beside) if place.exists()]
+    if not found and not is_hub_id(named):
+        raise FileNotFoundError(
+            f"the adapter {source} belongs to the model {named}, which is not here. Put that model there, or set "
+            f"base_model_name_or_path in its {ADAPTER_CONFIG} to where it is."
+        )
+    base = (found or [named])[0]
+    if (Path(base) / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"the adapter {source} belongs to {base}, which is an adapter too; merge that one first.")
+    return base

@@ -8,7 +8,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
-from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.chat import set_template
 from rlhf_lightning.tokenization.endings import END_TOKENS, end_token_ids, keep_endings
 from rlhf_lightning.tokenization.formats import forget_format
@@ -44,6 +44,9 @@ def load_tokenizer(
         ValueError: When there is no tokenizer, it has no EOS token, or not those that `eos` or `chat_template` name.
     """
     source = model_source(path)
+    base = adapter_base(source)
+    if base is not None and not (Path(source) / "tokenizer_config.json").exists():
+        source = base
     folder = Path(source)
     tokenizer = _read(source, path, trust_remote_code)
     restore(tokenizer)
@@ -60,7 +63,7 @@ def load_tokenizer(
         tokenizer.init_kwargs.pop(END_TOKENS, None)  # those of the template before
         forget_format(tokenizer)
     holds_model = not folder.exists() or (folder / "config.json").exists()
-    keep_endings(tokenizer, source if holds_model else None, tokens, strings)
+    keep_endings(tokenizer, source if holds_model else base, tokens, strings)
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokens[0]
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, *end_token_ids(tokenizer)):

@@ -18,7 +18,7 @@ from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
-from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import TREE_TOKENS, continuation_mask, selected
@@ -71,7 +71,7 @@ class MemoryPlanner:
         activation_checkpointing: Whether activations are computed again in the backward pass.
         optimizer_bytes: Optimizer state per byte of parameters; 2 for Adam.
         reward_config: The configuration of the reward model and the critic of PPO; None is the same architecture.
-        lora: Options of `rlhf_lightning.models.lora.add_adapters` for PPO; None trains every weight.
+        lora: Options of `rlhf_lightning.models.lora.add_adapters`; None trains every weight.
     """
 
     config: PreTrainedConfig
@@ -90,7 +90,7 @@ class MemoryPlanner:
             tokens: Tokens of a row.
             counted: Tokens of a row that are in the loss; None for all but the first.
         """
-        model = self._causal_lm(self.config)
+        model = with_adapters(self._causal_lm(self.config, learns=not self.lora), **(self.lora or {}))
         size = parameter_bytes(model)
         with self._fake(model):
             passes = self._passes(model, lambda: self._log_probs(model, rows, tokens, counted or tokens - 1))
@@ -98,7 +98,7 @@ class MemoryPlanner:
 
     def reward_model(self, prompts: int, prompt_tokens: int, responses: int, response_tokens: int) -> list[Phase]:
         """Reward training on prompts with so many responses each."""
-        model = self._scalar_model(self.config)
+        model = with_adapters(self._scalar_model(self.config, learns=not self.lora), **(self.lora or {}))
         size = parameter_bytes(model)
         shape = prompts, prompt_tokens, responses, response_tokens
         tree = self.activation_checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.policies import pretraining_loss
@@ -270,6 +270,7 @@ def test_a_classifier_gives_the_score_without_bias(exported, tiny_lm):
     classifier = AutoModelForSequenceClassification.from_pretrained(folder)
     assert classifier.config.reward_bias == 1.5
     assert classifier.config.num_labels == 1
+    assert (classifier.config.label2id, classifier.config.id2label) == ({"reward": 0}, {0: "reward"})
     scores = token_scores(model, IDS)[0]
     # The classifier reads the last token that is not padding.
     assert float(classifier(IDS).logits) == pytest.approx(float(scores[-1]) - 1.5, abs=1e-5)
@@ -279,6 +280,8 @@ def test_a_classifier_gives_the_score_without_bias(exported, tiny_lm):
     # What was exported can go on training, and the configuration of the language model is its own.
     assert all(p.device.type == "cpu" for p in model.parameters())
     assert not hasattr(tiny_lm.config, "reward_bias")
+    (found,) = pipeline("text-classification", model=str(folder))(["w3 w4 w5"])
+    assert found == {"label": "reward", "score": pytest.approx(float(scores[2]) - 1.5, abs=1e-5)}  # not squashed
 
 
 def test_a_reward_model_survives_the_round_trip(exported):
@@ -334,7 +337,7 @@ def test_weights_of_another_shape_are_named(tmp_path, tiny_gpt2):
     ("files", "sentence"),
     [
         ({}, "has no config.json; name the folder that save_pretrained wrote"),
-        ({"adapter_config.json": {}}, r"holds an adapter alone; merge it .*merge_and_unload"),
+        ({"adapter_config.json": {}}, r"names no model; set base_model_name_or_path"),
         ({"config.json": {"model_type": "t5", "is_encoder_decoder": True}}, r"an encoder-decoder \(t5\); a decoder"),
         ({"config.json": {"model_type": "gpt2", "quantization_config": {"bits": 4}}}, "is quantised, which cannot be"),
         ({"config.json": {"model_type": "gpt2"}, "pytorch_model.bin": {}}, r"and a pickle is not read.*its \.bin"),

@@ -23,6 +23,7 @@ from rlhf_lightning.models.lora import (
     freeze_unshared,
     has_adapters,
     merge_adapters,
+    without_adapters,
 )
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.ppo import PPOModule
@@ -106,6 +107,48 @@ def test_only_named_layers(tiny_gpt2: Any) -> None:
     add_adapters(tiny_gpt2, rank=2, alpha=8, targets=["c_attn"])
     names = {name.split(".lora")[0] for name, p in tiny_gpt2.named_parameters() if p.requires_grad}
     assert {name.rsplit(".", 1)[1] for name in names} == {"c_attn"}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_merged_model_of_16_bits_has_32(kind: str, make_tiny_lm: Any) -> None:
+    """A step of adapters is smaller than the distance between two numbers of 16 bits, and would be lost."""
+    model = make_tiny_lm(kind, dtype=torch.bfloat16)
+    add_adapters(model, rank=4)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 1e-4 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    plain = merge_adapters(model)
+    assert plain.dtype == torch.float32
+    exact = model.float()  # its adapters have 32 bits already
+    with adapters_disabled(exact):
+        before = logits(exact)
+    moved = (logits(exact) - before).norm()
+    assert 0 < moved < 0.2
+    torch.testing.assert_close(logits(plain), logits(exact), atol=1e-5, rtol=1e-5)
+    assert (logits(plain) - logits(exact)).norm() < 0.05 * moved
+    assert not any("peft_config" in module.__dict__ for module in plain.modules())
+
+
+def test_without_adapters_is_the_start(adapted: tuple[Any, Any]) -> None:
+    model, before = adapted
+    disturb(model)
+    start = without_adapters(model)
+    assert start.state_dict().keys() == before.state_dict().keys()
+    assert torch.equal(logits(start), logits(before))
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        (["c_attn", "q_proj"], "names q_proj, which is no layer of this GPT2LMHeadModel"),
+        (["c_attn", "lm_head"], "names lm_head; the embedding and output layers"),
+        (["wte"], r"names transformer\.wte; the embedding and output layers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*", "ignore:.*fan_in_fan_out.*")
+def test_targets_that_are_refused(tiny_gpt2: Any, targets: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        add_adapters(tiny_gpt2, rank=2, targets=targets)
 
 
 def prompts(rows: int = 8) -> PromptBatch:

@@ -58,6 +58,21 @@ def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
     assert parts("trainer.devices=4")["activations"] < plain["activations"] / 2
 
 
+@pytest.mark.parametrize("step", ["sft", "reward"])
+def test_adapters_are_planned_and_proposed(tmp_path: Path, step: str) -> None:
+    full = planned(pipeline_of(tmp_path), step).peak
+    override = f"{step}.lora.rank=16"
+    pipeline = pipeline_of(tmp_path, override)
+    adapted = planned(pipeline, step).peak
+    assert adapted.parts["optimizer"] < full.parts["optimizer"] / 2
+    assert adapted.parts["gradients"] < full.parts["gradients"] / 2
+    before, after = (
+        [lever.text for lever in one.step(step).levers(one.config)] for one in (pipeline_of(tmp_path), pipeline)
+    )
+    assert override in before
+    assert override not in after
+
+
 def test_offloaded_models_count_where_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = pipeline_of(tmp_path, "ppo.module.offload_frozen=true")
     monkeypatch.setattr(pipeline.context, "device", torch.device("cuda"))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from rlhf_lightning import LanguageModelModule, PPOModule, RewardModule, ScalarHeadModel
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.models.loading import use_fast_kernels
-from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
+from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
 from rlhf_lightning.training.fit import QUIET
 from rlhf_lightning.training.live_bytes import LiveBytes
 from rlhf_lightning.training.memory import MemoryPlanner, Precision, key_value_width
@@ -149,6 +149,32 @@ class TestWithinFifteenPercent:
             text_rows=min(micro or text, text // minibatches),
             text_tokens=80,
         )
+        assert peak(plan) == pytest.approx(allocated(work), rel=WITHIN)
+
+
+@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*", *(f"ignore:{message}" for message in QUIET))
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", CONFIGS)
+class TestAdapters:
+    def test_language_model(self, kind, precision):
+        def work():
+            tokens, mask = ids(12, 100)
+            module = LanguageModelModule(with_adapters(causal_lm(kind), rank=8), adam)
+            trained(module, [LMBatch(tokens, mask, mask)] * 2, precision)
+
+        plan = MemoryPlanner(CONFIGS[kind], PRECISIONS[precision], lora={"rank": 8}).language_model(12, 100)
+        full = MemoryPlanner(CONFIGS[kind], PRECISIONS[precision]).language_model(12, 100)
+        assert plan[0].parts["optimizer"] < full[0].parts["optimizer"] / 5
+        assert peak(plan) == pytest.approx(allocated(work), rel=WITHIN)
+
+    def test_reward_model(self, kind, precision):
+        def work():
+            model = with_adapters(ScalarHeadModel.from_causal_lm(causal_lm(kind)), rank=8)
+            ranks = torch.arange(1, 5).repeat(6, 1)
+            batch = ComparisonBatch(*ids(6, 40), *ids(6, 4, 30), ranks, [""] * 6)
+            trained(RewardModule(model, adam), [batch] * 2, precision)
+
+        plan = MemoryPlanner(CONFIGS[kind], PRECISIONS[precision], lora={"rank": 8}).reward_model(6, 40, 4, 30)
         assert peak(plan) == pytest.approx(allocated(work), rel=WITHIN)
 
 
