@@ -1,0 +1,160 @@
+"""Model cards of a run: told to somebody who gets a model's folder alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.evaluation.tables import accuracy_rows
+from rlhf_lightning.models.scalar_head import HEAD_FILE
+from rlhf_lightning.recipe.card_facts import (
+    eval_results,
+    evaluated,
+    left_out,
+    made_with,
+    measures,
+    records_table,
+    settings_rows,
+)
+from rlhf_lightning.recipe.context import BASE, Context
+from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.folders import is_complete, read_stage
+from rlhf_lightning.runs.model_card import card_page, hub_id, licence, public, write_card
+from rlhf_lightning.tokenization.endings import end_token_ids, turn_end
+from rlhf_lightning.tokenization.loading import load_tokenizer
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a step makes.
+
+    Args:
+        what: What the model is, as a sentence.
+        tags: Its tags on the hub, with spaces between them.
+        is_policy: Whether it writes text; otherwise it scores some.
+    """
+
+    what: str
+    tags: str
+    is_policy: bool = True
+
+
+_REWARD_MODEL = _Kind(
+    "A reward model: it gives a prompt with a response one number, higher where people would prefer the response.",
+    "rlhf instructgpt reward-model",
+    is_policy=False,
+)
+_KINDS = {
+    "text": _Kind("A base language model, trained on plain text: it goes on with what it reads.", "pretraining base"),
+    "demonstrations": _Kind("A language model, fine-tuned to respond as demonstrations do.", "rlhf instructgpt sft"),
+    "comparisons": _REWARD_MODEL,
+    "judge_comparisons": _REWARD_MODEL,
+    "prompts": _Kind("A language model, trained by PPO to please a reward model.", "rlhf instructgpt ppo"),
+}
+"""By the records that a step learns from."""
+_VARIANTS = {
+    "model_ema": "Its weights are the moving average over the updates of training; `model/` beside it has the last ones.",
+}
+
+
+def write_cards(steps: Sequence[Stage], stage: Stage, context: Context) -> None:
+    """Write the card of every model of a step; after an evaluation those of all steps of this run, with its results.
+
+    A card that somebody has edited stays. One that cannot be written is told of, and the step is complete all the same.
+
+    Args:
+        steps: The steps of the recipe.
+        stage: The step that is complete.
+        context: Models and settings of the run.
+    """
+    for step in steps if stage.reported else [stage]:
+        folder = context.runs.folder(step.name)
+        try:
+            for model in model_folders(folder) if is_complete(folder) else ():
+                if not write_card(model, _page(step, context, folder, model)):
+                    context.say(step.name, f"{model / 'README.md'} was edited, so it stays as it is")
+        except Exception as error:
+            context.say(step.name, f"no model card in {folder}: {error or type(error).__name__}")
+
+
+def model_folders(folder: Path) -> list[Path]:
+    """The exported models and adapters of a step."""
+    found = {path.parent for name in ("config.json", "adapter_config.json") for path in folder.rglob(name)}
+    return sorted(model for model in found if not model.name.endswith(".unfinished"))
+
+
+def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
+    record = read_stage(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    kind = _KINDS[getattr(step, "reads", "text")]
+    parents = step.parents(context)
+    init = next(iter(parents.values()), BASE)
+    base = config["model"]["causal_lm"].get("path") if init.partition("/")[0] in (BASE, *context.steps) else init
+    base_licence = licence(base) if base else {}
+    adapter = (model / "adapter_config.json").exists()
+    has_adapters = adapter or bool((record["identity"]["config"][step.name].get("lora") or {}).get("rank"))
+    parts = [part for part in model.relative_to(folder).parts if part != "model"]
+    name = "-".join([context.runs.run, step.name, *parts])
+    evaluation = evaluated(context, record["fingerprint"], step, model) if kind.is_policy else None
+    data = records_table(step, folder, config)
+    metadata = ModelCardData(
+        **base_licence,
+        base_model=hub_id(base) if base else None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation" if kind.is_policy else "text-classification",
+        tags=[*kind.tags.split(), *(["lora"] if has_adapters else [])],
+        datasets=sorted({hub for row in data for hub in row.hubs}) or None,
+        model_name=name,
+        eval_results=eval_results(record, evaluation, is_policy=kind.is_policy) or None,
+    )
+    identity = record["identity"]
+    facts = {
+        "name": name,
+        "what": kind.what,
+        "step": step.name,
+        "variant": _VARIANTS.get(model.name, ""),
+        "is_policy": kind.is_policy,
+        "base": _shown(base, context) if base else None,
+        "base_id": hub_id(base) if base else None,
+        "licence": base_licence,
+        "parents": [(role, _shown(which, context), identity["parents"].get(role)) for role, which in parents.items()],
+        "accuracy": [] if kind.is_policy else accuracy_rows(record),
+        "evaluation": evaluation,
+        "measures": measures(step, record["metrics"]),
+        "adapter": adapter,
+        **_usage(context, model, identity["config"]["data"]),
+        "data": data,
+        "data_fingerprint": identity["data"],
+        "left_out": left_out(folder),
+        "settings": list(settings_rows(identity["config"], step.name)),
+        "template_date": identity.get("template_date"),
+        "made_with": made_with(record),
+    }
+    return card_page(metadata, facts)
+
+
+def _shown(name: str, context: Context) -> str:
+    """What a model is called for strangers: a step, the base model, a hub id, or the last name of its folder."""
+    if name.partition("/")[0] in context.steps:
+        return f"step {name}"
+    shipped = name.partition("/")[0] == "sandbox"
+    return str(public(name)) if name == BASE or shipped or hub_id(name) else Path(name).name
+
+
+def _usage(context: Context, model: Path, lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """What the lines of code that use the model depend on."""
+    has_tokenizer = (model / "tokenizer_config.json").exists()
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(str(model)) if has_tokenizer else context.tokenizer
+    template = lengths.get("prompt_template")
+    return {
+        "head": (model / HEAD_FILE).exists(),
+        "chat": bool(tokenizer.chat_template) and template is None,
+        "prompt_template": (template or "{prompt}\n\n").replace("{rendered}", "{prompt}"),
+        "end": tokenizer.convert_ids_to_tokens(end_token_ids(tokenizer)[0]),
+        "end_written": turn_end(tokenizer) is not None,
+        "max_new_tokens": lengths["max_response_tokens"],
+    }
