@@ -38,18 +38,21 @@ def evaluated(context: Context, fingerprint: str, step: Stage, model: Path) -> d
 
 def _evaluation(record: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     metrics, options = record["metrics"], record["identity"]["config"][EVALUATE]
-    values = {key: measure for key, *_ in COLUMNS if (measure := measured(found, key)) is not None}
-    if name == metrics["baseline"]:
-        values.pop("win_rate", None)  # against itself
+    is_baseline = name == metrics["baseline"]
+    values = {
+        key: measure
+        for key, *_ in COLUMNS
+        if (measure := measured(found, key)) is not None and not (is_baseline and key == "win_rate")
+    }
     rows = [
         (_TITLES[key], *cell(measure, 100.0 if key == "win_rate" else 1.0).values()) for key, measure in values.items()
     ]
-    for key in ("judges", "metadata", "probes"):
+    for key in ("metadata", "probes") if is_baseline else ("judges", "metadata", "probes"):
         table = measure_table({"policies": {name: found}}, key)
         rows += [(f"{table['title']}: {title}", *cells[0].values()) for title, cells in table["rows"]] if table else []
     return {
         "prompts": metrics["prompts"],
-        "baseline": metrics["baseline"],
+        "baseline": None if is_baseline else metrics["baseline"],
         "reference": options["reference"],
         "temperature": options["temperature"],
         "judge": _judge(options.get(JUDGE), has_own=JUDGE in record["identity"]["parents"]),
@@ -67,14 +70,14 @@ def _judge(node: Any, *, has_own: bool) -> str:
 
 
 def eval_results(
-    record: Mapping[str, Any], evaluation: Mapping[str, Any] | None, *, is_policy: bool
+    metrics: Mapping[str, Any], evaluation: Mapping[str, Any] | None, *, is_policy: bool
 ) -> list[EvalResult]:
     """The figures of the metadata: accuracies of a reward model; of a policy its evaluation, or else its loss."""
-    loss = record["metrics"].get("validation/loss")
+    loss = metrics.get("validation/loss")
     if not is_policy:
         found = [
             (split, "accuracy", "Accuracy, share of pairs", groups["all"]["accuracy"]["value"])
-            for split, groups in split_tables(record).items()
+            for split, groups in split_tables({"metrics": metrics}).items()
             if "all" in groups
         ]
     elif evaluation is not None:
@@ -97,7 +100,7 @@ def eval_results(
 
 
 def measures(step: Stage, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The last value of what the report draws, but for times and gradients."""
+    """The last value of what the report draws of a step, but for times and gradients."""
     return [
         (f"{curve.title}{f' ({label})' if len(curve.columns) > 1 else ''}, {curve.unit}", number(metrics[key]))
         for curve in step.curves
@@ -126,8 +129,8 @@ def records_table(step: Stage, folder: Path, config: Mapping[str, Any]) -> list[
     """
     kind, counts = getattr(step, "reads", "text"), _read(folder / "examples.json")
     collected = "comparisons" in read_stage(folder)["identity"]["parents"]
-    source, hubs = (f"samples of its models, ranked in step {COLLECT}", ()) if collected else _source(config, kind)
-    rows = [Records(kind, source, counts.get("train", "-"), counts.get("validation", "-"), hubs)]
+    source, hubs = (f"rankings of what step {COLLECT} sampled", ()) if collected else _source(config, kind)
+    rows = [Records(kind, source, counts.get("train", "-"), counts.get("validation") or "-", hubs)]
     if "text" in counts:
         source, hubs = _source(config, "text")
         rows.append(Records("pretraining text", source, counts["text"], "-", hubs))
@@ -162,9 +165,8 @@ def left_out(folder: Path) -> list[tuple[str, int]]:
 
 def settings_rows(config: Mapping[str, Any], step: str) -> Iterator[tuple[str, Any]]:
     """The settings of a step that its artifact depends on, as `name.of.it` and value, without secrets and paths."""
-    kept = {name: config[name] for name in config if name not in ("model", "trainer", step)}
-    precision = config["trainer"].get("precision")
-    yield from _leaves(public({**config[step], **kept, "trainer": {"precision": precision}}))
+    shared = {name: value for name, value in config.items() if name not in ("model", "data", step)}
+    yield from _leaves(public({step: config[step], "data.lengths": config["data"], **shared}))
 
 
 def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -182,7 +184,7 @@ def made_with(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     commit = f", commit {record['git_commit'][:12]}" if record["git_commit"] else ""
     day = f"On {record['date']} with " if "date" in record else "With "
-    return f"{day}seed {record['seed']}{commit}; {versions}"
+    return f"{day}seed {record['seed']}{commit}; {versions}. Fingerprint of the step: `{record['fingerprint']}`"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from rlhf_lightning.recipe.card_facts import (
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import is_complete, read_stage
-from rlhf_lightning.runs.model_card import card_page, hub_id, licence, public, write_card
+from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.model_card import card_page, hub_id, licence, write_card
 from rlhf_lightning.tokenization.endings import end_token_ids, turn_end
 from rlhf_lightning.tokenization.loading import load_tokenizer
 
@@ -56,9 +57,7 @@ _KINDS = {
     "prompts": _Kind("A language model, trained by PPO to please a reward model.", "rlhf instructgpt ppo"),
 }
 """By the records that a step learns from."""
-_VARIANTS = {
-    "model_ema": "Its weights are the moving average over the updates of training; `model/` beside it has the last ones.",
-}
+_QUESTION = "What is the capital of France?"
 
 
 def write_cards(steps: Sequence[Stage], stage: Stage, context: Context) -> None:
@@ -99,6 +98,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     has_adapters = adapter or bool((record["identity"]["config"][step.name].get("lora") or {}).get("rank"))
     parts = [part for part in model.relative_to(folder).parts if part != "model"]
     name = "-".join([context.runs.run, step.name, *parts])
+    epoch = model.name if model.parent.name == "epochs" else None
     evaluation = evaluated(context, record["fingerprint"], step, model) if kind.is_policy else None
     data = records_table(step, folder, config)
     metadata = ModelCardData(
@@ -109,14 +109,15 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
         tags=[*kind.tags.split(), *(["lora"] if has_adapters else [])],
         datasets=sorted({hub for row in data for hub in row.hubs}) or None,
         model_name=name,
-        eval_results=eval_results(record, evaluation, is_policy=kind.is_policy) or None,
+        eval_results=eval_results({} if epoch else record["metrics"], evaluation, is_policy=kind.is_policy) or None,
     )
     identity = record["identity"]
     facts = {
         "name": name,
         "what": kind.what,
         "step": step.name,
-        "variant": _VARIANTS.get(model.name, ""),
+        "averaged": model.name == "model_ema",
+        "epoch": epoch,
         "is_policy": kind.is_policy,
         "base": _shown(base, context) if base else None,
         "base_id": hub_id(base) if base else None,
@@ -124,7 +125,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
         "parents": [(role, _shown(which, context), identity["parents"].get(role)) for role, which in parents.items()],
         "accuracy": [] if kind.is_policy else accuracy_rows(record),
         "evaluation": evaluation,
-        "measures": measures(step, record["metrics"]),
+        "measures": [] if epoch else measures(step, record["metrics"]),
         "adapter": adapter,
         **_usage(context, model, identity["config"]["data"]),
         "data": data,
@@ -141,8 +142,9 @@ def _shown(name: str, context: Context) -> str:
     """What a model is called for strangers: a step, the base model, a hub id, or the last name of its folder."""
     if name.partition("/")[0] in context.steps:
         return f"step {name}"
-    shipped = name.partition("/")[0] == "sandbox"
-    return str(public(name)) if name == BASE or shipped or hub_id(name) else Path(name).name
+    if name == BASE:
+        return "the base model"
+    return name if hub_id(name) or model_folder(name) != name else Path(name).name
 
 
 def _usage(context: Context, model: Path, lengths: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +155,8 @@ def _usage(context: Context, model: Path, lengths: Mapping[str, Any]) -> dict[st
     return {
         "head": (model / HEAD_FILE).exists(),
         "chat": bool(tokenizer.chat_template) and template is None,
-        "prompt_template": (template or "{prompt}\n\n").replace("{rendered}", "{prompt}"),
+        "question": _QUESTION,
+        "prompt": (template or "{prompt}\n\n").replace("{rendered}", "{prompt}").replace("{prompt}", _QUESTION),
         "end": tokenizer.convert_ids_to_tokens(end_token_ids(tokenizer)[0]),
         "end_written": turn_end(tokenizer) is not None,
         "max_new_tokens": lengths["max_response_tokens"],

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def card_page(data: ModelCardData, facts: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cell=_cell, code=_code, python=repr)
+    environment.filters.update(cell=_cell, code=_code, string=partial(json.dumps, ensure_ascii=False))
     body = environment.get_template("model_card.md").render(facts)
     return signed(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
