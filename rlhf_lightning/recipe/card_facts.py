@@ -29,9 +29,10 @@ def evaluated(context: Context, fingerprint: str, step: Stage, model: Path) -> d
     """
     folder = context.runs.find(EVALUATE)
     record = read_stage(folder) if folder is not None else {}
+    merged = model.with_name(model.name.replace("adapter", "model"))
     for name, found in record.get("metrics", {}).get("policies", {}).items():
         asked = record["identity"]["parents"].get(name)
-        if name.partition("/")[0] == step.name and asked == fingerprint and context.model_path(name) == model:
+        if name.partition("/")[0] == step.name and asked == fingerprint and context.model_path(name) in (model, merged):
             return _evaluation(record, name, found)
     return None
 
@@ -55,18 +56,21 @@ def _evaluation(record: Mapping[str, Any], name: str, found: Mapping[str, Any]) 
         "baseline": None if is_baseline else metrics["baseline"],
         "reference": options["reference"],
         "temperature": options["temperature"],
-        "judge": _judge(options.get(JUDGE), has_own=JUDGE in record["identity"]["parents"]),
+        "judge": _judge(metrics.get(JUDGE), options.get(JUDGE), has_own=JUDGE in record["identity"]["parents"]),
         "rows": rows,
         "values": {key: measure["value"] for key, measure in values.items()},
     }
 
 
-def _judge(node: Any, *, has_own: bool) -> str:
-    if node:
-        return f"`{node['_target_'] if isinstance(node, Mapping) else public(node)}`"
-    if has_own:
-        return "a second reward model, which no policy was trained against"
-    return "the reward model that the policies were trained against, so that over-optimisation would not be seen"
+def _judge(found: Mapping[str, Any] | None, setting: Any, *, has_own: bool) -> str:
+    """Who judged: as the evaluation recorded it, or else as its settings say."""
+    trained = found["trained_policies"] if found else not setting and not has_own
+    if trained:
+        return "the reward model that trained the policies, so that over-optimisation would not be seen"
+    if found or setting:
+        name = found["name"] if found else setting["_target_"] if isinstance(setting, Mapping) else setting
+        return f"`{public(name)}`"
+    return "a second reward model, which no policy was trained against"
 
 
 def eval_results(
@@ -160,7 +164,7 @@ def _parts(splits: Mapping[str, Any]) -> Iterator[Any]:
 def left_out(folder: Path) -> list[tuple[str, int]]:
     """Records that a step left out or cut, by reason."""
     counts = {what: _read(folder / f"{name}.json") for name, what in (("dropped", "left out"), ("cut", "cut"))}
-    return [(f"{what}: {reason}", count) for what, found in counts.items() for reason, count in found.items()]
+    return list(_leaves(counts, separator=": "))
 
 
 def settings_rows(config: Mapping[str, Any], step: str) -> Iterator[tuple[str, Any]]:
@@ -169,12 +173,12 @@ def settings_rows(config: Mapping[str, Any], step: str) -> Iterator[tuple[str, A
     yield from _leaves(public({step: config[step], "data.lengths": config["data"], **shared}))
 
 
-def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(node: Mapping[str, Any], path: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         if isinstance(value, Mapping):
             if str(value.get("_target_", "")).startswith(("torch.", "transformers.")):
                 yield f"{path}{name}", value["_target_"]
-            yield from _leaves(value, f"{path}{name}.")
+            yield from _leaves(value, f"{path}{name}{separator}", separator)
         elif value is not None and not name.startswith("_"):
             yield f"{path}{name}", value
 

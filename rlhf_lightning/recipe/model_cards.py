@@ -1,5 +1,6 @@
 """Model cards of a run: told to somebody who gets a model's folder alone."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import ModelCardData
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.evaluation.tables import accuracy_rows
 from rlhf_lightning.models.scalar_head import HEAD_FILE
@@ -26,7 +27,6 @@ from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.model_card import card_page, hub_id, licence, write_card
 from rlhf_lightning.tokenization.endings import end_token_ids, turn_end
-from rlhf_lightning.tokenization.loading import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write_cards(steps: Sequence[Stage], stage: Stage, context: Context) -> None:
 def model_folders(folder: Path) -> list[Path]:
     """The exported models and adapters of a step."""
     found = {path.parent for name in ("config.json", "adapter_config.json") for path in folder.rglob(name)}
-    return sorted(model for model in found if not model.name.endswith(".unfinished"))
+    return sorted(model for model in found if model.name != BASE and not model.name.endswith(".unfinished"))
 
 
 def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
@@ -116,18 +116,20 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
         "name": name,
         "what": kind.what,
         "step": step.name,
-        "averaged": model.name == "model_ema",
+        "averaged": model.name.endswith("_ema"),
         "epoch": epoch,
         "is_policy": kind.is_policy,
         "base": _shown(base, context) if base else None,
         "base_id": hub_id(base) if base else None,
         "licence": base_licence,
-        "parents": [(role, _shown(which, context), identity["parents"].get(role)) for role, which in parents.items()],
+        "parents": [
+            (role, _shown(parents.get(role, role), context), made) for role, made in identity["parents"].items()
+        ],
         "accuracy": [] if kind.is_policy else accuracy_rows(record),
         "evaluation": evaluation,
         "measures": [] if epoch else measures(step, record["metrics"]),
         "adapter": adapter,
-        **_usage(context, model, identity["config"]["data"]),
+        **_usage(context, model, identity["config"]["data"], is_policy=kind.is_policy),
         "data": data,
         "data_fingerprint": identity["data"],
         "left_out": left_out(folder),
@@ -147,17 +149,28 @@ def _shown(name: str, context: Context) -> str:
     return name if hub_id(name) or model_folder(name) != name else Path(name).name
 
 
-def _usage(context: Context, model: Path, lengths: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(context: Context, model: Path, lengths: Mapping[str, Any], *, is_policy: bool) -> dict[str, Any]:
     """What the lines of code that use the model depend on."""
     has_tokenizer = (model / "tokenizer_config.json").exists()
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(str(model)) if has_tokenizer else context.tokenizer
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model) if has_tokenizer else context.tokenizer
     template = lengths.get("prompt_template")
+    # Where the folder says so, its chat template writes the very format of training, whichever that was.
+    kept = tokenizer.init_kwargs.get("prompt_format")
+    on_conversations = kept["name"] == "chat" if kept else template is None
+    question = (template or "{prompt}\n\n").replace("{rendered}", "{prompt}").replace("{prompt}", _QUESTION)
     return {
         "head": (model / HEAD_FILE).exists(),
-        "chat": bool(tokenizer.chat_template) and template is None,
+        "chat": bool(tokenizer.chat_template) and (on_conversations or (is_policy and kept is not None)),
         "question": _QUESTION,
-        "prompt": (template or "{prompt}\n\n").replace("{rendered}", "{prompt}").replace("{prompt}", _QUESTION),
+        "prompt": question,
         "end": tokenizer.convert_ids_to_tokens(end_token_ids(tokenizer)[0]),
         "end_written": turn_end(tokenizer) is not None,
         "max_new_tokens": lengths["max_response_tokens"],
+        "task": task_of(model),
     }
+
+
+def task_of(model: Path) -> str | None:
+    """What PEFT takes an adapter for; None of a model."""
+    path = model / "adapter_config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("task_type") if path.exists() else None
