@@ -1,4 +1,4 @@
-"""`rlhf-chat`: the model's own format, a conversation, ends and cuts that are told, and nothing that moves the terminal."""
+"""`rlhf-chat`: the model's own format, a conversation, cuts that are told, and nothing that moves the terminal."""
 
 import io
 import json
@@ -12,6 +12,8 @@ from rich.console import Console
 
 from rlhf_lightning import chat
 from rlhf_lightning.generation.speaker import Speaker
+
+CHAT_WORDS = ["user", "model", "capital", "paris", "the", "what", "?"]
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -91,7 +93,7 @@ def ids_of(speaker: Speaker, message: str, monkeypatch: pytest.MonkeyPatch) -> l
 def test_a_conversation_is_kept_in_the_models_own_format(
     make_chat_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = speaker(make_chat_folder(), system="the capital")
+    one = speaker(make_chat_folder(words=["system", *CHAT_WORDS]), system="the capital")
     text = one.tokenizer.decode(ids_of(one, "what ?", monkeypatch))
     assert text == "<turn> system the capital <end_of_turn> <turn> user what ? <end_of_turn> <turn> model"
     answer = one.messages[-1]["content"]
@@ -107,9 +109,8 @@ def test_a_step_is_asked_in_the_format_that_it_was_trained_on(
     make_chat_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = tmp_path / "run" / "sft"
-    make_chat_folder(template=None, ends=1).rename(step.parent.mkdir(parents=True) or step.parent / "m")
-    step.mkdir()
-    (step.parent / "m").rename(step / "model")
+    step.mkdir(parents=True)
+    make_chat_folder(template=None, ends=1).rename(step / "model")
     config = {"data": {"prompt_template": "Human: {prompt} next", "max_response_tokens": 7}}
     (step / "stage.json").write_text(json.dumps({"status": "complete", "identity": {"config": config}}))
     one = Speaker(str(step))
@@ -127,18 +128,23 @@ def test_it_says_when_the_conversation_is_too_long(make_chat_folder: Any) -> Non
     with pytest.raises(ValueError, match=r"has 1\d\d tokens now, and .* reads 128: .*/reset"):
         one.answer("paris " * 130, lambda _: None)
     assert one.messages == before
-    said = one.answer("paris " * (128 - 6 - 2), lambda _: None)  # 2 tokens are left
+    said = one.answer("paris " * (128 - 5 - 2), lambda _: None)  # 2 tokens are left
     assert said is None or re.search(r"cut at 2 tokens.*context is full", said)
 
 
 def test_it_ends_at_every_end_token_and_says_when_it_was_cut(make_chat_folder: Any) -> None:
     one = speaker(make_chat_folder())
-    with torch.no_grad():
-        one.model.lm_head.weight.zero_()
-        one.model.lm_head.weight[4] = 1e3 * one.model.lm_head.weight.new_ones(())  # <end_of_turn>, or never
-    said = [one.answer("what ?", lambda _: None) for _ in range(2)]
-    assert set(said) <= {None, "cut at 4 tokens, before its end; --max-new-tokens gives more"}
-    assert "<end_of_turn>" not in one.messages[-1]["content"]
+    for token, said, text in (
+        (1, None, ""),
+        (4, None, ""),
+        (9, "cut at 4 tokens, before its end; --max-new-tokens gives more", "of of of of"),
+    ):
+        one.reset()
+        with torch.no_grad():
+            one.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(one.tokenizer)))
+            one.model.lm_head.bias[token] = 1e4
+        assert one.answer("what ?", lambda _: None) == said
+        assert one.messages[-1]["content"] == text
 
 
 def test_control_c_stops_an_answer_and_keeps_what_was_said(make_chat_folder: Any) -> None:
@@ -157,8 +163,8 @@ def test_a_terminal_is_not_moved_by_an_answer(make_chat_folder: Any, monkeypatch
     monkeypatch.setattr(one, "answer", lambda message, show: show(evil))
     file = io.StringIO()
     screen = Console(file=file, force_terminal=False, width=200)
-    monkeypatch.setattr("builtins.input", iter(["hi", "/exit"]).__next__)
-    monkeypatch.setattr("builtins.input", lambda _, lines=iter(["hi", "/exit"]): next(lines))
+    lines = iter(["hi", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
     chat.talk([one], screen, screen, interactive=False)
     assert file.getvalue() == r"\x1b]0;title\x07\x1b[2J\x9b31m\rover\u202e" + "\n"
 

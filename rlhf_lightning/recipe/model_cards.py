@@ -25,7 +25,7 @@ from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.hub import model_folder
-from rlhf_lightning.runs.model_card import card_page, hub_id, licence, write_card
+from rlhf_lightning.runs.model_card import card_page, hub_id, licence, public, write_card
 from rlhf_lightning.tokenization.endings import end_token_ids, turn_end
 
 
@@ -97,7 +97,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     adapter = (model / "adapter_config.json").exists()
     has_adapters = adapter or bool((record["identity"]["config"][step.name].get("lora") or {}).get("rank"))
     parts = [part for part in model.relative_to(folder).parts if part != "model"]
-    name = "-".join([context.runs.run, step.name, *parts])
+    name = public("-".join([context.runs.run, step.name, *parts]))
     epoch = model.name if model.parent.name == "epochs" else None
     evaluation = evaluated(context, record["fingerprint"], step, model) if kind.is_policy else None
     data = records_table(step, folder, config)
@@ -129,7 +129,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
         "evaluation": evaluation,
         "measures": [] if epoch else measures(step, record["metrics"]),
         "adapter": adapter,
-        **_usage(context, model, identity["config"]["data"], is_policy=kind.is_policy),
+        **usage(model, context.tokenizer, identity["config"]["data"], is_policy=kind.is_policy),
         "data": data,
         "data_fingerprint": identity["data"],
         "left_out": left_out(folder),
@@ -149,10 +149,19 @@ def _shown(name: str, context: Context) -> str:
     return name if hub_id(name) or model_folder(name) != name else Path(name).name
 
 
-def _usage(context: Context, model: Path, lengths: Mapping[str, Any], *, is_policy: bool) -> dict[str, Any]:
-    """What the lines of code that use the model depend on."""
-    has_tokenizer = (model / "tokenizer_config.json").exists()
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model) if has_tokenizer else context.tokenizer
+def usage(
+    model: Path, tokenizer: PreTrainedTokenizerBase, lengths: Mapping[str, Any], *, is_policy: bool
+) -> dict[str, Any]:
+    """What the lines of code that use a model depend on.
+
+    Args:
+        model: Its folder.
+        tokenizer: Its tokenizer, where the folder has none.
+        lengths: The settings of that name of its data.
+        is_policy: Whether it writes text.
+    """
+    if (model / "tokenizer_config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(model)
     template = lengths.get("prompt_template")
     # Where the folder says so, its chat template writes the very format of training, whichever that was.
     kept = tokenizer.init_kwargs.get("prompt_format")
