@@ -2,12 +2,12 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.utils import validate_repo_id
 from rich.console import Console
 from rich.text import Text
 
@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
     try:
-        validate_repo_id(options.repo_id)
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", options.repo_id, re.ASCII):
+            raise ValueError(f"{options.repo_id!r} is no name of a repository; give owner/name.")
         folder = Path(exported_model(options.folder))
         if not folder.is_dir():
             raise ValueError(f"{options.folder} is no folder here.")

@@ -132,7 +132,7 @@ def test_what_should_not_be_published_is_refused(
 @pytest.mark.parametrize(
     ("name", "repo", "sentence"),
     [
-        ("sft", "no such id/at all/here", "Repo id"),
+        ("sft", "no such id/at all/here", "no name of a repository"),
         ("ppo", "me/policy", "there is no file or folder"),
         (".", "me/policy", "name one of its steps: sft"),
     ],

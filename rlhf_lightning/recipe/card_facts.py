@@ -56,7 +56,7 @@ def _evaluation(record: Mapping[str, Any], name: str, found: Mapping[str, Any]) 
         "baseline": None if is_baseline else metrics["baseline"],
         "reference": options["reference"],
         "temperature": options["temperature"],
-        "judge": _judge(metrics.get(JUDGE), options.get(JUDGE), has_own=JUDGE in record["identity"]["parents"]),
+        "judged_by": _judge(metrics.get(JUDGE), options.get(JUDGE), has_own=JUDGE in record["identity"]["parents"]),
         "rows": rows,
         "values": {key: measure["value"] for key, measure in values.items()},
     }
