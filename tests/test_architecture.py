@@ -32,14 +32,16 @@ MAY_IMPORT = {
     "checks": {"training", "modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
     "sandbox": {"data", "evaluation", *MATHS, *TOKENS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},
+    "chat": {"generation"},
+    "push": {"runs"},
     "cli": {"recipe", "evaluation", *DISK},
     "compat": set(),
     "__main__": {"cli"},
 }
 """What each folder may import of the package, besides itself and `compat`; `recipe` brings the others together."""
-MAY_IMPORT["recipe"] = MAY_IMPORT.keys() - {"sandbox", "reproduce", "cli", "__main__"}
+MAY_IMPORT["recipe"] = MAY_IMPORT.keys() - {"sandbox", "reproduce", "cli", "chat", "push", "__main__"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
-TOP = {"__init__.py", "__main__.py", "cli.py", "compat.py", "py.typed"}
+TOP = {"__init__.py", "__main__.py", "chat.py", "cli.py", "push.py", "compat.py", "py.typed"}
 CORE = ("stage", "pipeline", "language_model", "collect", "reward", "ppo", "evaluate")
 """Of recipe, the steps that are the paper's."""
 

@@ -18,14 +18,16 @@ from rlhf_lightning.models.attention import additive_mask, fast_attention
 from rlhf_lightning.models.loading import load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
 from rlhf_lightning.runs.hub import adapter_base, model_source
+from rlhf_lightning.runs.model_card import signed
 
 HEAD_FILE = "scalar_head.safetensors"
 """Holds `weight` (1 x hidden size) and `bias` (a number), where the architecture has no class for such a head."""
-HEAD_PAGE = f"""# A reward model
+HEAD_PAGE = signed(f"""# A reward model
 
 The body is read by `AutoModel.from_pretrained`, the head is `{HEAD_FILE}`. The score of a text is
 `last_hidden_state[last token] @ weight.T + bias`; `rlhf_lightning.models.scalar_head.load_scalar_model` reads both.
-"""
+""")
+"""The card until a run writes its own."""
 
 
 class ScalarHeadModel(nn.Module):

@@ -190,8 +190,8 @@ class Context:
         check_form(step, self.config.get(step, {}))
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
-        for sentence in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
-            self.say(step, sentence)
+        for remark in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
+            self.say(step, remark)
         if isinstance(self.data, FileData):
             self.data.check = context.tokenization.check if context.tokenizer.chat_template else None
         return context

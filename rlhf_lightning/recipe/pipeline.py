@@ -21,6 +21,7 @@ from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
+from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
@@ -91,6 +92,7 @@ class Pipeline:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
                 metrics[stage.name] = self._metrics(stage)
+                on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
                 if stage.reported:
                     on_rank_zero(self._report)
             destroy_process_group()

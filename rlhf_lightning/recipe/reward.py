@@ -62,7 +62,8 @@ class RewardModelling(TrainingStage):
         check_scalar_export(module.model, start.config, context.tokenizer)
         metrics = self.fit(context, folder, module)
         _centre(context, module, options["bias_demonstrations"])
-        export_trained(module.model, start, context.export_tokenizer, folder / "base", options["export"], folder / "model")
+        tokenizer, base, model = context.export_tokenizer, folder / "base", folder / "model"
+        export_trained(module.model, start, tokenizer, base, options["export"], model)
         for split in ("validation", "test"):
             comparisons = self.records(context, split)
             if comparisons:

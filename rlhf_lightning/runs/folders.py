@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +138,7 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
             "status": "complete",
             "metrics": dict(metrics),
             "seconds": round(seconds, 2),
+            "date": datetime.now(UTC).date().isoformat(),
             "seed": seed,
             "git_commit": git_commit(),
             "versions": {name: version(name) for name in ("lightning", "torch", "transformers", "hydra-core")}
@@ -151,7 +153,7 @@ def fingerprint(value: Any) -> str:
 
 
 def model_fingerprint(path: str) -> str:
-    """Hash of a local model folder's files, of an adapter with those of its model; a hub id stands for itself."""
+    """Hash of a local model folder's files but its card and code, of an adapter with its model; a hub id is itself."""
     folder = Path(path)
     if not folder.exists():
         return path
@@ -159,7 +161,7 @@ def model_fingerprint(path: str) -> str:
     if (base := adapter_base(path)) is not None:
         digest.update(model_fingerprint(base).encode())
     for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-        if file.is_file() and file.suffix != ".py":
+        if file.is_file() and file.suffix != ".py" and file.name != "README.md":
             digest.update(file.name.encode())
             with file.open("rb") as content:
                 while block := content.read(1 << 20):

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.parallel.processes import on_rank_zero
+from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.training.callbacks import LearningRates
 from rlhf_lightning.training.checkpoint import BatchCheckpoint, check_shardable, newest_whole
@@ -45,7 +46,7 @@ def fit_stage(
     Args:
         module: The step's module.
         data: The step's records.
-        folder: The step's output folder; gets `metrics.csv` and `checkpoints/`.
+        folder: The step's output folder; gets `metrics.csv`, `checkpoints/` and `examples.json`.
         make_trainer: Builds the trainer from further keyword arguments.
         callbacks: Callbacks besides those for checkpoints and learning rates.
         say: Function that tells the user which checkpoints cannot be used, and what ended before its time.
@@ -77,6 +78,7 @@ def fit_stage(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    write_json(folder / "examples.json", {name: len(rows) for name, rows in data.examples.items()})
     _say_how_it_ended(trainer, callbacks, say)
     return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
 

@@ -1,0 +1,40 @@
+"""Which model folder is meant by a folder that somebody names: a model, an adapter, a step of a run."""
+
+from pathlib import Path
+
+from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.hub import model_source
+
+CONFIGS = ("config.json", "adapter_config.json")
+_WITHIN = ("model_ema", "model", "adapter")
+"""What a step leaves, the first that is there."""
+
+
+def exported_model(path: str) -> str:
+    """The model that is meant: of a step's folder its averaged weights, else its model, else its adapter.
+
+    Anything else stands for itself: a model's folder, a shipped model, a hub id.
+
+    Raises:
+        FileNotFoundError: When nothing is there, or no model in it, with what could be named instead.
+    """
+    folder = Path(model_source(path))
+    if not folder.exists() or any((folder / name).exists() for name in CONFIGS):
+        return str(folder) if folder.exists() else path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path} is a file; name the folder of a model.")
+    record = read_stage(folder)
+    if record and record.get("status") != "complete":
+        raise FileNotFoundError(f"{path} is a step that is not complete; run the same command again to finish it.")
+    for name in _WITHIN:
+        if any((folder / name / config).exists() for config in CONFIGS):
+            return str(folder / name)
+    found = [part.name for part in sorted(folder.iterdir()) if any((part / name).is_dir() for name in _WITHIN)]
+    hint = f"name one of its steps: {', '.join(found)}" if found else "name the folder that save_pretrained wrote"
+    raise FileNotFoundError(f"{path} holds no model; {hint}.")
+
+
+def stage_of(model: str) -> dict[str, object]:
+    """`stage.json` of the step that exported a model; empty where no step did."""
+    folder = Path(model)
+    return next((record for parent in (folder.parent, folder.parent.parent) if (record := read_stage(parent))), {})
