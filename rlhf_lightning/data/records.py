@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 PromptText: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation as a list of ``{"role": ..., "content": ...}`` that ends with the user's turn."""
@@ -146,6 +146,12 @@ def decided_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     """
     pairs = combinations(range(len(ranks)), 2)
     return [(i, j) if ranks[i] < ranks[j] else (j, i) for i, j in pairs if ranks[i] != ranks[j]]
+
+
+def prompt_fields(record: Prompt) -> dict[str, Any]:
+    """What is known about a prompt besides itself, by name, as a reward function may ask for it."""
+    known = {"user": record.user, "source": record.source}
+    return {**(getattr(record, "fields", None) or {}), **(record.labels or {}), **known}
 
 
 def _check_prompt(prompt: object) -> None:

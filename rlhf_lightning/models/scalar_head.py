@@ -147,7 +147,7 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
         if not isinstance(score, nn.Linear) or score.out_features != 1:
             raise ValueError(
                 f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
-                "Other sequence classifiers can be used through rlhf_lightning.generation.rewards.TextReward."
+                "Other sequence classifiers can be used through rlhf_lightning.TextReward."
             )
         body, weight, bias = model.base_model, score.weight.data, float(getattr(model.config, "reward_bias", 0.0))
     scalar = ScalarHeadModel(use_fast_kernels(body), weight.shape[1])

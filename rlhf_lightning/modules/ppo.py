@@ -14,8 +14,17 @@ from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_reward
 from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.generation.engines import Sampler
-from rlhf_lightning.generation.rewards import TextScorer, response_scores
+from rlhf_lightning.generation.experience import (
+    adapted_kl_coef,
+    check_first_ratio,
+    check_sampler,
+    response_values,
+    rollout_figures,
+    shown_figures,
+)
+from rlhf_lightning.generation.rewards import Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
+from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, widened
@@ -26,16 +35,9 @@ from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
-from rlhf_lightning.modules.ppo_experience import (
-    adapted_kl_coef,
-    check_first_ratio,
-    check_sampler,
-    response_kl,
-    response_values,
-    rollout_figures,
-)
 from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
+from rlhf_lightning.modules.ranges import check_factories, check_ranges
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
@@ -53,7 +55,7 @@ class PPOModule(RLHFModule):
         policy: The model that learns.
         reference: The frozen model that the KL penalty pulls to. Usually the policy before training; with adapters
             (`rlhf_lightning.models.lora`) the policy itself, which is read without them.
-        reward: Scorer: a `ScalarHeadModel` over the policy's tokens, or a function of prompt texts and response texts.
+        reward: Scorer: a `ScalarHeadModel` over the policy's tokens, or anything else in `generation.rewards.Reward`.
         value: The critic; starts as the reward model in the paper. With adapters it can share the reward model's body.
         tokenizer: The policy's tokenizer; tells EOS and padding and turns responses into text.
         optimizer: Factory of the policy's optimizer.
@@ -75,6 +77,9 @@ class PPOModule(RLHFModule):
         value_clip_range: Trust region of the values (ours), None for none.
         stop_kl: Nats of KL per token from the policy that sampled; the first minibatch above and all later ones of the
             iteration are left out (ours). None for no limit.
+        score_hook: What scores go through before the advantages (ours), see `generation.score_hooks`; None for none.
+        score_scale: What they are multiplied by then (ours).
+        whiten_scores: Whether they get mean 0 and variance 1 over each rollout before that (ours).
         missing_eos_penalty: Penalty subtracted from the score of a response that was cut at the limit.
         max_grad_norm: Norm that the policy's and the critic's gradients are clipped to, None for none.
         ema_decay: Decay per optimizer step of the policy's moving average, None for none.
@@ -94,7 +99,7 @@ class PPOModule(RLHFModule):
         self,
         policy: nn.Module,
         reference: nn.Module,
-        reward: ScalarHeadModel | TextScorer,
+        reward: Reward,
         value: ScalarHeadModel,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: OptimizerFactory,
@@ -116,6 +121,9 @@ class PPOModule(RLHFModule):
         clip_range: float = 0.2,
         value_clip_range: float | None = 0.2,
         stop_kl: float | None = None,
+        score_hook: ScoreHook | None = None,
+        score_scale: float = 1.0,
+        whiten_scores: bool = False,
         missing_eos_penalty: float | None = None,
         max_grad_norm: float | None = None,
         ema_decay: float | None = 0.992,
@@ -124,16 +132,16 @@ class PPOModule(RLHFModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
-        models = ["policy", *self.frozen, "value", "tokenizer", "sampler"]
+        models = ["policy", *self.frozen, "value", "tokenizer", "sampler", "score_hook"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
-        for name in ("max_new_tokens", "temperature", "num_minibatches", "num_ppo_epochs", "clip_range"):
-            if not self.hparams[name] > 0:
-                raise ValueError(f"{name} must be above 0, got {self.hparams[name]}.")
+        check_factories(optimizer=optimizer, value_optimizer=value_optimizer)
+        check_ranges(self.hparams)
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
         self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
+        self.score_hook = score_hook
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
@@ -153,8 +161,7 @@ class PPOModule(RLHFModule):
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
-        shown = {"rollout/score": experience.scores.mean(), "rollout/kl": response_kl(experience)}
-        self.log_dict(shown, prog_bar=True, sync_dist=True)
+        self.log_dict(shown_figures(experience), prog_bar=True, sync_dist=True)
         self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)}, sync_dist=True)
         self.kl_coef = adapted_kl_coef(self.kl_coef, experience, self.hparams.kl_target, self.hparams.kl_horizon)
         self.iteration += 1
@@ -176,25 +183,28 @@ class PPOModule(RLHFModule):
         mask, temperature, max_rows = rollout.response_mask, self.hparams.temperature, self.hparams.micro_batch_size
         minibatches = self._draw_minibatches(len(mask), epoch=0)
         old_log_probs, reference_log_probs, values = torch.zeros(3, *mask.shape, device=mask.device)
-        scores = torch.zeros(len(mask), device=mask.device)
         with unshard(self.policy):
             for rows in (rows for minibatch in minibatches for rows in micro_batches(rollout, minibatch, max_rows)):
                 part = read_rows(rollout, rows, self.throughput, self.policy)
                 width = part.response_ids.shape[1]
-                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).to(scores)
+                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).to(values)
         with unshard(self.reference, self.value, self.reward):
             for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
                 part = read_rows(rollout, rows, self.throughput, self.reference, self.value, self.reward)
                 width = part.response_ids.shape[1]
-                values[rows, :width] = response_values(self.value, part).to(scores)
-                with adapters_disabled(self.reference, self.reward):
+                values[rows, :width] = response_values(self.value, part).to(values)
+                with adapters_disabled(self.reference):
                     log_probs = response_log_probs(self.reference, part, temperature)
-                    reference_log_probs[rows, :width] = log_probs.to(scores)
-                    scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
+                    reference_log_probs[rows, :width] = log_probs.to(values)
+            with adapters_disabled(self.reward):
+                scores = response_scores(self.reward, rollout, self.tokenizer, FORWARD_TOKENS).to(values)
         scores = scores - (self.hparams.missing_eos_penalty or 0.0) * (~rollout.ended).to(scores)
         self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
         self.log_figures({"rollout/sampler_gap": check_sampler(rollout, old_log_probs, is_exact(self.policy))})
-        rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
+        options = self.score_hook, self.hparams.score_scale, self.hparams.whiten_scores
+        shaped = shaped_scores(scores, rollout, *options)
+        self.log_figures({"rollout/shaped_score": shaped.mean()} if shaped is not scores else {}, sync_dist=True)
+        rewards = kl_penalized_rewards(shaped, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.hparams.discount, self.hparams.gae_lambda)
         advantages = whiten(advantages, mask, all_reduce_sum)
         return Experience(rollout, scores, old_log_probs, reference_log_probs, values, advantages, returns, minibatches)

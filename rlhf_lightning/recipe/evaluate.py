@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
+from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
+from rlhf_lightning.recipe.rewards import (
+    check_setting,
+    has_trained,
+    reward_fingerprints,
+    reward_label,
+    reward_of,
+    reward_steps,
+)
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
@@ -28,10 +37,26 @@ class Evaluation(Stage):
     reported: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:
-        """The policies, the reference, the reward model and the judge, as far as they are there."""
+        """The policies, the reference, the reward model and the judges of steps, as far as they are there."""
         options = context.config[self.name]
         wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
+        wanted += reward_steps(context, options[JUDGE] or REWARD).values()
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """With all that judges, also what is no model of a step."""
+        identity, judges = super().identity(context), self._judges(context)
+        found = [reward_fingerprints(context, judge, f"{JUDGE}:{name}") for name, judge in judges.items()]
+        return {
+            **identity,
+            "parents": identity["parents"] | {role: f for of_judge in found for role, f in of_judge.items()},
+        }
+
+    def check_settings(self, context: Context) -> None:
+        """Every field that a judge asks for is there."""
+        prompts = context.records("prompts", "test", required=False)
+        for judge in self._judges(context).values():
+            check_setting(context, judge, prompts)
 
     def models(self, context: Context) -> dict[str, str]:
         """Those, and the base model where it is prompted."""
@@ -42,7 +67,7 @@ class Evaluation(Stage):
         """Write ``samples.json``, all responses with what was found on each.
 
         Returns:
-            ``policies``, ``baseline`` and ``prompts``.
+            ``policies``, ``baseline``, ``prompts``, and ``judge``: its name and whether it trained one of the policies.
 
         Raises:
             PipelineError: When the baseline is not among the policies.
@@ -51,7 +76,8 @@ class Evaluation(Stage):
         names = [name for name in options["policies"] if _available(context, options, name)]
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
-        tests = _Tests(context, options, self._judge(context))
+        judge = self._judge(context)
+        tests = _Tests(context, options, reward_of(context, judge))
         context.report_dropped(self.name, folder, tests.tokenization.dropped, tests.tokenization.cut)
         if options["temperature"] == 0:
             context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
@@ -67,18 +93,24 @@ class Evaluation(Stage):
         rows = {name: asdict(policy) for name, policy in samples.items()}
         write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
-        return {"policies": results, "baseline": options["baseline"], "prompts": len(tests.prompts)}
+        learned = has_trained(context, reward_fingerprints(context, judge), [n for n in names if n != FEW_SHOT])
+        judged = {"name": reward_label(judge), "trained_policies": learned}
+        count = len(tests.prompts)
+        return {"policies": results, "baseline": options["baseline"], "prompts": count, JUDGE: judged}
+
+    def _judges(self, context: Context) -> dict[str, Any]:
+        options = context.config[self.name]
+        return {name: judge for name, judge in {"": options[JUDGE], **(options["judges"] or {})}.items() if judge}
 
     def _judge(self, context: Context) -> Any:
-        """Whose scores make the win rates."""
+        """The setting of whose scores make the win rates."""
         judge = context.config[self.name][JUDGE]
-        if judge:
-            return context.build(judge)
-        if context.available(JUDGE):
-            return context.scalar_model(JUDGE)
-        message = "no judge: the reward model that trained the policies judges them; mind over-optimisation"
-        context.say(self.name, message)
-        return context.scalar_model(REWARD)
+        if judge or context.available(JUDGE):
+            return judge or JUDGE
+        context.say(
+            self.name, "no judge: the reward model judges; mind over-optimisation where it trained the policies"
+        )
+        return REWARD
 
 
 class _Tests:
@@ -94,7 +126,8 @@ class _Tests:
         self.context, self.options, self.judge = context, options, judge
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
-        self.judges = {name: context.build(node) for name, node in (options["judges"] or {}).items()}
+        judges = (options["judges"] or {}).items()
+        self.judges = {name: reward_of(context, judge, tokens=False) for name, judge in judges}
         self.metadata = context.build(options["metadata"]) if options["metadata"] else None
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
@@ -128,7 +161,8 @@ class _Tests:
             prefix=prefix,
             stop=options["base_stop"] if name in (BASE, FEW_SHOT) else None,
         )
-        samples.judges = {judge: list(score(self.questions, samples.responses)) for judge, score in self.judges.items()}
+        texts = self.questions, samples.responses
+        samples.judges = {judge: text_scores(reward, *texts) for judge, reward in self.judges.items()}
         samples.metadata = self.metadata(self.questions, samples.responses) if self.metadata else {}
         if few_shot:
             return samples, None

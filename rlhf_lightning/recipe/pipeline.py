@@ -89,7 +89,8 @@ class Pipeline:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
         for stage in self.stages:
-            self._context_of(stage)  # two models that disagree are refused before the first step
+            # Two models that disagree are refused before the first step too.
+            stage.check_settings(self._context_of(stage))
         for stage in self.stages:
             reason = stage.not_needed(self.context)
             if reason is not None:

@@ -5,7 +5,7 @@ import torch
 from chat_models import llama3
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.generation.text_reward import TextReward
 
 
 @pytest.fixture

@@ -57,8 +57,18 @@ def adapted_kl_coef(
     return kl_coef * (1 + error * all_reduce_sum(torch.ones_like(experience.scores).sum()) / horizon)
 
 
+def shown_figures(experience: Experience) -> dict[str, Tensor]:
+    """What stands beside the progress bar too; a policy that ends ever fewer responses is seen at once."""
+    return {
+        "rollout/score": experience.scores.mean(),
+        "rollout/kl": response_kl(experience),
+        "rollout/length": experience.rollout.response_mask.sum(1).float().mean(),
+        "rollout/ended": experience.rollout.ended.float().mean(),
+    }
+
+
 def rollout_figures(experience: Experience) -> dict[str, Tensor]:
-    """What is logged of a rollout; KL in nats per response, length in tokens."""
+    """What else is logged of a rollout; KL in nats per response."""
     mask, scores = experience.rollout.response_mask, experience.scores
     k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
     error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
@@ -68,8 +78,6 @@ def rollout_figures(experience: Experience) -> dict[str, Tensor]:
     return {
         "rollout/score_std": (squares / (episodes - 1).clamp(min=1)).sqrt(),
         "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
-        "rollout/length": mask.sum(1).float().mean(),
-        "rollout/ended": experience.rollout.ended.float().mean(),
         "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
     }
 
