@@ -18,6 +18,8 @@ Reward: TypeAlias = nn.Module | Callable[..., Any]
 """What scores responses: a `ScalarHeadModel` over the policy's tokens; a `WeightedSum`; or whatever maps prompts and
 responses to one finite score each, a function by the names of its parameters (`call_by_name`); higher is better."""
 
+FORWARD_TOKENS = 2**14
+"""Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
 _LARGEST = torch.finfo(torch.float32).max
 
 

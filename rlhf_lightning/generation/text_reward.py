@@ -72,7 +72,7 @@ class TextReward(nn.Module):
         else:
             model = load_weights(AutoModelForSequenceClassification, path, dtype=getattr(torch, dtype), **options)
             model.base_model.register_forward_hook(_widened)
-        self.model = freeze(model)
+        self.model = model
         self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if self.tokenizer.eos_token is None:
             self.tokenizer.eos_token = self.tokenizer.sep_token
@@ -83,6 +83,7 @@ class TextReward(nn.Module):
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.context = min(positions or 10**9, self.tokenizer.model_max_length)
         self.dialogue = DialogueEncoder(self.tokenizer) if self.is_decoder or self.tokenizer.chat_template else None
+        freeze(self)
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:

@@ -14,16 +14,9 @@ from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_reward
 from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.generation.engines import Sampler
-from rlhf_lightning.generation.experience import (
-    adapted_kl_coef,
-    check_first_ratio,
-    check_sampler,
-    response_values,
-    rollout_figures,
-    shown_figures,
-)
-from rlhf_lightning.generation.rewards import Reward, response_scores
-from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
+from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
+from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
+from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
 from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
@@ -37,12 +30,9 @@ from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.base import OptimizerFactory, RLHFModule, SchedulerFactory
 from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
-from rlhf_lightning.modules.ranges import check_factories, check_ranges
+from rlhf_lightning.modules.ranges import check_arguments
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
-
-FORWARD_TOKENS = 2**14
-"""Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
 
 
 class PPOModule(RLHFModule):
@@ -134,14 +124,13 @@ class PPOModule(RLHFModule):
         super().__init__(optimizer, scheduler)
         models = ["policy", *self.frozen, "value", "tokenizer", "sampler", "score_hook"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
-        check_factories(optimizer=optimizer, value_optimizer=value_optimizer)
-        check_ranges(self.hparams)
+        check_arguments(self.hparams, optimizer=optimizer, value_optimizer=value_optimizer)
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
-        self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
-        self.score_hook = score_hook
+        self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
+        self.sampler, self.score_hook = sampler, score_hook
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
@@ -161,8 +150,9 @@ class PPOModule(RLHFModule):
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
-        self.log_dict(shown_figures(experience), prog_bar=True, sync_dist=True)
-        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)}, sync_dist=True)
+        shown, others = rollout_figures(experience)
+        self.log_dict(shown, prog_bar=True, sync_dist=True)
+        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **others}, sync_dist=True)
         self.kl_coef = adapted_kl_coef(self.kl_coef, experience, self.hparams.kl_target, self.hparams.kl_horizon)
         self.iteration += 1
 
@@ -194,15 +184,13 @@ class PPOModule(RLHFModule):
                 width = part.response_ids.shape[1]
                 values[rows, :width] = response_values(self.value, part).to(values)
                 with adapters_disabled(self.reference):
-                    log_probs = response_log_probs(self.reference, part, temperature)
-                    reference_log_probs[rows, :width] = log_probs.to(values)
+                    reference_log_probs[rows, :width] = response_log_probs(self.reference, part, temperature).to(values)
             with adapters_disabled(self.reward):
                 scores = response_scores(self.reward, rollout, self.tokenizer, FORWARD_TOKENS).to(values)
         scores = scores - (self.hparams.missing_eos_penalty or 0.0) * (~rollout.ended).to(scores)
         self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
         self.log_figures({"rollout/sampler_gap": check_sampler(rollout, old_log_probs, is_exact(self.policy))})
-        options = self.score_hook, self.hparams.score_scale, self.hparams.whiten_scores
-        shaped = shaped_scores(scores, rollout, *options)
+        shaped = shaped_scores(scores, rollout, self.score_hook, self.hparams.score_scale, self.hparams.whiten_scores)
         self.log_figures({"rollout/shaped_score": shaped.mean()} if shaped is not scores else {}, sync_dist=True)
         rewards = kl_penalized_rewards(shaped, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.hparams.discount, self.hparams.gae_lambda)

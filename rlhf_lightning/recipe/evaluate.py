@@ -11,23 +11,12 @@ from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pr
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
-from rlhf_lightning.recipe.rewards import (
-    check_setting,
-    has_trained,
-    reward_fingerprints,
-    reward_label,
-    reward_of,
-    reward_steps,
-)
+from rlhf_lightning.recipe.judges import FEW_SHOT, JUDGE, judge_fingerprints, judge_record, judge_settings, main_judge
+from rlhf_lightning.recipe.rewards import check_setting, reward_of, reward_steps
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.progress import progress_bar
-
-FEW_SHOT = "prompted"
-"""The policy that is the base model behind a few-shot prefix."""
-JUDGE = "judge"
-"""The step that trains a second reward model, for the evaluation alone."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +32,20 @@ class Evaluation(Stage):
         wanted += reward_steps(context, options[JUDGE] or REWARD).values()
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
-    def identity(self, context: Context) -> dict[str, Any]:
-        """With all that judges, also what is no model of a step."""
-        identity, judges = super().identity(context), self._judges(context)
-        found = [reward_fingerprints(context, judge, f"{JUDGE}:{name}") for name, judge in judges.items()]
-        return {
-            **identity,
-            "parents": identity["parents"] | {role: f for of_judge in found for role, f in of_judge.items()},
-        }
-
-    def check_settings(self, context: Context) -> None:
-        """Every field that a judge asks for is there."""
-        prompts = context.records("prompts", "test", required=False)
-        for judge in self._judges(context).values():
-            check_setting(context, judge, prompts)
-
     def models(self, context: Context) -> dict[str, str]:
         """Those, and the base model where it is prompted."""
         few_shot = {FEW_SHOT: BASE} if FEW_SHOT in context.config[self.name]["policies"] else {}
         return {**self.parents(context), **few_shot}
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """With all that judges, also what is no model of a step."""
+        identity, judges = super().identity(context), judge_fingerprints(context, context.config[self.name])
+        return {**identity, "parents": identity["parents"] | judges}
+
+    def check_settings(self, context: Context) -> None:
+        """Every field that a judge asks for is there."""
+        for judge in judge_settings(context.config[self.name]).values():
+            check_setting(context, judge, context.records("prompts", "test", required=False))
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``samples.json``, all responses with what was found on each.
@@ -76,7 +60,7 @@ class Evaluation(Stage):
         names = [name for name in options["policies"] if _available(context, options, name)]
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
-        judge = self._judge(context)
+        judge = main_judge(context, self.name)
         tests = _Tests(context, options, reward_of(context, judge))
         context.report_dropped(self.name, folder, tests.tokenization.dropped, tests.tokenization.cut)
         if options["temperature"] == 0:
@@ -93,24 +77,8 @@ class Evaluation(Stage):
         rows = {name: asdict(policy) for name, policy in samples.items()}
         write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
-        learned = has_trained(context, reward_fingerprints(context, judge), [n for n in names if n != FEW_SHOT])
-        judged = {"name": reward_label(judge), "trained_policies": learned}
-        count = len(tests.prompts)
+        judged, count = judge_record(context, judge, names), len(tests.prompts)
         return {"policies": results, "baseline": options["baseline"], "prompts": count, JUDGE: judged}
-
-    def _judges(self, context: Context) -> dict[str, Any]:
-        options = context.config[self.name]
-        return {name: judge for name, judge in {"": options[JUDGE], **(options["judges"] or {})}.items() if judge}
-
-    def _judge(self, context: Context) -> Any:
-        """The setting of whose scores make the win rates."""
-        judge = context.config[self.name][JUDGE]
-        if judge or context.available(JUDGE):
-            return judge or JUDGE
-        context.say(
-            self.name, "no judge: the reward model judges; mind over-optimisation where it trained the policies"
-        )
-        return REWARD
 
 
 class _Tests:

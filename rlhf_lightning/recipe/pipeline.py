@@ -18,7 +18,8 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, REWARD, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.evaluate import FEW_SHOT, JUDGE, Evaluation
+from rlhf_lightning.recipe.evaluate import Evaluation
+from rlhf_lightning.recipe.judges import FEW_SHOT, JUDGE
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.ppo import PolicyOptimization

@@ -22,7 +22,7 @@ from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.recipe.context import REWARD, Context
-from rlhf_lightning.runs.folders import PipelineError, fingerprint, read_stage
+from rlhf_lightning.runs.folders import PipelineError, fingerprint
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.runs.targets import named_function
 
@@ -115,22 +115,6 @@ def critic_start(context: Context, name: str | None, reward: Reward, policy: Any
     critic = ScalarHeadModel.from_causal_lm(policy if name is None else context.causal_lm(name))
     nn.init.zeros_(critic.head.weight)
     return critic
-
-
-def has_trained(context: Context, fingerprints: Mapping[str, str], policies: Iterable[str]) -> bool:
-    """Whether any of the policies learned from a part of a reward.
-
-    Args:
-        context: Where the policies are.
-        fingerprints: Those of the reward's parts.
-        policies: Steps and folders; one that no step made is known to have learned from nothing.
-    """
-    for path in map(context.model_path, policies):
-        parents = {} if path is None else read_stage(Path(path).parent).get("identity", {}).get("parents", {})
-        rewards = {value for role, value in parents.items() if role == REWARD or role.startswith(f"{REWARD}_")}
-        if rewards & {*fingerprints.values()}:
-            return True
-    return False
 
 
 def _is_sum(setting: Any) -> bool:
