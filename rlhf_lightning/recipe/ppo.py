@@ -12,7 +12,14 @@ from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import REWARD, Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
-from rlhf_lightning.recipe.rewards import check_setting, critic_start, reward_fingerprints, reward_of, reward_steps
+from rlhf_lightning.recipe.rewards import (
+    check_setting,
+    critic_start,
+    report_cut,
+    reward_fingerprints,
+    reward_of,
+    reward_steps,
+)
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import SampleTable
 
@@ -84,6 +91,7 @@ class PolicyOptimization(TrainingStage):
         )
         samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
         metrics = self.fit(context, folder, module, [samples])
+        report_cut(context, self.name, reward)
         export_causal_lm(policy, context.tokenizer, folder / "model")
         if module.ema is not None:
             with module.ema.applied(policy):

@@ -117,6 +117,15 @@ def critic_start(context: Context, name: str | None, reward: Reward, policy: Any
     return critic
 
 
+def report_cut(context: Context, step: str, reward: Reward) -> None:
+    """Say how many rows a classifier has read without their beginnings."""
+    for model in reward.modules() if isinstance(reward, nn.Module) else ():
+        if isinstance(model, TextReward) and model.cut:
+            context.say(
+                step, f"{model.cut} rows were over the {model.context} tokens of {model.name}, cut from the left"
+            )
+
+
 def _is_sum(setting: Any) -> bool:
     return isinstance(setting, list) or (isinstance(setting, Mapping) and _PART in setting)
 
