@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +180,7 @@ class TextReward(nn.Module):
         )
         last = mask.sum(1) - 1
         if isinstance(self.model, ScalarHeadModel):
-            return self.model(ids).gather(1, last[:, None]).squeeze(1).float()
+            return cast(Tensor, self.model(ids)).gather(1, last[:, None]).squeeze(1).float()
         self._widen_heads()
         hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         return self._chosen(self.model.score(hidden[torch.arange(len(rows), device=device), last]))

@@ -27,7 +27,7 @@ from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.runs.targets import named_function
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_TARGET, _PART, _WEIGHT = "_target_", "reward", "weight"
+_TARGET, _PART, _WEIGHT = "_target_", REWARD, "weight"
 _KINDS: dict[str, Callable[..., Any]] = {"path": TextReward, "url": HTTPReward}
 """By the key that tells their nodes."""
 

@@ -203,7 +203,7 @@ def test_another_function_is_another_identity(place: Path) -> None:
 def test_two_folders_are_compared_without_a_reward_stage(place: Path) -> None:
     rlhf(place, "stages=[ppo]", "run=a", "ppo.reward=rules:score", "ppo.module.ema_decay=null")
     rlhf(place, "stages=[ppo]", "run=b", "ppo.reward=rules:score", "seed=2", "ppo.module.ema_decay=null")
-    folders = [f"{place}/runs/{name}/ppo/model" for name in "ab"]
+    folders = [f"runs/{name}/ppo/model" for name in "ab"]
     shared = ["stages=[evaluate]", f"evaluate.policies=[{','.join(folders)}]", "+evaluate.judges.words=rules:score"]
     shared += [f"evaluate.baseline={folders[0]}", f"evaluate.reference={folders[0]}"]
     rlhf(place, *shared, "evaluate.judge=rules:score")
