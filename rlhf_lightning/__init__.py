@@ -4,6 +4,7 @@ from rlhf_lightning.algorithms.losses import lm_loss, policy_loss, ranking_loss,
 from rlhf_lightning.checks import Subject, check
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
+from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.modules.language_model import LanguageModelModule
@@ -22,6 +23,7 @@ __all__ = [
     "ScalarHeadModel",
     "Subject",
     "Text",
+    "TextReward",
     "check",
     "lm_loss",
     "load_causal_lm",

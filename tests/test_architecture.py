@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": MATHS | DISK | TOKENS,
     "data": MATHS | DISK | TOKENS,
     "curation": {"data", *DISK},
-    "generation": {"models", "runs", *MATHS, *TOKENS},
+    "generation": {"models", *MATHS, *DISK, *TOKENS},
     "modules": {"generation", "models", "parallel", *MATHS, *TOKENS},
     "training": {"generation", "models", "data", *MATHS, *DISK, *TOKENS},
     "evaluation": {"generation", "models", "data", *MATHS, *DISK, *TOKENS},

@@ -24,7 +24,7 @@ from packaging.version import Version
 
 from rlhf_lightning.cli import SweepSummary, _runs, composed, main
 from rlhf_lightning.evaluation.tables import sample_table
-from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.scalar_head import load_scalar_model

@@ -172,7 +172,13 @@ class Subject:
         """
         policy, reward = copy.deepcopy(self.policy), copy.deepcopy(self.scalar)
         other = None if self.reference is None else copy.deepcopy(self.reference)
-        defaults = {"max_new_tokens": self.max_new_tokens, "num_minibatches": 2, "ptx_coef": 0.0, "seed": 0}
+        defaults: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "num_minibatches": 2,
+            "ptx_coef": 0.0,
+            "seed": 0,
+        }
+        defaults |= {"score_hook": None, "score_scale": 1.0, "whiten_scores": False}  # the checks look at plain scores
         arguments = {**defaults, "optimizer": optimizer, "value_optimizer": optimizer, **options}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # adapters start at random

@@ -152,6 +152,12 @@ def decided_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     return [(i, j) if ranks[i] < ranks[j] else (j, i) for i, j in pairs if ranks[i] != ranks[j]]
 
 
+def prompt_fields(record: Prompt) -> dict[str, Any]:
+    """What is known about a prompt besides itself, by name, as a reward function may ask for it."""
+    known = {"user": record.user, "source": record.source}
+    return {**(getattr(record, "fields", None) or {}), **(record.labels or {}), **known}
+
+
 def _check_prompt(prompt: object) -> None:
     if isinstance(prompt, str):
         _check_text("prompt", prompt)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.algorithms.batch import PromptString
 from rlhf_lightning.data.records import (
     Comparison,
     Demonstration,
@@ -17,6 +18,7 @@ from rlhf_lightning.data.records import (
     RecordError,
     Text,
     decided_pairs,
+    prompt_fields,
 )
 from rlhf_lightning.data.rows.columns import dense_ranks
 from rlhf_lightning.data.tally import CUT, DROPPED, Tallied, Tally
@@ -53,7 +55,7 @@ class ComparisonExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """Token ids of a prompt, its number in the data set and its text (without the template)."""
+    """Token ids of a prompt, its number in the data set and its text (without the template), mostly `PromptString`."""
 
     prompt_ids: list[int]
     index: int
@@ -213,11 +215,14 @@ class Tokenization(Tallied):
         return examples
 
     def prompts(self, records: Iterable[Prompt]) -> list[PromptExample]:
-        """Prompts, numbered as they stand in the records."""
-        examples = []
+        """Prompts, numbered as they stand in the records; every text has every field that any of the records has."""
+        records, examples = list(records), []
+        lacking = dict.fromkeys(name for record in records for name in prompt_fields(record))
         for number, record, prompt, _ in self._encoded(records, lambda record: []):
             asked = record.prompt if isinstance(record.prompt, str) else self.dialogue.text.readable(prompt.text)
-            examples.append(PromptExample(prompt.ids, number, asked))
+            messages = [{"role": "user", "content": asked}] if isinstance(record.prompt, str) else record.prompt
+            text = PromptString(asked, messages, {**lacking, **prompt_fields(record)})
+            examples.append(PromptExample(prompt.ids, number, text))
         return examples
 
     def _encoded(self, records: Iterable[Any], responses_of: Callable[[Any], list[str]]) -> Iterator[_Encoded]:

@@ -21,7 +21,7 @@ from rlhf_lightning.evaluation.intervals import (
     share_interval,
     wins,
 )
-from rlhf_lightning.generation.rewards import TextScorer, response_scores
+from rlhf_lightning.generation.rewards import Reward, response_scores
 from rlhf_lightning.generation.sample import (
     SamplingOptions,
     response_log_probs,
@@ -31,7 +31,6 @@ from rlhf_lightning.generation.sample import (
     token_id,
 )
 from rlhf_lightning.models.log_probs import causal_log_probs
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.tokenization.encoding import TextEncoder
 
 
@@ -62,8 +61,8 @@ def sample_policy(
     batches: Iterable[PromptBatch],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    judge: ScalarHeadModel | TextScorer,
-    reward: ScalarHeadModel | TextScorer | None = None,
+    judge: Reward,
+    reward: Reward | None = None,
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,

@@ -1,87 +1,137 @@
-"""Scores of responses: by a reward model over the same tokens, by any classifier over texts, or by a function."""
+"""Scores of responses: by a reward model over the same tokens, by what reads texts, or by a weighted sum of both."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import Rollout
-from rlhf_lightning.generation.sample import joined, response_texts
+from rlhf_lightning.generation.function_reward import call_by_name, reward_name
+from rlhf_lightning.generation.sample import joined, response_texts, select_rows
 from rlhf_lightning.models.forward import reads_tokens, token_scores
-from rlhf_lightning.models.loading import freeze, load_weights
-from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
-from rlhf_lightning.runs.hub import model_source
-from rlhf_lightning.tokenization.endings import turn_end
+from rlhf_lightning.models.padding import length_groups
 
-TextScorer: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""From prompt texts and response texts to scores; higher is better."""
+Reward: TypeAlias = nn.Module | Callable[..., Any]
+"""What scores responses: a `ScalarHeadModel` over the policy's tokens; a `WeightedSum`; or whatever maps prompts and
+responses to one finite score each, a function by the names of its parameters (`call_by_name`); higher is better."""
+
+FORWARD_TOKENS = 2**14
+"""Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
+_LARGEST = torch.finfo(torch.float32).max
+
+
+class WeightedSum(nn.Module):
+    """A weighted sum of rewards of any kind.
+
+    Args:
+        rewards: The rewards.
+        weights: The weight of each; it may be negative.
+
+    Raises:
+        ValueError: When there is no reward, or not one finite weight for each.
+    """
+
+    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
+        super().__init__()
+        if not rewards or len(weights) != len(rewards) or not all(abs(weight) <= _LARGEST for weight in weights):
+            raise ValueError(f"a weighted sum needs a finite weight for each reward, got {list(weights)}.")
+        self.rewards, self.weights = list(rewards), [float(weight) for weight in weights]
+        self.models = nn.ModuleList(reward for reward in rewards if isinstance(reward, nn.Module))
+
+    def forward(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """The sum for each response, where every part reads texts."""
+        parts = [text_scores(reward, prompts, responses) for reward in self.rewards]
+        return [sum(w * s for w, s in zip(self.weights, of_row, strict=True)) for of_row in zip(*parts, strict=True)]
 
 
 def response_scores(
-    reward: nn.Module | TextScorer, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+    reward: Reward, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, tokens: int | None = None
 ) -> Float[Tensor, " rows"]:
     """Score of each response: at its last token, or from its text.
 
     The last token is EOS where there is one, so the action that ends a response gets its due.
+
+    Args:
+        reward: The reward.
+        rollout: Prompts and responses.
+        tokenizer: The policy's tokenizer, which turns responses into text.
+        tokens: A reward model reads groups of up to so many tokens at once; None is all of them.
+
+    Raises:
+        ValueError: When it does not give one finite number for each response.
     """
+    if isinstance(reward, WeightedSum):
+        parts = [response_scores(each, rollout, tokenizer, tokens) for each in reward.rewards]
+        return torch.stack([weight * part for weight, part in zip(reward.weights, parts, strict=True)]).sum(0)
+    device = rollout.response_ids.device
     if not isinstance(reward, nn.Module) or not reads_tokens(reward):
-        return torch.tensor(list(reward(rollout.prompts.texts, response_texts(tokenizer, rollout))), dtype=torch.float)
+        found = text_scores(reward, rollout.prompts.texts, response_texts(tokenizer, rollout))
+        return torch.tensor(found, dtype=torch.float, device=device)
+    if tokens is None:
+        return _last_token_scores(reward, rollout)
+    scores = torch.zeros(len(rollout.ended), device=device)
+    for rows in length_groups(rollout.lengths, tokens):
+        scores[rows] = _last_token_scores(reward, select_rows(rollout, rows)).to(scores)
+    return scores
+
+
+def text_scores(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """Score of each response from its text.
+
+    Args:
+        reward: The reward; no `ScalarHeadModel`, which reads tokens.
+        prompts: The prompts; of a data set they are `rlhf_lightning.algorithms.batch.PromptString`.
+        responses: A response to each.
+
+    Raises:
+        ValueError: When it does not give one finite number for each response.
+    """
+    called = isinstance(reward, nn.Module)
+    found = reward(prompts, responses) if called else call_by_name(reward, prompts, responses)
+    return checked_scores(reward_name(reward), found, responses)
+
+
+def checked_scores(name: str, found: Any, responses: Sequence[str]) -> list[float]:
+    """What a reward returned as one finite number per response.
+
+    Args:
+        name: The reward's name in errors.
+        found: What it returned: a list, a tuple, an array or a tensor with one axis.
+        responses: The responses that it was asked about.
+
+    Raises:
+        ValueError: Naming the reward, the row, the value and the remedy.
+    """
+    count, shape = len(responses), getattr(found, "shape", None)
+    remedy = f"Return {count} numbers, one for each of the {count} responses."
+    if shape is not None and tuple(shape) != (count,):
+        raise ValueError(f"the reward {name} returned a {type(found).__name__} of shape {tuple(shape)}. {remedy}")
+    values = found.tolist() if shape is not None else found
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes, Mapping)):
+        raise ValueError(f"the reward {name} returned {_short(found)} for {count} responses. {remedy}")
+    if len(values) != count:
+        raise ValueError(f"the reward {name} returned {len(values)} scores for {count} responses. {remedy}")
+    scores = []
+    for row, value in enumerate(values):
+        # Numbers of numpy and torch, of which some are no `float`.
+        number = value.item() if getattr(value, "ndim", None) == 0 else value
+        if not isinstance(number, (int, float)) or not abs(number) <= _LARGEST:
+            raise ValueError(
+                f"the reward {name} gave row {row}, the response {_short(responses[row])}, the score {_short(value)}. "
+                "Return one finite number for it."
+            )
+        scores.append(float(number))
+    return scores
+
+
+def _last_token_scores(reward: nn.Module, rollout: Rollout) -> Float[Tensor, " rows"]:
     input_ids, mask, _ = joined(rollout)
     return token_scores(reward, input_ids, mask).gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
 
 
-class TextReward:
-    """A reward from any sequence classification model with one label, or a reward model of ours, and its own tokenizer.
-
-    Args:
-        path: A local folder or a hub id.
-        batch_size: Texts per forward pass.
-        trust_remote_code: Whether code that comes with the model may run.
-
-    Raises:
-        FileNotFoundError: When there is nothing at a path that is no hub id.
-    """
-
-    def __init__(self, path: str, *, batch_size: int = 32, trust_remote_code: bool = False) -> None:
-        source, options = model_source(path), {"trust_remote_code": trust_remote_code}
-        ours = (Path(source) / HEAD_FILE).exists()
-        model: Any
-        model = load_scalar_model(path) if ours else load_weights(AutoModelForSequenceClassification, path, **options)
-        self.model = freeze(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token  # hidden by the attention mask
-        if not ours and self.model.config.pad_token_id is None:
-            self.model.config.pad_token_id = self.tokenizer.pad_token_id
-        self.batch_size = batch_size
-        self.bias = 0.0 if ours else float(getattr(self.model.config, "reward_bias", 0.0))
-
-    @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Score of each response, one number per text, with the end of a turn or of a text behind it."""
-        scores: list[float] = []
-        turn, text_end = turn_end(self.tokenizer), self.tokenizer.eos_token
-        rows = []
-        for prompt, response in zip(prompts, responses, strict=True):
-            response_ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            # A conversation that a chat template wrote has its BOS.
-            opens = self.tokenizer.bos_token is not None and prompt.startswith(self.tokenizer.bos_token)
-            # And turns that end, as the answer's does.
-            last = turn if turn is not None and turn in prompt else text_end
-            end = [] if last is None else [self.tokenizer.convert_tokens_to_ids(last)]
-            rows.append([*self.tokenizer(prompt, add_special_tokens=not opens)["input_ids"], *response_ids, *end])
-        for start in range(0, len(rows), self.batch_size):
-            part = {"input_ids": rows[start : start + self.batch_size]}
-            batch = self.tokenizer.pad(part, padding_side="right", return_tensors="pt")
-            scores += self._scores(batch["input_ids"], batch["attention_mask"]).tolist()
-        return scores
-
-    def _scores(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        if isinstance(self.model, ScalarHeadModel):
-            return cast(Tensor, self.model(input_ids).gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1))
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits
-        return logits.squeeze(-1).float() + self.bias
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -16,6 +16,7 @@ from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
 from rlhf_lightning.generation.decoding import decoder
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
+from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.padding import left_aligned
 from rlhf_lightning.tokenization.endings import end_token_ids, stop_strings
@@ -155,6 +156,13 @@ def response_log_probs(
     counts = mask & (torch.arange(mask.shape[1], device=mask.device) >= prompt_lengths)
     log_probs = causal_log_probs(model, input_ids, mask, counts, temperature)
     return torch.where(rollout.response_mask, log_probs.gather(1, columns - 1), 0.0)
+
+
+def response_values(model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
+    """Value estimate before each response token, 0 on padding."""
+    input_ids, mask, columns = joined(rollout)
+    values = token_scores(model, input_ids, mask)
+    return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
 
 
 class Joined(NamedTuple):

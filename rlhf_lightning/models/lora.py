@@ -95,28 +95,33 @@ def critic_with_adapters(reward: ScalarHeadModel, **options: Any) -> ScalarHeadM
 
 def ppo_models(
     policy: PreTrainedModel,
-    reward: ScalarHeadModel,
+    reward: Any,
     reference: PreTrainedModel | None = None,
+    value: ScalarHeadModel | None = None,
     *,
     rank: int = 0,
     **options: Any,
-) -> dict[str, nn.Module]:
+) -> dict[str, Any]:
     """The four models of PPO: of their own, or with adapters in the two that are given, which then serve as two each.
 
     Args:
         policy: The model that learns.
-        reward: The reward model, as which the critic starts.
+        reward: The reward.
         reference: The model that the KL penalty pulls to; None is the policy, before it learns.
+        value: The model that the critic starts as; None is the reward, which is a reward model then.
         rank: Rank of the adapters; 0 is none.
         options: Further arguments of `add_adapters`.
     """
-    widen_vocabulary(reward, policy)
+    start: ScalarHeadModel = reward if value is None else value
+    for model in (start, *(reward.modules() if isinstance(reward, nn.Module) else ())):
+        if isinstance(model, ScalarHeadModel):
+            widen_vocabulary(model, policy)
     if rank:
         add_adapters(policy, rank, **options)
-        reference, value = reference or policy, critic_with_adapters(reward, rank=rank, **options)
+        reference, critic = reference or policy, critic_with_adapters(start, rank=rank, **options)
     else:
-        reference, value = reference or copy.deepcopy(policy), copy.deepcopy(reward)
-    return dict[str, nn.Module](policy=policy, reference=reference, reward=reward, value=value)
+        reference, critic = reference or copy.deepcopy(policy), copy.deepcopy(start)
+    return {"policy": policy, "reference": reference, "reward": reward, "value": critic}
 
 
 def freeze_unshared(model: Any, learner: nn.Module) -> Any:

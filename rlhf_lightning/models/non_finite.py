@@ -56,4 +56,6 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if isinstance(value, str):
+        return str(value)  # and no string that knows more, as prompts do
+    return value if value is None or isinstance(value, bool | int | float) else repr(value)

@@ -150,7 +150,7 @@ def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sd
         if not isinstance(score, nn.Linear) or score.out_features != 1:
             raise ValueError(
                 f"{path} is no reward model: it needs a linear head 'score' with one label, it has {score!r}. "
-                "Other sequence classifiers can be used through rlhf_lightning.generation.rewards.TextReward."
+                "Other sequence classifiers can be used through rlhf_lightning.TextReward."
             )
         bias = float(head["bias"] if head else getattr(model.config, "reward_bias", 0.0))
         body, weight = model.base_model, score.weight.data

@@ -14,8 +14,10 @@ from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_reward
 from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.generation.engines import Sampler
-from rlhf_lightning.generation.rewards import TextScorer, response_scores
-from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
+from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
+from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
+from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
+from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
 from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
@@ -27,21 +29,11 @@ from rlhf_lightning.models.padding import length_groups, padded_size
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import RLHFModule
-from rlhf_lightning.modules.ppo_experience import (
-    adapted_kl_coef,
-    check_first_ratio,
-    check_sampler,
-    response_kl,
-    response_values,
-    rollout_figures,
-)
 from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
+from rlhf_lightning.modules.ranges import check_arguments
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
-
-FORWARD_TOKENS = 2**14
-"""Frozen models and the critic's first pass read episodes in groups of up to so many tokens."""
 
 
 class PPOModule(RLHFModule):
@@ -54,7 +46,8 @@ class PPOModule(RLHFModule):
         policy: The model that learns: any that maps ids and mask to logits (`rlhf_lightning.models.forward`).
         reference: The frozen model that the KL penalty pulls to. Usually the policy before training; with adapters
             (`rlhf_lightning.models.lora`) the policy itself, which is read without them.
-        reward: Scorer: a number per token of the policy's, as a `ScalarHeadModel` gives, or a function of texts.
+        reward: Scorer: a number per token of the policy's, as a `ScalarHeadModel` gives, or anything else in
+            `generation.rewards.Reward`.
         value: The critic; starts as the reward model in the paper. With adapters it can share the reward model's body.
         tokenizer: The policy's tokenizer; tells EOS and padding and turns responses into text.
         optimizer: Factory of the policy's optimizer.
@@ -76,6 +69,9 @@ class PPOModule(RLHFModule):
         value_clip_range: Trust region of the values (ours), None for none.
         stop_kl: Nats of KL per token from the policy that sampled; the first minibatch above and all later ones of the
             iteration are left out (ours). None for no limit.
+        score_hook: What scores go through before the advantages (ours), see `generation.score_hooks`; None for none.
+        score_scale: What they are multiplied by then (ours).
+        whiten_scores: Whether they get mean 0 and variance 1 over each rollout before that (ours).
         missing_eos_penalty: Penalty subtracted from the score of a response that was cut at the limit.
         max_grad_norm: Norm that the policy's and the critic's gradients are clipped to, None for none.
         ema_decay: Decay per optimizer step of the policy's moving average, None for none.
@@ -95,7 +91,7 @@ class PPOModule(RLHFModule):
         self,
         policy: nn.Module,
         reference: nn.Module,
-        reward: nn.Module | TextScorer,
+        reward: Reward,
         value: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: OptimizerFactory,
@@ -117,6 +113,9 @@ class PPOModule(RLHFModule):
         clip_range: float = 0.2,
         value_clip_range: float | None = 0.2,
         stop_kl: float | None = None,
+        score_hook: ScoreHook | None = None,
+        score_scale: float = 1.0,
+        whiten_scores: bool = False,
         missing_eos_penalty: float | None = None,
         max_grad_norm: float | None = None,
         ema_decay: float | None = 0.992,
@@ -125,16 +124,15 @@ class PPOModule(RLHFModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
-        models = ["policy", *self.frozen, "value", "tokenizer", "sampler"]
+        models = ["policy", *self.frozen, "value", "tokenizer", "sampler", "score_hook"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
-        for name in ("max_new_tokens", "temperature", "num_minibatches", "num_ppo_epochs", "clip_range"):
-            if not self.hparams[name] > 0:
-                raise ValueError(f"{name} must be above 0, got {self.hparams[name]}.")
+        check_arguments(self.hparams, optimizer=optimizer, value_optimizer=value_optimizer)
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
-        self.tokenizer, self.value_optimizer_factory, self.sampler = tokenizer, value_optimizer, sampler
+        self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
+        self.sampler, self.score_hook = sampler, score_hook
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
@@ -155,9 +153,9 @@ class PPOModule(RLHFModule):
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
         self.latest = experience
-        shown = {"rollout/score": experience.scores.mean(), "rollout/kl": response_kl(experience)}
+        shown, others = rollout_figures(experience)
         self.log_dict(shown, prog_bar=True, sync_dist=True)
-        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **rollout_figures(experience)}, sync_dist=True)
+        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **others}, sync_dist=True)
         self.kl_coef = adapted_kl_coef(self.kl_coef, experience, self.hparams.kl_target, self.hparams.kl_horizon)
         self.iteration += 1
 
@@ -178,25 +176,26 @@ class PPOModule(RLHFModule):
         mask, temperature, max_rows = rollout.response_mask, self.hparams.temperature, self.hparams.micro_batch_size
         minibatches = self._draw_minibatches(len(mask), epoch=0)
         old_log_probs, reference_log_probs, values = torch.zeros(3, *mask.shape, device=mask.device)
-        scores = torch.zeros(len(mask), device=mask.device)
         with unshard(self.policy):
             for rows in (rows for minibatch in minibatches for rows in micro_batches(rollout, minibatch, max_rows)):
                 part = read_rows(rollout, rows, self.throughput, self.policy)
                 width = part.response_ids.shape[1]
-                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).to(scores)
+                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).to(values)
         with unshard(self.reference, self.value, self.reward):
             for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
                 part = read_rows(rollout, rows, self.throughput, self.reference, self.value, self.reward)
                 width = part.response_ids.shape[1]
-                values[rows, :width] = response_values(self.value, part).to(scores)
-                with adapters_disabled(self.reference, self.reward):
-                    log_probs = response_log_probs(self.reference, part, temperature)
-                    reference_log_probs[rows, :width] = log_probs.to(scores)
-                    scores[rows] = response_scores(self.reward, part, self.tokenizer).to(scores)
+                values[rows, :width] = response_values(self.value, part).to(values)
+                with adapters_disabled(self.reference):
+                    reference_log_probs[rows, :width] = response_log_probs(self.reference, part, temperature).to(values)
+            with adapters_disabled(self.reward):
+                scores = response_scores(self.reward, rollout, self.tokenizer, FORWARD_TOKENS).to(values)
         scores = scores - (self.hparams.missing_eos_penalty or 0.0) * (~rollout.ended).to(scores)
         self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
         self.log_figures({"rollout/sampler_gap": check_sampler(rollout, old_log_probs, is_exact(self.policy))})
-        rewards = kl_penalized_rewards(scores, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
+        shaped = shaped_scores(scores, rollout, self.score_hook, self.hparams.score_scale, self.hparams.whiten_scores)
+        self.log_figures({"rollout/shaped_score": shaped.mean()} if shaped is not scores else {}, sync_dist=True)
+        rewards = kl_penalized_rewards(shaped, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.hparams.discount, self.hparams.gae_lambda)
         advantages = whiten(advantages, mask, all_reduce_sum)
         return Experience(rollout, scores, old_log_probs, reference_log_probs, values, advantages, returns, minibatches)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.keyed_random import keyed_uniforms
+from rlhf_lightning.generation.rewards import WeightedSum
 from rlhf_lightning.generation.sample import select_rows
+from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.padding import length_groups
 from rlhf_lightning.parallel.processes import all_gather_objects, all_reduce_mean, rank, world_size
 from rlhf_lightning.parallel.sharding import sync_on_last
@@ -52,10 +54,10 @@ def micro_batches(
 def read_rows(
     rollout: Rollout, rows: Int[Tensor, " chosen"], throughput: Throughput, *models: Any, backward: bool = False
 ) -> Rollout:
-    """Those rows, counted as read by each of the models that is a module."""
+    """Those rows, counted as read by each of the models that reads tokens of the policy."""
     part = select_rows(rollout, rows)
     for model in models:
-        if isinstance(model, nn.Module):
+        if isinstance(model, nn.Module) and not isinstance(model, (TextReward, WeightedSum)):
             throughput.count(model, part.lengths.sum(), len(rows) * part.lengths.max(), backward=backward)
     return part
 

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult
 
 from rlhf_lightning.evaluation.plots import number
-from rlhf_lightning.evaluation.tables import COLUMNS, EVALUATE, cell, measure_table, measured, split_tables
+from rlhf_lightning.evaluation.tables import COLUMNS, EVALUATE, JUDGE, cell, measure_table, measured, split_tables
 from rlhf_lightning.recipe.context import COLLECT, Context
-from rlhf_lightning.recipe.evaluate import JUDGE
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.model_card import public

@@ -10,14 +10,14 @@ from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE
+from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
+from rlhf_lightning.recipe.judges import FEW_SHOT, judge_fingerprints, judge_record, judge_settings, main_judge
+from rlhf_lightning.recipe.rewards import check_setting, reward_of, reward_steps
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.progress import progress_bar
-
-FEW_SHOT = "prompted"
-"""The policy that is the base model behind a few-shot prefix."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Evaluation(Stage):
     reported: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:
-        """The policies, the reference, the reward model and the judge, as far as they are there."""
+        """The policies, the reference, the reward model and the judges of steps, as far as they are there."""
         options = context.config[self.name]
         wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
+        wanted += reward_steps(context, options[JUDGE] or REWARD).values()
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
     def models(self, context: Context) -> dict[str, str]:
@@ -37,11 +38,21 @@ class Evaluation(Stage):
         few_shot = {FEW_SHOT: BASE} if FEW_SHOT in context.config[self.name]["policies"] else {}
         return {**self.parents(context), **few_shot}
 
+    def identity(self, context: Context) -> dict[str, Any]:
+        """With all that judges, also what is no model of a step."""
+        identity, judges = super().identity(context), judge_fingerprints(context, context.config[self.name])
+        return {**identity, "parents": identity["parents"] | judges}
+
+    def check_settings(self, context: Context) -> None:
+        """Every field that a judge asks for is there."""
+        for judge in judge_settings(context.config[self.name]).values():
+            check_setting(context, judge, context.records("prompts", "test", required=False))
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``samples.json``, all responses with what was found on each.
 
         Returns:
-            ``policies``, ``baseline`` and ``prompts``.
+            ``policies``, ``baseline``, ``prompts``, and ``judge``: its name and whether it trained one of the policies.
 
         Raises:
             PipelineError: When the baseline is not among the policies.
@@ -50,7 +61,8 @@ class Evaluation(Stage):
         names = [name for name in options["policies"] if _available(context, options, name)]
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
-        tests = _Tests(context, options, self._judge(context))
+        judge = main_judge(context, self.name)
+        tests = _Tests(context, options, reward_of(context, judge))
         context.report_dropped(self.name, folder, tests.tokenization.tally)
         if options["temperature"] == 0:
             context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
@@ -65,18 +77,8 @@ class Evaluation(Stage):
         rows = {name: asdict(policy) for name, policy in samples.items()}
         write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
-        return {"policies": results, "baseline": options["baseline"], "prompts": len(tests.prompts)}
-
-    def _judge(self, context: Context) -> Any:
-        """Whose scores make the win rates."""
-        judge = context.config[self.name][JUDGE]
-        if judge:
-            return context.build(judge)
-        if context.available(JUDGE):
-            return context.scalar_model(JUDGE)
-        message = "no judge: the reward model that trained the policies judges them; mind over-optimisation"
-        context.say(self.name, message)
-        return context.scalar_model(REWARD)
+        judged, count = judge_record(context, judge, names), len(tests.prompts)
+        return {"policies": results, "baseline": options["baseline"], "prompts": count, JUDGE: judged}
 
 
 class _Tests:
@@ -92,7 +94,8 @@ class _Tests:
         self.context, self.options, self.judge = context, options, judge
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
-        self.judges = {name: context.build(node) for name, node in (options["judges"] or {}).items()}
+        judges = (options["judges"] or {}).items()
+        self.judges = {name: reward_of(context, judge, tokens=False) for name, judge in judges}
         self.metadata = context.build(options["metadata"]) if options["metadata"] else None
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
@@ -127,7 +130,8 @@ class _Tests:
             prefix=prefix,
             stop=options["base_stop"] if name in (BASE, FEW_SHOT) else None,
         )
-        samples.judges = {judge: list(score(self.questions, samples.responses)) for judge, score in self.judges.items()}
+        texts = self.questions, samples.responses
+        samples.judges = {judge: text_scores(reward, *texts) for judge, reward in self.judges.items()}
         samples.metadata = self.metadata(self.questions, samples.responses) if self.metadata else {}
         if few_shot:
             return samples, None

@@ -85,7 +85,8 @@ class Pipeline:
         metrics: dict[str, Any] = {}
         with self.context.heartbeat.beating():
             for stage in self.stages:
-                self._context_of(stage)  # two models that disagree are refused before the first step
+                # Two models that disagree are refused before the first step too.
+                stage.check_settings(self._context_of(stage))
             for stage in self.stages:
                 reason = stage.not_needed(self.context)
                 if reason is not None:

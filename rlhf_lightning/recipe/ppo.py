@@ -14,11 +14,19 @@ from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import REWARD, Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
+from rlhf_lightning.recipe.rewards import (
+    check_setting,
+    critic_start,
+    report_cut,
+    reward_fingerprints,
+    reward_of,
+    reward_steps,
+)
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import SampleTable
 
-INIT, REFERENCE = "init", "reference"
-"""Settings and parents: where the policy starts, and where the KL penalty pulls to."""
+INIT, REFERENCE, VALUE = "init", "reference", "value_init"
+"""Settings and parents: where the policy starts, where the KL penalty pulls to, and where the critic starts."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +59,33 @@ class PolicyOptimization(TrainingStage):
     )
 
     def parents(self, context: Context) -> dict[str, str]:
-        """The policy's start, the reward model, and the reference where it is another model."""
+        """The policy's start, the reward models of steps, and reference and critic's start where they are others."""
         options = context.config[self.name]
-        parents = {INIT: options[INIT], REWARD: REWARD}
-        return parents if options[REFERENCE] == INIT else {**parents, REFERENCE: options[REFERENCE]}
+        parents = {INIT: options[INIT], **reward_steps(context, options[REWARD])}
+        others = {role: options[role] for role in (REFERENCE, VALUE) if options[role] not in (INIT, None)}
+        return {**parents, **others}
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """With every part of the reward, also those that are no models of steps."""
+        identity = super().identity(context)
+        return {**identity, "parents": identity["parents"] | reward_fingerprints(context, self._reward(context))}
+
+    def check_settings(self, context: Context) -> None:
+        """Every field that a reward function asks for is there."""
+        check_setting(context, self._reward(context), context.records(self.reads, "train", required=False))
+
+    def _reward(self, context: Context) -> Any:
+        return context.config[self.name][REWARD]
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train and write ``model/``, ``model_ema/`` and ``samples.jsonl``."""
         options, generation = context.config[self.name], context.config["generation"]
-        policy, reward = context.causal_lm(options[INIT]), context.scalar_model(REWARD)
+        policy, reward = context.causal_lm(options[INIT]), reward_of(context, options[REWARD])
         reference = None if options[REFERENCE] == INIT else context.causal_lm(options[REFERENCE])
+        critic = critic_start(context, options[VALUE], reward, policy)
         module: PPOModule = context.build(
             options["module"],
-            **ppo_models(policy, reward, reference, **options["lora"]),
+            **ppo_models(policy, reward, reference, critic, **options["lora"]),
             tokenizer=context.tokenizer,
             sampler=make_sampler(generation["engine"], **generation["options"]),
             max_new_tokens=context.tokenization.max_response_tokens,
@@ -71,6 +93,7 @@ class PolicyOptimization(TrainingStage):
         )
         samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
         metrics = self.fit(context, folder, module, [samples])
+        report_cut(context, self.name, reward)
         export = partial(export_trained, policy, policy, context.export_tokenizer, folder / "base", options["export"])
         temperature, length = module.hparams.temperature, module.hparams.max_new_tokens
         policy.generation_config = sampling_as_trained(context.tokenizer, temperature, length)

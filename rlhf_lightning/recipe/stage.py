@@ -85,6 +85,10 @@ class Stage(ABC):
             "parents": {role: context.model_fingerprint(name) for role, name in self.parents(context).items()},
         }
 
+    def check_settings(self, context: Context) -> None:
+        """Refuse before the first step of the run what can be refused then."""
+        return None
+
     def not_needed(self, context: Context) -> str | None:
         """Why this run does without the step; None where it does not."""
         return None

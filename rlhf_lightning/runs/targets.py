@@ -1,9 +1,11 @@
 """What a configuration may build: nodes with ``_target_``, each checked before any is built."""
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from rlhf_lightning.runs.folders import PipelineError
 
@@ -130,3 +132,43 @@ def _found(target: str) -> Any:
 
 def _within(name: str, packages: Sequence[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def named_function(name: str, more: Sequence[str]) -> Callable[..., Any]:
+    """The function that a setting names as ``module:function``.
+
+    Its module lies in the working directory, or in a package that is allowed: settings of others must not name any
+    function that is installed.
+
+    Args:
+        name: The module and the function in it.
+        more: Packages that may be used besides the working directory.
+
+    Raises:
+        PipelineError: When it is neither, or there is no such function.
+    """
+    module, _, attribute = name.partition(":")
+    here = Path.cwd()
+    if _is_here(here, module):
+        if str(here) not in sys.path:
+            sys.path.insert(0, str(here))  # as `python -m` does, and the console script does not
+    elif not _within(module, more):
+        raise PipelineError(
+            f"{name} is no function of the working directory ({here} has no {module.replace('.', '/')}.py) nor of a "
+            "package in allowed_targets. Run from the folder of the file, or, if you trust the package, add it there."
+        )
+    found = getattr(importlib.import_module(module), attribute, None)
+    home = getattr(found, "__module__", None) or type(found).__module__
+    # A module has more names than its own: system, where it says `from os import system`.
+    if not callable(found) or not (_within(home, more) or _is_here(here, home)):
+        file = getattr(sys.modules[module], "__file__", None)
+        raise PipelineError(f"{name} cannot be used: {file or module} defines no function {attribute}. Mend the name.")
+    return cast(Callable[..., Any], found)
+
+
+def _is_here(folder: Path, module: str) -> bool:
+    """Whether the folder has the module, and no other one of that name is loaded."""
+    path = folder.joinpath(*module.split("."))
+    files = {path.with_suffix(".py").resolve(), (path / "__init__.py").resolve()}
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    return any(file.is_file() for file in files) and (loaded is None or Path(loaded).resolve() in files)

@@ -22,11 +22,12 @@ from rlhf_lightning.checks.run import CHECKS
 from rlhf_lightning.data import loader
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.tokenize import Tokenization
+from rlhf_lightning.generation.sample import joined
 from rlhf_lightning.models import shared_prefix as prefix
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.modules import ppo, ppo_experience, ppo_ptx
+from rlhf_lightning.modules import ppo, ppo_ptx
 from rlhf_lightning.modules import reward as reward_stage
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.tokenization.loading import load_tokenizer
@@ -248,8 +249,8 @@ def _score_on_the_first_token(patch: pytest.MonkeyPatch, subject: Subject) -> No
 
 def _scores_at(column: Callable[[Any], Any]) -> Plant:
     def plant(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-        def broken(reward: Any, rollout: Any, tokenizer: Any) -> Any:
-            ids, mask, _ = ppo_experience.joined(rollout)
+        def broken(reward: Any, rollout: Any, tokenizer: Any, tokens: Any) -> Any:
+            ids, mask, _ = joined(rollout)
             return reward(ids).gather(1, column(mask).clamp(min=0)).squeeze(1)
 
         patch.setattr(ppo, "response_scores", broken)
@@ -416,7 +417,7 @@ def _critic_starts_fresh(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 
 def _values_one_token_late(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     def broken(model: Any, rollout: Any) -> Any:
-        input_ids, _, columns = ppo_experience.joined(rollout)
+        input_ids, _, columns = joined(rollout)
         return torch.where(rollout.response_mask, model(input_ids).gather(1, columns), 0.0)
 
     patch.setattr(ppo, "response_values", broken)

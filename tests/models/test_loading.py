@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.policies import pretraining_loss
-from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.export import complete_folder, export_causal_lm, export_scalar_model
 from rlhf_lightning.models.loading import fit_to_tokenizer, freeze, load_causal_lm, use_fast_kernels
 from rlhf_lightning.models.padding import position_ids

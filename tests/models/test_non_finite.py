@@ -73,7 +73,7 @@ def test_a_gradient_that_is_nan_stops_before_the_step(
     assert str(batch) in str(caught.value)
     assert batch.name == ("fault-batch-2-rank-0.pt" if task != "ppo" else "fault-batch-3-rank-0.pt")
     saved = torch.load(batch, weights_only=True)
-    rows = saved["prompts"]["prompt_ids"] if task == "ppo" else next(iter(saved.values()))
+    rows = saved["prompts"]["texts"] if task == "ppo" else next(iter(saved.values()))
     assert len(rows) == 4
     assert f"{tmp_path / 'checkpoints' / 'last.ckpt'} is from before it" in str(caught.value)
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -91,8 +91,15 @@ def test_a_loss_that_is_infinite_stops(task: str, tiny_gpt2: Any, tiny_tokenizer
 
 
 def test_a_reward_that_is_nan_stops(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    module = module_of("ppo", tiny_gpt2, tiny_tokenizer, reward=lambda prompts, responses: [math.nan] * len(responses))
+    module = module_of("ppo", tiny_gpt2, tiny_tokenizer)
+    module.reward.head.weight.data.fill_(math.nan)
     with pytest.raises(NonFiniteError, match=r"the reward is not finite \(4 of 4 numbers\).*divides by nothing"):
+        fit("ppo", module, tiny_tokenizer, tmp_path)
+
+
+def test_a_reward_function_that_says_nan_is_named(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    module = module_of("ppo", tiny_gpt2, tiny_tokenizer, reward=lambda responses: [math.nan] * len(responses))
+    with pytest.raises(ValueError, match=r"gave row 0, the response '.*', the score nan"):
         fit("ppo", module, tiny_tokenizer, tmp_path)
 
 

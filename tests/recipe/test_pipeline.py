@@ -84,7 +84,7 @@ def test_results_have_the_agreed_form(finished: Path) -> None:
 
 def test_demonstrations_score_zero_on_average(finished: Path) -> None:
     """Recomputed from the exported folder, through text, one response at a time."""
-    from rlhf_lightning.generation.rewards import TextReward
+    from rlhf_lightning.generation.text_reward import TextReward
     from rlhf_lightning.sandbox.data import SandboxData
 
     records = SandboxData(prompts=40, demonstrations=40, text=20, validation=16).records("demonstrations", "train")

@@ -68,7 +68,7 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 from huggingface_hub import HfApi
 from rlhf_lightning.data.rows.files import read_rows
-from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.loading import load_causal_lm, model_config
 from rlhf_lightning.tokenization.loading import load_tokenizer
 from rlhf_lightning.models.scalar_head import load_scalar_model

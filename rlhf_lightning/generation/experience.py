@@ -1,21 +1,12 @@
-"""What PPO computes on a rollout besides gradients: values, checks, the adapting KL coefficient, figures."""
+"""What PPO computes on a rollout besides gradients: checks, the adapting KL coefficient, figures."""
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.functional import kl_k1, kl_k3, masked_mean
-from rlhf_lightning.generation.sample import joined
-from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum
-
-
-def response_values(model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
-    """Value estimate before each response token, 0 on padding."""
-    input_ids, mask, columns = joined(rollout)
-    values = token_scores(model, input_ids, mask)
-    return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
 
 
 def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], exact: bool) -> Float[Tensor, ""]:
@@ -57,19 +48,26 @@ def adapted_kl_coef(
     return kl_coef * (1 + error * all_reduce_sum(torch.ones_like(experience.scores).sum()) / horizon)
 
 
-def rollout_figures(experience: Experience) -> dict[str, Tensor]:
-    """What is logged of a rollout; KL in nats per response, length in tokens."""
+def rollout_figures(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is logged of a rollout, beside the progress bar too and elsewhere; KL in nats per response.
+
+    A policy that ends ever fewer responses, or writes ever longer ones, is seen at once.
+    """
     mask, scores = experience.rollout.response_mask, experience.scores
     k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
     error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
     spread = _token_mean((experience.returns - _token_mean(experience.returns, mask)) ** 2, mask)
     episodes = all_reduce_sum(torch.ones_like(scores).sum())  # processes may have different numbers of a last batch
     squares = all_reduce_sum((scores - all_reduce_mean(scores.mean())).square().sum())
-    return {
-        "rollout/score_std": (squares / (episodes - 1).clamp(min=1)).sqrt(),
-        "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
+    shown = {
+        "rollout/score": scores.mean(),
+        "rollout/kl": response_kl(experience),
         "rollout/length": mask.sum(1).float().mean(),
         "rollout/ended": experience.rollout.ended.float().mean(),
+    }
+    return shown, {
+        "rollout/score_std": (squares / (episodes - 1).clamp(min=1)).sqrt(),
+        "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
         "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
     }
 

@@ -1,0 +1,205 @@
+"""What settings such as `ppo.reward` and `evaluate.judge` name as a reward, and what it depends on.
+
+A setting is the name of a step with a reward model; a folder or hub id of any sequence classifier; a function, as
+`module:function`; an address, `http(s)://...`; a node with `path`, `url` or `_target_`, for those with options; or a
+list, a weighted sum, whose items are any of these or `{reward: ..., weight: ...}`.
+"""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rlhf_lightning.data.records import Prompt, prompt_fields
+from rlhf_lightning.generation.function_reward import check_fields
+from rlhf_lightning.generation.http_reward import HTTPReward
+from rlhf_lightning.generation.rewards import Reward, WeightedSum
+from rlhf_lightning.generation.text_reward import TextReward
+from rlhf_lightning.models.loading import model_config
+from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
+from rlhf_lightning.recipe.context import REWARD, Context
+from rlhf_lightning.runs.folders import PipelineError, fingerprint
+from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.runs.targets import named_function
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_TARGET, _PART, _WEIGHT = "_target_", REWARD, "weight"
+_KINDS: dict[str, Callable[..., Any]] = {"path": TextReward, "url": HTTPReward}
+"""By the key that tells their nodes."""
+
+
+def reward_of(context: Context, setting: Any, *, tokens: bool = True) -> Reward:
+    """The reward that a setting names.
+
+    Args:
+        context: Models and settings of the run.
+        setting: The setting.
+        tokens: Whether the model of a step reads the policy's tokens; otherwise it reads texts, as others do.
+
+    Raises:
+        PipelineError: When the setting is none of the forms, or its function may not be called.
+    """
+    parts = _parts(setting)
+    rewards = [_loaded(context, part, tokens) for part, _ in parts]
+    return WeightedSum(rewards, [weight for _, weight in parts]) if _is_sum(setting) else rewards[0]
+
+
+def reward_parts(setting: Any, role: str = REWARD) -> dict[str, Any]:
+    """The parts of a reward, each under the role that it has among the parents of a step: `reward`, `reward_2`, ..."""
+    parts = [part for part, _ in _parts(setting)]
+    return {role if number == 1 else f"{role}_{number}": part for number, part in enumerate(parts, 1)}
+
+
+def reward_steps(context: Context, setting: Any, role: str = REWARD) -> dict[str, str]:
+    """Those of the parts that are models of steps, which read the policy's tokens."""
+    return {name: part for name, part in reward_parts(setting, role).items() if _is_step(context, part)}
+
+
+def reward_fingerprints(context: Context, setting: Any, role: str = REWARD) -> dict[str, str]:
+    """What every part is by content: of a function its source file, of a model what its folder holds."""
+    return {name: _fingerprint(context, part) for name, part in reward_parts(setting, role).items()}
+
+
+def reward_label(setting: Any) -> str:
+    """A setting as people read it."""
+    parts = [(part if isinstance(part, str) else _kind(part)[1], weight) for part, weight in _parts(setting)]
+    return " + ".join(f"{weight:g} x {part}" for part, weight in parts) if _is_sum(setting) else parts[0][0]
+
+
+def check_setting(context: Context, setting: Any, prompts: Iterable[Prompt]) -> None:
+    """Refuse before the first step what can be refused then; no model is loaded and nobody is asked.
+
+    Args:
+        context: Settings of the run.
+        setting: The setting.
+        prompts: The records whose fields a function may ask for.
+
+    Raises:
+        PipelineError: When the setting is none of the forms, or its function may not be called.
+        ValueError: When a function asks for a field that no prompt has.
+        FileNotFoundError: When there is no such folder.
+    """
+    functions = []
+    for part in reward_parts(setting).values():
+        path = part if isinstance(part, str) else part.get("path")
+        if isinstance(part, str) and _FUNCTION.fullmatch(part):
+            functions.append(_function(context, part))
+        elif path is not None and not _is_step(context, path) and not _is_address(path):
+            model_source(path)
+    fields = dict.fromkeys(name for prompt in prompts for name in prompt_fields(prompt)) if functions else {}
+    for function in functions:
+        check_fields(function, fields)
+
+
+def critic_start(context: Context, name: str | None, reward: Reward, policy: Any) -> ScalarHeadModel:
+    """What the critic starts as: a reward model, or a body with a head that says 0 of everything.
+
+    Args:
+        context: Models of the run.
+        name: A step, a folder or a hub id of a reward model or of a causal language model; None is the reward where it
+            is a reward model over the policy's tokens, and the policy elsewhere.
+        reward: The reward.
+        policy: The policy before it learns.
+    """
+    if name is None and isinstance(reward, ScalarHeadModel):
+        return reward
+    path = None if name is None else context.model_path(name)
+    if name is not None and path is not None:
+        architectures: Any = getattr(model_config(str(path)), "architectures", None) or [""]
+        if (Path(path) / HEAD_FILE).exists() or architectures[0].endswith("SequenceClassification"):
+            return context.scalar_model(name)
+    critic = ScalarHeadModel.from_causal_lm(policy if name is None else context.causal_lm(name))
+    nn.init.zeros_(critic.head.weight)
+    return critic
+
+
+def report_cut(context: Context, step: str, reward: Reward) -> None:
+    """Say how many rows a classifier has read without their beginnings."""
+    for model in reward.modules() if isinstance(reward, nn.Module) else ():
+        if isinstance(model, TextReward) and model.cut:
+            context.say(
+                step, f"{model.cut} rows were over the {model.context} tokens of {model.name}, cut from the left"
+            )
+
+
+def _is_sum(setting: Any) -> bool:
+    return isinstance(setting, list) or (isinstance(setting, Mapping) and _PART in setting)
+
+
+def _parts(setting: Any) -> list[tuple[Any, float]]:
+    """What is added up, each with its weight."""
+    if isinstance(setting, list) and setting:
+        return [part for item in setting for part in _parts(item)]
+    if isinstance(setting, Mapping) and _PART in setting:
+        weight, more = setting.get(_WEIGHT, 1.0), setting.keys() - {_PART, _WEIGHT}
+        if more or isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise PipelineError(f"an item of a weighted sum is {{reward: ..., weight: <number>}}, got {dict(setting)}.")
+        return [(part, weight * inner) for part, inner in _parts(setting[_PART])]
+    if isinstance(setting, Mapping):
+        _kind(setting)
+    elif not isinstance(setting, str) or not setting:
+        raise PipelineError(f"a reward is {_FORMS}; got {setting!r}.")
+    return [(setting, 1.0)]
+
+
+_FORMS = (
+    "a step, a folder or hub id of a sequence classifier, module:function, an address http(s)://..., a node with path, "
+    "url or _target_, or a list of those or of {reward: ..., weight: ...}"
+)
+
+
+def _kind(node: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, str]:
+    """The class that a node describes, and the name of what it describes."""
+    if _TARGET in node:
+        return None, str(node[_TARGET])
+    for key, kind in _KINDS.items():
+        if key in node:
+            known = inspect.signature(kind).parameters
+            if unknown := [name for name in node if name not in known]:
+                raise PipelineError(f"a reward with {key} has no {', '.join(unknown)}; it has {', '.join(known)}.")
+            return kind, str(node[key])
+    raise PipelineError(f"a reward is {_FORMS}; got {dict(node)}.")
+
+
+def _loaded(context: Context, part: Any, tokens: bool) -> Reward:
+    if not isinstance(part, str):
+        kind, _ = _kind(part)
+        made: Reward = context.build(part) if kind is None else kind(**part)
+    elif _is_step(context, part):
+        made = context.scalar_model(part) if tokens else TextReward(str(context.model_path(part)))
+    elif _is_address(part):
+        made = HTTPReward(part)
+    elif _FUNCTION.fullmatch(part):
+        made = _function(context, part)
+    else:
+        made = TextReward(part)
+    return made.eval().to(context.device) if isinstance(made, nn.Module) else made
+
+
+def _fingerprint(context: Context, part: Any) -> str:
+    if not isinstance(part, str):
+        kind, name = _kind(part)
+        return fingerprint(part) if kind is None else _fingerprint(context, name)
+    if _is_address(part):
+        return part
+    if not _is_step(context, part) and _FUNCTION.fullmatch(part):
+        file = inspect.getsourcefile(inspect.unwrap(_function(context, part)))
+        source = Path(file).read_bytes() if file else b""
+        return fingerprint([part.partition(":")[2], hashlib.sha256(source).hexdigest()])
+    return context.model_fingerprint(part)
+
+
+def _function(context: Context, name: str) -> Callable[..., Any]:
+    return named_function(name, context.config["allowed_targets"])
+
+
+def _is_step(context: Context, part: Any) -> bool:
+    return isinstance(part, str) and part.partition("/")[0] in context.steps
+
+
+def _is_address(part: str) -> bool:
+    return part.startswith(("http://", "https://"))
