@@ -54,16 +54,15 @@ class RewardModelling(TrainingStage):
         options = context.config[self.name]
         start = context.causal_lm(options["init"])
 
-        def fresh() -> RewardModule:
+        def fresh() -> tuple[ScalarHeadModel, RewardModule]:
             model = with_adapters(ScalarHeadModel.from_causal_lm(start), **options["lora"])
-            return cast(RewardModule, context.build(options["module"], model=model))
+            return model, cast(RewardModule, context.build(options["module"], model=model))
 
-        module = fresh()
-        check_scalar_export(module.model, start.config, context.tokenizer)
+        model, module = fresh()
+        check_scalar_export(model, start.config, context.tokenizer)
         metrics = self.fit(context, folder, module)
         _centre(context, module, options["bias_demonstrations"])
-        tokenizer, base, model = context.export_tokenizer, folder / "base", folder / "model"
-        export_trained(module.model, start, tokenizer, base, options["export"], model)
+        export_trained(model, start, context.export_tokenizer, folder / "base", options["export"], folder / "model")
         for split in ("validation", "test"):
             comparisons = self.records(context, split)
             if comparisons:
@@ -77,7 +76,7 @@ class RewardModelling(TrainingStage):
 
             def fold_scores(place: Path, keep: Keep) -> Scores:
                 L.seed_everything(context.seed, workers=True, verbose=False)
-                fold = fresh()
+                _, fold = fresh()
                 self.fit(context, place, fold, keep=keep)
                 return reward_scores(context, fold, examples)
 
