@@ -15,9 +15,11 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from test_http_reward import Server
 
-from rlhf_lightning import PPOModule
+from rlhf_lightning import PPOModule, ScalarHeadModel, load_causal_lm, load_tokenizer
 from rlhf_lightning.cli import CONFIG_DIR, run
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, response_scores
+from rlhf_lightning.generation.sample import response_texts, response_values
+from rlhf_lightning.models.export import export_scalar_model
 from rlhf_lightning.recipe.rewards import reward_label
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.runs.targets import named_function
@@ -77,8 +79,6 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str], list[f
 
     def watched(self: PPOModule, rollout: Any) -> Any:
         experience = original(self, rollout)
-        from rlhf_lightning.generation.sample import response_texts
-
         seen.append((rollout.prompts.texts, response_texts(self.tokenizer, rollout), experience.scores.tolist()))
         again = response_scores(self.reward, rollout, self.tokenizer, FORWARD_TOKENS)
         assert again.tolist() == pytest.approx(seen[-1][2], abs=1e-6)
@@ -272,3 +272,29 @@ def test_a_setting_as_people_read_it() -> None:
     assert reward_label({"path": "a/b", "label": "good"}) == "a/b"
     both = [{"reward": "reward"}, {"reward": {"_target_": "mine.Judge"}, "weight": 0.5}, "rules:score"]
     assert reward_label(both) == "1 x reward + 0.5 x mine.Judge + 1 x rules:score"
+
+
+@pytest.mark.parametrize("start", ["critic", "base"])
+def test_the_critic_starts_where_it_is_told(place: Path, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, tokenizer = load_causal_lm("sandbox"), load_tokenizer("sandbox")
+    model = ScalarHeadModel.from_causal_lm(lm).eval()
+    export_scalar_model(model, lm.config, tokenizer, place / "critic")
+    gaps: list[float] = []
+    original = PPOModule.score
+
+    def watched(self: PPOModule, rollout: Any) -> Any:
+        experience = original(self, rollout)
+        if not gaps:
+            with torch.no_grad():
+                expected = 0.0 if start == "base" else response_values(model, rollout)
+            gaps.append(float((experience.old_values - expected).abs().max()))
+        return experience
+
+    monkeypatch.setattr(PPOModule, "score", watched)
+    rlhf(place, "stages=[ppo]", "ppo.reward=rules:score", f"ppo.value_init={start}")
+    assert gaps[0] < 1e-4
+    assert set(read_stage(place / "runs" / "default" / "ppo")["identity"]["parents"]) == {
+        "init",
+        "reward",
+        "value_init",
+    }
