@@ -39,7 +39,7 @@ from rlhf_lightning.runs.targets import builder, is_allowed
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"
 """The shipped groups in an installed package, those of the checkout otherwise."""
-LIKE = {"ppo_init": "sft", "judge": "reward", "ppo_ptx": "ppo"}
+LIKE = {stage.name: stage.like for stage in RECIPE if stage.like}
 """Steps with the settings of another one, but for what their own group says.
 
 Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.

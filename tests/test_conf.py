@@ -73,11 +73,9 @@ def test_option_names_real_parameters(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiment_composes(experiment: str) -> None:
-    config = (
-        composed(f"experiment={experiment}", "model.path=/m", "data.root=/d")
-        if "instruct" in experiment
-        else (composed(f"experiment={experiment}", *(["data.root=/d"] if experiment == "real" else [])))
-    )
+    brought = [] if experiment in ("demo", "sandbox", "sandbox_base") else ["data.root=/d"]
+    brought += ["model.path=/m"] if experiment == "rule" or "instruct" in experiment else []
+    config = composed(f"experiment={experiment}", *brought)
     assert config["run"] == experiment
     assert set(config["stages"]) <= {stage.name for stage in RECIPE}
 

@@ -121,7 +121,7 @@ def ppo_models(
         reference, critic = reference or policy, critic_with_adapters(start, rank=rank, **options)
     else:
         reference, critic = reference or copy.deepcopy(policy), copy.deepcopy(start)
-    return {"policy": policy, "reference": reference, "reward": reward, "value": critic}
+    return dict[str, Any](policy=policy, reference=reference, reward=reward, value=critic)
 
 
 def freeze_unshared(model: Any, learner: nn.Module) -> Any:

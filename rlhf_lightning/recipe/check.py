@@ -9,10 +9,11 @@ import torch
 from rlhf_lightning.checks import Subject, check, check_table
 from rlhf_lightning.checks.result import Outcome
 from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.modules.ppo import PPOModule
-from rlhf_lightning.recipe.context import BASE, COLLECT, REWARD, Context
+from rlhf_lightning.recipe.context import BASE, COLLECT, Context
 from rlhf_lightning.recipe.ppo import INIT
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json

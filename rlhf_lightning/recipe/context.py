@@ -33,7 +33,7 @@ from rlhf_lightning.tokenization.trained import as_trained
 from rlhf_lightning.training.heartbeat import Heartbeat
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
-BASE, PRETRAIN, COLLECT, CURATE, REWARD = "base", "pretrain", "collect", "curate", "reward"
+BASE, PRETRAIN, COLLECT, CURATE = "base", "pretrain", "collect", "curate"
 """The base model, and the steps whose artifacts others look for by name."""
 TOKENIZER_OPTIONS = ("eos", "stop", "chat_template", "date", "trust_remote_code")
 """Options of the base model's tokenizer that hold for every folder and hub id that a setting names."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
-from rlhf_lightning.evaluation.tables import JUDGE
+from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.rewards import text_scores
-from rlhf_lightning.recipe.context import BASE, REWARD, Context, counted
+from rlhf_lightning.recipe.context import BASE, Context, counted
 from rlhf_lightning.recipe.judges import FEW_SHOT, judge_fingerprints, judge_record, judge_settings, main_judge
 from rlhf_lightning.recipe.rewards import check_setting, reward_of, reward_steps
 from rlhf_lightning.recipe.stage import Stage

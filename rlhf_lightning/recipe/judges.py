@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.evaluation.tables import JUDGE
-from rlhf_lightning.recipe.context import REWARD, Context
+from rlhf_lightning.evaluation.tables import JUDGE, REWARD
+from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_label
 from rlhf_lightning.runs.folders import read_stage
 

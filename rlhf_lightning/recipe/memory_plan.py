@@ -14,10 +14,11 @@ from rich.table import Table
 from torch import nn
 from transformers import PreTrainedConfig
 
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
-from rlhf_lightning.recipe.context import BASE, REWARD, Context
+from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 
 GIB = 2**30

@@ -11,11 +11,11 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
-from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE
+from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
-from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, REWARD, Context
+from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
@@ -30,17 +30,18 @@ from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.surroundings import check_trainer
 
+SFT = "sft"
 RECIPE: tuple[Stage, ...] = (
     Checking("check", "Self-check", "#7d8590"),
     Pretraining(PRETRAIN, "Pretraining", "#a07e5c"),
     Curation(CURATE, "Curation", "#7d8590"),
-    FineTuning("sft", "SFT", "#3f7fd6"),
-    FineTuning("ppo_init", "PPO start", "#8d6fd1"),
+    FineTuning(SFT, "SFT", "#3f7fd6"),
+    FineTuning("ppo_init", "PPO start", "#8d6fd1", like=SFT),
     Collection(COLLECT, "Comparisons", "#4fa3b8"),
-    RewardModelling(JUDGE, "Judge", "#b5568f", reads="judge_comparisons"),
+    RewardModelling(JUDGE, "Judge", "#b5568f", like=REWARD, reads="judge_comparisons"),
     RewardModelling(REWARD, "Reward model", "#c0952b"),
     PolicyOptimization(PPO, "PPO", "#e0743a"),
-    PolicyOptimization("ppo_ptx", "PPO-ptx", "#259a78"),
+    PolicyOptimization("ppo_ptx", "PPO-ptx", "#259a78", like=PPO),
     Evaluation(EVALUATE, "Evaluation", "#7d8590"),
 )
 """The steps, in order."""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlhf_lightning.evaluation.plots import Curve
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.adapter_export import export_trained
 from rlhf_lightning.models.export import sampling_as_trained
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.modules.ppo import PPOModule
-from rlhf_lightning.recipe.context import REWARD, Context
+from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
 from rlhf_lightning.recipe.rewards import (
     check_setting,

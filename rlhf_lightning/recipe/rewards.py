@@ -15,13 +15,14 @@ from typing import Any
 from torch import nn
 
 from rlhf_lightning.data.records import Prompt, prompt_fields
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.function_reward import check_fields
 from rlhf_lightning.generation.http_reward import HTTPReward
 from rlhf_lightning.generation.rewards import Reward, WeightedSum
 from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
-from rlhf_lightning.recipe.context import REWARD, Context
+from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.runs.folders import PipelineError, fingerprint
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.runs.targets import named_function

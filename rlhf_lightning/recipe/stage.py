@@ -34,11 +34,13 @@ class Stage(ABC):
         name: The step's folder, its node in the configuration and what other steps call its model.
         title: The step as people call it.
         colour: The step's colour in figures, as ``#rrggbb``.
+        like: The step whose settings it has, but for what its own group says; "" where it has its own alone.
     """
 
     name: str
     title: str
     colour: str
+    like: str = ""
 
     all_processes: ClassVar[bool] = False
     """Whether all processes take part; otherwise the first one works and the others wait."""

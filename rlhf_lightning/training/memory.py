@@ -142,7 +142,7 @@ class MemoryPlanner:
         reward_config = self.reward_config or self.config
         policy = self._causal_lm(self.config, learns=not self.lora)
         reward = self._scalar_model(reward_config, learns=False)
-        resident = {"policy": parameter_bytes(policy), "reward": parameter_bytes(reward)}
+        resident = dict(policy=parameter_bytes(policy), reward=parameter_bytes(reward))
         if self.lora:
             add_adapters(policy, **self.lora)
             value = critic_with_adapters(reward, **self.lora)
