@@ -69,6 +69,15 @@ def test_fabric_script_runs(tmp_path: Path) -> None:
     assert "learned 2" in output
 
 
+def test_own_model_own_batches_and_a_folder_for_transformers(tmp_path: Path) -> None:
+    words = ("class Recurrent", "DataCollatorForSeq2Seq", "save_pretrained")
+    output = printed("\n".join(script_with("docs/library.md", word) for word in words), tmp_path)
+    (loss,) = re.findall(r"loss ([\d.]+)", output)
+    assert float(loss) < 1.0
+    assert "same True" in output
+    assert (tmp_path / "answers" / "config.json").exists()
+
+
 OWN_TRAINER = """
 import copy, logging, sys, warnings
 import lightning as L, torch
