@@ -151,8 +151,8 @@ class LossWatch(L.Callback):
             self.warnings.warn(
                 "loss",
                 f"the loss on the same {count} {which} examples was {self.start:.4g} before training and is "
-                f"{loss:.4g} after epoch {epoch}: the model got worse. Lower {self.step}.module.optimizer.lr, or train for "
-                f"fewer epochs ({self.step}.fit.epochs).",
+                f"{loss:.4g} after epoch {epoch}: the model got worse. Lower {self.step}.module.optimizer.lr, or "
+                f"train for fewer epochs ({self.step}.fit.epochs).",
             )
 
     def state_dict(self) -> dict[str, Any]:
