@@ -145,12 +145,14 @@ class LossWatch(L.Callback):
             return
         loss, epoch = probe_loss(trainer, pl_module, self._batches), trainer.current_epoch + 1
         if loss > WORSE * self.start:
-            which = "validation" if self.data.examples["validation"] else "training"
+            count, which = sum(len(batch[0]) for batch in self._batches), "training"
+            if self.data.examples["validation"]:
+                which = "validation"
             self.warnings.warn(
                 "loss",
-                f"the loss on the same {which} examples was {self.start:.4g} before training and is {loss:.4g} after "
-                f"epoch {epoch}: the model got worse. Lower {self.step}.module.optimizer.lr, or train for fewer epochs "
-                f"({self.step}.fit.epochs).",
+                f"the loss on the same {count} {which} examples was {self.start:.4g} before training and is "
+                f"{loss:.4g} after epoch {epoch}: the model got worse. Lower {self.step}.module.optimizer.lr, or "
+                f"train for fewer epochs ({self.step}.fit.epochs).",
             )
 
     def state_dict(self) -> dict[str, Any]:
