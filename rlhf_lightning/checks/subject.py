@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, Experience, LMBatch, PromptBatch, Rollout
 from rlhf_lightning.checks.result import CheckSkippedError
+from rlhf_lightning.data.examples import ComparisonExample, LMExample
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, Tokenization
+from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
 from rlhf_lightning.models.lora import ppo_models, trainable_parameters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, widen_vocabulary

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.data.examples import split_into_pairs
 from rlhf_lightning.data.loader import (
     Loader,
     ResumableLoader,
@@ -21,7 +22,7 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
 from rlhf_lightning.data.tally import DROPPED, Tallied
-from rlhf_lightning.data.tokenize import LAST, Tokenization, split_into_pairs
+from rlhf_lightning.data.tokenize import LAST, Tokenization
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
+from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.parallel.processes import rank, world_size
 
 

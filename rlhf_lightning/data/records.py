@@ -155,7 +155,7 @@ def decided_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
 def prompt_fields(record: Prompt) -> dict[str, Any]:
     """What is known about a prompt besides itself, by name, as a reward function may ask for it."""
     known = {"user": record.user, "source": record.source}
-    return {**(getattr(record, "fields", None) or {}), **(record.labels or {}), **known}
+    return {**(record.fields or {}), **(record.labels or {}), **known}
 
 
 def _check_prompt(prompt: object) -> None:

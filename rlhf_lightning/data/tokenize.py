@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import PromptString
+from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.records import (
     Comparison,
     Demonstration,
@@ -17,7 +18,6 @@ from rlhf_lightning.data.records import (
     Record,
     RecordError,
     Text,
-    decided_pairs,
     prompt_fields,
 )
 from rlhf_lightning.data.rows.columns import dense_ranks
@@ -32,34 +32,6 @@ RANKED = "ranked responses"
 _ANYTHING = "?"
 """Stands for a prompt where it does not matter what it asks."""
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class LMExample:
-    """Token ids of one sequence and what of it counts as a target: all from a position on, and earlier stretches."""
-
-    input_ids: list[int]
-    loss_start: int
-    earlier: list[tuple[int, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ComparisonExample:
-    """Token ids of a prompt and of its K ranked responses."""
-
-    prompt_ids: list[int]
-    response_ids: list[list[int]]
-    ranks: list[int]
-    group: str
-
-
-@dataclass(frozen=True)
-class PromptExample:
-    """Token ids of a prompt, its number in the data set and its text (without the template), mostly `PromptString`."""
-
-    prompt_ids: list[int]
-    index: int
-    text: str
 
 
 class _Encoded(NamedTuple):
@@ -290,14 +262,3 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     rest = iter(items)
     while chunk := list(islice(rest, _AT_ONCE)):
         yield chunk
-
-
-def split_into_pairs(examples: Iterable[ComparisonExample]) -> list[ComparisonExample]:
-    """Every pair of every ranking that is no tie, as an example of its own, in the order of the responses."""
-    pairs = []
-    for example in examples:
-        for better, worse in decided_pairs(example.ranks):
-            responses = [example.response_ids[place] for place in sorted((better, worse))]
-            ranks = [1, 2] if better < worse else [2, 1]
-            pairs.append(replace(example, response_ids=responses, ranks=ranks))
-    return pairs

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
+from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm, padded
-from rlhf_lightning.data.tokenize import LMExample
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start

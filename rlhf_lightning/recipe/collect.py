@@ -12,9 +12,10 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
+from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
-from rlhf_lightning.data.tokenize import PromptExample, Tokenization
+from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context

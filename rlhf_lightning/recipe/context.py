@@ -1,6 +1,5 @@
 """What a step starts from: records, tokenizer and models, from the configuration and from earlier steps."""
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -10,13 +9,11 @@ from typing import Any, TypeVar
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
-from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import DataSource, FileData, check_data_source
-from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import token_id
 from rlhf_lightning.models.adapter_export import check_form
@@ -24,13 +21,12 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
+from rlhf_lightning.recipe.messages import Messages
 from rlhf_lightning.recipe.tokenizers import Tokenizers
-from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.trained import as_trained
-from rlhf_lightning.training.heartbeat import Heartbeat
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE = "base", "pretrain", "collect", "curate"
@@ -39,7 +35,7 @@ TOKENIZER_OPTIONS = ("eos", "stop", "chat_template", "date", "trust_remote_code"
 """Options of the base model's tokenizer that hold for every folder and hub id that a setting names."""
 
 
-class Context:
+class Context(Messages):
     """Finds, loads and builds what steps need, and tells people what happens.
 
     Args:
@@ -59,10 +55,8 @@ class Context:
         console: Console | None = None,
     ) -> None:
         self.config, self.build, self.runs, self.steps = config, build, runs, steps
-        self.console = console or Console()
-        self.heartbeat = Heartbeat(self.console)
         self.seed: int = config["seed"]
-        self.data: DataSource = check_data_source(build(config["data"]["source"]))
+        super().__init__(check_data_source(build(config["data"]["source"])), console)
         gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
         self._records: dict[tuple[Path | None, str, str], list[Any] | None] = {}
@@ -70,7 +64,6 @@ class Context:
         options = {name: value for name, value in node.items() if name in TOKENIZER_OPTIONS}
         self.tokenizers = Tokenizers(lambda: build(node), self.model_path, (BASE, *steps), options)
         self._shared: PreTrainedTokenizerBase | None = None
-        self._reported: set[str] = set()
 
     # --- models -------------------------------------------------------------------------------------------------------
 
@@ -276,31 +269,6 @@ class Context:
         if step in self.steps:
             return str(read_stage(self.step_folder(step))["fingerprint"])
         return model_fingerprint(model_folder(name))
-
-    # --- messages -----------------------------------------------------------------------------------------------------
-
-    def say(self, step: str, message: str) -> None:
-        """One line about a step."""
-        self.console.print(f"[bold]{step:<9}[/] {escape(message)}")
-
-    def report_dropped(self, step: str, folder: Path, tally: Tally) -> None:
-        """Say and write down how many records a step left out, and how many it cut, by set, reason and source."""
-        for name, what in ((DROPPED, "left out"), (CUT, "cut")):
-            if counts := tally.by_set(name):
-                write_json(folder / f"{name}.json", counts)
-                self.say(step, f"{what}: {sentence(counts)}")
-
-    def report_malformed(self, step: str) -> None:
-        """Say how many malformed rows went aside since the last time, and which rows hold no such record."""
-        if isinstance(self.data, FileData):
-            for name, reasons in self.data.left_out.items():
-                if name not in self._reported:
-                    self._reported.add(name)
-                    self.say(step, f"no {name}: {json.dumps(reasons)}")
-        for file, rows in self.data.malformed.items():
-            if file not in self._reported:
-                self._reported.add(file)
-                self.say(step, f"malformed rows: {len(rows)}, now in {file}, the first: {rows.sentences[0]}")
 
 
 def counted(batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]) -> Iterator[Batch]:

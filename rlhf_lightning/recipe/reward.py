@@ -9,9 +9,9 @@ import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
+from rlhf_lightning.data.examples import ComparisonExample
 from rlhf_lightning.data.loader import collate_comparisons
 from rlhf_lightning.data.records import Comparison
-from rlhf_lightning.data.tokenize import ComparisonExample
 from rlhf_lightning.evaluation.intervals import first_places
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.evaluation.ranking import prompt_accuracies, ranking_results

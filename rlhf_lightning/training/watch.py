@@ -10,7 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample
+from rlhf_lightning.data.examples import ComparisonExample, LMExample
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.training.heartbeat import Heartbeat

@@ -2,8 +2,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts, padded
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
 
 PAD = 9
 

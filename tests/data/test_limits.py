@@ -7,9 +7,10 @@ import torch
 from chat_models import EVERY, chatml, llama3
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
-from rlhf_lightning.data.tokenize import LMExample, Tokenization
+from rlhf_lightning.data.tokenize import Tokenization
 
 EOS = 1
 TURNS = [

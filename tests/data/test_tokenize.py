@@ -1,7 +1,8 @@
 import pytest
 
+from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample, split_into_pairs
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample, Tokenization, split_into_pairs
+from rlhf_lightning.data.tokenize import Tokenization
 
 EOS, UNKNOWN = 1, 2
 CHAT = (

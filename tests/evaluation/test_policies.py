@@ -7,8 +7,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_lightning.algorithms.batch import Rollout
+from rlhf_lightning.data.examples import LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
-from rlhf_lightning.data.tokenize import LMExample, PromptExample
 from rlhf_lightning.evaluation.policies import (
     PolicySamples,
     _cut,

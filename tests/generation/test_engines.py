@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
+from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
-from rlhf_lightning.data.tokenize import PromptExample
 from rlhf_lightning.generation.engines import ContinuousBatchingSampler, VLLMSampler, make_sampler
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
 from rlhf_lightning.models.lora import add_adapters

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
+from rlhf_lightning.data.examples import ComparisonExample
 from rlhf_lightning.data.loader import collate_comparisons
-from rlhf_lightning.data.tokenize import ComparisonExample
 from rlhf_lightning.models.dict_batches import comparison_batch, lm_batch, ppo_batch
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule

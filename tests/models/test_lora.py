@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from rlhf_lightning.algorithms.batch import PromptBatch
+from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
-from rlhf_lightning.data.tokenize import PromptExample
 from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.models.export import export_causal_lm
 from rlhf_lightning.models.loading import load_causal_lm

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.cli import composed
+from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.models.checkpoint_state import LAYOUT
 from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.models.scalar_head import ScalarHeadModel

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
-from rlhf_lightning.data.tokenize import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.models.master_weights import check_precision
 from rlhf_lightning.models.scalar_head import ScalarHeadModel

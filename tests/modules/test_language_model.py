@@ -9,9 +9,9 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm
 from rlhf_lightning.data.records import Demonstration
-from rlhf_lightning.data.tokenize import LMExample
 from rlhf_lightning.modules.language_model import LanguageModelModule
 
 pytestmark = pytest.mark.filterwarnings(

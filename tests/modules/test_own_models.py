@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
 from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.examples import ComparisonExample, PromptExample
 from rlhf_lightning.data.loader import collate_comparisons, collate_prompts
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt
-from rlhf_lightning.data.tokenize import ComparisonExample, PromptExample
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses
 from rlhf_lightning.models.forward import token_logits, token_scores
 from rlhf_lightning.models.log_probs import causal_log_probs

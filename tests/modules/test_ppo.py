@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
 from rlhf_lightning.algorithms.batch import Experience, LMBatch, PromptBatch
+from rlhf_lightning.data.examples import LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
-from rlhf_lightning.data.tokenize import LMExample, PromptExample
 from rlhf_lightning.generation.experience import adapted_kl_coef
 from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.sample import response_log_probs

@@ -9,8 +9,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
+from rlhf_lightning.data.examples import LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
-from rlhf_lightning.data.tokenize import LMExample, PromptExample
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.ppo import PPOModule

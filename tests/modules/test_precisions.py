@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import ranking_loss
+from rlhf_lightning.data.examples import LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
-from rlhf_lightning.data.tokenize import LMExample, PromptExample
 from rlhf_lightning.models.lora import ppo_models, trainable_parameters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.language_model import LanguageModelModule

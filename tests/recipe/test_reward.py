@@ -2,8 +2,8 @@
 
 import pytest
 
+from rlhf_lightning.data.examples import ComparisonExample
 from rlhf_lightning.data.records import Comparison
-from rlhf_lightning.data.tokenize import ComparisonExample
 from rlhf_lightning.evaluation.intervals import share_interval
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.recipe import reward
