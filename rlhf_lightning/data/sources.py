@@ -114,9 +114,11 @@ class FileData:
             what that does not hold counts as not given.
         on_error: ``stop`` at malformed rows, or ``quarantine``: write them to a file and go on.
         quarantine: The folder for malformed rows, one JSONL file per kind and split with place, problem and row.
+        by_name: Whether a kind and split that `files` leaves open is looked for in `root`: `demonstrations.train.jsonl`,
+            or another suffix of a file that can be read.
 
     Raises:
-        ValueError: When a kind or a key is unknown or a file does not exist.
+        ValueError: When a kind or a key is unknown, a file does not exist, or `by_name` finds none.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class FileData:
         files: Mapping[str, Mapping[str, Any]],
         on_error: str = "stop",
         quarantine: str | None = None,
+        by_name: bool = False,
     ) -> None:
         if on_error not in ("stop", "quarantine"):
             raise ValueError(f"on_error must be stop or quarantine, got {on_error!r}.")
@@ -146,6 +149,14 @@ class FileData:
                 listed = sources if isinstance(sources, list) else [sources]
                 found = [self._found(source, name, split, absent) for source in listed if source]
                 self.files[name][split] = [source for source in found if source]
+                if by_name and not any(listed):
+                    self.files[name][split] = self._named(name, split)
+        if by_name and not self._sources():
+            raise ValueError(
+                f"data.root={root} holds no records: their files are called <kind>.<split>.jsonl (or "
+                f"{', '.join(SUFFIXES)}), such as demonstrations.train.jsonl; the kinds are {', '.join(RECORD_TYPES)}. "
+                "Mend data.root, rename the files, or name them in data.source.files."
+            )
         if absent and not self._sources():
             raise ValueError(
                 f"data.root={root} holds no {', '.join(SUFFIXES)} file for {', '.join(absent)}. Name the folder with "
@@ -186,6 +197,12 @@ class FileData:
 
     def _sources(self) -> list[dict[str, Any]]:
         return [source for splits in self.files.values() for sources in splits.values() for source in sources]
+
+    def _named(self, name: str, split: str) -> list[dict[str, Any]]:
+        """The file in the root that is called by its kind and split; of several the first by suffix."""
+        suffixes = [*SUFFIXES, *(f"{suffix}.gz" for suffix in SUFFIXES)]
+        paths = [(self.root or Path()) / f"{name}.{split}{suffix}" for suffix in suffixes]
+        return [{"split": split, "path": str(path)} for path in paths if path.is_file()][:1]
 
     def _found(self, source: Any, name: str, split: str, absent: list[str]) -> dict[str, Any] | None:
         """The source with its place filled in; None, and noted, where the root does not hold it."""

@@ -210,7 +210,10 @@ class Context(Messages):
         """
         records = self._read(name, split) if curated else self.data.records(name, split)
         if not records and required:
-            raise PipelineError(f"the data option has no {name} for the split {split}, which this stage needs.")
+            raise PipelineError(
+                f"the data option has no {name} for the split {split}, which this stage needs. Name their file: "
+                f"data.source.files.{name}.{split}=<file below data.root>; data=jsonl finds {name}.{split}.jsonl by itself"
+            )
         return records or []
 
     def comparisons(self, name: str, split: str) -> list[Comparison]:

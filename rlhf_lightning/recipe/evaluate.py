@@ -46,7 +46,7 @@ class Evaluation(Stage):
     def check_settings(self, context: Context) -> None:
         """Every field that a judge asks for is there."""
         for judge in judge_settings(context.config[self.name]).values():
-            check_setting(context, judge, context.records("prompts", "test", required=False))
+            check_setting(context, judge, partial(context.records, "prompts", "test", required=False))
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``samples.json``, all responses with what was found on each.

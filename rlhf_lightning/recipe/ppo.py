@@ -73,7 +73,7 @@ class PolicyOptimization(TrainingStage):
 
     def check_settings(self, context: Context) -> None:
         """Every field that a reward function asks for is there."""
-        check_setting(context, self._reward(context), context.records(self.reads, "train", required=False))
+        check_setting(context, self._reward(context), partial(context.records, self.reads, "train", required=False))
 
     def _reward(self, context: Context) -> Any:
         return context.config[self.name][REWARD]

@@ -71,13 +71,13 @@ def reward_label(setting: Any) -> str:
     return " + ".join(f"{weight:g} x {part}" for part, weight in parts) if _is_sum(setting) else parts[0][0]
 
 
-def check_setting(context: Context, setting: Any, prompts: Iterable[Prompt]) -> None:
+def check_setting(context: Context, setting: Any, prompts: Callable[[], Iterable[Prompt]]) -> None:
     """Refuse before the first step what can be refused then; no model is loaded and nobody is asked.
 
     Args:
         context: Settings of the run.
         setting: The setting.
-        prompts: The records whose fields a function may ask for.
+        prompts: Function that reads the records whose fields a function may ask for.
 
     Raises:
         PipelineError: When the setting is none of the forms, or its function may not be called.
@@ -91,7 +91,7 @@ def check_setting(context: Context, setting: Any, prompts: Iterable[Prompt]) -> 
             functions.append(_function(context, part))
         elif path is not None and not _is_step(context, path) and not _is_address(path):
             model_source(path)
-    fields = dict.fromkeys(name for prompt in prompts for name in prompt_fields(prompt)) if functions else {}
+    fields = dict.fromkeys(name for prompt in prompts() for name in prompt_fields(prompt)) if functions else {}
     for function in functions:
         check_fields(function, fields)
 

@@ -365,6 +365,25 @@ def test_a_set_of_the_hub_in_a_folder(tmp_path):
         hub.records("prompts", "train")
 
 
+def test_files_that_are_called_by_kind_and_split_are_found(tmp_path):
+    open_entries = {
+        "demonstrations": {"train": None, "validation": None},
+        "text": {"train": None, "test": "mine.jsonl"},
+    }
+    with pytest.raises(ValueError, match=r"holds no records: their files are called <kind>\.<split>\.jsonl"):
+        FileData(str(tmp_path), {"text": {"train": None}}, by_name=True)
+    write(tmp_path / "demonstrations.train.jsonl", {"prompt": "a", "response": "b"})
+    write(tmp_path / "text.train.jsonl.gz", {"text": "a"})
+    write(tmp_path / "mine.jsonl", {"text": "b"})
+    write(tmp_path / "text.test.jsonl", {"text": "not what was named"})
+    data = FileData(str(tmp_path), open_entries, by_name=True)
+    assert data.records("demonstrations", "train") == [Demonstration("a", "b")]
+    assert data.records("text", "train") == [Text("a")]
+    assert data.records("text", "test") == [Text("b")], "what is named wins"
+    assert not data.has("demonstrations", "validation")
+    assert not FileData(str(tmp_path), open_entries).has("demonstrations", "train")
+
+
 def test_paths_without_a_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", {"text": "a"})
