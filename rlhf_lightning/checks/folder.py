@@ -121,7 +121,7 @@ def exported_policy(subject: Subject) -> str:
     policy, own = subject.policy, subject.tokenizer
     with TemporaryDirectory() as name:
         folder = Path(name) / "model"
-        export.export_causal_lm(policy, as_trained(subject.tokens.dialogue), folder)
+        export.export_causal_lm(policy, own, folder)
         plain = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.dtype).eval().to(subject.device)
         use_fast_kernels(plain)  # other kernels round otherwise
         fault = disagreement(own, load_tokenizer(str(folder)))

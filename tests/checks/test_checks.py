@@ -17,6 +17,7 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2Fo
 
 from rlhf_lightning.algorithms import functional
 from rlhf_lightning.checks import Subject, check, check_table, models
+from rlhf_lightning.checks import folder as check_folder
 from rlhf_lightning.checks import reward as check_reward
 from rlhf_lightning.checks.run import CHECKS
 from rlhf_lightning.data import loader
@@ -31,6 +32,7 @@ from rlhf_lightning.modules import ppo, ppo_ptx
 from rlhf_lightning.modules import reward as reward_stage
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.tokenization.loading import load_tokenizer
+from rlhf_lightning.tokenization.trained import as_trained
 
 PROMPTS = [Prompt(" ".join(f"w{3 + (n + k) % 30}" for k in range(1 + n % 4))) for n in range(8)]
 DEMONSTRATIONS = [Demonstration(f"w{3 + n} w5", " ".join(f"w{6 + n + k}" for k in range(1 + n % 3))) for n in range(12)]
@@ -477,6 +479,15 @@ def _the_model_ends_elsewhere(patch: pytest.MonkeyPatch, subject: Subject) -> No
     subject.policy.generation_config.eos_token_id = [1, 7]
 
 
+def _the_export_asks_otherwise(patch: pytest.MonkeyPatch, subject: Subject) -> None:
+    def another(dialogue: Any) -> Any:
+        tokenizer = as_trained(dialogue)
+        tokenizer.chat_template = "{{ 'w7 ' }}" + str(tokenizer.chat_template)
+        return tokenizer
+
+    patch.setattr(check_folder, "as_trained", another)
+
+
 def _control_tokens_are_read(patch: pytest.MonkeyPatch, subject: Subject) -> None:
     class Reading(Tokenization):
         def prompt_ids(self, prompt: Any) -> Any:
@@ -540,6 +551,7 @@ FAULTS: list[tuple[Plant, set[str], set[str]]] = [
     (_words_are_another_models, {"tokenizer"}, set()),
     (_tokens_without_rows, {"tokenizer"}, set()),
     (_the_model_ends_elsewhere, {"end tokens", "exported policy"}, set()),
+    (_the_export_asks_otherwise, {"prompt format"}, set()),
     (_control_tokens_are_read, {"special tokens"}, set()),
     (_bos_is_written_twice, {"one BOS"}, set()),
     (_export_turns_the_head, {"exported policy"}, set()),

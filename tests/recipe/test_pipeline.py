@@ -203,7 +203,7 @@ def test_the_check_runs_on_what_ppo_would_start_from(
     nothing = {"one BOS", "long rows"}  # words have no BOS, the architecture no window
     assert {result["name"] for result in results if result["outcome"] != "pass"} == nothing
     monkeypatch.setattr("rlhf_lightning.modules.ppo.whiten", lambda values, mask, total: values)
-    with pytest.raises(PipelineError, match=r"2 of 32 checks failed: advantages, whitening\. See .*check.json"):
+    with pytest.raises(PipelineError, match=r"2 of 33 checks failed: advantages, whitening\. See .*check.json"):
         rlhf(finished, *options)
     assert "To do: whiten was changed" in capsys.readouterr().out
 
