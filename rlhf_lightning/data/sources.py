@@ -114,8 +114,8 @@ class FileData:
             what that does not hold counts as not given.
         on_error: ``stop`` at malformed rows, or ``quarantine``: write them to a file and go on.
         quarantine: The folder for malformed rows, one JSONL file per kind and split with place, problem and row.
-        by_name: Whether a kind and split that `files` leaves open is looked for in `root`: `demonstrations.train.jsonl`,
-            or another suffix of a file that can be read.
+        by_name: Whether a kind and split that `files` leaves open is looked for in `root`, as
+            `demonstrations.train.jsonl` or with another suffix of a file that can be read.
 
     Raises:
         ValueError: When a kind or a key is unknown, a file does not exist, or `by_name` finds none.

@@ -212,7 +212,7 @@ class Context(Messages):
         if not records and required:
             raise PipelineError(
                 f"the data option has no {name} for the split {split}, which this stage needs. Name their file: "
-                f"data.source.files.{name}.{split}=<file below data.root>; data=jsonl finds {name}.{split}.jsonl by itself"
+                f"data.source.files.{name}.{split}=<file>; data=jsonl finds {name}.{split}.jsonl by itself."
             )
         return records or []
 
