@@ -5,7 +5,7 @@ from rlhf_lightning.checks import Subject, check
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.generation.text_reward import TextReward
-from rlhf_lightning.models.loading import load_causal_lm
+from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.modules.language_model import LanguageModelModule
 from rlhf_lightning.modules.ppo import PPOModule
@@ -25,6 +25,7 @@ __all__ = [
     "Text",
     "TextReward",
     "check",
+    "fit_to_tokenizer",
     "lm_loss",
     "load_causal_lm",
     "load_scalar_model",

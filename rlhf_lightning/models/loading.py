@@ -226,6 +226,27 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     return model
 
 
+def check_rows(tokenizer: PreTrainedTokenizerBase, *models: object) -> None:
+    """Make sure that models have rows for all tokens, those too that `load_tokenizer` added, such as a pad token.
+
+    Args:
+        tokenizer: The tokenizer whose ids the models will read.
+        models: The models; anything without an embedding of transformers is passed over.
+
+    Raises:
+        ValueError: Naming the model, both numbers, and the remedy.
+    """
+    for model in models:
+        body = getattr(model, "backbone", model)
+        if isinstance(body, PreTrainedModel):
+            rows = cast(Tensor, body.get_input_embeddings().weight).shape[0]
+            if rows < len(tokenizer):
+                raise ValueError(
+                    f"the tokenizer has {len(tokenizer)} tokens, but a {type(body).__name__} has rows for {rows}. Add "
+                    "those that lack: rlhf_lightning.fit_to_tokenizer(model, tokenizer), before others are made of it."
+                )
+
+
 def freeze(module: Module) -> Module:
     """Turn off gradients and dropout, for good."""
     return module.requires_grad_(False).eval()

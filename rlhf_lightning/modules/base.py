@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
+from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
 from rlhf_lightning.models.non_finite import non_finite_error
@@ -81,12 +82,14 @@ class RLHFModule(L.LightningModule):
         save_model(getattr(self, self.learner), Path(folder), tokenizer or getattr(self, "tokenizer", None), average)
 
     def configure_callbacks(self) -> Sequence[L.Callback]:
-        """There are none; it is the hook before all others, and refuses settings that spoil the gradient."""
+        """There are none; it is the hook before all others, and refuses what could not be trained rightly."""
         trainer: Any = self.trainer
         if trainer.state.fn == TrainerFn.FITTING:
             batches, clip, callbacks = trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.callbacks
             check_gradient_settings(batches, clip, callbacks, automatic=self.automatic_optimization)
             check_precision(trainer.precision)
+            if (tokens := getattr(trainer.datamodule, "tokenization", None)) is not None:
+                check_rows(tokens.tokenizer, getattr(self, self.learner))
         return []
 
     def configure_model(self) -> None:

@@ -20,6 +20,7 @@ from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs
 from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
 from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient
+from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
@@ -126,6 +127,7 @@ class PPOModule(RLHFModule):
         super().__init__(optimizer, scheduler)
         models = ["policy", *self.frozen, "value", "tokenizer", "sampler", "score_hook"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
+        check_rows(tokenizer, policy, reference, reward, value)
         check_arguments(self.hparams, optimizer=optimizer, value_optimizer=value_optimizer)
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.loader import collate_comparisons, collate_lm, collate_prompts
 from rlhf_lightning.models.lora import ppo_models
@@ -55,6 +56,23 @@ def test_a_trainer_that_spoils_the_gradient_is_refused(
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, **options)
     with pytest.raises((ValueError, RuntimeError), match=sentence):
         trainer.fit(module, DataLoader([batch] * 2, batch_size=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["language model", "reward", "ppo"])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(kind: str, tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    """As `load_tokenizer` makes one for a model that has no pad token: torch says that an index is out of range."""
+    larger = copy.deepcopy(tiny_tokenizer)
+    larger.add_tokens(["<added>"])
+    row = {"prompt": "w3", "response": "w4", "completions": ["w4", "w5"], "ranks": [1, 2]}
+    sentence = r"the tokenizer has 41 tokens, but a GPT2\w+ has rows for 40.*fit_to_tokenizer\(model, tokenizer\)"
+    if kind == "ppo":
+        with pytest.raises(ValueError, match=sentence):
+            modules_of(tiny_gpt2, larger)
+        return
+    module, _ = modules_of(tiny_gpt2, tiny_tokenizer)[kind]
+    data = RLHFDataModule({"language model": "sft", "reward": "reward"}[kind], larger, [row], batch_size=1)
+    with pytest.raises(ValueError, match=sentence):
+        L.Trainer(max_epochs=1, logger=False).fit(module, data)
 
 
 def test_a_limit_on_gradients_that_ppo_does_not_read_is_refused(tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
