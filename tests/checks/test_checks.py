@@ -549,7 +549,7 @@ FAULTS: list[tuple[Plant, set[str], set[str]]] = [
     (_a_weight_is_another, {"weights"}, set()),
     (_a_weight_is_missing, {"weights"}, set()),
     (_words_are_another_models, {"tokenizer"}, set()),
-    (_tokens_without_rows, {"tokenizer"}, set()),
+    (_tokens_without_rows, {"tokenizer"}, {"rollout"}),
     (_the_model_ends_elsewhere, {"end tokens", "exported policy"}, set()),
     (_the_export_asks_otherwise, {"prompt format"}, set()),
     (_control_tokens_are_read, {"special tokens"}, set()),

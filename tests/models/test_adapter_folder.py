@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_lightning.generation.rewards import TextReward
+from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models import adapter_export
 from rlhf_lightning.models.adapter_export import check_form, export_trained
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm

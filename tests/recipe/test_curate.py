@@ -175,9 +175,9 @@ def test_the_sealed_world_fills_every_table(tmp_path):
 
 
 def test_a_source_without_anything_to_curate(data, tmp_path):
-    files = ("demonstrations.train", "prompts.train", "prompts.test", "comparisons.train")
+    comparisons = "data.source.files.comparisons.train"
     with pytest.raises(PipelineError, match="has none of demonstrations, comparisons, judge_comparisons, prompts"):
-        run(config(tmp_path, *options(data)[:-1], *(f"data.source.files.{name}=null" for name in files)))
+        run(config(tmp_path, *options(data)[:-1], "data.source.by_name=false", f"{comparisons}=null"))
 
 
 # Groups

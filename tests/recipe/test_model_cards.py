@@ -114,7 +114,7 @@ def test_a_second_run_writes_the_same_and_keeps_what_somebody_wrote(
     edited.write_text(pages[edited].replace("# tiny-sft", "# Our own"), encoding="utf-8")
     gone.unlink()
     rlhf(finished.parent)
-    assert "README.md was edited, so it stays" in capsys.readouterr().out.replace("\n", " ")
+    assert "README.md was edited, so it stays" in " ".join(capsys.readouterr().out.split())
     assert edited.read_text(encoding="utf-8").count("# Our own") == 1
     edited.write_text(pages[edited], encoding="utf-8")
     assert {path: path.read_text(encoding="utf-8") for path in pages} == pages

@@ -93,7 +93,7 @@ def test_errors_end_it_too() -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from rlhf_lightning.cli import composed
@@ -117,6 +117,7 @@ class Slow(Stage):
         return {}
 
 config = {**composed([]), "stages": ["slow"], "slow": {}}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 recipe = (*pipeline.RECIPE, Slow("slow", "Slow", "#000000"))
 pipeline.Pipeline(config, builder([]), Runs(Path(sys.argv[1]), "run"), recipe=recipe).run()
 """
