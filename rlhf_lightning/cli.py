@@ -220,7 +220,23 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise PipelineError("the configuration must be a mapping.")
     found = {str(name): value for name, value in plain.items()}
-    return found | {step: _inherited(found[step], found[other]) for step, other in LIKE.items() if step in found}
+    for step, other in LIKE.items():
+        if step in found:
+            found[step] = _inherited(found[step], found[other])
+            _check_rate(step, found[step], other, found[other])
+    return found
+
+
+def _check_rate(step: str, settings: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:
+    """Adapters learn at another rate than whole weights: a step with them and one without do not share it."""
+    adapted, rates = zip(
+        *((bool(each["lora"]["rank"]), each["module"]["optimizer"]["lr"]) for each in (settings, others)), strict=True
+    )
+    if adapted[0] != adapted[1] and rates[0] == rates[1]:
+        raise PipelineError(
+            f"{step} has lora.rank={settings['lora']['rank']} and {other} lora.rank={others['lora']['rank']}, but one "
+            f"learning rate, which suits one of them alone. Set {step}.module.optimizer.lr."
+        )
 
 
 def _inherited(settings: Any, others: Any) -> Any:

@@ -37,8 +37,8 @@ def uploaded_files(folder: Path) -> list[Path]:
         if missing:
             raise ValueError(f"{folder} is not complete: it lacks {', '.join(sorted(missing))}. Export it again.")
     strange = [
-        name
-        for name, file in zip(sorted(names), files, strict=True)
+        str(file.relative_to(folder))
+        for file in files
         if file.is_symlink() or file.parent != folder or not (file.suffix in _KNOWN or file.name in _LICENCES)
     ]
     if strange:
@@ -52,7 +52,7 @@ def uploaded_files(folder: Path) -> list[Path]:
     for file in files:
         if file.suffix in _TEXTS and file.name != "tokenizer.json":
             text = file.read_text(encoding="utf-8")
-            if redacted(text) != text:
+            if redacted(text) != text or (file.suffix == ".json" and redacted(data := json.loads(text)) != data):
                 raise ValueError(f"{file} holds what looks like a key or a password; take it out.")
     _check_base(folder)
     return files

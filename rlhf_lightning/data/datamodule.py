@@ -190,7 +190,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         """Batches of the first validation examples, or training examples where there are none; always the same."""
         name = "validation" if self.examples["validation"] else "train"
         examples, collate = self.examples[name][:count], self._collate(name)
-        return [collate(examples[start : start + 16]) for start in range(0, len(examples), 16)]
+        size = min(16, self.batch_size)  # what does not fit into memory in training does not here
+        return [collate(examples[start : start + size]) for start in range(0, len(examples), size)]
 
     def _uses_text(self) -> bool:
         return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)

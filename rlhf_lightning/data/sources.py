@@ -199,10 +199,14 @@ class FileData:
         return [source for splits in self.files.values() for sources in splits.values() for source in sources]
 
     def _named(self, name: str, split: str) -> list[dict[str, Any]]:
-        """The file in the root that is called by its kind and split; of several the first by suffix."""
+        """The file in the root that is called by its kind and split."""
         suffixes = [*SUFFIXES, *(f"{suffix}.gz" for suffix in SUFFIXES)]
         paths = [(self.root or Path()) / f"{name}.{split}{suffix}" for suffix in suffixes]
-        return [{"split": split, "path": str(path)} for path in paths if path.is_file()][:1]
+        found = [path for path in paths if path.is_file()]
+        if len(found) > 1:
+            both = " and ".join(path.name for path in found)
+            raise ValueError(f"data.root={self.root} holds {both}. Name one of them: data.source.files.{name}.{split}.")
+        return [{"split": split, "path": str(path)} for path in found]
 
     def _found(self, source: Any, name: str, split: str, absent: list[str]) -> dict[str, Any] | None:
         """The source with its place filled in; None, and noted, where the root does not hold it."""

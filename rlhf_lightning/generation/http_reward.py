@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -23,7 +23,6 @@ class HTTPReward:
 
     Args:
         url: The address, `http://` or `https://`.
-        headers: Further headers; a key belongs into `api_key_env`.
         timeout: Seconds to wait for an answer.
         retries: How many times to try again.
         batch_size: Responses per request.
@@ -37,23 +36,22 @@ class HTTPReward:
         self,
         url: str,
         *,
-        headers: Mapping[str, str] | None = None,
         timeout: float = 60.0,
         retries: int = 3,
         batch_size: int = 64,
         api_key_env: str | None = None,
     ) -> None:
         address = httpx.URL(url)
-        if address.scheme not in ("http", "https") or not address.host or address.userinfo:
+        if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
             raise ValueError(
-                f"the address of a reward must be http(s)://host/..., without user and password, got {url!r:.80}. A "
-                "key belongs into an environment variable that api_key_env names."
+                f"the address of a reward must be http(s)://host/..., without password and query, got {url!r:.80}. "
+                "A key belongs into an environment variable that api_key_env names."
             )
         for name, value, least in (("timeout", timeout, 0.001), ("retries", retries, 0), ("batch_size", batch_size, 1)):
             if not value >= least:
                 raise ValueError(f"{name} of the reward at {url} must be at least {least}, got {value}.")
         self.name, self.timeout, self.retries, self.batch_size = url, timeout, retries, batch_size
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = {}
         if api_key_env is not None:
             if not os.environ.get(api_key_env):
                 raise ValueError(f"the reward at {url} reads its key from {api_key_env}, which is not set. Export it.")

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rlhf_lightning.generation.function_reward import messages_of
 from rlhf_lightning.models.loading import freeze, load_weights, model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
-from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.chat import rendered
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
 
@@ -66,6 +66,8 @@ class TextReward(nn.Module):
         self.reads, self.template = reads, template
         architecture = model_config(path, trust_remote_code=trust_remote_code)
         self.ours = (Path(source) / HEAD_FILE).exists() or hasattr(architecture, "reward_bias")
+        if self.ours and label is not None:
+            raise ValueError(f"{path} is a reward model of ours, with one score; leave label={label} out.")
         model: Any
         if self.ours:
             model = load_scalar_model(path, dtype=dtype)
@@ -73,7 +75,9 @@ class TextReward(nn.Module):
             model = load_weights(AutoModelForSequenceClassification, path, dtype=getattr(torch, dtype), **options)
             model.base_model.register_forward_hook(_widened)
         self.model = model
-        self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        base = adapter_base(path)
+        bare = base is not None and not (Path(source) / "tokenizer_config.json").exists()
+        self.tokenizer = AutoTokenizer.from_pretrained(model_source(str(base)) if bare else source, **options)
         if self.tokenizer.eos_token is None:
             self.tokenizer.eos_token = self.tokenizer.sep_token
         self.label = None if self.ours else _label_number(path, model.config, label)

@@ -38,6 +38,8 @@ def check_form(step: str, options: Mapping[str, Any]) -> None:
         ValueError: When the form is unknown, or there will be no adapters to write.
     """
     form, size = options.get("export"), options.get("lora", {}).get("rank", 0)
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"{step}.lora.rank is {size!r}; it is a whole number, 0 for no adapters.")
     if form not in (None, *FORMS):
         raise ValueError(f"{step}.export is {form!r}; a model is written {', '.join(FORMS)} (null: merged).")
     if form in (ADAPTER, BOTH) and not size:

@@ -10,6 +10,12 @@ from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
+_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
+
+
+def _is_of_a_model(file: Path) -> bool:
+    return file.is_file() and file.suffix in _SUFFIXES
+
 
 def save_model(
     model: nn.Module, folder: Path, tokenizer: PreTrainedTokenizerBase | None, average: MovingAverage | None = None
@@ -33,7 +39,7 @@ def save_model(
             f"save_pretrained writes models of transformers, and {type(body).__name__} is none: it has no config that "
             "could build it again. Save its weights, torch.save(module.state_dict(), path), or the checkpoint."
         )
-    if folder.exists() and not (folder.is_dir() and ((folder / "config.json").exists() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and all(_is_of_a_model(file) for file in folder.iterdir())):
         raise FileExistsError(f"{folder} holds something else than a model, which would be lost. Name a new folder.")
     with nullcontext() if average is None else average.applied(model):
         if not isinstance(model, ScalarHeadModel):

@@ -1,5 +1,6 @@
 """What the LightningModules share: optimizers by factory, exact random state, frozen models outside checkpoints."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,6 @@ class RLHFModule(L.LightningModule):
         self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
         self._random_states: list[dict[str, Any]] = []
-        self._modes: list[tuple[nn.Module, bool]] = []
         self._batch: Any = None
         self._noted: dict[str, list[Tensor]] = {}
 
@@ -141,15 +141,11 @@ class RLHFModule(L.LightningModule):
         self._random_states = checkpoint.get("random_states", [])
 
     def on_fit_start(self) -> None:
-        """Leave eval mode until training starts: Lightning warns of it, and here dropout is off on purpose."""
-        self._modes = [(module, module.training) for module in self.modules()]
-        self.train()
+        """Lightning warns of modules in eval mode; here dropout is off on purpose."""
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
 
     def on_train_start(self) -> None:
         """Put the random states back after everything that may have drawn from them; refuse to learn in 16 bits."""
-        for module, mode in self._modes:
-            module.training = mode
-        self._modes = []
         check_learned(self)
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)

@@ -25,7 +25,7 @@ from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, train
 from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import offload, on_device_within
-from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
+from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories
 from rlhf_lightning.models.padding import length_groups, padded_size
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.recompute import checkpoint_activations
@@ -128,7 +128,8 @@ class PPOModule(RLHFModule):
         models = ["policy", *self.frozen, "value", "tokenizer", "sampler", "score_hook"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
         check_rows(tokenizer, policy, reference, reward, value)
-        check_arguments(self.hparams, optimizer=optimizer, value_optimizer=value_optimizer)
+        check_arguments(self.hparams)
+        check_factories(value_optimizer=value_optimizer)
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)

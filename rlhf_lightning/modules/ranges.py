@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim import Optimizer
-
 _RANGES = {
     "(0, inf)": "temperature clip_range value_clip_range stop_kl max_grad_norm kl_target kl_horizon score_scale",
     "[1, inf)": "max_new_tokens num_minibatches num_ppo_epochs micro_batch_size",
@@ -16,22 +14,15 @@ _RANGES = {
 _MAY_BE_NONE = "micro_batch_size value_clip_range stop_kl max_grad_norm kl_target missing_eos_penalty ema_decay"
 
 
-def check_arguments(values: Mapping[str, Any], **factories: Any) -> None:
-    """Refuse arguments of PPO that are out of their range, and optimizers that are built already.
+def check_arguments(values: Mapping[str, Any]) -> None:
+    """Refuse arguments of PPO that are out of their range.
 
     Args:
         values: The arguments by name.
-        factories: What makes the optimizers, by name.
 
     Raises:
         ValueError: Naming the first one, its value and its range.
     """
-    for name, factory in factories.items():
-        if isinstance(factory, Optimizer) or not callable(factory):
-            raise ValueError(
-                f"{name} must be a factory, which makes an optimizer of the parameters that learn, got a "
-                f"{type(factory).__name__}. Give functools.partial(torch.optim.Adam, lr=...), or such."
-            )
     for interval, names in _RANGES.items():
         low, high = map(float, interval[1:-1].split(", "))
         for name in names.split():

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult
 
 from rlhf_lightning.evaluation.plots import number
-from rlhf_lightning.evaluation.tables import COLUMNS, EVALUATE, JUDGE, cell, measure_table, measured, split_tables
+from rlhf_lightning.evaluation.tables import (
+    COLUMNS,
+    EVALUATE,
+    cell,
+    judge_of,
+    judge_sentence,
+    measure_table,
+    measured,
+    split_tables,
+)
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import read_stage
@@ -55,21 +64,16 @@ def _evaluation(record: Mapping[str, Any], name: str, found: Mapping[str, Any]) 
         "baseline": None if is_baseline else metrics["baseline"],
         "reference": options["reference"],
         "temperature": options["temperature"],
-        "judged_by": _judge(metrics.get(JUDGE), options.get(JUDGE), has_own=JUDGE in record["identity"]["parents"]),
+        "judged_by": _public_judge(judge_of(metrics, options, record["identity"]["parents"])),
         "rows": rows,
         "values": {key: measure["value"] for key, measure in values.items()},
     }
 
 
-def _judge(found: Mapping[str, Any] | None, setting: Any, *, has_own: bool) -> str:
-    """Who judged: as the evaluation recorded it, or else as its settings say."""
-    trained = found["trained_policies"] if found else not setting and not has_own
-    if trained:
-        return "the reward model that trained the policies, so that over-optimisation would not be seen"
-    if found or setting:
-        name = found["name"] if found else setting["_target_"] if isinstance(setting, Mapping) else setting
-        return f"`{public(name)}`"
-    return "a second reward model, which no policy was trained against"
+def _public_judge(judge: Mapping[str, Any]) -> str:
+    """Who judged, without paths and addresses of somebody's machines."""
+    name = " ".join(str(public(word)) for word in judge["name"].split(" "))
+    return judge_sentence({**judge, "name": name})
 
 
 def eval_results(

@@ -14,7 +14,7 @@ from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import BASE, COLLECT, Context
-from rlhf_lightning.recipe.ppo import INIT
+from rlhf_lightning.recipe.rewards import INIT
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError

@@ -39,11 +39,17 @@ class Collection(Stage):
         """Rankings that are there already."""
         return "the data option brings rankings of its own" if context.brings("comparisons") else None
 
+    def check_settings(self, context: Context) -> None:
+        """There is somebody to ask."""
+        if not context.config[self.name]["labelers"]:
+            raise PipelineError(
+                f"{self.name}.labelers is null, and the data option has no rankings. Name an object that ranks "
+                "responses, bring rankings (comparisons), or leave the step and those after it out: stages=[sft]."
+            )
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted."""
         options = context.config[self.name]
-        if not options["labelers"]:
-            raise PipelineError("collect.labelers is null; name an object that ranks responses, or bring rankings.")
         policies = {name: context.causal_lm(name) for name in options["policies"]}
         labelers = context.build(options["labelers"])
         metrics: dict[str, Any] = {}

@@ -30,7 +30,7 @@ class Evaluation(Stage):
         """The policies, the reference, the reward model and the judges of steps, as far as they are there."""
         options = context.config[self.name]
         wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
-        wanted += reward_steps(context, options[JUDGE] or REWARD).values()
+        wanted += [step for judge in judge_settings(options).values() for step in reward_steps(context, judge).values()]
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
     def models(self, context: Context) -> dict[str, str]:

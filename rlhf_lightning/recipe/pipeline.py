@@ -86,8 +86,9 @@ class Pipeline:
         metrics: dict[str, Any] = {}
         with self.context.heartbeat.beating():
             for stage in self.stages:
-                # Two models that disagree are refused before the first step too.
-                stage.check_settings(self._context_of(stage))
+                context = self._context_of(stage)  # two models that disagree are refused before the first step
+                if stage.not_needed(self.context) is None:
+                    stage.check_settings(context)
             for stage in self.stages:
                 reason = stage.not_needed(self.context)
                 if reason is not None:

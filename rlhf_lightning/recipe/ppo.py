@@ -11,11 +11,13 @@ from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.adapter_export import export_trained
 from rlhf_lightning.models.export import sampling_as_trained
+from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
 from rlhf_lightning.recipe.rewards import (
+    INIT,
     check_setting,
     critic_start,
     report_cut,
@@ -26,7 +28,7 @@ from rlhf_lightning.recipe.rewards import (
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import SampleTable
 
-INIT, REFERENCE, VALUE = "init", "reference", "value_init"
+REFERENCE, VALUE = "reference", "value_init"
 """Settings and parents: where the policy starts, where the KL penalty pulls to, and where the critic starts."""
 
 
@@ -72,7 +74,9 @@ class PolicyOptimization(TrainingStage):
         return {**identity, "parents": identity["parents"] | reward_fingerprints(context, self._reward(context))}
 
     def check_settings(self, context: Context) -> None:
-        """Every field that a reward function asks for is there."""
+        """Every field that a reward function asks for is there, and nothing but PPO's own limit clips."""
+        super().check_settings(context)
+        check_gradient_settings(1, context.config["trainer"].get("gradient_clip_val"), automatic=False)
         check_setting(context, self._reward(context), partial(context.records, self.reads, "train", required=False))
 
     def _reward(self, context: Context) -> Any:

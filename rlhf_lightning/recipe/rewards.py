@@ -8,6 +8,7 @@ list, a weighted sum, whose items are any of these or `{reward: ..., weight: ...
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from rlhf_lightning.runs.folders import PipelineError, fingerprint
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.runs.targets import named_function
 
+INIT = "init"
+"""The policy's start, where a setting names a model."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _TARGET, _PART, _WEIGHT = "_target_", REWARD, "weight"
 _KINDS: dict[str, Callable[..., Any]] = {"path": TextReward, "url": HTTPReward}
@@ -56,8 +59,9 @@ def reward_parts(setting: Any, role: str = REWARD) -> dict[str, Any]:
 
 
 def reward_steps(context: Context, setting: Any, role: str = REWARD) -> dict[str, str]:
-    """Those of the parts that are models of steps, which read the policy's tokens."""
-    return {name: part for name, part in reward_parts(setting, role).items() if _is_step(context, part)}
+    """Those of the parts that are models of steps."""
+    named = {name: _path(part) for name, part in reward_parts(setting, role).items()}
+    return {name: str(path) for name, path in named.items() if _is_step(context, path)}
 
 
 def reward_fingerprints(context: Context, setting: Any, role: str = REWARD) -> dict[str, str]:
@@ -86,7 +90,7 @@ def check_setting(context: Context, setting: Any, prompts: Callable[[], Iterable
     """
     functions = []
     for part in reward_parts(setting).values():
-        path = part if isinstance(part, str) else part.get("path")
+        path = _path(part)
         if isinstance(part, str) and _FUNCTION.fullmatch(part):
             functions.append(_function(context, part))
         elif path is not None and not _is_step(context, path) and not _is_address(path):
@@ -101,13 +105,14 @@ def critic_start(context: Context, name: str | None, reward: Reward, policy: Any
 
     Args:
         context: Models of the run.
-        name: A step, a folder or a hub id of a reward model or of a causal language model; None is the reward where it
-            is a reward model over the policy's tokens, and the policy elsewhere.
+        name: A step, a folder or a hub id of a reward model or of a causal language model; `init` is the policy; None
+            is the reward where it is a reward model over the policy's tokens, and the policy elsewhere.
         reward: The reward.
         policy: The policy before it learns.
     """
     if name is None and isinstance(reward, ScalarHeadModel):
         return reward
+    name = None if name == INIT else name
     path = None if name is None else context.model_path(name)
     if name is not None and path is not None:
         architectures: Any = getattr(model_config(str(path)), "architectures", None) or [""]
@@ -169,7 +174,8 @@ def _kind(node: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, str]:
 def _loaded(context: Context, part: Any, tokens: bool) -> Reward:
     if not isinstance(part, str):
         kind, _ = _kind(part)
-        made: Reward = context.build(part) if kind is None else kind(**part)
+        placed = {**part, "path": str(context.model_path(part["path"]))} if _is_step(context, _path(part)) else part
+        made: Reward = context.build(part) if kind is None else kind(**placed)
     elif _is_step(context, part):
         made = context.scalar_model(part) if tokens else TextReward(str(context.model_path(part)))
     elif _is_address(part):
@@ -188,7 +194,8 @@ def _fingerprint(context: Context, part: Any) -> str:
     if _is_address(part):
         return part
     if not _is_step(context, part) and _FUNCTION.fullmatch(part):
-        file = inspect.getsourcefile(inspect.unwrap(_function(context, part)))
+        _function(context, part)  # imports its module
+        file = getattr(sys.modules[part.partition(":")[0]], "__file__", None)
         source = Path(file).read_bytes() if file else b""
         return fingerprint([part.partition(":")[2], hashlib.sha256(source).hexdigest()])
     return context.model_fingerprint(part)
@@ -196,6 +203,11 @@ def _fingerprint(context: Context, part: Any) -> str:
 
 def _function(context: Context, name: str) -> Callable[..., Any]:
     return named_function(name, context.config["allowed_targets"])
+
+
+def _path(part: Any) -> Any:
+    """The model that a part names, if it is one."""
+    return part if isinstance(part, str) else part.get("path")
 
 
 def _is_step(context: Context, part: Any) -> bool:

@@ -156,6 +156,15 @@ class TrainingStage(Stage):
         callbacks = [nodes for nodes in _of_user(context.config, CALLBACKS) if nodes]
         return super().settings(context) | ({CALLBACKS: callbacks} if callbacks else {})
 
+    def check_settings(self, context: Context) -> None:
+        """The records that it will read are there, but for rankings, which an earlier step may make."""
+        data = context.config[self.name]["data"]
+        needed = [self.reads] if RECORD_TYPES[self.reads] is not Comparison else []
+        needed += ["text"] if data.get("text_share") or data.get("text_batch_size") else []
+        for name in needed:
+            if not context.brings(name):
+                context.records(name, "train")  # says so
+
     def records(self, context: Context, split: str) -> list[Any]:
         """The records of a split; training records have to be there."""
         return context.records(self.reads, split, required=split == "train", curated=self.reads_curated)

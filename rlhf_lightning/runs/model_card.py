@@ -17,7 +17,7 @@ from rlhf_lightning.runs.secrets import redacted
 
 CARD = "README.md"
 _SIGNATURE = re.compile(r"\n<!-- card of rlhf_lightning, unedited: (\w{16}) -->\n\Z")
-_PATH = re.compile(r"(?:[/\\~]|[A-Za-z]:[/\\]|\.\.[/\\]).*", re.DOTALL)
+_PATH = re.compile(r"(?:[/\\~]|[A-Za-z]:[/\\]|\.{1,2}[/\\]|[a-z]+://).*", re.DOTALL)
 
 
 def signed(text: str) -> str:

@@ -9,8 +9,8 @@ REDACTED = "(redacted)"
 
 
 _SECRET_NAME = (
-    r"\w*(?:(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token"
-    r"|secret|authorization|password|passwd|credentials?|(?:api|access|private|secret)_?key)"
+    r"[\w-]*(?:(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token"
+    r"|secret|authorization|password|passwd|credentials?|(?:api|access|private|secret)[_-]?key)"
 )
 """How names of secrets end; a tokenizer's special tokens are none."""
 

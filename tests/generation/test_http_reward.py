@@ -55,14 +55,14 @@ RESPONSES = ["a", "a b", "a b c"]
 
 def test_batches_go_there_and_scores_come_back(server, monkeypatch):
     monkeypatch.setenv("SCORER_KEY", "sesame")
-    reward = HTTPReward(server.url, batch_size=2, headers={"X-Team": "me"}, api_key_env="SCORER_KEY")
+    reward = HTTPReward(server.url, batch_size=2, api_key_env="SCORER_KEY")
     assert reward(PROMPTS, RESPONSES) == [1, 2, 3]
     first, second = server.asked
     assert (first["prompts"], first["responses"]) == (["p", "q"], ["a", "a b"])
     assert first["messages"] == [[{"role": "user", "content": text}] for text in "pq"]
     assert first["fields"] == [{"answer": "x"}, {}]
     assert second["responses"] == ["a b c"]
-    assert {first["headers"][name] for name in ("Authorization", "X-Team")} == {"Bearer sesame", "me"}
+    assert first["headers"]["Authorization"] == "Bearer sesame"
     server.answer = [0.5, 1.5, 2.5]
     assert HTTPReward(server.url)(PROMPTS, RESPONSES) == [0.5, 1.5, 2.5]
     assert reward([], []) == []

@@ -171,7 +171,7 @@ def test_the_console_script_runs_a_function_and_a_sum(place: Path) -> None:
         ("rules:nothing", PipelineError, r"rules.py defines no function nothing"),
         ("rules:lost", ValueError, r"rules:lost asks for solution, which no record has. There are .*answer.* source"),
         ("./nowhere/model", FileNotFoundError, "there is no file or folder ./nowhere/model"),
-        ("{url:'http://x/',speed:1}", PipelineError, r"a reward with url has no speed; it has url, headers"),
+        ("{url:'http://x/',speed:1}", PipelineError, r"a reward with url has no speed; it has url, timeout"),
         ("{weight:1}", PipelineError, r"a reward is a step, a folder .* got \{'weight': 1\}"),
         ("[{reward:'rules:score',wait:1}]", PipelineError, "an item of a weighted sum is"),
         ("[{reward:'rules:score',weight:much}]", PipelineError, "an item of a weighted sum is"),
