@@ -10,11 +10,12 @@ from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
-_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
+_SUFFIXES, _NAMES = (".json", ".safetensors", ".jinja", ".model"), ("README.md", "merges.txt", "vocab.txt")
+"""Of the files of a model folder."""
 
 
 def _is_of_a_model(file: Path) -> bool:
-    return file.is_file() and file.suffix in _SUFFIXES
+    return file.is_file() and (file.suffix in _SUFFIXES or file.name in _NAMES)
 
 
 def save_model(

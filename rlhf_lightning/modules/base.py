@@ -11,9 +11,10 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
+from rlhf_lightning.models.export import sampling_as_trained
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
@@ -78,8 +79,11 @@ class RLHFModule(L.LightningModule):
             tokenizer: The tokenizer that is written beside it; None is the module's own, where it has one.
             averaged: Write the moving average of the weights, where the module keeps one, as `PPOModule` does.
         """
-        average = getattr(self, "ema", None) if averaged else None
-        save_model(getattr(self, self.learner), Path(folder), tokenizer or getattr(self, "tokenizer", None), average)
+        model, tokenizer = getattr(self, self.learner), tokenizer or getattr(self, "tokenizer", None)
+        if "temperature" in self.hparams and isinstance(model, PreTrainedModel):  # it samples as it was trained
+            length = self.hparams.max_new_tokens
+            model.generation_config = sampling_as_trained(self.tokenizer, self.hparams.temperature, length)
+        save_model(model, Path(folder), tokenizer, getattr(self, "ema", None) if averaged else None)
 
     def configure_callbacks(self) -> Sequence[L.Callback]:
         """There are none; it is the hook before all others, and refuses what could not be trained rightly."""

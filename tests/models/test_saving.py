@@ -85,6 +85,26 @@ def test_a_policy_and_its_moving_average(tiny_lm: Any, tiny_tokenizer: Any, tmp_
         assert AutoTokenizer.from_pretrained(tmp_path / name).eos_token_id == 1
 
 
+def test_a_policy_samples_as_it_was_trained(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Any) -> None:
+    tiny_gpt2.generation_config.top_k = 5
+    models: Any = ppo_models(tiny_gpt2, ScalarHeadModel.from_causal_lm(tiny_gpt2))
+    options: Any = {"temperature": 0.5, "max_new_tokens": 7}
+    PPOModule(**models, tokenizer=tiny_tokenizer, optimizer=SGD, value_optimizer=SGD, **options).save_pretrained(
+        tmp_path
+    )
+    found = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config
+    assert (found.do_sample, found.temperature, found.top_k, found.max_new_tokens) == (True, 0.5, 0, 7)
+
+
+def test_other_files_are_not_lost(tiny_gpt2: Any, tmp_path: Any) -> None:
+    """A trainer's output folder has a config too, and checkpoints beside it."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(FileExistsError, match="holds something else than a model"):
+        LanguageModelModule(tiny_gpt2, SGD).save_pretrained(tmp_path)
+    assert (tmp_path / "checkpoint-500").exists()
+
+
 def test_a_policy_without_an_average(tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Any) -> None:
     models: Any = ppo_models(tiny_gpt2, ScalarHeadModel.from_causal_lm(tiny_gpt2))
     ppo_of(tiny_tokenizer, models, ema_decay=None).save_pretrained(tmp_path / "policy")

@@ -183,7 +183,7 @@ def test_what_is_no_reward_is_refused_before_the_first_step(
     place: Path, setting: str, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        rlhf(place, "stages=[sft,ppo]", f"ppo.reward={setting}")
+        rlhf(place, "stages=[ppo,ppo_ptx]", f"ppo.reward={setting}")
     assert not (place / "runs").exists()
 
 
