@@ -44,6 +44,8 @@ LIKE = {stage.name: stage.like for stage in RECIPE if stage.like}
 
 Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.
 """
+_OBJECTS = {"_target_", "path", "url", "reward"}
+"""Keys of nodes that describe an object, or a reward."""
 OURS = "rlhf_lightning.cli.SweepSummary"
 HYDRA_LIBRARIES = (
     "hydra.experimental.callbacks",
@@ -239,11 +241,12 @@ def _check_rate(step: str, settings: Mapping[str, Any], other: str, others: Mapp
         )
 
 
-def _inherited(settings: Any, others: Any) -> Any:
-    """Settings, and those of another step that they do not name."""
-    if not isinstance(settings, dict) or not isinstance(others, dict):
+def _inherited(settings: Any, others: Any, name: str = "") -> Any:
+    """Settings, and those of another step that they do not name; an object or a reward of its own stands alone."""
+    alone = name not in ("", "module") and isinstance(settings, dict) and settings.keys() & _OBJECTS
+    if not isinstance(settings, dict) or not isinstance(others, dict) or alone:
         return settings
-    return {**others, **{name: _inherited(value, others.get(name)) for name, value in settings.items()}}
+    return {**others, **{key: _inherited(value, others.get(key), key) for key, value in settings.items()}}
 
 
 def _runs(config: Mapping[str, Any], hydra_config: Any) -> Runs:

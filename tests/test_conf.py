@@ -14,6 +14,7 @@ from hydra.utils import get_object
 from rlhf_lightning.cli import CONFIG_DIR, LIKE, resolved
 from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.targets import builder
 
 CONF = Path(CONFIG_DIR)
@@ -132,6 +133,29 @@ def test_what_is_added_is_inherited_too() -> None:
     for step in ("ppo", "ppo_ptx"):
         assert config[step]["module"]["optimizer"]["weight_decay"] == 0.1
     assert (config["ppo"]["init"], config["ppo_ptx"]["init"]) == ("sft", "base")
+
+
+def test_an_object_of_its_own_stands_alone() -> None:
+    hook = "{_target_: rlhf_lightning.generation.score_hooks.LengthPenalty, per_token: 0.01, free_tokens: 50}"
+    other = "{_target_: rlhf_lightning.generation.score_hooks.LengthPenalty, per_token: 0.02}"
+    config = composed(f"ppo.module.score_hook={hook}", f"ppo_ptx.module.score_hook={other}")
+    assert "free_tokens" not in config["ppo_ptx"]["module"]["score_hook"]
+    config = composed("ppo.reward={path: a, label: good}", "ppo_ptx.reward={path: b}")
+    assert config["ppo_ptx"]["reward"] == {"path": "b"}
+    assert composed("ppo.reward={path: a, label: good}")["ppo_ptx"]["reward"] == {"path": "a", "label": "good"}
+    config = composed("+scheduler@ppo_ptx.module.scheduler=cosine")
+    assert "start_factor" not in config["ppo_ptx"]["module"]["scheduler"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("ppo.lora.rank=4", "ppo_ptx.lora.rank=0"), ("sft.lora.rank=0", "ppo_init.lora.rank=8"), ("judge.lora.rank=8",)],
+)
+def test_adapters_and_whole_weights_do_not_share_a_rate(overrides: tuple[str, ...]) -> None:
+    step = overrides[-1].partition(".")[0]
+    with pytest.raises(PipelineError, match=rf"{step} has lora\.rank=\d+ .* Set {step}\.module\.optimizer\.lr"):
+        composed("model=folder", "model.path=/m", *overrides)
+    assert composed("model=folder", "model.path=/m", *overrides, f"{step}.module.optimizer.lr=3e-5")
 
 
 def rates(*overrides: str) -> list[float]:

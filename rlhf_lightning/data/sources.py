@@ -152,6 +152,9 @@ class FileData:
                 if by_name and not any(listed):
                     self.files[name][split] = self._named(name, split)
         if by_name and not self._sources():
+            place = (self.root or Path()).resolve()
+            if not place.is_dir():
+                raise ValueError(f"data.root={root} is no folder: there is no {place}. Mend the path.")
             raise ValueError(
                 f"data.root={root} holds no records: their files are called <kind>.<split>.jsonl (or "
                 f"{', '.join(SUFFIXES)}), such as demonstrations.train.jsonl; the kinds are {', '.join(RECORD_TYPES)}. "

@@ -85,6 +85,9 @@ class TextReward(nn.Module):
         self.is_decoder = self.ours or isinstance(getattr(model, "score", None), nn.Module)
         config = model.backbone.config if self.ours else model.config
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        for name, child in model.named_modules():
+            if name.endswith("position_embeddings") and getattr(child, "padding_idx", None) is not None:
+                positions = child.num_embeddings - child.padding_idx - 1  # RoBERTa counts from behind its pad token
         self.context = min(positions or 10**9, self.tokenizer.model_max_length)
         self.dialogue = DialogueEncoder(self.tokenizer) if self.is_decoder or self.tokenizer.chat_template else None
         freeze(self)

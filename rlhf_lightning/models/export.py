@@ -152,7 +152,7 @@ def _scores_alike(classifier: Any, model: ScalarHeadModel, tokenizer: PreTrained
         return False
     setattr(classifier, prefix, model.backbone)
     with unshard(model), eval_mode(model):
-        score.weight = model.head.weight
+        score.weight = nn.Parameter(model.head.weight.to(next(model.backbone.parameters()).dtype))
         if any(parameter.is_meta for parameter in classifier.parameters()):
             return False  # it has more to its head than we train
         words = [token for token in range(10) if token not in tokenizer.all_special_ids][:5] or [0]

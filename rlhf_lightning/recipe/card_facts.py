@@ -151,7 +151,10 @@ def _source(config: Mapping[str, Any], kind: str) -> tuple[str, tuple[str, ...]]
     if not files:
         return str(node["_target_"]), ()
     hubs, paths = set(), set()
-    for part in _parts(files.get(kind) or {}):
+    splits = files.get(kind) or {}
+    if node.get("by_name"):
+        splits = {split: part or f"{kind}.{split}.jsonl" for split, part in splits.items() if part or split == "train"}
+    for part in _parts(splits):
         if isinstance(part, Mapping) and part.get("hub"):
             hubs.add(str(part["hub"]))
         else:

@@ -157,8 +157,8 @@ class Context(Messages):
         check_length(model, needed)
         if positions is not None and needed > positions:
             raise PipelineError(
-                f"the model {name} reads {positions} tokens, but data.lengths allow {needed} (prompt and response, or "
-                "a block of text). Lower data.lengths.max_prompt_tokens, max_response_tokens or block_size"
+                f"the model {name} ({model.name_or_path}) reads {positions} tokens, but data.lengths allow {needed} "
+                "(prompt and response, or a block). Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
                 + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
             )
 

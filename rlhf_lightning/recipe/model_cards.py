@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCardData
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf_lightning.evaluation.tables import accuracy_rows
+from rlhf_lightning.evaluation.tables import REWARD, accuracy_rows
 from rlhf_lightning.models.scalar_head import HEAD_FILE
 from rlhf_lightning.recipe.card_facts import (
     eval_results,
@@ -22,6 +22,7 @@ from rlhf_lightning.recipe.card_facts import (
     settings_rows,
 )
 from rlhf_lightning.recipe.context import BASE, Context
+from rlhf_lightning.recipe.rewards import reward_label, reward_parts
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.hub import model_folder
@@ -54,7 +55,7 @@ _KINDS = {
     "demonstrations": _Kind("A language model, fine-tuned to respond as demonstrations do.", "rlhf instructgpt sft"),
     "comparisons": _REWARD_MODEL,
     "judge_comparisons": _REWARD_MODEL,
-    "prompts": _Kind("A language model, trained by PPO to please a reward model.", "rlhf instructgpt ppo"),
+    "prompts": _Kind("A language model, trained by PPO against a reward.", "rlhf instructgpt ppo"),
 }
 """By the records that a step learns from."""
 _QUESTION = "What is the capital of France?"
@@ -90,8 +91,8 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     record = read_stage(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     kind = _KINDS[getattr(step, "reads", "text")]
-    parents = step.parents(context)
-    init = next(iter(parents.values()), BASE)
+    parents = {**_rewards(record["identity"]["config"][step.name]), **step.parents(context)}
+    init = next(iter(step.parents(context).values()), BASE)
     base = config["model"]["causal_lm"].get("path") if init.partition("/")[0] in (BASE, *context.steps) else init
     base_licence = licence(base) if base else {}
     adapter = (model / "adapter_config.json").exists()
@@ -140,13 +141,19 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     return card_page(metadata, facts)
 
 
+def _rewards(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a policy was trained against, by role, without paths and addresses of somebody's machines."""
+    parts = reward_parts(settings[REWARD]) if settings.get(REWARD) else {}
+    return {role: str(public(reward_label(part))) for role, part in parts.items()}
+
+
 def _shown(name: str, context: Context) -> str:
     """What a model is called for strangers: a step, the base model, a hub id, or the last name of its folder."""
     if name.partition("/")[0] in context.steps:
         return f"step {name}"
     if name == BASE:
         return "the base model"
-    return name if hub_id(name) or model_folder(name) != name else Path(name).name
+    return name if hub_id(name) or model_folder(name) != name or ":" in name else Path(name).name
 
 
 def usage(

@@ -190,15 +190,22 @@ def _loaded(context: Context, part: Any, tokens: bool) -> Reward:
 def _fingerprint(context: Context, part: Any) -> str:
     if not isinstance(part, str):
         kind, name = _kind(part)
-        return fingerprint(part) if kind is None else _fingerprint(context, name)
+        if kind is not None:
+            return _fingerprint(context, name)
+        return fingerprint([part, _source_of(context.build(part, _partial_=True).func.__module__)])
     if _is_address(part):
         return part
     if not _is_step(context, part) and _FUNCTION.fullmatch(part):
         _function(context, part)  # imports its module
-        file = getattr(sys.modules[part.partition(":")[0]], "__file__", None)
-        source = Path(file).read_bytes() if file else b""
-        return fingerprint([part.partition(":")[2], hashlib.sha256(source).hexdigest()])
+        module, _, name = part.partition(":")
+        return fingerprint([name, _source_of(module)])
     return context.model_fingerprint(part)
+
+
+def _source_of(module: str) -> str:
+    """Hash of the file of a module that is imported."""
+    file = getattr(sys.modules[module], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()
 
 
 def _function(context: Context, name: str) -> Callable[..., Any]:

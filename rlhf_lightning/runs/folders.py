@@ -111,7 +111,7 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         differences = list(_differences(old["identity"], identity))
         if not differences:
             return "complete" if old["status"] == "complete" else "half-done"
-        if not overwrite:
+        if not overwrite and (old["status"] == "complete" or _has_begun(folder)):
             shown = "\n  ".join(differences[:12])
             raise PipelineError(
                 f"{folder} is {'complete' if old['status'] == 'complete' else 'half-done'} with other settings:\n"
@@ -123,6 +123,11 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
     (folder / "checkpoints").mkdir(exist_ok=True)
     _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
     return "fresh"
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is anything of a half-done stage but what says how it was to be made."""
+    return any(file.is_file() and file.name not in ("stage.json", "config.yaml") for file in folder.rglob("*"))
 
 
 def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, seed: int) -> None:

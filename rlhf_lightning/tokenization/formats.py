@@ -44,6 +44,11 @@ def prompt_format(
     """
     if template is not None and PROMPT not in template and RENDERED not in template:
         raise ValueError(f"prompt_template must contain '{PROMPT}', got {template!r}.")
+    if template is not None and "\\n" in template:
+        raise ValueError(
+            f"prompt_template holds a backslash and an n, got {template!r}. Write a line end: in YAML within double "
+            "quotes, on the command line of bash as $'data.lengths.prompt_template=\"Q: {prompt}\\nA:\"'."
+        )
     if name is None:
         kept = kept_format(tokenizer)
         if template is None and kept is not None:
