@@ -158,7 +158,7 @@ class Context(Messages):
         if positions is not None and needed > positions:
             raise PipelineError(
                 f"the model {name} ({model.name_or_path}) reads {positions} tokens, but data.lengths allow {needed} "
-                "(prompt and response, or a block). Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
+                "(prompt and response, or block). Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
                 + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
             )
 
