@@ -41,7 +41,7 @@ class PolicyOptimization(TrainingStage):
     shared_settings: ClassVar[tuple[str, ...]] = ("generation",)
     unit: ClassVar[str] = "iteration"
     curves: ClassVar[tuple[Curve, ...]] = (
-        Curve("Score of the reward model", "score", {"mean": "rollout/score"}),
+        Curve("Score of the reward", "score", {"mean": "rollout/score"}),
         Curve("KL to the reference", "nats per response", {"k1": "rollout/kl", "k3": "rollout/kl_k3"}),
         Curve("Length", "tokens", {"mean": "rollout/length"}),
         Curve("Responses that end by themselves", "share of responses", {"share": "rollout/ended"}),

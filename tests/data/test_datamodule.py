@@ -162,6 +162,7 @@ def test_the_seed_sets_the_order(tiny_tokenizer):
         ({"text_share": -0.1}, r"text_share must be in \[0, 1\), got -0.1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"prompt_template": "x"}, "prompt_template must contain"),
+        ({"prompt_template": "{prompt}\\nA:"}, "holds a backslash and an n"),
     ],
 )
 def test_bad_arguments(tiny_tokenizer, changes, message):

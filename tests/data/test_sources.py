@@ -382,6 +382,11 @@ def test_files_that_are_called_by_kind_and_split_are_found(tmp_path):
     assert data.records("text", "test") == [Text("b")], "what is named wins"
     assert not data.has("demonstrations", "validation")
     assert not FileData(str(tmp_path), open_entries).has("demonstrations", "train")
+    write(tmp_path / "text.train.jsonl", {"text": "c"})
+    with pytest.raises(ValueError, match=r"holds text\.train\.jsonl and text\.train\.jsonl\.gz\. Name one of them"):
+        FileData(str(tmp_path), open_entries, by_name=True)
+    with pytest.raises(ValueError, match=r"data\.root=gone is no folder: there is no /.*/gone\. Mend the path"):
+        FileData("gone", {"text": {"train": None}}, by_name=True)
 
 
 def test_paths_without_a_root(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from classifiers import bert, gpt2, llama, written
+from classifiers import bert, bert_tokenizer, gpt2, llama, written
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from rlhf_lightning import TextReward
 from rlhf_lightning.algorithms.batch import PromptString
@@ -190,6 +191,20 @@ def test_rows_over_the_context_are_cut_from_the_left_and_counted(tmp_path, made)
         row = reward.row([{"role": "user", "content": long}], answer)["input_ids"]
         assert len(row) == 128
         assert tokenizer.decode(row).replace(" ", "").endswith("abc[SEP]xyz[SEP]")
+
+
+def test_positions_that_begin_behind_the_pad_token_are_fewer(tmp_path):
+    """RoBERTa has rows for its pad token and those before it in its table of positions."""
+    tokenizer = bert_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=34, pad_token_id=1, **sizes)
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reward = TextReward(str(tmp_path))
+    assert reward.context == 32
+    with pytest.warns(UserWarning, match="over the 32 tokens"):
+        (score,) = reward(["a" * 20], ["b" * 40])
+    assert score == score
 
 
 def test_it_moves_and_is_frozen_as_a_module(tmp_path):

@@ -70,6 +70,15 @@ def base_of(folder: Path) -> Path:
     return Path(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
 
 
+def test_a_reward_model_with_adapters_on_a_base_in_16_bits(start: Path, tmp_path: Path) -> None:
+    """Its head has 32 bits, which the check of what can be exported has to see too."""
+    shared = [f"model.path={start}", "model.causal_lm.dtype=bfloat16", "reward.init=base"]
+    rlhf(tmp_path / "runs", *shared, "stages=[sft,collect,reward]", "reward.export=both")
+    folder = tmp_path / "runs" / "default" / "reward"
+    assert load_scalar_model(str(folder / "model")).head.weight.dtype == torch.float32
+    assert (folder / "adapter" / "adapter_config.json").exists()
+
+
 @pytest.mark.parametrize("form", ["adapter", "both"])
 def test_adapters_and_merged_models_reload_with_equal_logits(form: str, start: Path, tmp_path: Path) -> None:
     forms = [f"{step}.export={form}" for step in ("sft", "reward", "ppo")]

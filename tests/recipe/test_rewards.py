@@ -200,6 +200,31 @@ def test_another_function_is_another_identity(place: Path) -> None:
         rlhf(place, "stages=[ppo]", "ppo.reward=rules:score")
 
 
+def test_another_class_of_ones_own_is_another_identity(place: Path) -> None:
+    code = "class Mine:\n    def __call__(self, responses):\n        return [float(len(text)) for text in responses]\n"
+    (place / "objects_of_mine.py").write_text(code, encoding="utf-8")
+    sys.path.insert(0, str(place))
+    setting = ["stages=[ppo]", "ppo.reward={_target_: objects_of_mine.Mine}", "allowed_targets=[objects_of_mine]"]
+    rlhf(place, *setting)
+    (place / "objects_of_mine.py").write_text(code.replace("float(", "-float("), encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"parents\.reward: '\w+' there, '\w+' now"):
+        rlhf(place, *setting)
+
+
+def test_a_reward_that_is_mended_goes_on_where_nothing_was_made(place: Path) -> None:
+    with pytest.raises(ValueError, match="returned 1 scores for 8 responses"):
+        rlhf(place, "stages=[ppo]", "ppo.reward=rules:one")
+    assert (place / "runs/default/ppo/stage.json").exists()
+    mended = RULES.replace("return [1.0]\n\ndef lost", "return [1.0] * len(responses)\n\ndef lost")
+    (place / "rules.py").write_text(mended, encoding="utf-8")
+    del sys.modules["rules"]  # another command reads it anew
+    rlhf(place, "stages=[ppo]", "ppo.reward=rules:one")
+    assert read_stage(place / "runs/default/ppo")["status"] == "complete"
+    page = (place / "runs/default/ppo/model/README.md").read_text(encoding="utf-8")
+    assert "| reward | `rules:one` |" in page
+    assert "reward model" not in page
+
+
 def test_two_folders_are_compared_without_a_reward_stage(place: Path) -> None:
     rlhf(place, "stages=[ppo]", "run=a", "ppo.reward=rules:score", "ppo.module.ema_decay=null")
     rlhf(place, "stages=[ppo]", "run=b", "ppo.reward=rules:score", "seed=2", "ppo.module.ema_decay=null")
