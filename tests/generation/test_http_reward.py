@@ -95,8 +95,8 @@ def test_another_number_of_scores_is_refused(server, answer):
 
 
 def test_settings_that_cannot_work_are_refused():
-    for url in ("ftp://x/", "http://", "https://me:word@host/"):
-        with pytest.raises(ValueError, match="without user and password"):
+    for url in ("ftp://x/", "http://", "https://me:word@host/", "http://host/?key=word"):
+        with pytest.raises(ValueError, match="without password and query"):
             HTTPReward(url)
     for name, value in (("timeout", 0), ("retries", -1), ("batch_size", 0)):
         with pytest.raises(ValueError, match=f"{name} of the reward at http://x/ must be at least"):

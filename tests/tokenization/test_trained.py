@@ -15,7 +15,7 @@ from rlhf_lightning.tokenization.formats import KEPT
 from rlhf_lightning.tokenization.loading import load_tokenizer
 from rlhf_lightning.tokenization.trained import as_trained
 
-ODD = "{% if x %}'\"\\n{{ y }}\n\r\n\\ {# é #} ### {prompt}\n-%} "
+ODD = "{% if x %}'\"\\m{{ y }}\n\r\n\\ {# é #} ### {prompt}\n-%} "
 TEMPLATES = [ODD, "{prompt}", "### Q:\n{prompt}\n\n### A:", "{prompt} a {prompt}", " {prompt}"]
 MODELS = {
     **EVERY,
