@@ -19,6 +19,7 @@ from rlhf_lightning.algorithms import functional
 from rlhf_lightning.checks import Subject, check, check_table, models
 from rlhf_lightning.checks import folder as check_folder
 from rlhf_lightning.checks import reward as check_reward
+from rlhf_lightning.checks import run as check_run
 from rlhf_lightning.checks.run import CHECKS
 from rlhf_lightning.data import loader
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
@@ -645,6 +646,8 @@ def test_a_planted_fault_fails_in_its_rows_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plant(monkeypatch, whole)
+    if "resume" not in failed | broken:  # it trains three times, which no other fault changes
+        monkeypatch.setattr(check_run, "CHECKS", tuple(row for row in CHECKS if row.name != "resume"))
     results = [result for result in check(whole) if result.name not in NO_WINDOW]
     assert {result.name for result in results if result.outcome == "fail"} == failed
     assert {result.name for result in results if result.outcome == "error"} == broken
