@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rlhf_lightning.cli import SweepSummary, _runs, composed, main
+from rlhf_lightning.cli import SweepSummary, composed, main
+from rlhf_lightning.cli.sweep import runs_of
 from rlhf_lightning.evaluation.tables import sample_table
 from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.export import export_causal_lm
@@ -143,7 +144,7 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
         "torch.hub.load",
         "torch.load",
         "rlhf_lightning.parallel.sharding.call_unsharded",  # a function of ours that calls what it is given
-        "rlhf_lightning.cli.builder",
+        "rlhf_lightning.cli.command.builder",
         "rlhf_lightning.runs.targets.importlib.import_module",
         "rlhf_lightning.models.scalar_head.ScalarHeadModel.from_causal_lm",
         "rlhf_lightning.runs.folders.subprocess.Popen",
@@ -166,7 +167,7 @@ def shell(canary: Path, place: str = "torch.utils.collect_env.run") -> dict[str,
 
 def test_a_call_of_what_is_built_from_pairs_does_nothing(canary: Path) -> None:
     pairs = [["_target_", "torch.utils.collect_env.run"], ["_args_", [f"touch {canary}"]]]
-    inner = {"_target_": "rlhf_lightning.cli.builder", "more_targets": ["torch"]}
+    inner = {"_target_": "rlhf_lightning.cli.command.builder", "more_targets": ["torch"]}
     node = {"_target_": "rlhf_lightning.parallel.sharding.call_unsharded", "_args_": [inner, pairs]}
     with pytest.raises(PipelineError, match="allowed_targets"):
         builder([])(node)
@@ -367,7 +368,7 @@ def test_no_option_trusts_code_and_no_code_unpickles() -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/tmp/x", "..", ".", ""])
-def test_a_run_stays_below_the_folder_of_runs(name: str, tmp_path: Path) -> None:
+def test_a_run_stays_below_the_folder_ofruns_of(name: str, tmp_path: Path) -> None:
     for names in ((name, ()), ("good", (name,)), ("good", ("fine", name))):
         with pytest.raises(PipelineError, match=r"names of folders below paths\.runs .*got '"):
             Runs(tmp_path, *names)
@@ -377,7 +378,7 @@ def test_a_run_stays_below_the_folder_of_runs(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("override", ["run=../../x", "upstream=../..", "upstream=[fine,/etc]"])
 def test_the_command_line_refuses_such_names(override: str) -> None:
     with pytest.raises(PipelineError, match="names of folders below"):
-        _runs(composed([override]), None)
+        runs_of(composed([override]), None)
 
 
 def job(dirname: str, folder: Path) -> Any:
@@ -394,8 +395,10 @@ def job(dirname: str, folder: Path) -> Any:
 
 def test_overrides_of_a_sweep_make_one_folder_without_secrets(tmp_path: Path) -> None:
     config = {"run": "sweep", "upstream": None, "paths": {"runs": str(tmp_path)}}
-    runs = _runs(config, job("model.path=../../../etc,judge.api_key=correct-horse,seed=1", tmp_path))
-    assert runs.run == "sweep.model.path=.._.._.._etc,judge.api_key=_redacted_,seed=1"
+    runs = runs_of(config, job("model.path=../../../etc,judge.api_key=correct-horse,seed=1", tmp_path))
+    assert re.fullmatch(r"sweep\.model\.path=(\.\._){3}etc,judge\.api_key=_redacted_,seed=1-[0-9a-f]{8}", runs.run)
+    other = runs_of(config, job("model.path=.._.._../etc,judge.api_key=correct-horse,seed=1", tmp_path))
+    assert other.run != runs.run  # which differ in a slash only
     assert (tmp_path / runs.run).resolve().parent == tmp_path.resolve()
 
 

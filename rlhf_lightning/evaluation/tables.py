@@ -112,6 +112,19 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     return table
 
 
+def failure_table(failures: Mapping[str, str], jobs: int) -> Table:
+    """One row per job of a sweep that could not go on, with what it said.
+
+    Args:
+        failures: What each job said, by its name.
+        jobs: How many jobs the sweep had.
+    """
+    table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs failed", show_lines=True)
+    for job, said in failures.items():
+        table.add_row(Text(job), Text(said))
+    return table
+
+
 def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
     """Per policy and column the values of a job: over prompts where it evaluated, else the last iteration's mean."""
     evaluation = folder / EVALUATE

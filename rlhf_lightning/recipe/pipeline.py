@@ -1,7 +1,8 @@
 """The recipe in order, and the run of it: what is complete is skipped, what is half done goes on."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ class Pipeline:
                 if reason is not None:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
-                metrics[stage.name] = self._metrics(stage)
+                with self._named_in_errors(stage):
+                    metrics[stage.name] = self._metrics(stage)
                 on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
                 if stage.reported:
                     on_rank_zero(self._report)
@@ -136,6 +138,14 @@ class Pipeline:
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")
         return metrics
+
+    @contextmanager
+    def _named_in_errors(self, stage: Stage) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"in step {stage.name}, {self.runs.folder(stage.name)}")
+            raise
 
     def _context_of(self, stage: Stage) -> Context:
         """The context with the tokenizer of the models that the step starts from."""
