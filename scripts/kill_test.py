@@ -4,8 +4,8 @@
     python scripts/kill_test.py reward --kills 5
 
 Where a step trains, three quarters of the kills come at a moment drawn evenly over its batches, with what comes before
-and after them; the others wait until a checkpoint is being written. Other steps are killed at a moment drawn evenly over
-their seconds. Same to the bit means: every exported weight, every record and every sample, byte for byte, and every
+and after them; the others wait until a checkpoint is being written. Other steps are killed at a moment drawn evenly
+over their seconds. Same to the bit means: every exported weight, every record and every sample, byte for byte, every
 figure in metrics.csv but the timings. The figures go to docs/kill_test.json; exit code 1 where a run differs.
 
 Every run is a process of its own, forked from one that has imported the package and done nothing else.
@@ -129,7 +129,7 @@ def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]
     moments = random.Random(f"{stage}/{number}")
     whole = runs / f"{stage}_whole" / stage
     # Seconds take the place of batches in steps that do not train.
-    total = steps_done(whole / "metrics.csv") if stage in TRAINING else round(seconds)
+    total = steps_done(whole / "metrics.csv") if stage in TRAINING else round(seconds, 2)
     in_write = moments.uniform(0, 0.01) if number % 4 == 3 and stage in TRAINING else None
     for attempt in range(10):
         run, moment = f"{stage}_{number}_{attempt}", moments.uniform(0, total + (stage in TRAINING))
@@ -141,7 +141,7 @@ def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]
     unnamed = folder / "checkpoints" / "last.unfinished"
     found = {
         "stage": stage,
-        "steps": steps_done(folder / "metrics.csv") if stage in TRAINING else int(moment),
+        "steps": steps_done(folder / "metrics.csv") if stage in TRAINING else round(moment, 2),
         "of": total,
         "unnamed_checkpoint": unnamed.exists(),
         "torn_checkpoint": unnamed.exists() and not is_zipfile(unnamed),
