@@ -1,22 +1,28 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
+import errno
 import hashlib
 import json
 import platform
-import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.digests import damage, recorded
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.hub import adapter_base
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.trash import move_to_trash
 
 Progress = Literal["fresh", "half-done", "complete"]
+_BEFORE_WORK = ("stage.json", "stage.json.unfinished", "config.yaml")
+"""All that a step's folder holds before the first batch."""
 
 
 class PipelineError(RuntimeError):
@@ -61,6 +67,27 @@ class Runs:
                 return self.root / run / stage
         return None
 
+    def read(self, stage: str) -> Path | None:
+        """The same, for what reads its files: they have the sizes that they had when it was complete.
+
+        Raises:
+            PipelineError: When one is missing or has another.
+        """
+        folder = self.find(stage)
+        if folder is not None:
+            check_files(folder)
+        return folder
+
+    def verify(self, stages: Iterable[str]) -> None:
+        """Read the files of those of the stages that are finished: they hold what they held then.
+
+        Raises:
+            PipelineError: When one is missing or holds something else.
+        """
+        for stage in stages:
+            if (folder := self.find(stage)) is not None:
+                check_files(folder, contents=True)
+
 
 def read_stage(folder: Path) -> dict[str, Any]:
     """``stage.json`` of a stage folder; empty when there is none.
@@ -89,17 +116,34 @@ def is_complete(folder: Path) -> bool:
     return read_stage(folder).get("status") == "complete"
 
 
+def check_files(folder: Path, contents: bool = False) -> None:
+    """Make sure that a finished stage still has what it was complete with; `damage` has the arguments.
+
+    Raises:
+        PipelineError: When a file is missing or another one, with its name and what to do.
+    """
+    if found := damage(folder, read_stage(folder).get("files", {}), contents):
+        raise PipelineError(
+            f"{found}, so later steps would not read what stage {folder.name} made. Put the file back, or make the "
+            f"stage again: run={folder.parent.name} stages=[{folder.name}] overwrite=true."
+        )
+
+
 def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> Progress:
     """Compare what a stage would be made from with what its folder was made from, and claim the folder.
+
+    Nothing is deleted: what is replaced is moved to the trash of the run.
 
     Args:
         folder: The step's folder.
         identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
-        overwrite: Whether a stage made from something else is thrown away.
+        overwrite: Whether a stage made from something else, or whose files are damaged, is replaced.
 
     Raises:
-        PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell.
+        PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell,
+            or it cannot be written.
     """
+    real_folder(folder)
     try:
         old = read_stage(folder)
     except PipelineError:
@@ -109,25 +153,88 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
     identity = redacted(_plain(identity))
     if old:
         differences = list(_differences(old["identity"], identity))
+        complete = old["status"] == "complete"
         if not differences:
-            return "complete" if old["status"] == "complete" else "half-done"
-        if not overwrite and (old["status"] == "complete" or _has_begun(folder)):
+            damaged = complete and damage(folder, old.get("files", {}), contents=overwrite)
+            if not damaged or not overwrite:
+                if damaged:
+                    check_files(folder)
+                return "complete" if complete else "half-done"
+        elif not overwrite and (complete or _holds_work(folder)):
             shown = "\n  ".join(differences[:12])
             raise PipelineError(
-                f"{folder} is {'complete' if old['status'] == 'complete' else 'half-done'} with other settings:\n"
+                f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
                 f"  {shown}\nUse overwrite=true to make it again, or another run=<name> to keep both."
             )
-    # What lies there without a stage.json that fits must not be resumed from.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
+    elif not overwrite and _holds_work(folder):
+        raise PipelineError(
+            f"{folder} is not empty and has no stage.json, so what is in it is not known. Put stage.json back or move "
+            "the folder away; overwrite=true moves it to the trash of the run, and run=<name> leaves it alone."
+        )
+    # What lies there must not be resumed from.
+    with writable(folder):
+        if (old and old["status"] == "complete") or _holds_work(folder):
+            move_to_trash(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
+        (folder / "checkpoints").mkdir(exist_ok=True)
     return "fresh"
 
 
-def _has_begun(folder: Path) -> bool:
-    """Whether there is anything of a half-done stage but what says how it was to be made."""
-    return any(file.is_file() and file.name not in ("stage.json", "config.yaml") for file in folder.rglob("*"))
+@contextmanager
+def unless_begun(folder: Path) -> Iterator[None]:
+    """Take a stage's folder away again when the block fails before there is any work in it; rank 0 does."""
+    try:
+        yield
+    except BaseException:
+        if rank() == 0 and not _holds_work(folder):
+            for name in _BEFORE_WORK:
+                (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # whatever else is there is not ours
+                for place in ("checkpoints", "logs", "."):
+                    if (folder / place).is_dir() and not (folder / place).is_symlink():
+                        (folder / place).rmdir()
+        raise
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether there is anything in a folder but what says how a stage is to be made."""
+    return any(file.is_file() and file.name not in _BEFORE_WORK for file in folder.rglob("*"))
+
+
+def real_folder(folder: Path) -> Path:
+    """Where a folder is, or would be, once all links are followed.
+
+    Raises:
+        PipelineError: When a link on the way leads nowhere, or a file is in the way.
+    """
+    for part in (*reversed(folder.parents), folder):
+        if part.is_symlink() and not part.exists():
+            raise PipelineError(
+                f"{part} is a link to {part.readlink()}, which does not exist. Make that folder (is its disk there?), "
+                "remove the link, or name another run=<name>."
+            )
+        if part.exists() and not part.is_dir():
+            raise PipelineError(f"{part} is a file where a folder is needed. Move it, or name another run=<name>.")
+    return folder.resolve()
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Say it in a sentence when a folder cannot be written.
+
+    Raises:
+        PipelineError: When the block is not allowed to write there, or to rename what is there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV, errno.EBUSY):
+            raise
+        raise PipelineError(
+            f"{folder} cannot be written: {error}. Change who may write there, name another run=<name>, or set "
+            "paths.runs to a folder that can be written."
+        ) from error
 
 
 def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, seed: int) -> None:
@@ -141,6 +248,7 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
         {
             **stage,
             "status": "complete",
+            "files": recorded(folder),
             "metrics": dict(metrics),
             "seconds": round(seconds, 2),
             "date": datetime.now(UTC).date().isoformat(),
