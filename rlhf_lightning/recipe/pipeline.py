@@ -25,16 +25,9 @@ from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
-from rlhf_lightning.runs.folders import (
-    PipelineError,
-    Progress,
-    Runs,
-    begin_stage,
-    complete_stage,
-    read_stage,
-    unless_begun,
-)
+from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.lock import being_made
+from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.surroundings import check_trainer

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def _facts(file: Path) -> dict[str, Any]:
     return {"size": stat.st_size, "sha256": _digest(file.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest(file: Path, *_state: int) -> str:
     """Of a file as it is now; in the same state it is read once."""
     with file.open("rb") as content:

@@ -1,32 +1,25 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
-import errno
 import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.digests import damage, recorded
+from rlhf_lightning.runs.errors import PipelineError as PipelineError
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.hub import adapter_base
+from rlhf_lightning.runs.places import holds_work, is_empty, real_folder, take_away, writable
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.trash import move_to_trash
 
 Progress = Literal["fresh", "half-done", "complete"]
-_BEFORE_WORK = ("stage.json", "stage.json.unfinished", "config.yaml")
-"""All that a step's folder holds before the first batch."""
-
-
-class PipelineError(RuntimeError):
-    """The pipeline cannot go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
     path = folder / "stage.json"
     try:
         stage = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         stage = None
@@ -151,90 +144,34 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
             raise
         old = {}
     identity = redacted(_plain(identity))
+    complete = old.get("status") == "complete"
     if old:
-        differences = list(_differences(old["identity"], identity))
-        complete = old["status"] == "complete"
-        if not differences:
-            damaged = complete and damage(folder, old.get("files", {}), contents=overwrite)
-            if not damaged or not overwrite:
-                if damaged:
-                    check_files(folder)
-                return "complete" if complete else "half-done"
-        elif not overwrite and (complete or _holds_work(folder)):
+        differences = list(_differences(old.get("identity"), identity))
+        if not differences and not (complete and overwrite and damage(folder, old.get("files", {}), contents=True)):
+            if complete:
+                check_files(folder)
+            return "complete" if complete else "half-done"
+        if differences and not overwrite and (complete or holds_work(folder)):
             shown = "\n  ".join(differences[:12])
             raise PipelineError(
                 f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
                 f"  {shown}\nUse overwrite=true to make it again, or another run=<name> to keep both."
             )
-    elif not overwrite and _holds_work(folder):
+    elif not overwrite and not is_empty(folder):
         raise PipelineError(
-            f"{folder} is not empty and has no stage.json, so what is in it is not known. Put stage.json back or move "
-            "the folder away; overwrite=true moves it to the trash of the run, and run=<name> leaves it alone."
+            f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
+            "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
         )
     # What lies there must not be resumed from.
     with writable(folder):
-        if (old and old["status"] == "complete") or _holds_work(folder):
+        if old and not complete and not holds_work(folder):
+            take_away(folder)
+        elif not is_empty(folder):
             move_to_trash(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
         (folder / "checkpoints").mkdir(exist_ok=True)
     return "fresh"
-
-
-@contextmanager
-def unless_begun(folder: Path) -> Iterator[None]:
-    """Take a stage's folder away again when the block fails before there is any work in it; rank 0 does."""
-    try:
-        yield
-    except BaseException:
-        if rank() == 0 and not _holds_work(folder):
-            for name in _BEFORE_WORK:
-                (folder / name).unlink(missing_ok=True)
-            with suppress(OSError):  # whatever else is there is not ours
-                for place in ("checkpoints", "logs", "."):
-                    if (folder / place).is_dir() and not (folder / place).is_symlink():
-                        (folder / place).rmdir()
-        raise
-
-
-def _holds_work(folder: Path) -> bool:
-    """Whether there is anything in a folder but what says how a stage is to be made."""
-    return any(file.is_file() and file.name not in _BEFORE_WORK for file in folder.rglob("*"))
-
-
-def real_folder(folder: Path) -> Path:
-    """Where a folder is, or would be, once all links are followed.
-
-    Raises:
-        PipelineError: When a link on the way leads nowhere, or a file is in the way.
-    """
-    for part in (*reversed(folder.parents), folder):
-        if part.is_symlink() and not part.exists():
-            raise PipelineError(
-                f"{part} is a link to {part.readlink()}, which does not exist. Make that folder (is its disk there?), "
-                "remove the link, or name another run=<name>."
-            )
-        if part.exists() and not part.is_dir():
-            raise PipelineError(f"{part} is a file where a folder is needed. Move it, or name another run=<name>.")
-    return folder.resolve()
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Say it in a sentence when a folder cannot be written.
-
-    Raises:
-        PipelineError: When the block is not allowed to write there, or to rename what is there.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV, errno.EBUSY):
-            raise
-        raise PipelineError(
-            f"{folder} cannot be written: {error}. Change who may write there, name another run=<name>, or set "
-            "paths.runs to a folder that can be written."
-        ) from error
 
 
 def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, seed: int) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.folders import PipelineError, real_folder, writable
+from rlhf_lightning.runs.places import real_folder, writable
 
 LOCKS = ".locks"
 """Beside the folders that are locked, so that a folder that is moved away leaves its lock where it is."""
