@@ -15,7 +15,14 @@ from rlhf_lightning.runs.digests import damage, recorded
 from rlhf_lightning.runs.errors import PipelineError as PipelineError
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.hub import adapter_base
-from rlhf_lightning.runs.places import holds_work, is_empty, real_folder, take_away, writable
+from rlhf_lightning.runs.places import (
+    has_files_of_ours_alone,
+    holds_work,
+    is_empty,
+    real_folder,
+    take_away,
+    writable,
+)
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.trash import move_to_trash
 
@@ -164,7 +171,7 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         )
     # What lies there must not be resumed from.
     with writable(folder):
-        if old and not complete and not holds_work(folder):
+        if old and not complete and has_files_of_ours_alone(folder):
             take_away(folder)
         elif not is_empty(folder):
             move_to_trash(folder)

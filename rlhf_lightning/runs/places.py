@@ -9,7 +9,7 @@ from pathlib import Path
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.errors import PipelineError
 
-_BEFORE_WORK = ("stage.json", "stage.json.unfinished", "config.yaml", "dropped.json", "cut.json")
+_BEFORE_WORK = {"stage.json", "stage.json.unfinished", "config.yaml", "dropped.json", "cut.json"}
 """Files that a step may write before its first batch; loggers write to ``logs`` before it."""
 _LOGS = "logs"
 
@@ -51,13 +51,17 @@ def writable(folder: Path) -> Iterator[None]:
 
 def is_empty(folder: Path) -> bool:
     """Whether there is no file below a folder but what a kill leaves before the first ``stage.json`` is complete."""
-    return all(_is_folder(part) or part.name == "stage.json.unfinished" for part in folder.rglob("*"))
+    return _files(folder) <= {"stage.json.unfinished"}
+
+
+def has_files_of_ours_alone(folder: Path) -> bool:
+    """Whether a step's folder has nothing but what the pipeline itself writes before the first batch."""
+    return _files(folder) <= _BEFORE_WORK
 
 
 def holds_work(folder: Path) -> bool:
-    """Whether a step's folder has anything but what is written before the first batch."""
-    parts = (part for part in folder.rglob("*") if part.relative_to(folder).parts[0] != _LOGS)
-    return any(not _is_folder(part) and part.name not in _BEFORE_WORK for part in parts)
+    """Whether a step's folder has anything but that, and but what loggers write before the first batch."""
+    return any(name.partition("/")[0] != _LOGS for name in _files(folder) - _BEFORE_WORK)
 
 
 def take_away(folder: Path) -> None:
@@ -74,13 +78,16 @@ def take_away(folder: Path) -> None:
 @contextmanager
 def unless_begun(folder: Path) -> Iterator[None]:
     """Take a step's folder away again when the block fails before there is any work in it; rank 0 does."""
+    ours = has_files_of_ours_alone(folder)
     try:
         yield
     except BaseException:
-        if rank() == 0 and not holds_work(folder):
+        if rank() == 0 and ours and not holds_work(folder):
             take_away(folder)
         raise
 
 
-def _is_folder(part: Path) -> bool:
-    return part.is_dir() and not part.is_symlink()
+def _files(folder: Path) -> set[str]:
+    """Names of all files and links within a folder."""
+    parts = (part for part in folder.rglob("*") if part.is_symlink() or not part.is_dir())
+    return {part.relative_to(folder).as_posix() for part in parts}

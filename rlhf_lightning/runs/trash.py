@@ -38,13 +38,14 @@ def trash_sentence(run_folder: Path, steps: Iterable[str]) -> str | None:
         run_folder: The run's folder.
         steps: Names of its steps, which may be links to other disks with a trash there.
     """
-    found = set((run_folder.resolve() / TRASH).glob("*"))
+    own = run_folder.resolve() / TRASH
+    found = set(own.glob("*"))
     for step in steps:
         found |= set(((run_folder / step).resolve().parent / TRASH).glob(f"{step}.*"))
     if not found:
         return None
     size = sum(file.lstat().st_size for part in found for file in [part, *part.rglob("*")] if not file.is_dir())
-    places = ", ".join(sorted({str(part.parent) for part in found}))
+    places = ", ".join(sorted({TRASH if part.parent == own else str(part.parent) for part in found}))
     count = f"{len(found)} replaced step{'s' if len(found) > 1 else ''}"
     return f"{count} in {places}, {_shown(size)}; delete it when you no longer need them."
 

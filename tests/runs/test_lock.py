@@ -14,6 +14,7 @@ import pytest
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.lock import being_made
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 PROCESSES = multiprocessing.get_context("fork")
 
 
