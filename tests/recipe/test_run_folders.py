@@ -70,7 +70,7 @@ def test_rankings_that_were_lost_are_named_before_anything_is_trained(runs: Path
     path = runs / "tiny" / "collect" / "comparisons.train.jsonl"
     rows = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(rows[: len(rows) // 5]))
-    for stages in ("reward", "collect"):
+    for stages in ("reward", "check", "collect"):
         with pytest.raises(PipelineError, match=rf"{path} has \d+ bytes, and had \d+ .* stages=\[collect\] overwrite"):
             rlhf(runs, f"stages=[{stages}]", "run=tiny" if stages == "collect" else "run=new", "upstream=tiny")
     assert not (runs / "new" / "reward").exists()
