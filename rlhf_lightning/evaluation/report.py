@@ -27,6 +27,7 @@ from rlhf_lightning.evaluation.tables import (
 )
 from rlhf_lightning.runs.files import read_metrics, replacing, write_json
 from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.trash import trash_sentence
 
 SHOWN_PROMPTS = 12
 FEW_PROMPTS = 100
@@ -99,6 +100,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         stages=[_stage(stage, records[stage.name], legend) for stage in stages],
         accuracy={stage.name: accuracy_rows(records[stage.name]) for stage in stages if stage.measured_on_rankings},
         time=_time(run_folder, folders, records),
+        trash=trash_sentence(run_folder, folders),
     )
     with replacing(target / "index.html", errors="replace") as file:
         file.write(page)

@@ -95,7 +95,7 @@ class Context(Messages):
         Raises:
             PipelineError: When it has not run.
         """
-        folder = self.runs.find(step)
+        folder = self.runs.read(step)
         if folder is None:
             raise PipelineError(
                 f"the model of stage {step} is needed, but {self.runs.folder(step)} is not complete"
@@ -135,7 +135,7 @@ class Context(Messages):
 
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
-        folder = self.runs.find(PRETRAIN)
+        folder = self.runs.read(PRETRAIN)
         if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.config["model"]):
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
@@ -220,7 +220,7 @@ class Context(Messages):
         """Rankings of the data source, or else those that were collected; empty where there are none for a split."""
         if self.brings(name):
             return self.records(name, split, required=False)
-        folder = self.runs.find(COLLECT)
+        folder = self.runs.read(COLLECT)
         if name != "comparisons" or folder is None:
             raise PipelineError(
                 f"there are no {name}: the data option has none and stage collect has not run. Add collect to stages, "
@@ -243,7 +243,7 @@ class Context(Messages):
 
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
-        folder = self.runs.find(CURATE)
+        folder = self.runs.read(CURATE)
         return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config)
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:

@@ -27,6 +27,8 @@ from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
+from rlhf_lightning.runs.lock import being_made
+from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.surroundings import check_trainer
@@ -96,10 +98,13 @@ class Pipeline:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
                 with self._named_in_errors(stage):
-                    metrics[stage.name] = self._metrics(stage)
-                on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
-                if stage.reported:
-                    on_rank_zero(self._report)
+                    identity = on_rank_zero(partial(self._identity, stage)) if stage.keeps_artifact else {}
+                    with being_made(self.runs.folder(stage.name)):
+                        metrics[stage.name] = self._metrics(stage, identity)
+                with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
+                    on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
+                    if stage.reported:
+                        on_rank_zero(self._report)
             destroy_process_group()
         return metrics
 
@@ -120,19 +125,22 @@ class Pipeline:
                 plan = with_remedies(plan, plan_of, stage.levers(self.config), self.config, available)
             self.context.console.print(plan_view(plan, available))
 
-    def _metrics(self, stage: Stage) -> Any:
+    def _metrics(self, stage: Stage, identity: Mapping[str, Any]) -> Any:
         """Run one step, or read what it left."""
         folder = self.runs.folder(stage.name)
         self.context.heartbeat.note("working", stage.name)
         if not stage.keeps_artifact:
+            on_rank_zero(partial(self._verify, stage))
             return on_rank_zero(partial(stage.run, self._context_of(stage), folder))
-        if on_rank_zero(lambda: self._begin(stage, folder)) == "complete":
+        if on_rank_zero(lambda: self._begin(stage, folder, identity)) == "complete":
             self.context.say(stage.name, f"complete already, skipped ({folder})")
             return read_stage(folder)["metrics"]
         L.seed_everything(self.context.seed, workers=True, verbose=False)
         start = time.perf_counter()
-        run = partial(stage.run, self._context_of(stage), folder)
-        metrics = run() if stage.all_processes else on_rank_zero(run)
+        with unless_begun(folder):
+            on_rank_zero(partial(self._verify, stage))
+            run = partial(stage.run, self._context_of(stage), folder)
+            metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
         seconds = time.perf_counter() - start
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
@@ -159,14 +167,23 @@ class Pipeline:
             return BASE if step in after else name
         return self._origin(next(iter(self.step(step).models(self.context).values()), BASE), (*after, step))
 
-    def _begin(self, stage: Stage, folder: Path) -> Progress:
+    def _identity(self, stage: Stage) -> dict[str, Any]:
         identity, date = stage.identity(self.context), template_date(self._context_of(stage).tokenizer)
-        dated = {"template_date": date} if date else {}
-        progress = begin_stage(folder, {**identity, **dated}, self.config["overwrite"])
+        return {**identity, **({"template_date": date} if date else {})}
+
+    def _begin(self, stage: Stage, folder: Path, identity: Mapping[str, Any]) -> Progress:
+        progress = begin_stage(folder, identity, self.config["overwrite"])
         if progress != "complete":
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         return progress
+
+    def _verify(self, stage: Stage) -> None:
+        """Make sure that the step reads what those before it left."""
+        names = {*stage.parents(self.context).values(), *stage.models(self.context).values()}
+        steps = {PRETRAIN if name == BASE else name.partition("/")[0] for name in names}
+        with self.context.heartbeat.during("verifying what earlier steps left"):
+            self.runs.verify(steps & {*self.context.steps} | ({CURATE} if stage.reads_curated else set()))
 
     def _report(self) -> None:
         """Over every finished step that this run made or built on."""

@@ -12,15 +12,16 @@ from rlhf_lightning.parallel.processes import rank
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: str = "w", alone: bool = True, **options: Any) -> Iterator[IO[Any]]:
     """Open a file that takes its name when the block ends well: whatever happens, what has the name is complete.
 
     Args:
         path: The file's name in the end; until then it is ``<name>.unfinished``.
         mode: ``w`` for text in UTF-8, ``wb`` for bytes.
+        alone: Whether no other process writes the file at the same time; otherwise the last one to end has its way.
         options: Further arguments of ``open``.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + (".unfinished" if alone else f".{os.getpid()}.unfinished"))
     # Half a surrogate pair cannot be written; as \ud800, which JSON reads back, it can.
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
     try:
