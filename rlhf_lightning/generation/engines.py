@@ -17,6 +17,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
@@ -101,6 +102,7 @@ class VLLMSampler:
         options: Further arguments of `vllm.LLM`, such as `gpu_memory_utilization`.
     """
 
+    @checked
     def __init__(self, *, sleep: bool = True, dtype: str = "bfloat16", **options: Any) -> None:
         self.sleep = sleep
         self.options = {"dtype": dtype, "gpu_memory_utilization": 0.3, **options}

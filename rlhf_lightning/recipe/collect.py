@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
+from rlhf_lightning.arguments import AtLeastTwo, Count, NonNegativeFloat, checked
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
@@ -73,17 +74,18 @@ class Collection(Stage):
         return metrics
 
 
+@checked
 def collect_comparisons(
     policies: Mapping[str, nn.Module],
     tokenization: Tokenization,
     prompts: Sequence[Prompt],
     labelers: Sequence[Labeler],
     *,
-    min_responses: int = 4,
-    max_responses: int = 9,
-    temperature: float = 1.0,
-    batch_size: int = 256,
-    rounds: int = 3,
+    min_responses: AtLeastTwo = 4,
+    max_responses: AtLeastTwo = 9,
+    temperature: NonNegativeFloat = 1.0,
+    batch_size: Count = 256,
+    rounds: Count = 3,
     seed: int = 0,
     progress: Progress | None = None,
     kept: Path | None = None,
@@ -114,7 +116,7 @@ def collect_comparisons(
     Raises:
         ValueError: When K is out of range or there is nobody to ask.
     """
-    if not 2 <= min_responses <= max_responses:
+    if min_responses > max_responses:
         raise ValueError(f"K must be between 2 and more: min_responses={min_responses}, max_responses={max_responses}.")
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
