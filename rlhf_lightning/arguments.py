@@ -108,30 +108,32 @@ def checked(function: _Function) -> _Function:
             given = {}  # the function says better which are missing
         parameters = parameters_of(function)
         for name in given.keys() & parameters.types.keys():
-            if (said := parameter_fault(parameters, name, given[name])) is not None:
+            said = fault(given[name], parameters.types[name])
+            if said is not None and not is_default(given[name], parameters.defaults, name):
                 raise ValueError(f"{name} {said}.")
         return function(*args, **keywords)
 
     return cast(_Function, call)
 
 
-def parameter_fault(parameters: Parameters, name: str, value: Any, *, plain: bool = False) -> str | None:
-    """What is wrong with an argument, as `fault` says; its default is always right."""
-    default = parameters.defaults.get(name, inspect.Parameter.empty)
-    if value is default or (type(value) is type(default) and value == default):
-        return None
-    return fault(value, parameters.types[name], plain=plain)
+def is_default(value: Any, defaults: Mapping[str, Any], name: str) -> bool:
+    """Whether an argument is what it would be without being given, which is right whatever its type says."""
+    default = defaults.get(name, inspect.Parameter.empty)
+    return value is default or (
+        type(value) is type(default) and isinstance(value, str | int | float) and value == default
+    )
 
 
-def fault(value: Any, annotation: Any, *, plain: bool = False) -> str | None:
+def fault(value: Any, annotation: Any, *, plain: bool = False, objects: Any = Any) -> str | None:
     """What is wrong with a value, as `must be ..., got ...`; None where nothing is.
 
     Args:
         value: The value.
         annotation: The type, with its range where it has one.
-        plain: Whether the value is a setting, in which a node stands for an object; otherwise objects are not judged.
+        plain: Whether the value is a setting, which people write in YAML.
+        objects: The type that is asked for in the place of what pydantic cannot judge.
     """
-    judged = _judged(annotation, Node if plain else Any)
+    judged = _judged(annotation, objects)
     try:
         _validator(judged)(value)
     except ValidationError:
@@ -168,14 +170,14 @@ def allowed(annotation: Any, none: str) -> str:
     return _SCALARS.get(annotation, "an object")
 
 
-def nearest(key: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like a key; None where none is near.
+def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like a key; None where none is as like as the cutoff.
 
     Examples:
         >>> nearest("epoch", ["epochs", "log_every"])
         'epochs'
     """
-    found = get_close_matches(key, list(known), n=1, cutoff=0.6)
+    found = get_close_matches(key, list(known), n=1, cutoff=cutoff)
     return found[0] if found else None
 
 

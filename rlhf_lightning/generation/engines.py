@@ -7,7 +7,7 @@ samples from anything else than the policy stops the run in the first iteration.
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from rlhf_lightning.arguments import checked
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
+Engine = Literal["loop", "transformers", "vllm"]
 Sampler: TypeAlias = Callable[[nn.Module, PromptBatch, SamplingOptions, Sequence[int]], Rollout]
 """Samples one response per prompt from the full distribution of a policy; arguments as `sample_responses`."""
 
