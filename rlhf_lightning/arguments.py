@@ -140,7 +140,10 @@ def fault(value: Any, annotation: Any, *, plain: bool = False, objects: Any = An
         words = allowed(judged, "null" if plain else "None")
         if isinstance(value, float) and math.isinf(value):
             words = words.replace("a number", "a finite number")
-        return f"must be {words}, got {json.dumps(value, default=repr) if plain else repr(value)}"
+        if not plain:
+            return f"must be {words}, got {value!r}"
+        in_quotes = isinstance(value, int | float) and "text" in words and "number" not in words
+        return f"must be {words}, got {json.dumps(value, default=repr)}" + f"; quote it: '{value}'" * in_quotes
     return None
 
 

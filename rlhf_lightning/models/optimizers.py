@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from rlhf_lightning.arguments import is_default, parameters_of
+
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
 SchedulerFactory: TypeAlias = Callable[..., LRScheduler]
@@ -59,9 +61,10 @@ def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> st
         if isinstance(factory, type) and issubclass(factory, Optimizer):
             factory(optimizer.param_groups[0]["params"], **options)
             return None
-        negative = [f"{name}={value}" for name, value in options.items() if isinstance(value, int) and value < 0]
-        if negative:
-            return f"{negative[0]} must not be below 0"
+        defaults = parameters_of(factory).defaults
+        for name, value in options.items():
+            if isinstance(value, int | float) and value < 0 and not is_default(value, defaults, name):
+                return f"{name}={value} must not be below 0"
         with warnings.catch_warnings(action="ignore"):
             schedule = build_scheduler(partial(factory, **options), optimizer, 100)
             for step in range(100):
@@ -70,7 +73,7 @@ def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> st
                     return f"it multiplies the learning rate by {rate} at step {step} of 100"
                 optimizer.step()
                 schedule.step()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return str(error)
     return None
 

@@ -128,7 +128,7 @@ class _Tree:
             if key not in types:
                 self.unknown += [] if parameters.takes_any else [(path, key, item, list(types))]
             elif not is_default(item, parameters.defaults, key):
-                self.visit(_joined(path, key), item, types[key], Node if ours else Any)
+                self.visit(_joined(path, key), item, types[key], Node if ours or _has_scalar(types[key]) else Any)
         if node.get("_partial_") is True and len(self.faults) == before and _MISSING not in options.values():
             said = factory_fault(found, {key: item for key, item in options.items() if key in types})
             if said is not None:
@@ -147,7 +147,7 @@ class _Tree:
     def reward(self, path: str, value: Any) -> None:
         """Judge a reward of any of the forms."""
         kind = next((kind for key, kind in KINDS.items() if isinstance(value, Mapping) and key in value), None)
-        if isinstance(value, list):
+        if isinstance(value, list) and value:
             for number, item in enumerate(value):
                 self.reward(f"{path}.{number}", item)
         elif isinstance(value, Mapping) and "_target_" in value:
@@ -179,8 +179,9 @@ class _Tree:
                 read = {str(leaf) for key, item in node.items() if key not in names for leaf in _leaves(item)}
                 for name in names.keys() & node.keys():
                     value = node[name]
-                    said = isinstance(value, str) and value not in (_MISSING, names[name])
-                    if said and not any(value in leaf for leaf in read):
+                    judged = any(path == f"{group}.{name}" for path, _ in self.faults)
+                    said = isinstance(value, str) and value not in (_MISSING, names[name]) and not judged
+                    if said and not any(f"/{value}/" in f"/{leaf}/" for leaf in read):
                         self.add(f"{group}.{name}", f"is {value}, but nothing in this option of {group} reads it")
 
     def sentences(self, like: Mapping[str, str]) -> list[str]:
@@ -197,7 +198,7 @@ class _Tree:
     def _unknown(self, path: str, key: str, value: Any, siblings: list[str]) -> str:
         """An unknown key, with the known one that is nearest: of that name anywhere, beside it, or like it anywhere."""
         group = path.partition(".")[0]
-        known = sorted(self.known, key=lambda name: name.partition(".")[0] == group)
+        known = sorted(reversed(self.known), key=lambda name: ("." not in name, name.partition(".")[0] == group))
         names = {name.rpartition(".")[2]: name for name in known}
         beside = {name: _joined(path, name) for name in siblings}
         near = (
@@ -236,6 +237,10 @@ def _each_of(annotation: Any) -> Any:
     """What each item of a list or a mapping is, where that says more than a plain type."""
     each = get_args(annotation)[-1] if get_origin(annotation) in (list, Mapping) else None
     return each if each == Reward or _keys_of(each) is not None else None
+
+
+def _has_scalar(annotation: Any) -> bool:
+    return not {int, float, str, bool}.isdisjoint(get_args(annotation))
 
 
 def _present(annotation: Any) -> Any:
