@@ -46,6 +46,7 @@ class _Encoded(NamedTuple):
     responses: list[list[int]]
 
 
+@checked
 @dataclass
 class Tokenization(Tallied):
     """How records become token ids.

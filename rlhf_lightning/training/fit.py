@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from rlhf_lightning.arguments import Count, checked
+from rlhf_lightning.arguments import Count
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import write_json
@@ -27,7 +27,6 @@ QUIET = (
 """Warnings that tell the user of a step nothing."""
 
 
-@checked
 def fit_stage(
     module: L.LightningModule,
     data: RLHFDataModule,
