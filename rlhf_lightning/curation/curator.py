@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.curation.account import DATASETS, Account
 from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter, hidden_identifiers, within_lengths
 from rlhf_lightning.curation.groups import SPLITS, GroupSplits
@@ -27,6 +28,7 @@ BySplit = Mapping[str, Iterable[Any]]
 """Records of one kind by split: lists, a `RecordStream`, or anything else that can be read twice."""
 
 
+@checked
 @dataclass(frozen=True)
 class Curator:
     """Cleans prompts, demonstrations and rankings and deals them out to splits (InstructGPT, 3.2 and appendix A).
@@ -49,7 +51,7 @@ class Curator:
     personal: PersonalFilter
     thinning: Thinning
     language: LanguageFilter | None = None
-    overlap_words: int = 13
+    overlap_words: Count = 13
 
     def curate(
         self,

@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.curation.account import KindAccount
 from rlhf_lightning.curation.cut import cut_response
 from rlhf_lightning.curation.keys import key_of, plain_text
@@ -22,14 +23,10 @@ class PersonalFilter:
     Args:
         action: ``filter`` drops the row, ``mask`` puts the type in place of what was found.
         finders: What else finds personal data, besides `find_personal`, which is always on.
-
-    Raises:
-        ValueError: When the action is unknown.
     """
 
-    def __init__(self, action: str = "filter", finders: Sequence[Finder] = ()) -> None:
-        if action not in ("filter", "mask"):
-            raise ValueError(f"action must be filter or mask, got {action!r}.")
+    @checked
+    def __init__(self, action: Literal["filter", "mask"] = "filter", finders: Sequence[Finder] = ()) -> None:
         self.action, self.finders = action, finders
 
     def __call__(self, record: Any, books: KindAccount) -> Any | None:
@@ -61,6 +58,7 @@ class LanguageFilter:
         keep: Codes of the languages that stay, besides texts that are too short to tell; None keeps all.
     """
 
+    @checked
     def __init__(self, identify: Callable[[str], str], keep: Sequence[str] | None = None) -> None:
         self.identify = identify
         self.keep = None if keep is None else {*keep, UNSURE}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rlhf_lightning.arguments import Fraction, checked
 from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, key_of, normalised, plain_text
 from rlhf_lightning.data.records import RecordError
 
@@ -25,7 +26,8 @@ class GroupSplits:
         ValueError: When the shares are of other splits or do not add up to 1.
     """
 
-    def __init__(self, column: str = USER, shares: Mapping[str, float] | None = None, seed: int = 0) -> None:
+    @checked
+    def __init__(self, column: str = USER, shares: Mapping[str, Fraction] | None = None, seed: int = 0) -> None:
         self.column, self.seed = column, seed
         self.shares = dict(shares or {"train": 1.0})
         if not set(self.shares) <= set(SPLITS) or abs(sum(self.shares.values()) - 1) > 1e-6:

@@ -1,5 +1,6 @@
 """Which language a prompt is in."""
 
+from rlhf_lightning.arguments import Fraction, checked
 from rlhf_lightning.curation.extras import needs_extra
 
 UNSURE = "unsure"
@@ -18,7 +19,8 @@ class LanguageIdentifier:
         ImportError: When the extra ``curation`` is not installed.
     """
 
-    def __init__(self, certainty: float = 0.5) -> None:
+    @checked
+    def __init__(self, certainty: Fraction = 0.5) -> None:
         with needs_extra("language identification"):
             from py3langid import langid
 

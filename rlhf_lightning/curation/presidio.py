@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rlhf_lightning.arguments import Fraction, checked
 from rlhf_lightning.curation.extras import needs_extra
 from rlhf_lightning.curation.personal import Finding
 
@@ -28,7 +29,8 @@ class PresidioFinder:
         OSError: When the model is not installed.
     """
 
-    def __init__(self, model: str | None = None, language: str = "en", least_score: float = 0.5) -> None:
+    @checked
+    def __init__(self, model: str | None = None, language: str = "en", least_score: Fraction = 0.5) -> None:
         with needs_extra("PresidioFinder"):
             from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
             from presidio_analyzer.nlp_engine import SpacyNlpEngine

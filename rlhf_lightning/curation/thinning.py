@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_lightning.arguments import Count, Share, checked
 from rlhf_lightning.curation.groups import GroupSplits
 from rlhf_lightning.curation.keys import PREFIX_CHARACTERS, kept_per_key, key_of, normalised, plain_text, words_of
 from rlhf_lightning.curation.near import near_duplicate_groups
@@ -87,6 +88,7 @@ class Waiting:
         self.reasons[places] = len(self._names) - 1
 
 
+@checked
 @dataclass(frozen=True)
 class Thinning:
     """Leaves each prompt in once and no more than so many of one user (InstructGPT, section 3.2).
@@ -104,18 +106,10 @@ class Thinning:
     """
 
     kinds: Sequence[str] = ("prompts",)
-    prefix_characters: int = PREFIX_CHARACTERS
-    near_similarity: float | None = None
-    most_per_group: int = 200
+    prefix_characters: Count = PREFIX_CHARACTERS
+    near_similarity: Share | None = None
+    most_per_group: Count = 200
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("prefix_characters", "most_per_group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.near_similarity is not None and not 0 < self.near_similarity <= 1:
-            raise ValueError(f"near_similarity must be above 0 and at most 1, got {self.near_similarity}.")
 
     def drop_repeats(self, kind: str, waiting: Waiting) -> None:
         """Copies of whole rows; then, of prompts, those with one beginning and those alike."""

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.arguments import AtLeastTwo, Count, Decay, NonNegativeInt, checked
 from rlhf_lightning.data.examples import split_into_pairs
 from rlhf_lightning.data.loader import (
     Loader,
@@ -22,7 +23,8 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
 from rlhf_lightning.data.tally import DROPPED, Tallied
-from rlhf_lightning.data.tokenize import LAST, Tokenization
+from rlhf_lightning.data.tokenize import LAST, Tokenization, TrainOn
+from rlhf_lightning.tokenization.formats import FormatName
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         ValueError: When the task is unknown, a share or size is out of range, or nothing is left to train on.
     """
 
+    @checked
     def __init__(
         self,
         task: str,
@@ -98,29 +101,23 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         validation: Source | None = None,
         *,
         text: Source | None = None,
-        batch_size: int = 32,
-        num_batches: int | None = None,
-        text_share: float = 0.0,
-        text_batch_size: int = 0,
+        batch_size: Count = 32,
+        num_batches: Count | None = None,
+        text_share: Decay = 0.0,
+        text_batch_size: NonNegativeInt = 0,
         as_pairs: bool = False,
-        block_size: int = 1024,
-        max_prompt_tokens: int = 1024,
-        max_response_tokens: int = 1024,
+        block_size: AtLeastTwo = 1024,
+        max_prompt_tokens: Count = 1024,
+        max_response_tokens: Count = 1024,
         prompt_template: str | None = None,
-        train_on: str = LAST,
-        format: str | None = None,
+        train_on: TrainOn = LAST,
+        format: FormatName | None = None,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-        if not 0 <= text_share < 1:
-            raise ValueError(f"text_share must be in [0, 1), got {text_share}.")
-        sizes = ("batch_size", batch_size, 1), ("num_batches", num_batches, 1), ("block_size", block_size, 2)
-        for name, value, least in sizes:
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
         self.task, self._kind = task, TASKS[task]
         self.train, self.validation, self.text = train, validation, text
         self.tokenization = Tokenization(

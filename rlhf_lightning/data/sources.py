@@ -5,14 +5,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, Text
 from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow
 from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records
 
+Split = Literal["train", "validation", "test"]
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
     "comparisons": Comparison,
@@ -121,16 +123,15 @@ class FileData:
         ValueError: When a kind or a key is unknown, a file does not exist, or `by_name` finds none.
     """
 
+    @checked
     def __init__(
         self,
         root: str | None,
-        files: Mapping[str, Mapping[str, Any]],
-        on_error: str = "stop",
+        files: Mapping[str, Mapping[Split, Any]],
+        on_error: Literal["stop", "quarantine"] = "stop",
         quarantine: str | None = None,
         by_name: bool = False,
     ) -> None:
-        if on_error not in ("stop", "quarantine"):
-            raise ValueError(f"on_error must be stop or quarantine, got {on_error!r}.")
         if on_error == "quarantine" and quarantine is None:
             raise ValueError("on_error=quarantine needs the folder that malformed rows go to: quarantine=<folder>.")
         self.root = None if root is None else Path(root)

@@ -4,11 +4,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import PromptString
+from rlhf_lightning.arguments import Count
 from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.records import (
     Comparison,
@@ -23,8 +24,10 @@ from rlhf_lightning.data.records import (
 from rlhf_lightning.data.rows.columns import dense_ranks
 from rlhf_lightning.data.tally import CUT, DROPPED, Tallied, Tally
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder, ReadPrompt
+from rlhf_lightning.tokenization.formats import FormatName
 
-LAST, ALL = "last", "all"
+TrainOn = Literal["last", "all"]
+LAST, ALL = get_args(TrainOn)
 """Which turns of the assistant a demonstration trains."""
 _AT_ONCE = 1000
 RANKED = "ranked responses"
@@ -43,6 +46,7 @@ class _Encoded(NamedTuple):
     responses: list[list[int]]
 
 
+@checked
 @dataclass
 class Tokenization(Tallied):
     """How records become token ids.
@@ -69,11 +73,11 @@ class Tokenization(Tallied):
     """
 
     tokenizer: PreTrainedTokenizerBase
-    max_prompt_tokens: int = 1024
-    max_response_tokens: int = 1024
+    max_prompt_tokens: Count = 1024
+    max_response_tokens: Count = 1024
     prompt_template: str | None = None
-    train_on: str = LAST
-    format: str | None = None
+    train_on: TrainOn = LAST
+    format: FormatName | None = None
     tally: Tally = field(default_factory=Tally, init=False)
     dialogue: DialogueEncoder = field(init=False)
 
@@ -86,8 +90,6 @@ class Tokenization(Tallied):
                 f"the tokenizer's pad token ({pad!r}) must exist and differ from its EOS token ({eos!r}) and every "
                 "other token that ends a response; rlhf_lightning.load_tokenizer sees to it."
             )
-        if self.train_on not in (LAST, ALL):
-            raise ValueError(f"data.train_on must be {LAST} or {ALL}, got {self.train_on!r}.")
 
     def text_ids(self, text: str, *, opens: bool = False) -> list[int]:
         """Token ids of text that people wrote: the special tokens that it spells are text too.

@@ -12,6 +12,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch, Rollout
 from rlhf_lightning.algorithms.losses import lm_loss
+from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.data.loader import padded
 from rlhf_lightning.evaluation.intervals import (
     Interval,
@@ -55,6 +56,7 @@ class PolicySamples:
 
 
 @torch.no_grad()
+@checked
 def sample_policy(
     model: nn.Module,
     reference: nn.Module,
@@ -63,8 +65,8 @@ def sample_policy(
     *,
     judge: Reward,
     reward: Reward | None = None,
-    max_new_tokens: int,
-    temperature: float = 1.0,
+    max_new_tokens: Count,
+    temperature: NonNegativeFloat = 1.0,
     seed: int = 0,
     prefix: str | None = None,
     stop: str | None = None,

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
+from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm, padded
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
@@ -21,6 +22,7 @@ Outcomes: TypeAlias = dict[str, list[float]]
 """What was found, by measure; one number per item."""
 
 
+@checked
 @dataclass(frozen=True)
 class Continuation:
     """Texts to go on with; a function judges what the model writes.
@@ -40,8 +42,8 @@ class Continuation:
     prompts: Sequence[str]
     judge: Callable[[Sequence[str]], Mapping[str, list[float]]]
     stop: str | None = None
-    max_new_tokens: int = 24
-    temperature: float = 0.0
+    max_new_tokens: Count = 24
+    temperature: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)

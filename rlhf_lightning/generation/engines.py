@@ -7,7 +7,7 @@ samples from anything else than the policy stops the run in the first iteration.
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
+Engine = Literal["loop", "transformers", "vllm"]
 Sampler: TypeAlias = Callable[[nn.Module, PromptBatch, SamplingOptions, Sequence[int]], Rollout]
 """Samples one response per prompt from the full distribution of a policy; arguments as `sample_responses`."""
 
@@ -101,6 +103,7 @@ class VLLMSampler:
         options: Further arguments of `vllm.LLM`, such as `gpu_memory_utilization`.
     """
 
+    @checked
     def __init__(self, *, sleep: bool = True, dtype: str = "bfloat16", **options: Any) -> None:
         self.sleep = sleep
         self.options = {"dtype": dtype, "gpu_memory_utilization": 0.3, **options}

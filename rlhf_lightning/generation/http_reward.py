@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from rlhf_lightning.algorithms.batch import PromptString
+from rlhf_lightning.arguments import Count, NonNegativeInt, PositiveFloat, checked
 from rlhf_lightning.generation.function_reward import messages_of
 
 _FIRST_WAIT = 0.5
@@ -32,13 +33,14 @@ class HTTPReward:
         ValueError: When the address has a password in it, the variable is not set, or a number is out of its range.
     """
 
+    @checked
     def __init__(
         self,
         url: str,
         *,
-        timeout: float = 60.0,
-        retries: int = 3,
-        batch_size: int = 64,
+        timeout: PositiveFloat = 60.0,
+        retries: NonNegativeInt = 3,
+        batch_size: Count = 64,
         api_key_env: str | None = None,
     ) -> None:
         address = httpx.URL(url)
@@ -47,9 +49,6 @@ class HTTPReward:
                 f"the address of a reward must be http(s)://host/..., without password and query, got {url!r:.80}. "
                 "A key belongs into an environment variable that api_key_env names."
             )
-        for name, value, least in (("timeout", timeout, 0.001), ("retries", retries, 0), ("batch_size", batch_size, 1)):
-            if not value >= least:
-                raise ValueError(f"{name} of the reward at {url} must be at least {least}, got {value}.")
         self.name, self.timeout, self.retries, self.batch_size = url, timeout, retries, batch_size
         self.headers: dict[str, str] = {}
         if api_key_env is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import Rollout
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.generation.function_reward import call_by_name, reward_name
 from rlhf_lightning.generation.sample import joined, response_texts, select_rows
 from rlhf_lightning.models.forward import reads_tokens, token_scores
@@ -34,6 +35,7 @@ class WeightedSum(nn.Module):
         ValueError: When there is no reward, or not one finite weight for each.
     """
 
+    @checked
     def __init__(self, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
         super().__init__()
         if not rewards or len(weights) != len(rewards) or not all(abs(weight) <= _LARGEST for weight in weights):

@@ -14,6 +14,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
+from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.generation.decoding import decoder
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.models.forward import token_scores
@@ -22,6 +23,7 @@ from rlhf_lightning.models.padding import left_aligned
 from rlhf_lightning.tokenization.endings import end_token_ids, stop_strings
 
 
+@checked
 @dataclass(frozen=True)
 class SamplingOptions:
     """How long responses may be, how they end, and how they are drawn; the same for every engine.
@@ -38,10 +40,10 @@ class SamplingOptions:
         ValueError: When `pad_token_id` ends a response.
     """
 
-    max_new_tokens: int
+    max_new_tokens: Count
     eos_token_id: int | tuple[int, ...]
     pad_token_id: int
-    temperature: float = 1.0
+    temperature: NonNegativeFloat = 1.0
     stop: Callable[[Tensor, None], Tensor] | None = None
 
     def __post_init__(self) -> None:

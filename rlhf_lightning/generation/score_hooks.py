@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import Rollout
 from rlhf_lightning.algorithms.functional import whiten
+from rlhf_lightning.arguments import NonNegativeInt, checked
 from rlhf_lightning.parallel.processes import all_reduce_sum
 
 ScoreHook: TypeAlias = Callable[[Tensor, Rollout], Tensor]
@@ -53,7 +54,8 @@ class LengthPenalty:
         free_tokens: How many tokens cost nothing.
     """
 
-    def __init__(self, per_token: float, free_tokens: int = 0) -> None:
+    @checked
+    def __init__(self, per_token: float, free_tokens: NonNegativeInt = 0) -> None:
         self.per_token, self.free_tokens = per_token, free_tokens
 
     def __call__(self, scores: Float[Tensor, " rows"], rollout: Rollout) -> Float[Tensor, " rows"]:
@@ -72,6 +74,7 @@ class Clip:
         ValueError: When the lowest is not below the highest.
     """
 
+    @checked
     def __init__(self, low: float, high: float) -> None:
         if not low < high:
             raise ValueError(f"low must be below high, got low={low}, high={high}.")

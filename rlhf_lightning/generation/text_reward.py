@@ -3,21 +3,23 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.function_reward import messages_of
-from rlhf_lightning.models.loading import freeze, load_weights, model_config
+from rlhf_lightning.models.loading import DType, freeze, load_weights, model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.chat import rendered
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
 
-DIALOGUE, RESPONSE = "dialogue", "response"
+Reads = Literal["dialogue", "response"]
+DIALOGUE, RESPONSE = get_args(Reads)
 """What a classifier reads."""
 _PROMPT, _RESPONSE = "{prompt}", "{response}"
 
@@ -48,21 +50,22 @@ class TextReward(nn.Module):
             of its values.
     """
 
+    @checked
     def __init__(
         self,
         path: str,
         *,
-        batch_size: int = 32,
-        dtype: str = "float32",
+        batch_size: Count = 32,
+        dtype: DType = "float32",
         label: str | int | None = None,
-        reads: str = DIALOGUE,
+        reads: Reads = DIALOGUE,
         template: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.cut = path, batch_size, 0
         source, options = model_source(path), {"trust_remote_code": trust_remote_code}
-        self._check(reads, template, dtype)
+        self._check(reads, template)
         self.reads, self.template = reads, template
         architecture = model_config(path, trust_remote_code=trust_remote_code)
         self.ours = (Path(source) / HEAD_FILE).exists() or hasattr(architecture, "reward_bias")
@@ -207,16 +210,12 @@ class TextReward(nn.Module):
         return own if independent else own - others.logsumexp(1)
 
     @staticmethod
-    def _check(reads: str, template: str | None, dtype: str) -> None:
-        if reads not in (DIALOGUE, RESPONSE):
-            raise ValueError(f"reads must be {DIALOGUE} or {RESPONSE}, got {reads!r}.")
+    def _check(reads: str, template: str | None) -> None:
         if template is not None and (_RESPONSE not in template or reads == RESPONSE):
             raise ValueError(
                 f"template must contain {_RESPONSE} and goes with reads={DIALOGUE}, got template={template!r} and "
                 f"reads={reads!r}."
             )
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"dtype={dtype!r} is no type of torch; there are float32, bfloat16, float16.")
 
 
 def _filled(template: str, prompt: str, response: str) -> str:

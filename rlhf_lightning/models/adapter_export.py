@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +22,8 @@ from rlhf_lightning.models.lora import without_adapters
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
 
-MERGED, ADAPTER, BOTH = FORMS = ("merged", "adapter", "both")
+Form = Literal["merged", "adapter", "both"]
+MERGED, ADAPTER, BOTH = FORMS = get_args(Form)
 """How a step writes its model."""
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.activations import NewGELUActivation
 
+from rlhf_lightning.arguments import Decay, checked
 from rlhf_lightning.models.adapter_folder import SEQUENCE_HEADS, adapter_settings, adapter_shapes, merged_adapter
 from rlhf_lightning.models.architecture import check_causal
 from rlhf_lightning.models.matmul import use_fast_matmul
@@ -25,6 +26,8 @@ from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.endings import name_special_tokens
 
 Module = TypeVar("Module", bound=nn.Module)
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+"""Types of weights, as torch calls them."""
 _RESIDUAL_DROPOUT = (
     "resid_pdrop",
     "resid_dropout",
@@ -36,13 +39,14 @@ _RESIDUAL_DROPOUT = (
 """What configurations call the dropout on residual branches."""
 
 
+@checked
 def load_causal_lm(
     path: str | None = None,
     config: Mapping[str, Any] | None = None,
     *,
-    dtype: str = "float32",
+    dtype: DType = "float32",
     attention: str = "sdpa",
-    residual_dropout: float = 0.0,
+    residual_dropout: Decay = 0.0,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model, or make a fresh one.
@@ -63,8 +67,6 @@ def load_causal_lm(
         ValueError: When not exactly one of `path` and `config` is given, the dropout does not exist, the folder does
             not hold the whole model (`load_weights`), or it is no causal language model (`check_causal`).
     """
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"model.causal_lm.dtype={dtype} is no type of torch; there are float32, bfloat16, float16.")
     architecture = model_config(path, config, trust_remote_code=trust_remote_code)
     _set_dropout(architecture, residual_dropout)
     options: dict[str, Any] = {

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_lightning.arguments import Count, NonNegativeInt, PositiveFloat, checked
 from rlhf_lightning.models.adapter_folder import peft_module
 from rlhf_lightning.models.loading import freeze
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, widen_vocabulary
@@ -21,10 +22,11 @@ from rlhf_lightning.models.scalar_head import ScalarHeadModel, widen_vocabulary
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@checked
 def add_adapters(
     model: PreTrainedModel | ScalarHeadModel,
-    rank: int,
-    alpha: float | None = None,
+    rank: Count,
+    alpha: PositiveFloat | None = None,
     targets: str | Sequence[str] = "all-linear",
 ) -> None:
     """Freeze a model and put adapters into it that learn; they change nothing before the first step.
@@ -41,8 +43,6 @@ def add_adapters(
             of its embedding and output layers.
     """
     peft = peft_module()
-    if rank < 1:
-        raise ValueError(f"the rank of adapters must be at least 1, got {rank}.")
     if has_adapters(model):
         raise ValueError(f"this {type(model).__name__} has adapters already.")
     body = model.backbone if isinstance(model, ScalarHeadModel) else model
@@ -59,10 +59,17 @@ def add_adapters(
         parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
 
 
-def with_adapters(model: Module, rank: int = 0, **options: Any) -> Module:
+@checked
+def with_adapters(
+    model: Module,
+    *,
+    rank: NonNegativeInt = 0,
+    alpha: PositiveFloat | None = None,
+    targets: str | Sequence[str] = "all-linear",
+) -> Module:
     """The model itself, with adapters where the rank is above 0; arguments as those of `add_adapters`."""
     if rank:
-        add_adapters(cast(PreTrainedModel, model), rank, **options)
+        add_adapters(cast(PreTrainedModel, model), rank, alpha, targets)
     return model
 
 

@@ -1,13 +1,19 @@
 """Optimizers and schedules by factory: what builds them, and what is no factory."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from rlhf_lightning.arguments import is_default, parameters_of
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
@@ -16,6 +22,9 @@ SchedulerFactory: TypeAlias = Callable[..., LRScheduler]
 
 A factory with a parameter `num_training_steps`, as transformers' have, is given the number of steps under that name.
 """
+
+GIVEN_LATER = ("params", "optimizer", "num_training_steps")
+"""What factories get when they are called."""
 
 
 def check_factories(**factories: Any) -> None:
@@ -36,6 +45,37 @@ def check_factories(**factories: Any) -> None:
                 f"{name} is {_named(factory)}, but the module builds its own, over the weights that it trains. Give it "
                 f"a factory: {name}=functools.partial(torch.optim.{example})."
             )
+
+
+def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> str | None:
+    """What speaks against the options of an optimizer or a schedule, tried on one weight; None where nothing does.
+
+    Args:
+        factory: A class of torch, or a function of transformers; anything else is not tried.
+        options: Its arguments, besides the weights or the optimizer.
+    """
+    if factory.__module__.partition(".")[0] not in ("torch", "transformers"):
+        return None
+    optimizer: Optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, 1))], lr=1.0)
+    try:
+        if isinstance(factory, type) and issubclass(factory, Optimizer):
+            factory(optimizer.param_groups[0]["params"], **options)
+            return None
+        defaults = parameters_of(factory).defaults
+        for name, value in options.items():
+            if isinstance(value, int | float) and value < 0 and not is_default(value, defaults, name):
+                return f"{name}={value} must not be below 0"
+        with warnings.catch_warnings(action="ignore"):
+            schedule = build_scheduler(partial(factory, **options), optimizer, 100)
+            for step in range(100):
+                rate = optimizer.param_groups[0]["lr"]
+                if not 0 <= rate < math.inf:
+                    return f"it multiplies the learning rate by {rate} at step {step} of 100"
+                optimizer.step()
+                schedule.step()
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return None
 
 
 def _named(value: Any) -> str:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModel, AutoModelForSequenceClassification, Cache, PreTrainedModel
 
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.models.adapter_folder import adapter_settings
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.attention import additive_mask, fast_attention
-from rlhf_lightning.models.loading import load_weights, use_fast_kernels
+from rlhf_lightning.models.loading import DType, load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
 from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.runs.model_card import signed
@@ -125,7 +126,8 @@ def _embedding(model: PreTrainedModel) -> Tensor:
     return cast(Tensor, model.get_input_embeddings().weight)
 
 
-def load_scalar_model(path: str, *, dtype: str = "float32", attention: str = "sdpa") -> ScalarHeadModel:
+@checked
+def load_scalar_model(path: str, *, dtype: DType = "float32", attention: str = "sdpa") -> ScalarHeadModel:
     """Load a sequence classification folder with one label, or a body beside a head; `export_scalar_model` writes both.
 
     Args:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.models.dict_batches import lm_batch
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
@@ -34,6 +35,7 @@ class LanguageModelModule(RLHFModule):
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

@@ -13,6 +13,7 @@ from rlhf_lightning.algorithms.batch import Experience, LMBatch, PromptBatch, Ro
 from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_rewards, whiten
 from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
+from rlhf_lightning.arguments import Count, Decay, Fraction, NonNegativeFloat, PositiveFloat, checked
 from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
@@ -32,7 +33,6 @@ from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
-from rlhf_lightning.modules.ranges import check_arguments
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
@@ -88,6 +88,7 @@ class PPOModule(RLHFModule):
     kl_coef: Tensor
     iteration: Tensor
 
+    @checked
     def __init__(
         self,
         policy: nn.Module,
@@ -100,26 +101,26 @@ class PPOModule(RLHFModule):
         scheduler: SchedulerFactory | None = None,
         *,
         sampler: Sampler = sample_responses,
-        max_new_tokens: int = 1024,
-        temperature: float = 1.0,
-        num_minibatches: int = 8,
-        num_ppo_epochs: int = 1,
-        micro_batch_size: int | None = None,
-        kl_coef: float = 0.02,
-        kl_target: float | None = None,
-        kl_horizon: int = 10_000,
-        ptx_coef: float = 0.0,
-        discount: float = 1.0,
-        gae_lambda: float = 0.95,
-        clip_range: float = 0.2,
-        value_clip_range: float | None = 0.2,
-        stop_kl: float | None = None,
+        max_new_tokens: Count = 1024,
+        temperature: PositiveFloat = 1.0,
+        num_minibatches: Count = 8,
+        num_ppo_epochs: Count = 1,
+        micro_batch_size: Count | None = None,
+        kl_coef: NonNegativeFloat = 0.02,
+        kl_target: PositiveFloat | None = None,
+        kl_horizon: PositiveFloat = 10_000,
+        ptx_coef: NonNegativeFloat = 0.0,
+        discount: Fraction = 1.0,
+        gae_lambda: Fraction = 0.95,
+        clip_range: PositiveFloat = 0.2,
+        value_clip_range: PositiveFloat | None = 0.2,
+        stop_kl: PositiveFloat | None = None,
         score_hook: ScoreHook | None = None,
-        score_scale: float = 1.0,
+        score_scale: PositiveFloat = 1.0,
         whiten_scores: bool = False,
-        missing_eos_penalty: float | None = None,
-        max_grad_norm: float | None = None,
-        ema_decay: float | None = 0.992,
+        missing_eos_penalty: NonNegativeFloat | None = None,
+        max_grad_norm: PositiveFloat | None = None,
+        ema_decay: Decay | None = 0.992,
         activation_checkpointing: bool = False,
         offload_frozen: bool = False,
         seed: int = 0,
@@ -128,7 +129,6 @@ class PPOModule(RLHFModule):
         models = ["policy", *self.frozen, "value", "tokenizer", "sampler", "score_hook"]
         self.save_hyperparameters(ignore=[*models, "optimizer", "value_optimizer", "scheduler"])
         check_rows(tokenizer, policy, reference, reward, value)
-        check_arguments(self.hparams)
         check_factories(value_optimizer=value_optimizer)
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.models.dict_batches import comparison_batch
 from rlhf_lightning.models.master_weights import widened
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
@@ -36,6 +37,7 @@ class RewardModule(RLHFModule):
             then shared by the tree mask only, because keys and values of a cache cannot be computed again.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

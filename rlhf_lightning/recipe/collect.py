@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
+from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, NonNegativeInt, checked
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
@@ -19,6 +20,7 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_lines
 from rlhf_lightning.runs.folders import PipelineError
@@ -27,9 +29,28 @@ from rlhf_lightning.training.progress import progress_bar
 Progress = Callable[[int], None]
 
 
+class PromptCounts(TypedDict):
+    """Prompts to ask, by split."""
+
+    train: Count
+    validation: NotRequired[NonNegativeInt]
+    test: NotRequired[NonNegativeInt]
+
+
+class CollectSettings(TypedDict):
+    """Group `collect`."""
+
+    policies: list[str]
+    labelers: Node | None
+    prompts: PromptCounts
+    sampling: "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('seed', 'progress', 'kept'))]"
+
+
 @dataclass(frozen=True)
 class Collection(Stage):
     """Samples responses of policies and has them ranked, where the data option has no rankings."""
+
+    schema = CollectSettings
 
     def parents(self, context: Context) -> dict[str, str]:
         """The policies."""
@@ -73,17 +94,18 @@ class Collection(Stage):
         return metrics
 
 
+@checked
 def collect_comparisons(
     policies: Mapping[str, nn.Module],
     tokenization: Tokenization,
     prompts: Sequence[Prompt],
     labelers: Sequence[Labeler],
     *,
-    min_responses: int = 4,
-    max_responses: int = 9,
-    temperature: float = 1.0,
-    batch_size: int = 256,
-    rounds: int = 3,
+    min_responses: AtLeastTwo = 4,
+    max_responses: AtLeastTwo = 9,
+    temperature: NonNegativeFloat = 1.0,
+    batch_size: Count = 256,
+    rounds: Count = 3,
     seed: int = 0,
     progress: Progress | None = None,
     kept: Path | None = None,
@@ -114,7 +136,7 @@ def collect_comparisons(
     Raises:
         ValueError: When K is out of range or there is nobody to ask.
     """
-    if not 2 <= min_responses <= max_responses:
+    if min_responses > max_responses:
         raise ValueError(f"K must be between 2 and more: min_responses={min_responses}, max_responses={max_responses}.")
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")

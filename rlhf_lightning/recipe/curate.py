@@ -18,6 +18,7 @@ from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.sources import DataSource, FileData, RecordStream
 from rlhf_lightning.evaluation.agreement import agreement, krippendorff_alpha
 from rlhf_lightning.recipe.context import COLLECT, Context
+from rlhf_lightning.recipe.schemas import CurateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
@@ -28,6 +29,7 @@ from rlhf_lightning.training.progress import progress_bar
 class Curation(Stage):
     """Curates what the data option has; the steps after it read what stayed."""
 
+    schema = CurateSettings
     reads_curated: ClassVar[bool] = False
 
     def parents(self, context: Context) -> dict[str, str]:

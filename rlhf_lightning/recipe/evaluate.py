@@ -14,6 +14,7 @@ from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, Context, counted
 from rlhf_lightning.recipe.judges import FEW_SHOT, judge_fingerprints, judge_record, judge_settings, main_judge
 from rlhf_lightning.recipe.rewards import check_setting, reward_of, reward_steps
+from rlhf_lightning.recipe.schemas import EvaluateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
@@ -24,6 +25,7 @@ from rlhf_lightning.training.progress import progress_bar
 class Evaluation(Stage):
     """Samples, judges and measures every policy that ``evaluate.policies`` names and that can be loaded."""
 
+    schema = EvaluateSettings
     reported: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:

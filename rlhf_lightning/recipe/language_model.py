@@ -15,6 +15,7 @@ from rlhf_lightning.models.loading import fit_to_tokenizer
 from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.memory_plan import StagePlan, demonstrations_plan, text_plan
+from rlhf_lightning.recipe.schemas import FineTuningSettings, PretrainSettings
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import KeepEpochs
 
@@ -27,6 +28,7 @@ class Pretraining(TrainingStage):
 
     reads: str = "text"
 
+    schema = PretrainSettings
     reads_curated: ClassVar[bool] = False
     curves: ClassVar[tuple[Curve, ...]] = CURVES
 
@@ -60,6 +62,7 @@ class FineTuning(TrainingStage):
 
     reads: str = "demonstrations"
 
+    schema = FineTuningSettings
     curves: ClassVar[tuple[Curve, ...]] = CURVES
 
     def parents(self, context: Context) -> dict[str, str]:

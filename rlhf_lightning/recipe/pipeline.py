@@ -25,6 +25,7 @@ from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.reward import RewardModelling
+from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.lock import being_made
@@ -61,7 +62,7 @@ class Pipeline:
         recipe: The steps that there are, in order; None is `RECIPE`.
 
     Raises:
-        PipelineError: When a step is unknown, or the trainer is told what the recipe says.
+        PipelineError: When settings are wrong, a step is unknown, or the trainer is told what the recipe says.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Pipeline:
         recipe: tuple[Stage, ...] | None = None,
     ) -> None:
         recipe = RECIPE if recipe is None else recipe
+        if faults := setting_faults(config, recipe, config.get("allowed_targets") or []):
+            raise PipelineError("\n".join(faults))
         named = [config["stages"]] if isinstance(config["stages"], str) else config["stages"]
         names = [stage.name for stage in recipe]
         unknown = [name for name in named if name not in names]

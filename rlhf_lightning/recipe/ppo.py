@@ -25,6 +25,7 @@ from rlhf_lightning.recipe.rewards import (
     reward_of,
     reward_steps,
 )
+from rlhf_lightning.recipe.schemas import PpoSettings
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import SampleTable
 
@@ -38,6 +39,7 @@ class PolicyOptimization(TrainingStage):
 
     reads: str = "prompts"
 
+    schema = PpoSettings
     shared_settings: ClassVar[tuple[str, ...]] = ("generation",)
     unit: ClassVar[str] = "iteration"
     curves: ClassVar[tuple[Curve, ...]] = (

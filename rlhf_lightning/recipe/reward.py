@@ -24,6 +24,7 @@ from rlhf_lightning.parallel.sharding import unshard
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
 from rlhf_lightning.recipe.memory_plan import StagePlan, rankings_plan
+from rlhf_lightning.recipe.schemas import RewardSettings
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.runs.files import write_json
 
@@ -38,6 +39,7 @@ class RewardModelling(TrainingStage):
         Curve("Loss", "nats per pair", {"validation": "validation/loss", "train": "train/loss"}),
         Curve("Accuracy", "share of pairs", {"validation": "validation/accuracy", "train": "train/accuracy"}),
     )
+    schema = RewardSettings
     measured_on_rankings: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:

@@ -32,7 +32,7 @@ INIT = "init"
 """The policy's start, where a setting names a model."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _TARGET, _PART, _WEIGHT = "_target_", REWARD, "weight"
-_KINDS: dict[str, Callable[..., Any]] = {"path": TextReward, "url": HTTPReward}
+KINDS: dict[str, Callable[..., Any]] = {"path": TextReward, "url": HTTPReward}
 """By the key that tells their nodes."""
 
 
@@ -148,11 +148,11 @@ def _parts(setting: Any) -> list[tuple[Any, float]]:
     if isinstance(setting, Mapping):
         _kind(setting)
     elif not isinstance(setting, str) or not setting:
-        raise PipelineError(f"a reward is {_FORMS}; got {setting!r}.")
+        raise PipelineError(f"a reward is {FORMS}; got {setting!r}.")
     return [(setting, 1.0)]
 
 
-_FORMS = (
+FORMS = (
     "a step, a folder or hub id of a sequence classifier, module:function, an address http(s)://..., a node with path, "
     "url or _target_, or a list of those or of {reward: ..., weight: ...}"
 )
@@ -162,13 +162,13 @@ def _kind(node: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, str]:
     """The class that a node describes, and the name of what it describes."""
     if _TARGET in node:
         return None, str(node[_TARGET])
-    for key, kind in _KINDS.items():
+    for key, kind in KINDS.items():
         if key in node:
             known = inspect.signature(kind).parameters
             if unknown := [name for name in node if name not in known]:
                 raise PipelineError(f"a reward with {key} has no {', '.join(unknown)}; it has {', '.join(known)}.")
             return kind, str(node[key])
-    raise PipelineError(f"a reward is {_FORMS}; got {dict(node)}.")
+    raise PipelineError(f"a reward is {FORMS}; got {dict(node)}.")
 
 
 def _loaded(context: Context, part: Any, tokens: bool) -> Reward:

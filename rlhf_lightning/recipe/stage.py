@@ -42,6 +42,8 @@ class Stage(ABC):
     colour: str
     like: str = ""
 
+    schema: ClassVar[type | None] = None
+    """The `TypedDict` of what its config group may hold; without one its nodes with `_target_` alone are checked."""
     all_processes: ClassVar[bool] = False
     """Whether all processes take part; otherwise the first one works and the others wait."""
     keeps_artifact: ClassVar[bool] = True

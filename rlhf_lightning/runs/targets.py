@@ -41,14 +41,21 @@ def builder(more_targets: Sequence[str]) -> Callable[..., Any]:
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise PipelineError(f"an object is described by a mapping with _target_, got {node!r}.")
         for target in targets(node):
-            if not is_allowed(target, LIBRARIES, more_targets):
-                raise PipelineError(
-                    f"_target_ {target} is neither a class of {', '.join(LIBRARIES)} nor one of our functions that a "
-                    "configuration may call. If you trust it, add its package to allowed_targets."
-                )
+            if (reason := refusal(target, more_targets)) is not None:
+                raise PipelineError(reason)
         return _built({**node, **arguments}, set(arguments))
 
     return build
+
+
+def refusal(target: str, more: Sequence[str]) -> str | None:
+    """Why a configuration may not build a target; None where it may. The rest is as for `is_allowed`."""
+    if is_allowed(target, LIBRARIES, more):
+        return None
+    return (
+        f"_target_ {target} is neither a class of {', '.join(LIBRARIES)} nor one of our functions that a configuration "
+        "may call. If you trust it, add its package to allowed_targets."
+    )
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -71,7 +78,7 @@ def is_allowed(target: str, libraries: Sequence[str], more: Sequence[str]) -> bo
     """
     if not _within(target, (*libraries, *more)):
         return False
-    found = _found(target)
+    found = found_target(target)
     # The name alone proves little: torch.nn.modules.module.os.system is a name in torch.nn.
     home = getattr(found, "__module__", None) or ""
     if _within(home, more):
@@ -95,7 +102,7 @@ def _built(node: Any, given: set[str] | frozenset[str] = frozenset()) -> Any:
     missing = [name for name, value in named.items() if isinstance(value, str) and value == "???"]
     if missing:
         raise PipelineError(f"{target} needs {', '.join(missing)}: the configuration has '???' there. Give a value.")
-    call = partial(_found(target), *positional, **named)
+    call = partial(found_target(target), *positional, **named)
     if parts.get("_partial_", False):
         return call
     try:
@@ -106,7 +113,8 @@ def _built(node: Any, given: set[str] | frozenset[str] = frozenset()) -> Any:
         raise PipelineError(f"{target} cannot be built: {error}") from error
 
 
-def _found(target: str) -> Any:
+def found_target(target: str) -> Any:
+    """The class or function of that full name; a `PipelineError` where there is none."""
     names = target.split(".")
     reason: Exception = ImportError("there is no such name")
     for count in range(len(names), 0, -1):

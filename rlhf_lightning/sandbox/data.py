@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
+from rlhf_lightning.arguments import Fraction, NonNegativeInt, checked
 from rlhf_lightning.sandbox.truth import TrueUtility
 from rlhf_lightning.sandbox.world import WORLD_VERSION, Split, generate_demonstrations, generate_prompts, generate_text
 
@@ -12,6 +13,7 @@ __all__ = ["SandboxData", "TrueUtility"]
 _MADE = ("demonstrations", "prompts", "text")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class SandboxData:
     """The records of the sealed world, made on the fly from a seed.
@@ -26,11 +28,11 @@ class SandboxData:
     """
 
     seed: int = 0
-    demonstrations: int = 1500
-    prompts: int = 8000
-    text: int = 4000
-    validation: int = 300
-    imperfect: float = 0.4
+    demonstrations: NonNegativeInt = 1500
+    prompts: NonNegativeInt = 8000
+    text: NonNegativeInt = 4000
+    validation: NonNegativeInt = 300
+    imperfect: Fraction = 0.4
     malformed: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def has(self, name: str, split: str) -> bool:

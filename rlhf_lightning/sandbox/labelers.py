@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rlhf_lightning.arguments import Count, Fraction, NonNegativeFloat, checked
 from rlhf_lightning.evaluation.agreement import Screening, passes, screening_scores
 from rlhf_lightning.sandbox.metadata import flags_of, likert_of
 from rlhf_lightning.sandbox.respond import draw_flaws, respond
@@ -24,6 +25,7 @@ TIE_THRESHOLD = 0.05
 """Differences smaller than this go unnoticed."""
 
 
+@checked
 @dataclass(frozen=True)
 class Labeler:
     """One simulated labeler.
@@ -41,11 +43,11 @@ class Labeler:
 
     name: str
     weights: Mapping[str, float]
-    noise: float = TRAINING_NOISE
+    noise: NonNegativeFloat = TRAINING_NOISE
     team: str = "team-0"
-    flag_error: float = 0.1
-    skill: float = 0.8
-    tie_threshold: float = TIE_THRESHOLD
+    flag_error: Fraction = 0.1
+    skill: NonNegativeFloat = 0.8
+    tie_threshold: NonNegativeFloat = TIE_THRESHOLD
     seed: int = 0
 
     def score(self, prompt: str, response: str) -> float:
@@ -129,7 +131,8 @@ def candidate(index: int, seed: int, mode: Mode, noise: float) -> Labeler:
     return Labeler(f"labeler-{seed}-{index}", weights, noise, team, flag_error, skill, seed=seed)
 
 
-def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> list[Labeler]:
+@checked
+def screened_labelers(count: Count = 40, seed: int = 0, mode: Mode = "train") -> list[Labeler]:
     """Those who pass the screening of InstructGPT, appendix B.1, and label training data.
 
     Args:
@@ -141,12 +144,14 @@ def screened_labelers(count: int = 40, seed: int = 0, mode: Mode = "train") -> l
     return list(itertools.islice((person for person in applicants if passes(screening(person))), count))
 
 
-def held_out_labelers(count: int = 20, seed: int = 1, mode: Mode = "final") -> list[Labeler]:
+@checked
+def held_out_labelers(count: Count = 20, seed: int = 1, mode: Mode = "final") -> list[Labeler]:
     """People who never labelled training data and were not screened (InstructGPT, section 3.4)."""
     return [candidate(index, seed, mode, HELD_OUT_NOISE) for index in range(count)]
 
 
-def held_out_panel(count: int = 20, seed: int = 1, mode: Mode = "final") -> LabelerPanel:
+@checked
+def held_out_panel(count: Count = 20, seed: int = 1, mode: Mode = "final") -> LabelerPanel:
     """Held-out labelers as a judge."""
     return LabelerPanel(held_out_labelers(count, seed, mode))
 

@@ -5,6 +5,7 @@ These are the truth; labelers misread some of it (`Labeler.metadata`).
 
 from collections.abc import Sequence
 
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.sandbox.annotations import states_constraint
 from rlhf_lightning.sandbox.truth import Mode, facts, true_utility
 from rlhf_lightning.sandbox.use_cases.table import read_prompt
@@ -51,6 +52,7 @@ class Metadata:
         mode: The aim that comes first in the utility which the Likert score follows.
     """
 
+    @checked
     def __init__(self, mode: Mode = "final") -> None:
         self.mode = mode
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.evaluation.probes import Choice, Continuation
 from rlhf_lightning.sandbox.knowledge import HELD_OUT_FACTS
 from rlhf_lightning.sandbox.sentences import animal
@@ -14,7 +15,8 @@ from rlhf_lightning.sandbox.vocabulary import HANDLING, NEWLINE, NO_COMMENT, OBJ
 from rlhf_lightning.sandbox.web import passage_exercise, translation_exercise
 
 
-def sandbox_probes(count: int = 200, seed: int = 0) -> list[Continuation | Choice]:
+@checked
+def sandbox_probes(count: Count = 200, seed: int = 0) -> list[Continuation | Choice]:
     """All automatic measures of the sealed world.
 
     Args:

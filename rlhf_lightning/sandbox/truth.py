@@ -7,6 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.sandbox.knowledge import KINDS, stated_facts
 from rlhf_lightning.sandbox.sentences import Reply, is_well_formed
 from rlhf_lightning.sandbox.use_cases.table import RUDE, read_prompt
@@ -120,6 +121,7 @@ class TrueUtility:
         mode: The aim that comes first when aims conflict; evaluation in the paper is in `final` mode.
     """
 
+    @checked
     def __init__(self, mode: Mode = "final") -> None:
         self.mode = mode
 

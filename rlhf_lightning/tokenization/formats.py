@@ -1,10 +1,11 @@
 """The format of prompts: which one holds, and what a model folder says of the one that it was trained with."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-CHAT, TEMPLATE, PLAIN = "chat", "template", "plain"
+FormatName = Literal["chat", "template", "plain"]
+CHAT, TEMPLATE, PLAIN = get_args(FormatName)
 PROMPT, RENDERED = "{prompt}", "{rendered}"
 """Stand in a prompt template for text of people, and for a conversation that some template wrote already."""
 KEPT = "prompt_format"

@@ -8,6 +8,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import GPT2Tokenizer
 
+from rlhf_lightning.arguments import checked
 from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.chat import set_template
 from rlhf_lightning.tokenization.endings import END_TOKENS, end_token_ids, keep_endings
@@ -18,6 +19,7 @@ _END_OF_TEXT = "<|endoftext|>"
 """Ends a text in many a vocabulary whose file does not say so."""
 
 
+@checked
 def load_tokenizer(
     path: str,
     *,

@@ -9,6 +9,7 @@ import lightning as L
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.sample import response_texts
 from rlhf_lightning.runs.files import put_in_place
 from rlhf_lightning.training.metrics_file import batches_done
@@ -55,8 +56,9 @@ class SampleTable(L.Callback):
         rows: Episodes each time.
     """
 
+    @checked
     def __init__(
-        self, path: Path, tokenizer: PreTrainedTokenizerBase, every_n_iterations: int = 10, rows: int = 4
+        self, path: Path, tokenizer: PreTrainedTokenizerBase, every_n_iterations: Count = 10, rows: Count = 4
     ) -> None:
         self.tokenizer = tokenizer
         self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows

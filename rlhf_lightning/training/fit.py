@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from rlhf_lightning.arguments import Count
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import write_json
@@ -34,9 +35,9 @@ def fit_stage(
     callbacks: Sequence[L.Callback],
     say: Callable[[str], None],
     *,
-    epochs: int,
-    checkpoint_every: int,
-    log_every: int,
+    epochs: Count,
+    checkpoint_every: Count,
+    log_every: Count,
     loggers: Sequence[Logger] = (),
     hyperparameters: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),

@@ -57,7 +57,7 @@ def test_further_finders_add_to_the_regular_expressions():
 
 
 def test_an_unknown_action():
-    with pytest.raises(ValueError, match="action must be filter or mask, got 'drop'"):
+    with pytest.raises(ValueError, match="action must be one of filter, mask, got 'drop'"):
         PersonalFilter("drop")
 
 

@@ -158,9 +158,9 @@ def test_the_seed_sets_the_order(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_share": 1.0}, r"text_share must be in \[0, 1\), got 1.0"),
-        ({"text_share": -0.1}, r"text_share must be in \[0, 1\), got -0.1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"text_share": 1.0}, r"text_share must be a number in \[0, 1\), got 1.0"),
+        ({"text_share": -0.1}, r"text_share must be a number in \[0, 1\), got -0.1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"prompt_template": "x"}, "prompt_template must contain"),
         ({"prompt_template": "{prompt}\\nA:"}, "holds a backslash and an n"),
     ],

@@ -88,7 +88,7 @@ def test_the_loss_mask_of_earlier_turns():
 
 
 def test_which_turns_train_is_one_of_two(tiny_tokenizer):
-    with pytest.raises(ValueError, match=r"data\.train_on must be last or all, got 'first'"):
+    with pytest.raises(ValueError, match=r"train_on must be one of last, all, got 'first'"):
         Tokenization(tiny_tokenizer, train_on="first")
 
 

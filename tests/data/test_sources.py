@@ -402,7 +402,7 @@ def test_a_missing_file_is_a_sentence(tmp_path, entry):
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(ValueError, match="on_error must be stop or quarantine, got 'skip'"):
+    with pytest.raises(ValueError, match="on_error must be one of stop, quarantine, got 'skip'"):
         FileData(str(tmp_path), {}, on_error="skip")
     with pytest.raises(ValueError, match="on_error=quarantine needs the folder"):
         FileData(str(tmp_path), {}, on_error="quarantine")

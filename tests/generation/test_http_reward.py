@@ -99,7 +99,7 @@ def test_settings_that_cannot_work_are_refused():
         with pytest.raises(ValueError, match="without password and query"):
             HTTPReward(url)
     for name, value in (("timeout", 0), ("retries", -1), ("batch_size", 0)):
-        with pytest.raises(ValueError, match=f"{name} of the reward at http://x/ must be at least"):
+        with pytest.raises(ValueError, match=rf"^{name} must be a (whole )?number (above|of at least) \d"):
             HTTPReward("http://x/", **{name: value})
     with pytest.raises(ValueError, match="reads its key from NO_SUCH_KEY, which is not set"):
         HTTPReward("http://x/", api_key_env="NO_SUCH_KEY")

@@ -151,9 +151,12 @@ def test_policies_take_turns(tiny_tokenizer, k, first):
     assert {sum(int(text[1:]) < 30 for text in completions) for completions in whole} == {first}
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 4), (5, 4)])
-def test_k_out_of_range(tiny_tokenizer, low, high):
-    with pytest.raises(ValueError, match=f"min_responses={low}, max_responses={high}"):
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(1, 4, "min_responses must be a whole number of at least 2, got 1"), (5, 4, "min_responses=5, max_responses=4")],
+)
+def test_k_out_of_range(tiny_tokenizer, low, high, said):
+    with pytest.raises(ValueError, match=said):
         collect(tiny_tokenizer, {"one": Speaker(20)}, min_responses=low, max_responses=high)
 
 

@@ -1,0 +1,252 @@
+"""What the groups of the configuration may hold besides nodes with `_target_`: names, types and ranges.
+
+A node that becomes the argument list of a function takes its names and types from there (`Keywords`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from transformers import ContinuousBatchingConfig
+
+from rlhf_lightning.arguments import Count, Decay, Node, NonNegativeFloat, NonNegativeInt
+from rlhf_lightning.data.datamodule import RLHFDataModule
+from rlhf_lightning.data.tokenize import TrainOn
+from rlhf_lightning.generation.engines import Engine, VLLMSampler
+from rlhf_lightning.models.adapter_export import Form
+from rlhf_lightning.models.loading import DType
+from rlhf_lightning.models.lora import with_adapters
+from rlhf_lightning.tokenization.formats import FormatName
+from rlhf_lightning.training.fit import fit_stage
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """A node that is a list of keywords.
+
+    Args:
+        function: What takes them; those that it takes by name alone, where there are any.
+        without: Keywords that the recipe gives it.
+        required: Keywords that must be there, besides those without a default.
+        every: Whether those count too that it takes by place.
+    """
+
+    function: Callable[..., Any]
+    without: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    every: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """A node with `_target_` to which the recipe gives some arguments itself.
+
+    Args:
+        names: Names of those arguments.
+        nodes: Names of arguments that are `Nodes`.
+    """
+
+    names: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+
+
+class Kind:
+    """A node of one of several forms: `REWARD` or `NODES`."""
+
+
+REWARD, NODES = Kind(), Kind()
+Reward = Annotated[Any, REWARD]
+"""A reward by the forms of `recipe.rewards`."""
+Nodes = Annotated[Any, NODES]
+"""Nodes with `_target_`, in mappings by name or in lists, however deep; null is none."""
+
+_LENGTHS = ("block_size", "max_prompt_tokens", "max_response_tokens", "prompt_template", "train_on", "format")
+_PAIRS, _SHARE, _ROWS = "as_pairs", "text_share", "text_batch_size"
+Lengths = Annotated[
+    dict[str, Any],
+    Keywords(
+        RLHFDataModule,
+        ("text", "seed", "batch_size", "num_batches", "num_workers", _PAIRS, _SHARE, _ROWS),
+        _LENGTHS[:3],
+    ),
+]
+Fit = Annotated[dict[str, Any], Keywords(fit_stage, ("loggers", "hyperparameters", "tags"))]
+Lora = Annotated[dict[str, Any], Keywords(with_adapters, required=("rank",))]
+LanguageModel = Annotated[Node, Given(("model",))]
+Ppo = Annotated[
+    Node, Given(("policy", "reference", "reward", "value", "tokenizer", "sampler", "max_new_tokens", "seed"))
+]
+
+
+class Rows(TypedDict, total=False):
+    """Which records a step learns from."""
+
+    max_train: Count | None
+    leave_out: list[str] | None
+
+
+class ValidatedRows(Rows, total=False):
+    """And validates on."""
+
+    max_validation: NonNegativeInt | None
+
+
+def _data(*without: str) -> Keywords:
+    return Keywords(RLHFDataModule, ("text", "seed", *_LENGTHS, *without))
+
+
+class PretrainSettings(TypedDict):
+    """Group `pretrain`."""
+
+    module: LanguageModel
+    data: Annotated[ValidatedRows, _data(_PAIRS, _SHARE, _ROWS)]
+    fit: Fit
+    on_weights: bool
+    export_dtype: DType
+
+
+class FineTuningSettings(TypedDict):
+    """Groups `sft` and `ppo_init`."""
+
+    module: LanguageModel
+    data: Annotated[ValidatedRows, _data(_PAIRS, _ROWS)]
+    fit: Fit
+    lora: Lora
+    rates: NotRequired[dict[str, NonNegativeFloat]]
+    export: Form | None
+    residual_dropout: Decay
+    keep_epochs: bool
+
+
+class RewardSettings(TypedDict):
+    """Groups `reward` and `judge`."""
+
+    init: str
+    module: LanguageModel
+    data: Annotated[ValidatedRows, _data(_SHARE, _ROWS)]
+    fit: Fit
+    lora: Lora
+    rates: NotRequired[dict[str, NonNegativeFloat]]
+    export: Form | None
+    bias_demonstrations: Count
+    folds: Literal["labeler", "source"] | None
+
+
+class PpoSettings(TypedDict):
+    """Groups `ppo` and `ppo_ptx`."""
+
+    init: str
+    reference: str
+    reward: Reward
+    value_init: str | None
+    module: Ppo
+    data: Annotated[Rows, _data(_PAIRS, _SHARE)]
+    fit: Fit
+    lora: Lora
+    rates: NotRequired[dict[str, NonNegativeFloat]]
+    value_rates: NotRequired[dict[str, NonNegativeFloat]]
+    export: Form | None
+
+
+class CurateSettings(TypedDict):
+    """Group `curate`."""
+
+    few_shot: list[str]
+    evaluation: list[str | dict[str, Any]]
+    curator: Node
+
+
+class EvaluateSettings(TypedDict):
+    """Group `evaluate`."""
+
+    policies: list[str]
+    baseline: str
+    reference: str
+    judge: Reward
+    judges: Mapping[str, Reward] | None
+    metadata: Node | None
+    probes: Node | None
+    few_shot_prefix: str | None
+    base_stop: str | None
+    num_prompts: Count
+    num_texts: NonNegativeInt
+    temperature: NonNegativeFloat
+    batch_size: Count
+
+
+class ModelSettings(TypedDict):
+    """Group `model`; what is not a node is there to be referred to."""
+
+    causal_lm: Node
+    tokenizer: Node
+    path: NotRequired[str]
+    tokenizer_path: NotRequired[str]
+    size: NotRequired[Literal["small", "medium", "large"]]
+    documents: NotRequired[Count]
+    eos: NotRequired[str | list[str] | None]
+    stop: NotRequired[str | list[str] | None]
+    chat_template: NotRequired[str | None]
+    date: NotRequired[str | None]
+
+
+class DataSettings(TypedDict):
+    """Group `data`; what is not a node is there to be referred to."""
+
+    source: Node
+    lengths: Lengths
+    root: NotRequired[str | None]
+    on_error: NotRequired[Literal["stop", "quarantine"]]
+    format: NotRequired[FormatName | None]
+    train_on: NotRequired[TrainOn]
+    id: NotRequired[str]
+    tasks: NotRequired[str]
+
+
+class GenerationSettings(TypedDict):
+    """Node `generation`."""
+
+    engine: Engine
+    options: Mapping[str, Any]
+
+
+ENGINES: dict[str, Keywords | None] = {
+    "loop": None,
+    "transformers": Keywords(ContinuousBatchingConfig),
+    "vllm": Keywords(VLLMSampler),
+}
+"""What the options of each engine are; our loop has none."""
+
+
+class PathSettings(TypedDict):
+    """Group `paths`."""
+
+    runs: str
+
+
+class Settings(TypedDict):
+    """The whole tree, but for the steps."""
+
+    paths: PathSettings
+    trainer: Annotated[Node, Given((), ("logger", "callbacks"))]
+    logger: Nodes
+    callbacks: Nodes
+    data: DataSettings
+    model: ModelSettings
+    generation: GenerationSettings
+    stages: str | list[str]
+    run: str
+    upstream: str | list[str] | None
+    overwrite: bool
+    keep_going: bool
+    plan: bool
+    seed: NonNegativeInt
+    tags: list[str]
+    optimized_metric: str | None
+    allowed_targets: list[str]
+
+
+SHORTHANDS: Mapping[str, Mapping[str, Any]] = {
+    "model": dict.fromkeys(("path", "tokenizer_path", "size", "eos", "stop", "chat_template", "date")),
+    "data": {"root": None, "on_error": "stop", "format": None, "train_on": "last", "id": None, "tasks": None},
+}
+"""Settings that nodes beside them refer to, each with the value that says nothing."""
