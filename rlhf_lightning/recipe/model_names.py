@@ -31,6 +31,8 @@ def models_lacking(context: Context, models: Callable[[Context], Mapping[str, st
         yield str(error)
         return
     for role, name in named.items():
+        if role == "comparisons":  # made by a step, and no model
+            continue
         scores = role.startswith((REWARD, JUDGE, "value"))
         yield from model_lacking(context, role, name, (SCORES, WRITES) if scores else (WRITES,))
 
@@ -78,8 +80,8 @@ def _step_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
         if step not in context.coming:
             yield from folder_lacking(context, role, str(context.model_path(name)))
     elif number == variant or not number.isdecimal() or "keep_epochs" not in options:
-        more = " and epochs, such as epoch-1" if "keep_epochs" in options else ""
-        yield f"{role}={name}: {step} has no variant {variant}; it has raw{more}. Mend the name."
+        raw = " but raw" * (leaves == WRITES) + ", and its epochs, such as epoch-1" * ("keep_epochs" in options)
+        yield f"{role}={name}: {step} has no variant{raw}. Mend the name."
     elif step in context.coming:
         epochs = options["fit"]["epochs"]
         if not options["keep_epochs"]:
@@ -108,7 +110,7 @@ def folder_lacking(context: Context, role: str, name: str) -> Iterator[str]:
     except (OSError, ValueError) as error:
         try:
             within = exported_model(name)
-        except OSError:
+        except (OSError, ValueError):
             within = name
         yield f"{role}={name}: {error}" + (f" Did you mean {within}?" if within != name else "")
         return

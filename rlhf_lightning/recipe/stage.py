@@ -93,7 +93,7 @@ class Stage(ABC):
 
     def lacks(self, context: Context) -> Iterator[str]:
         """What it needs and nothing brings or makes, a sentence each; asked before the first step of the run."""
-        yield from models_lacking(context, self.models)
+        yield from models_lacking(context, self.parents)
 
     def not_needed(self, context: Context) -> str | None:
         """Why this run does without the step; None where it does not."""

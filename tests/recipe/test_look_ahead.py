@@ -84,77 +84,96 @@ def test_the_papers_preset_says_at_once_all_that_an_incomplete_folder_lacks(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("ppo.init=stf", "ppo, ppo_ptx: init=stf is no step and no folder here. Did you mean sft? Name base, "),
-        ("ppo_ptx.init=ppo_int", "ppo_ptx: init=ppo_int is no step and no folder here. Did you mean ppo_init?"),
-        ("ppo.reference=sft2", "ppo, ppo_ptx: reference=sft2 is no step and no folder here. Did you mean sft?"),
-        ("ppo.value_init=rewrd", "ppo, ppo_ptx: value_init=rewrd is no step and no folder here. Did you mean reward?"),
-        ("ppo.reward=rewards", "ppo, ppo_ptx: reward=rewards is no step and no folder here. Did you mean reward?"),
-        ("ppo.reward=sft", "ppo, ppo_ptx: reward=sft: step sft leaves a model that writes responses. Name judge, "),
-        ("ppo.reward=[{reward:nobody/has:it}]", "ppo, ppo_ptx: reward=nobody/has:it: there is no file or folder"),
-        ("reward.init=bse", "reward: init=bse is no step and no folder here. Did you mean base?"),
-        ("reward.init=reward", "reward: init=reward: step reward leaves a reward model. Name base, pretrain, "),
-        ("reward.init=./nope", "reward: init=./nope: there is no file or folder ./nope here, and it looks like a path"),
-        ("reward.init=a/b/c", "reward: init=a/b/c: there is no file or folder a/b/c here, and it looks like a path"),
-        ("reward.init=model.pt", "reward: init=model.pt: there is no file or folder model.pt here"),
-        ("reward.init=nobody/here", "reward: init=nobody/here is no folder here, and HF_HUB_OFFLINE is set, but the "),
-        ("reward.init=prompted", "reward: init=prompted: prompted is only a policy of step evaluate. Name base, "),
-        ("reward.init=base/raw", "reward: init=base/raw: base has no variants. Name base, "),
-        ("reward.init=collect", "reward: init=collect: step collect leaves no model. Name base, "),
-        ("reward.init=ppo", "reward: the model of stage ppo is needed, but "),
-        ("reward.init=sandbox/huge", "reward: init=sandbox/huge: the sandbox has no model 'sandbox/huge'"),
-        ("collect.policies=[sft,ppo_int]", "collect: policies=ppo_int is no step and no folder here. Did you mean"),
-        ("collect.policies=[sft/raww]", "collect: policies=sft/raww: sft has no variant raww; it has raw and epochs"),
-        ("collect.policies=[sft/epoch-1]", "collect: policies=sft/epoch-1: sft keeps no epochs. Set sft.keep_epochs="),
-        ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
-        ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
-        ("collect.sampling.min_responses=1", "collect: K must be between 2 and more: sampling.min_responses=1, "),
-        ("collect.sampling.max_responses=3", "collect: K must be between 2 and more: sampling.min_responses=4, "),
-        ("evaluate.policies=[sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
-        ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, prompted, sft, ppo, "),
-        ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
-        ("evaluate.judge=judge", "evaluate: the model of stage judge is needed, but "),
-        ("evaluate.judge=jugde", "evaluate: judge=jugde is no step and no folder here. Did you mean judge?"),
-        ("+evaluate.judges.words=nothing:here", "evaluate: nothing:here is no function of the working directory"),
-        (
-            "ppo.module.num_minibatches=256",
-            "ppo, ppo_ptx: data.batch_size=128 episodes cannot be split into module.num",
-        ),
-        ("generation.engine=vlm", "ppo, ppo_ptx: generation.engine=vlm is not known"),
-        ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: "),
-        (
-            "trainer.accelerator=cdua",
-            "trainer.accelerator=cdua is unknown. Did you mean cuda? There are cpu, and auto.",
-        ),
-        (
-            "trainer.accelerator=cuda",
-            "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
-        ),
-        ("model.causal_lm.dtype=float31", "sft, evaluate: model.causal_lm.dtype=float31 is no type of torch"),
-        ("model.causal_lm.attention=spda", "sft, evaluate: model.causal_lm.attention=spda is unknown. Did you mean sd"),
-        ("model.causal_lm.path=/nope", "sft, evaluate: model.path=/nope: there is no file or folder /nope here"),
-        ("data.lengths.block_size=193", "sft, evaluate: the model base (sandbox/medium) reads 192 tokens, but data."),
-        ("upstream=demmo", "upstream=demmo: there is no run "),
-        ("reward.data.text_share=0.1", ""),
-        ("optimized_metric=pppo.rollout/score", "optimized_metric=pppo.rollout/score: pppo is none of the steps that"),
-        ("optimized_metric=ppo", "optimized_metric=ppo is a step, not a number. Name one of its metrics"),
-        ("optimized_metric=evaluate.policies.ppo.win_rate", "optimized_metric=evaluate.policies.ppo.win_rate is not a"),
-        ("optimized_metric=evaluate.policies.ppo.winrate.value", "optimized_metric=evaluate.policies.ppo.winrate.valu"),
-        ("optimized_metric=evaluate.policies.pppo.kl", "optimized_metric=evaluate.policies.pppo.kl: pppo is none of "),
-        ("optimized_metric=evaluate.policies.ppo.judges.me.value", "optimized_metric=evaluate.policies.ppo.judges.me."),
-        ("optimized_metric=ppo.validation/score", "optimized_metric=ppo.validation/score: ppo validates nothing"),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(override: str, sentence: str, tmp_path: Path, monkeypatch: Any) -> None:
+WRONG = [
+    ("ppo.init=stf", "ppo, ppo_ptx: init=stf is no step and no folder here. Did you mean sft? Name base, "),
+    ("ppo_ptx.init=ppo_int", "ppo_ptx: init=ppo_int is no step and no folder here. Did you mean ppo_init?"),
+    ("ppo.reference=sft2", "ppo, ppo_ptx: reference=sft2 is no step and no folder here. Did you mean sft?"),
+    ("ppo.value_init=rewrd", "ppo, ppo_ptx: value_init=rewrd is no step and no folder here. Did you mean reward?"),
+    ("ppo.reward=rewards", "ppo, ppo_ptx: reward=rewards is no step and no folder here. Did you mean reward?"),
+    ("ppo.reward=sft", "ppo, ppo_ptx: reward=sft: step sft leaves a model that writes responses. Name judge, "),
+    ("ppo.reward=[{reward:nobody/has:it}]", "ppo, ppo_ptx: reward=nobody/has:it: there is no file or folder"),
+    ("reward.init=bse", "reward: init=bse is no step and no folder here. Did you mean base?"),
+    ("reward.init=reward", "reward: init=reward: step reward leaves a reward model. Name base, pretrain, "),
+    ("reward.init=./nope", "reward: init=./nope: there is no file or folder ./nope here, and it looks like a path"),
+    ("reward.init=a/b/c", "reward: init=a/b/c: there is no file or folder a/b/c here, and it looks like a path"),
+    ("reward.init=model.pt", "reward: init=model.pt: there is no file or folder model.pt here"),
+    ("reward.init=nobody/here", "reward: init=nobody/here is no folder here, and HF_HUB_OFFLINE is set, but the "),
+    ("reward.init=prompted", "reward: init=prompted: prompted is only a policy of step evaluate. Name base, "),
+    ("reward.init=base/raw", "reward: init=base/raw: base has no variants. Name base, "),
+    ("reward.init=collect", "reward: init=collect: step collect leaves no model. Name base, "),
+    ("reward.init=ppo", "reward: the model of stage ppo is needed, but "),
+    ("reward.init=sandbox/huge", "reward: init=sandbox/huge: the sandbox has no model 'sandbox/huge'"),
+    ("collect.policies=[sft,ppo_int]", "collect: policies=ppo_int is no step and no folder here. Did you mean"),
+    ("collect.policies=[sft/raww]", "collect: policies=sft/raww: sft has no variant but raw, and its epochs"),
+    ("collect.policies=[sft/epoch-1]", "collect: policies=sft/epoch-1: sft keeps no epochs. Set sft.keep_epochs="),
+    ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
+    ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
+    ("collect.sampling.min_responses=1", "collect: K must be between 2 and more: sampling.min_responses=1, "),
+    ("collect.sampling.max_responses=3", "collect: K must be between 2 and more: sampling.min_responses=4, "),
+    ("evaluate.policies=[sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
+    ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, prompted, sft, ppo, "),
+    ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
+    ("evaluate.judge=judge", "evaluate: the model of stage judge is needed, but "),
+    ("evaluate.judge=jugde", "evaluate: judge=jugde is no step and no folder here. Did you mean judge?"),
+    ("+evaluate.judges.words=nothing:here", "evaluate: nothing:here is no function of the working directory"),
+    (
+        "ppo.module.num_minibatches=256",
+        "ppo, ppo_ptx: data.batch_size=128 episodes cannot be split into module.num",
+    ),
+    ("generation.engine=vlm", "ppo, ppo_ptx: generation.engine=vlm is not known"),
+    ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: "),
+    (
+        "trainer.accelerator=cdua",
+        "trainer.accelerator=cdua is unknown. Did you mean cuda? There are cpu, and auto.",
+    ),
+    (
+        "trainer.accelerator=cuda",
+        "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
+    ),
+    ("+model.causal_lm.dtype=float31", "sft, evaluate: model.causal_lm.dtype=float31 is no type of torch"),
+    ("+model.causal_lm.attention=spda", "sft, evaluate: model.causal_lm.attention=spda is unknown. Did you mean sd"),
+    ("model.causal_lm.path=/nope", "sft, evaluate: model.path=/nope: there is no file or folder /nope here"),
+    ("data.lengths.block_size=193", "sft, evaluate: the model base (sandbox/medium) reads 192 tokens, but data."),
+    ("upstream=demmo", "upstream=demmo: there is no run "),
+    ("optimized_metric=pppo.rollout/score", "optimized_metric=pppo.rollout/score: pppo is none of the steps that"),
+    ("optimized_metric=ppo", "optimized_metric=ppo is a step, not a number. Name one of its metrics"),
+    ("optimized_metric=evaluate.policies.sft.win_rate", "optimized_metric=evaluate.policies.sft.win_rate is not a"),
+    ("optimized_metric=evaluate.policies.sft.winrate.value", "optimized_metric=evaluate.policies.sft.winrate.valu"),
+    ("optimized_metric=evaluate.policies.pppo.kl", "optimized_metric=evaluate.policies.pppo.kl: pppo is none of "),
+    ("optimized_metric=evaluate.policies.sft.judges.me.value", "optimized_metric=evaluate.policies.sft.judges.me."),
+]
+"""Overrides of the demo, and how the sentence begins that each gets."""
+
+
+def groups() -> list[list[tuple[str, str]]]:
+    """Overrides that can stand in one command, so that few are composed: each setting once, and no sentence twice."""
+    made: list[dict[str, tuple[str, str]]] = []
+    for override, sentence in WRONG:
+        setting = override.partition("=")[0]
+        fits = (group for group in made if setting not in group and not _clash(sentence, group.values()))
+        group = next(fits, None)
+        if group is None:
+            made.append(group := {})
+        group[setting] = (override, sentence)
+    return [list(group.values()) for group in made]
+
+
+def _clash(sentence: str, others: Any) -> bool:
+    """Whether two are about one setting, that ppo_ptx has from ppo, or that one hides the other."""
+    about = sentence.partition(": ")[2].partition("=")[0]
+    return any(about == other.partition(": ")[2].partition("=")[0] for _, other in others)
+
+
+@pytest.mark.parametrize("group", groups())
+def test_what_is_wrong_is_said_and_nothing_else(
+    group: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(look_ahead.torch.cuda, "device_count", lambda: 0)
-    if not sentence:
-        fine(tmp_path / "runs", *DEMO, override)
-        return
-    (found,) = said(tmp_path / "runs", *DEMO, override)
-    assert found.startswith(sentence)
+    sentences = said(tmp_path / "runs", *DEMO, *(override for override, _ in group))
+    for override, beginning in group:
+        assert sum(sentence.startswith(beginning) for sentence in sentences) == 1, (override, sentences)
+    assert len(sentences) == len(group), sentences
 
 
 @pytest.mark.parametrize(
@@ -227,7 +246,7 @@ def test_what_curate_will_split_and_expand_is_there(tmp_path: Path) -> None:
     shots.write_text("{}", encoding="utf-8")
     fine(tmp_path / "runs", *own, *stages, f"curate.few_shot=[{shots}]")
     (missing,) = said(tmp_path / "runs", *own, *stages, "curate.few_shot=[nowhere.json]")
-    assert missing.startswith("curate: few_shot=nowhere.json: there is no such file")
+    assert missing == "curate: nowhere.json does not exist. Mend the path in curate.few_shot, or take it out."
 
 
 def test_right_setups_pass(tmp_path: Path, monkeypatch: Any) -> None:
@@ -237,8 +256,12 @@ def test_right_setups_pass(tmp_path: Path, monkeypatch: Any) -> None:
     fine(runs, "experiment=sandbox_base", "trainer.precision=32-true")
     fine(runs, "stages=[check]")
     fine(runs, *DEMO, "sft.keep_epochs=true", "collect.policies=[sft/epoch-3]", "evaluate.policies=[sft/epoch-1,sft]")
-    fine(runs, *DEMO, f"reward.init={SMALL}", "ppo.init=sandbox/large", "ppo.value_init=init", "ppo.reward=judge/me")
+    fine(runs, *DEMO, f"reward.init={SMALL}", "ppo.init=sandbox/large", "ppo.value_init=init", "ppo.reward=reward")
     fine(runs, *DEMO, "optimized_metric=evaluate.policies.ppo_ptx.win_rate.value", "upstream=null")
+    unvalidated = ("data.source.files.demonstrations.validation=null", "optimized_metric=sft.validation/loss")
+    own = data(tmp_path / "data", "demonstrations.train")
+    (metric,) = said(runs, *own, "stages=[sft]", *unvalidated)
+    assert metric.endswith(": there are no demonstrations for the split validation, so that sft validates nothing.")
     for metric in ("ppo.rollout/score", "reward.validation.all.accuracy.value", "sft.validation/loss"):
         fine(runs, *DEMO, f"optimized_metric={metric}")
     cached = monkeypatch.setattr(model_names, "try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
