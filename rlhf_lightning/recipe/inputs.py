@@ -142,7 +142,8 @@ def unread_prompt(context: Context, objects: Mapping[str, Any], split: str, reme
     targets = {role: str(node.get("_target_")) for role, node in objects.items() if isinstance(node, Mapping)}
     worldly = [role for role, target in targets.items() if target.startswith(_WORLD)]
     prompt = first_prompt(context, split) if worldly else None
-    unread, reason = [], ""
+    unread: list[str] = []
+    reason = ""
     for role in worldly if prompt is not None else []:
         made = context.build(objects[role])
         try:

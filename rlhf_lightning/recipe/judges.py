@@ -42,10 +42,10 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
     if FEW_SHOT in policies and BASE not in policies:
         yield from base_lacking(context)
     if not policies.get(options["baseline"]):
-        there = ", ".join(name for name, found in policies.items() if found) or "none is there"
+        found = ", ".join(name for name, there in policies.items() if there) or "none is there"
         near = get_close_matches(str(options["baseline"]), policies, 1)
         meant = f" Did you mean {near[0]}?" if near and near[0] != options["baseline"] else ""
-        yield f"baseline={options['baseline']} is not among the policies ({there}).{meant} Name one of them."
+        yield f"baseline={options['baseline']} is not among the policies ({found}).{meant} Name one of them."
     yield from records_lacking(context, "prompts", "test")
     judges = judge_settings(options)
     if JUDGE not in judges and not will_be(context, JUDGE, options) and not will_be(context, REWARD, options):

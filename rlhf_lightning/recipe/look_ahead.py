@@ -104,9 +104,8 @@ def _devices_lacking(trainer: Mapping[str, Any]) -> Iterator[str]:
     elif not counts[name]:
         yield f"trainer.accelerator={name}: this machine has none that torch can use. There is {there}: trainer=cpu."
     elif name != "cpu":
-        indices = isinstance(devices, list)
-        wanted = max(devices, default=-1) + 1 if indices else devices if isinstance(devices, int) else 1
-        if wanted > counts[name]:
+        wanted = max(devices, default=-1) + 1 if isinstance(devices, list) else devices
+        if isinstance(wanted, int) and wanted > counts[name]:
             yield f"trainer.devices={devices}: this machine has {counts[name]} of {name}. Name no more than there are."
 
 
@@ -123,8 +122,8 @@ def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[s
         yield f"{where} is a step, not a number. Name one of its metrics, {example}."
     elif name == EVALUATE:
         yield from _evaluated_lacking(where, parts, context.config[EVALUATE])
-    elif isinstance(stages[name], TrainingStage) and parts[0].startswith("validation"):
-        kind = stages[name].reads
+    elif isinstance(stage := stages[name], TrainingStage) and parts[0].startswith("validation"):
+        kind = stage.reads
         collected = RECORD_TYPES[kind] is RECORD_TYPES["comparisons"] and not context.brings(kind)
         if not collected and not context.data.has(kind, "validation"):
             yield f"{where}: there are no {kind} for the split validation, so that {name} validates nothing."

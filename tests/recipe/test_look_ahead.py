@@ -121,7 +121,7 @@ WRONG = [
         "ppo, ppo_ptx: data.batch_size=128 episodes cannot be split into module.num",
     ),
     ("generation.engine=vlm", "ppo, ppo_ptx: generation.engine=vlm is not known"),
-    ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: "),
+    ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: trainer.gradient_clip_val=1.0 does nothing for PPO"),
     (
         "trainer.accelerator=cdua",
         "trainer.accelerator=cdua is unknown. Did you mean cuda? There are cpu, and auto.",
