@@ -71,7 +71,7 @@ def will_be(context: Context, name: str, options: Mapping[str, Any]) -> bool:
     """Whether a policy is there, or will be when the step runs."""
     if name == FEW_SHOT:
         return bool(options["few_shot_prefix"])
-    return context.available(name) or name.partition("/")[0] in context.coming
+    return name.partition("/")[0] in context.coming or context.available(name)
 
 
 def judge_fingerprints(context: Context, options: Mapping[str, Any]) -> dict[str, str]:

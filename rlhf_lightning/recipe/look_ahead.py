@@ -48,8 +48,7 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
     for sentence in (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"])):
         found[sentence] = []
     for stage in needed:
-        complete = stage.keeps_artifact and is_complete(context.runs.folder(stage.name))
-        if complete and not context.config["overwrite"]:
+        if stage.keeps_artifact and not context.config["overwrite"] and is_complete(context.runs.folder(stage.name)):
             continue  # what it was made from may be gone
         for sentence in _lacks(stage, context):
             steps = found.setdefault(sentence, [])

@@ -67,7 +67,7 @@ def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
 
 def _step_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]) -> Iterator[str]:
     step, _, variant = name.partition("/")
-    folder, leaves = context.runs.find(step), context.steps[step]
+    leaves, folder = context.steps[step], None if step in context.coming else context.runs.find(step)
     if leaves not in kinds:
         instead = _MODELS.get(leaves, "no model")
         yield f"{role}={name}: step {step} leaves {instead}. {_named(context, kinds)}"
