@@ -4,7 +4,8 @@ Every function gives a sentence for each thing that lacks, without the name of t
 is read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,16 @@ def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[s
     count, size = options["module"]["num_minibatches"], options["data"]["batch_size"]
     if count > size:
         yield f"data.batch_size={size} episodes cannot be split into module.num_minibatches={count}. Lower the latter."
-    generation = context.config["generation"]
-    try:
-        make_sampler(generation["engine"], **generation["options"])
-        check_gradient_settings(1, context.config["trainer"].get("gradient_clip_val"), automatic=False)
-    except (TypeError, ValueError, ImportError) as error:
-        yield str(error)
+    generation, clip = context.config["generation"], context.config["trainer"].get("gradient_clip_val")
+    checks: tuple[Callable[[], object], ...] = (
+        partial(make_sampler, generation["engine"], **generation["options"]),
+        partial(check_gradient_settings, 1, clip, automatic=False),
+    )
+    for check in checks:
+        try:
+            check()
+        except (TypeError, ValueError) as error:
+            yield str(error)
 
 
 def first_prompt(context: Context, split: str) -> str | None:
