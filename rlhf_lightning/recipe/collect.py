@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,10 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.inputs import collection_lacking
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_lines
-from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
@@ -60,13 +60,9 @@ class Collection(Stage):
         """Rankings that are there already."""
         return "the data option brings rankings of its own" if context.brings("comparisons") else None
 
-    def check_settings(self, context: Context) -> None:
-        """There is somebody to ask."""
-        if not context.config[self.name]["labelers"]:
-            raise PipelineError(
-                f"{self.name}.labelers is null, and the data option has no rankings. Name an object that ranks "
-                "responses, bring rankings (comparisons), or leave the step and those after it out: stages=[sft]."
-            )
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Policies, prompts and somebody to ask."""
+        return collection_lacking(context, context.config[self.name])
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted."""

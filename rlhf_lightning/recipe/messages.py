@@ -1,7 +1,9 @@
 """What people are told while a run goes on."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +12,41 @@ from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.training.heartbeat import Heartbeat
+
+
+def no_records(name: str, split: str) -> str:
+    """That there are no records of a kind and split, and where to name them."""
+    return (
+        f"the data option has no {name} for the split {split}, which is needed. Name their file: "
+        f"data.source.files.{name}.{split}=<file>; data=jsonl finds {name}.{split}.jsonl by itself."
+    )
+
+
+def no_rankings(name: str) -> str:
+    """That neither the data option nor step collect has rankings."""
+    if name != "comparisons":
+        return f"{no_records(name, 'train')} Or leave the step out of stages."
+    return (
+        f"there are no {name}: the data option has none and stage collect has not run. Add collect to stages, or name "
+        "a run that has it: upstream=<run>."
+    )
+
+
+def longest_row(lengths: Mapping[str, Any], before: int = 0) -> int:
+    """Tokens of the longest row that `data.lengths` allow, behind so many of a prefix."""
+    return int(max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"]))
+
+
+def too_long(lengths: Mapping[str, Any], config: Any, name: str, before: int = 0) -> str | None:
+    """That such a row does not fit into the context of a model with that configuration; None where it does."""
+    positions, needed = getattr(config.get_text_config(), "max_position_embeddings", None), longest_row(lengths, before)
+    if positions is None or needed <= positions:
+        return None
+    return (
+        f"the model {name} reads {positions} tokens, but data.lengths allow {needed} (prompt and response, or block). "
+        "Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
+        + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
+    )
 
 
 class Messages:

@@ -21,6 +21,7 @@ from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
+from rlhf_lightning.recipe.look_ahead import check_names, look_ahead
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
@@ -77,24 +78,20 @@ class Pipeline:
         if faults := setting_faults(config, recipe, config.get("allowed_targets") or []):
             raise PipelineError("\n".join(faults))
         named = [config["stages"]] if isinstance(config["stages"], str) else config["stages"]
-        names = [stage.name for stage in recipe]
-        unknown = [name for name in named if name not in names]
-        if unknown:
-            raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(names)}.")
+        check_names(named, [stage.name for stage in recipe])
         check_trainer(config["trainer"])
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
-        steps = [stage.name for stage in recipe if stage.keeps_artifact]
+        steps = {stage.name: stage.leaves for stage in recipe if stage.keeps_artifact}
         self.context = Context(config, build, runs, steps, console)
 
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
         with self.context.heartbeat.beating():
+            look_ahead(self.context, self.stages)
             for stage in self.stages:
-                context = self._context_of(stage)  # two models that disagree are refused before the first step
-                if stage.not_needed(self.context) is None:
-                    stage.check_settings(context)
+                self._context_of(stage)  # two models that disagree are refused before the first step
             for stage in self.stages:
                 reason = stage.not_needed(self.context)
                 if reason is not None:

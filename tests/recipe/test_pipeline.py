@@ -284,5 +284,5 @@ def test_errors_on_the_command_line_are_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rlhf_lightning", f"paths.runs={tmp_path}", "stages=[ppo]"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
-    assert "rlhf: the model of stage sft is needed" in result.stderr
+    assert "ppo: the model of stage sft is needed" in result.stderr
     assert "Traceback" not in result.stderr
