@@ -32,7 +32,8 @@ from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_tab
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
-from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
+from rlhf_lightning.runs.folders import PipelineError, Runs
+from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import builder, is_allowed
 

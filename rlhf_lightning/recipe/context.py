@@ -20,13 +20,15 @@ from rlhf_lightning.models.adapter_export import check_form
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
-from rlhf_lightning.recipe.curated import CuratedData
+from rlhf_lightning.recipe.curated import CuratedData, record_books
 from rlhf_lightning.recipe.messages import Messages
 from rlhf_lightning.recipe.tokenizers import Tokenizers
-from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
 from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.identity import by_content, model_fingerprint, records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.trained import as_trained
+from rlhf_lightning.training.environment import environment
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE = "base", "pretrain", "collect", "curate"
@@ -136,7 +138,7 @@ class Context(Messages):
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
         folder = self.runs.find(PRETRAIN)
-        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.config["model"]):
+        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.held(self.config["model"])):
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
                 "run or upstream."
@@ -244,7 +246,7 @@ class Context(Messages):
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
         folder = self.runs.find(CURATE)
-        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config)
+        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.held(self.config))
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
         """Examples in order, padded."""
@@ -262,16 +264,30 @@ class Context(Messages):
         left = self._curated() if curated else None
         return left.fingerprint if left else self._data_fingerprint
 
+    def about(self, curated: bool) -> dict[str, Any]:
+        """What `begin_stage` keeps beside the identity: which rows there are, and what computes."""
+        trainer, model = self.config["trainer"], self.config["model"]["causal_lm"]
+        return {
+            "records": record_books(self.data, self.config["data"]["source"], self._curated() if curated else None),
+            "environment": environment(self.device, trainer.get("precision"), model.get("attention")),
+        }
+
+    def held(self, settings: Mapping[str, Any]) -> Any:
+        """Settings with what files and model folders hold in place of their paths."""
+        return by_content(settings, (BASE, *self.steps), self._runs_code)
+
+    @property
+    def _runs_code(self) -> bool:
+        return any(self.config["model"][node].get("trust_remote_code") for node in ("causal_lm", "tokenizer"))
+
     def model_fingerprint(self, name: str) -> str:
-        """Changes when the model changes, by the names of `model_path`, or what a step left."""
-        step = name.partition("/")[0]
-        if name == BASE:
-            step = PRETRAIN
-            if self._pretrained() is None:
-                return model_fingerprint(model_folder(str(self.config["model"]["causal_lm"].get("path"))))
-        if step in self.steps:
-            return str(read_stage(self.step_folder(step))["fingerprint"])
-        return model_fingerprint(model_folder(name))
+        """Changes when the model changes, by the names of `model_path`, or the records that a step left."""
+        path = self.model_path(name)
+        if path is None:
+            path = str(self.config["model"]["causal_lm"].get("path"))
+        if name.partition("/")[0] in self.steps and not Path(path).exists():
+            return records_fingerprint(Path(path).parent)
+        return model_fingerprint(model_folder(str(path)), self._runs_code)
 
 
 def counted(batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]) -> Iterator[Batch]:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data.rows.records_of import read_records
-from rlhf_lightning.data.sources import RECORD_TYPES
+from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData, file_book
 from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.identity import by_content, records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 
 
@@ -16,7 +17,7 @@ class CuratedData:
     Args:
         folder: The step's folder.
         data: The fingerprint of the data option as it is now.
-        config: The configuration as it is now, with ``data.lengths`` and ``model.tokenizer``.
+        config: The configuration as it is now, by content, with ``data.lengths`` and ``model.tokenizer``.
 
     Raises:
         PipelineError: When the stage curated other data, or for shorter texts or another tokenizer, so that responses
@@ -30,7 +31,7 @@ class CuratedData:
                 f"{folder} holds records curated from other data. Give the same data=..., name another run or upstream "
                 "or curate these: stages=[curate,...]."
             )
-        self.folder, self.fingerprint = folder, str(stage["fingerprint"])
+        self.folder, self.fingerprint = folder, records_fingerprint(folder)
         self._metrics, then = stage.get("metrics", {}), stage["identity"]["config"]
         for name in ("max_prompt_tokens", "max_response_tokens"):
             if config["data"]["lengths"][name] > then["data"][name]:
@@ -59,3 +60,20 @@ class CuratedData:
         """Records of that kind and split; None where none stayed."""
         path = self.folder / f"{name}.{split}.jsonl"
         return read_records(path, RECORD_TYPES[name]) if self.has(name, split) else None
+
+
+def record_books(data: DataSource, settings: Mapping[str, Any], curated: CuratedData | None) -> dict[str, Any]:
+    """What is kept of the records that a step reads, so that a message can say which ones are others.
+
+    Args:
+        data: The data option.
+        settings: The settings that describe it.
+        curated: What step curate left, where that is read.
+
+    Returns:
+        ``files``, the books of each file by kind and split; ``source``, the settings of a source without files.
+    """
+    if curated is not None:
+        files = sorted(curated.folder.glob("*.jsonl"))
+        return {"files": {file.stem: [{**file_book(file, curated.folder), "options": {}}] for file in files}}
+    return {"files": data.books()} if isinstance(data, FileData) else {"source": by_content(settings)}

@@ -100,7 +100,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     parts = [part for part in model.relative_to(folder).parts if part != "model"]
     name = public("-".join([context.runs.run, step.name, *parts]))
     epoch = model.name if model.parent.name == "epochs" else None
-    evaluation = evaluated(context, record["fingerprint"], step, model) if kind.is_policy else None
+    evaluation = evaluated(context, step, model) if kind.is_policy else None
     data = records_table(step, folder, config)
     metadata = ModelCardData(
         **base_licence,

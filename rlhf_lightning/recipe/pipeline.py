@@ -28,6 +28,7 @@ from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.chat import template_date
+from rlhf_lightning.training.environment import go_on_in
 from rlhf_lightning.training.surroundings import check_trainer
 
 SFT = "sft"
@@ -151,8 +152,10 @@ class Pipeline:
 
     def _begin(self, stage: Stage, folder: Path) -> Progress:
         identity, date = stage.identity(self.context), template_date(self._context_of(stage).tokenizer)
-        dated = {"template_date": date} if date else {}
-        progress = begin_stage(folder, {**identity, **dated}, self.config["overwrite"])
+        dated, about = {"template_date": date} if date else {}, self.context.about(stage.reads_curated)
+        progress = begin_stage(folder, {**identity, **dated}, self.config["overwrite"], about)
+        if progress == "half-done" and (remark := go_on_in(folder, about["environment"])):
+            self.context.say(stage.name, remark)
         if progress != "complete":
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")

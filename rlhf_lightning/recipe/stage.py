@@ -82,9 +82,9 @@ class Stage(ABC):
         """What the artifact depends on: parents, data, resolved configuration."""
         return {
             "stage": self.name,
-            "config": self.settings(context),
+            "config": context.held(self.settings(context)),
             "data": context.data_fingerprint(self.reads_curated),
-            "parents": {role: context.model_fingerprint(name) for role, name in self.parents(context).items()},
+            "parents": context.held({role: context.model_fingerprint(name) for role, name in self.parents(context).items()}),
         }
 
     def check_settings(self, context: Context) -> None:

@@ -1,11 +1,9 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
-import hashlib
 import json
 import platform
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.hub import adapter_base
+from rlhf_lightning.runs.identity import differences, fingerprint, git_commit, listed, plain
 from rlhf_lightning.runs.secrets import redacted
 
 Progress = Literal["fresh", "half-done", "complete"]
@@ -89,13 +87,16 @@ def is_complete(folder: Path) -> bool:
     return read_stage(folder).get("status") == "complete"
 
 
-def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> Progress:
+def begin_stage(
+    folder: Path, identity: Mapping[str, Any], overwrite: bool, about: Mapping[str, Any] | None = None
+) -> Progress:
     """Compare what a stage would be made from with what its folder was made from, and claim the folder.
 
     Args:
         folder: The step's folder.
         identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
         overwrite: Whether a stage made from something else is thrown away.
+        about: What is written beside the identity and makes no stage another one: ``records``, ``environment``.
 
     Raises:
         PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell.
@@ -106,22 +107,22 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         if not overwrite:
             raise
         old = {}
-    identity = redacted(_plain(identity))
+    identity, about = redacted(plain(identity)), redacted(plain(about or {}))
     if old:
-        differences = list(_differences(old["identity"], identity))
-        if not differences:
+        now = {**about, "identity": identity}
+        others = list(differences(old, now))
+        if not others:
             return "complete" if old["status"] == "complete" else "half-done"
         if not overwrite and (old["status"] == "complete" or _has_begun(folder)):
-            shown = "\n  ".join(differences[:12])
             raise PipelineError(
                 f"{folder} is {'complete' if old['status'] == 'complete' else 'half-done'} with other settings:\n"
-                f"  {shown}\nUse overwrite=true to make it again, or another run=<name> to keep both."
+                f"  {listed(old, now, others)}\nUse overwrite=true to make it again, or another run=<name> to keep both."
             )
     # What lies there without a stage.json that fits must not be resumed from.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
+    _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity), **about})
     return "fresh"
 
 
@@ -152,48 +153,5 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
     )
 
 
-def fingerprint(value: Any) -> str:
-    """Short hash of plain data."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def model_fingerprint(path: str) -> str:
-    """Hash of a local model folder's files but its card and code, of an adapter with its model; a hub id is itself."""
-    folder = Path(path)
-    if not folder.exists():
-        return path
-    digest = hashlib.sha256()
-    if (base := adapter_base(path)) is not None:
-        digest.update(model_fingerprint(base).encode())
-    for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-        if file.is_file() and file.suffix != ".py" and file.name != "README.md":
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 def _write_stage(folder: Path, stage: Mapping[str, Any]) -> None:
     write_json(folder / "stage.json", stage)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {old!r} there, {new!r} now"
-
-
-def git_commit() -> str | None:
-    """Commit of the working directory, where it is a checkout."""
-    try:
-        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None
