@@ -1,7 +1,6 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import ctypes
-import json
 import logging
 import os
 import platform
@@ -28,7 +27,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_table, sweep_table
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view, sweep_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
@@ -80,8 +79,7 @@ def run(config: DictConfig) -> float | None:
     metrics = pipeline.run()
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
-        samples = runs.folder(EVALUATE) / "samples.json"
-        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), legend))
+        console.print(sample_view(runs.folder(EVALUATE) / "samples.json", legend))
         console.print(closing_table(metrics[EVALUATE], legend))
     return _optimized(metrics, plain["optimized_metric"])
 

@@ -201,7 +201,9 @@ class FileData:
         """Of every file its name below the root, what it holds and its rows (`file_book`), by kind and split."""
         root = (self.root or Path()).resolve()
         return {
-            place: [{**file_book(file, root), "options": _options(source)} for source in found for file in _files(source)]
+            place: [
+                {**file_book(file, root), "options": _options(source)} for source in found for file in _files(source)
+            ]
             for place, found in self._places()
         }
 

@@ -1,6 +1,5 @@
 """What a step's artifacts say for its model cards: how good, on which data, with which settings."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from rlhf_lightning.evaluation.tables import (
 )
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.model_card import public
 
@@ -198,4 +198,4 @@ def made_with(record: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return dict(read_json(path)) if path.exists() else {}

@@ -20,15 +20,15 @@ from rlhf_lightning.models.adapter_export import check_form
 from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
-from rlhf_lightning.recipe.curated import CuratedData, record_books
+from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import Messages
+from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
 from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import by_content, model_fingerprint, records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.trained import as_trained
-from rlhf_lightning.training.environment import environment
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, PRETRAIN, COLLECT, CURATE = "base", "pretrain", "collect", "curate"
@@ -138,7 +138,9 @@ class Context(Messages):
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
         folder = self.runs.find(PRETRAIN)
-        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.held(self.config["model"])):
+        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(
+            self.held(self.config["model"])
+        ):
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
                 "run or upstream."
@@ -264,17 +266,15 @@ class Context(Messages):
         left = self._curated() if curated else None
         return left.fingerprint if left else self._data_fingerprint
 
-    def about(self, curated: bool) -> dict[str, Any]:
-        """What `begin_stage` keeps beside the identity: which rows there are, and what computes."""
-        trainer, model = self.config["trainer"], self.config["model"]["causal_lm"]
-        return {
-            "records": record_books(self.data, self.config["data"]["source"], self._curated() if curated else None),
-            "environment": environment(self.device, trainer.get("precision"), model.get("attention")),
-        }
+    def about(self, settings: Mapping[str, Any], curated: bool) -> dict[str, Any]:
+        """What is kept beside the identity of a step with these settings."""
+        named: dict[str, Path] = {}
+        self.held(settings, named)
+        return provenance(self.config, self.data, self._curated() if curated else None, self.device, named)
 
-    def held(self, settings: Mapping[str, Any]) -> Any:
-        """Settings with what files and model folders hold in place of their paths."""
-        return by_content(settings, (BASE, *self.steps), self._runs_code)
+    def held(self, settings: Mapping[str, Any], named: dict[str, Path] | None = None) -> Any:
+        """Settings with what files and model folders hold in place of their paths; `named` gets these."""
+        return by_content(settings, (BASE, *self.steps), self._runs_code, found=named)
 
     @property
     def _runs_code(self) -> bool:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data.rows.records_of import read_records
-from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData, file_book
+from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.runs.folders import PipelineError, read_stage
-from rlhf_lightning.runs.identity import by_content, records_fingerprint
+from rlhf_lightning.runs.identity import records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 
 
@@ -60,20 +60,3 @@ class CuratedData:
         """Records of that kind and split; None where none stayed."""
         path = self.folder / f"{name}.{split}.jsonl"
         return read_records(path, RECORD_TYPES[name]) if self.has(name, split) else None
-
-
-def record_books(data: DataSource, settings: Mapping[str, Any], curated: CuratedData | None) -> dict[str, Any]:
-    """What is kept of the records that a step reads, so that a message can say which ones are others.
-
-    Args:
-        data: The data option.
-        settings: The settings that describe it.
-        curated: What step curate left, where that is read.
-
-    Returns:
-        ``files``, the books of each file by kind and split; ``source``, the settings of a source without files.
-    """
-    if curated is not None:
-        files = sorted(curated.folder.glob("*.jsonl"))
-        return {"files": {file.stem: [{**file_book(file, curated.folder), "options": {}}] for file in files}}
-    return {"files": data.books()} if isinstance(data, FileData) else {"source": by_content(settings)}

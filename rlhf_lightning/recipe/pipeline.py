@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
+from rlhf_lightning.evaluation.step_files import folder_of
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
@@ -23,12 +24,12 @@ from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
+from rlhf_lightning.recipe.provenance import go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.chat import template_date
-from rlhf_lightning.training.environment import go_on_in
 from rlhf_lightning.training.surroundings import check_trainer
 
 SFT = "sft"
@@ -152,7 +153,8 @@ class Pipeline:
 
     def _begin(self, stage: Stage, folder: Path) -> Progress:
         identity, date = stage.identity(self.context), template_date(self._context_of(stage).tokenizer)
-        dated, about = {"template_date": date} if date else {}, self.context.about(stage.reads_curated)
+        about = self.context.about(stage.settings(self.context), stage.reads_curated)
+        dated = {"template_date": date} if date else {}
         progress = begin_stage(folder, {**identity, **dated}, self.config["overwrite"], about)
         if progress == "half-done" and (remark := go_on_in(folder, about["environment"])):
             self.context.say(stage.name, remark)
@@ -166,7 +168,7 @@ class Pipeline:
         stages = [
             ReportedStage(stage.name, folder, stage.curves, stage.unit, stage.measured_on_rankings)
             for stage in self.recipe
-            if (folder := self.runs.find(stage.name)) is not None
+            if (folder := folder_of(self.runs, stage.name)) is not None
         ]
         self.context.say(
             "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))

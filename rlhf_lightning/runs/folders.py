@@ -116,7 +116,8 @@ def begin_stage(
         if not overwrite and (old["status"] == "complete" or _has_begun(folder)):
             raise PipelineError(
                 f"{folder} is {'complete' if old['status'] == 'complete' else 'half-done'} with other settings:\n"
-                f"  {listed(old, now, others)}\nUse overwrite=true to make it again, or another run=<name> to keep both."
+                f"  {listed(old, now, others)}\n"
+                "Use overwrite=true to make it again, or another run=<name> to keep both."
             )
     # What lies there without a stage.json that fits must not be resumed from.
     shutil.rmtree(folder, ignore_errors=True)

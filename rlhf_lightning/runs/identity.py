@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from rlhf_lightning.runs.hub import ADAPTER_CONFIG, adapter_base, is_hub_id
+from rlhf_lightning.runs.hub import ADAPTER_CONFIG, adapter_base, is_hub_id, model_folder
 from rlhf_lightning.runs.row_books import first_other_row
 
 CONTENT = "content:"
@@ -24,6 +24,8 @@ _MODEL_NAMES = ("vocab.txt", "merges.txt")
 _WEIGHTS = ("pytorch_model", "adapter_model")
 """How the names of ``.bin`` files with weights begin."""
 _LEFTOVERS = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
+_WRITERS = ("trainer", "callbacks")
+"""Groups whose files are written, not read: what they name is there when a step goes on, and was not before."""
 _NO_RECORDS = ("samples.jsonl", "dropped.jsonl")
 MOST_SHOWN, _SHOWN = 12, 160
 """Differences that a message lists, and characters of each setting."""
@@ -77,7 +79,13 @@ def records_fingerprint(folder: Path) -> str:
     return fingerprint({file.name: file_digest(file) for file in files})
 
 
-def by_content(value: Any, names: Collection[str] = (), code: bool = False, key: str = "") -> Any:
+def by_content(
+    value: Any,
+    names: Collection[str] = (),
+    code: bool = False,
+    key: str = "",
+    found: dict[str, Path] | None = None,
+) -> Any:
     """Settings in which a digest stands for each file and each model folder that they name.
 
     Args:
@@ -85,12 +93,20 @@ def by_content(value: Any, names: Collection[str] = (), code: bool = False, key:
         names: Names of steps; no path, whatever lies here.
         code: As for `model_fingerprint`.
         key: The key that the value stands under; a folder under ``path`` counts, whatever is in it.
+        found: Gets the files and folders, by what stands for them.
     """
+    if key in _WRITERS:
+        return value
     if isinstance(value, Mapping):
-        return {by_content(name, names, code): by_content(item, names, code, name) for name, item in value.items()}
+        return {
+            by_content(name, names, code): by_content(item, names, code, name, found) for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [by_content(item, names, code, key) for item in value]
-    if not isinstance(value, str) or value.partition("/")[0] in names or not os.path.exists(value):
+        return [by_content(item, names, code, key, found) for item in value]
+    if not isinstance(value, str) or value.partition("/")[0] in names:
+        return value
+    value = model_folder(value) if key == "path" else value
+    if not os.path.exists(value):
         return value
     path = Path(value)
     if path.is_dir():
@@ -98,7 +114,12 @@ def by_content(value: Any, names: Collection[str] = (), code: bool = False, key:
     else:
         # A bare word such as `source` is an option, even where a file is called so.
         counts = path.is_file() and (path.suffix != "" or len(path.parts) > 1)
-    return CONTENT + model_fingerprint(value, code) if counts else value
+    if not counts:
+        return value
+    content = CONTENT + model_fingerprint(value, code)
+    if found is not None:
+        found[content] = path
+    return content
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -112,13 +133,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
     for key in sorted(before.keys() | now.keys()):
         one, other = before.get(key), now.get(key)
         if key == "config":
-            yield from _setting_differences(one, other, "", _command_line_name)
+            # Of the data a step's configuration has the lengths alone.
+            named = [{**each, "data": {"lengths": each.get("data")}} for each in (one, other)]
+            yield from _setting_differences(*named, "", (_records(old, "named"), _records(new, "named")))
         elif key == "parents":
             for role in sorted(one.keys() | other.keys()):
-                if not _same_model(one.get(role), other.get(role)):
+                # What a setting names is told of as a setting.
+                if not role.startswith(CONTENT) and not _same_model(one.get(role), other.get(role)):
                     yield f"parents.{role}: {one.get(role)!r} there, {other.get(role)!r} now, by content"
         elif key == "data" and one != other:
-            found = list(_record_differences(old.get("records") or {}, new.get("records") or {}))
+            found = list(_record_differences(old, new))
             yield from found or [f"data: other records ({one!r} there, {other!r} now)"]
         else:
             yield from _setting_differences(one, other, key)
@@ -210,17 +234,27 @@ def _same_model(old: str | None, new: str | None) -> bool:
     return old == new or (one == other and not (commit and another))
 
 
-def _setting_differences(old: Any, new: Any, path: str, name: Callable[[str], str] = str) -> Iterator[str]:
+def _records(stage: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (stage.get("records") or {}).get(part) or {}
+    return found
+
+
+def _setting_differences(
+    old: Any, new: Any, path: str, named: tuple[Mapping[str, Any], ...] = ({}, {})
+) -> Iterator[str]:
+    """Differences of settings, each with the name that overrides it; `named` has the books of the files in them."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted(old.keys() | new.keys()):
-            yield from _setting_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key, name)
+            yield from _setting_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key, named)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for one, other in zip(old, new, strict=True):
+            yield from _setting_differences(one, other, path, named)
     elif old != new:
-        yield f"{name(path)}: {_shown(old)} there, {_shown(new)} now"
-
-
-def _command_line_name(path: str) -> str:
-    """The name that overrides a setting: the configuration of a step has the lengths of its data alone."""
-    return f"data.lengths{path.removeprefix('data')}" if path.startswith("data.") else path
+        books = [books.get(str(value)) for value, books in zip((old, new), named, strict=True)]
+        if all(books):
+            yield f"{path}: {books[1]['file']} {_rows_that_differ(*books)}"
+        else:
+            yield f"{path}: {_shown(old)} there, {_shown(new)} now"
 
 
 def _shown(value: Any) -> str:
@@ -230,11 +264,11 @@ def _shown(value: Any) -> str:
 
 def _record_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """By kind and split: which file, which rows; of sources without files, which argument."""
-    if old.keys() != new.keys():
+    if _records(old, "source") and _records(new, "source"):
+        yield from _setting_differences(_records(old, "source"), _records(new, "source"), "data.source")
         return
-    yield from _setting_differences(old.get("source"), new.get("source"), "data.source")
-    before, now = old.get("files", {}), new.get("files", {})
-    for name in sorted(before.keys() | now.keys()):
+    before, now = _records(old, "files"), _records(new, "files")
+    for name in sorted(before.keys() | now.keys()) if before and now else ():
         books = before.get(name, []), now.get(name, [])
         if len(books[0]) != len(books[1]):
             names = [", ".join(book["file"] for book in one) or "no file" for one in books]

@@ -1,4 +1,4 @@
-"""Which rows of a file are others than they were: a few numbers for each file, small enough to be kept beside a step."""
+"""Which rows of a file are others than they were: a few numbers for each file, kept beside a step."""
 
 import base64
 import sys

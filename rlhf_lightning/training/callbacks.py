@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.generation.sample import response_texts
-from rlhf_lightning.runs.files import put_in_place
+from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
 from rlhf_lightning.training.metrics_file import batches_done
 
 
@@ -66,14 +66,10 @@ class SampleTable(L.Callback):
         """Drop what an interrupted run wrote after its last checkpoint."""
         self._written = -1
         if self.path.exists() and trainer.is_global_zero:
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            done = batches_done(trainer)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
+            kept = [row for row in read_json_lines(self.path) if row["iteration"] < batches_done(trainer)]
             if kept:
-                self._written = json.loads(kept[-1])["iteration"]
-            unfinished = self.path.with_suffix(".unfinished")
-            unfinished.write_text("".join(kept), encoding="utf-8")
-            put_in_place(unfinished, self.path)
+                self._written = kept[-1]["iteration"]
+            write_lines(self.path, kept)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
@@ -90,15 +86,14 @@ class SampleTable(L.Callback):
             return
         self._written = iteration
         texts = response_texts(self.tokenizer, experience.rollout)
-        with self.path.open("a", encoding="utf-8") as file:
-            for row in range(min(self.rows, len(texts))):
-                sample = {
-                    "iteration": iteration,
-                    "prompt": experience.rollout.prompts.texts[row],
-                    "response": texts[row],
-                    "score": round(float(experience.scores[row]), 4),
-                }
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        for row in range(min(self.rows, len(texts))):
+            sample = {
+                "iteration": iteration,
+                "prompt": experience.rollout.prompts.texts[row],
+                "response": texts[row],
+                "score": round(float(experience.scores[row]), 4),
+            }
+            append_line(self.path, json.dumps(sample, ensure_ascii=False))
 
 
 class KeepEpochs(L.Callback):
