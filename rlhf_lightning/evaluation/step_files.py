@@ -22,7 +22,7 @@ class StepFiles:
         self.folder = folder
         self.damaged: list[str] = []
         """A sentence about each file that could not be read."""
-        self.record: dict[str, Any] = self._found("stage.json", lambda _: read_stage(folder), {})
+        self.record: dict[str, Any] = self._found("stage.json", _record, {})
         self.columns: dict[str, list[tuple[int, float]]] = self._found("metrics.csv", _columns, {})
         """The finite numbers of metrics.csv with their steps, by column."""
         self.dropped: dict[str, int] = self._found("dropped.json", _counts, {})
@@ -56,6 +56,13 @@ def folder_of(runs: Runs, step: str) -> Path | None:
         except PipelineError:
             return folder
     return None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = read_stage(path.parent)
+    if lacking := [name for name in ("identity", "metrics") if not isinstance(record.get(name), dict)]:
+        raise ValueError(f"{path} cannot be read (it holds no {' and no '.join(lacking)}).")
+    return record
 
 
 def _columns(path: Path) -> dict[str, list[tuple[int, float]]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.generation.sample import response_texts
 from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
-from rlhf_lightning.training.metrics_file import batches_done
+from rlhf_lightning.training.metrics_file import NO_ROWS, batches_done, check_mark, marked
 
 
 class LearningRates(L.Callback):
@@ -61,15 +62,30 @@ class SampleTable(L.Callback):
         self.tokenizer = tokenizer
         self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows
         self._written = -1
+        self._samples: list[dict[str, Any]] = []
+        self._mark = NO_ROWS
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Read what an interrupted run wrote, also where all of its iterations are done."""
+        if self.path.exists() and trainer.is_global_zero:
+            self._samples = read_json_lines(self.path)
+            write_lines(self.path, self._samples)  # without a torn last line
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the samples are known by."""
+        return self._mark
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that the samples are those of the training that saved the checkpoint."""
+        check_mark(self.path, self._samples, state_dict)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop what an interrupted run wrote after its last checkpoint."""
-        self._written = -1
+        self._samples = [row for row in self._samples if row["iteration"] < batches_done(trainer)]
+        self._mark = reduce(marked, self._samples, NO_ROWS)
+        self._written = self._samples[-1]["iteration"] if self._samples else -1
         if self.path.exists() and trainer.is_global_zero:
-            kept = [row for row in read_json_lines(self.path) if row["iteration"] < batches_done(trainer)]
-            if kept:
-                self._written = kept[-1]["iteration"]
-            write_lines(self.path, kept)
+            write_lines(self.path, self._samples)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
@@ -94,6 +110,7 @@ class SampleTable(L.Callback):
                 "score": round(float(experience.scores[row]), 4),
             }
             append_line(self.path, json.dumps(sample, ensure_ascii=False))
+            self._mark = marked(self._mark, sample)
 
 
 class KeepEpochs(L.Callback):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,10 +67,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same somewhere else: no path is what it was."""
     monkeypatch.setenv("COLUMNS", "400")
-    yield Path(shutil.copytree(made, tmp_path / "elsewhere"))
+    return Path(shutil.copytree(made, tmp_path / "elsewhere"))
 
 
 def test_the_same_elsewhere_is_complete(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +206,19 @@ def test_damaged_metrics_of_a_half_done_step_are_named(place: Path, content: byt
     assert read_stage(folder)["status"] == "complete"
 
 
+def test_metrics_of_another_training_are_not_gone_on_with(place: Path) -> None:
+    folder = place / "runs" / "default" / "sft"
+    half_done(folder)
+    lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join([lines[0], *lines[2:]]), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"metrics\.csv does not hold the \d+ rows that the checkpoint .* of another tr"
+    ):
+        rlhf(place, "stages=[sft]")
+    (folder / "metrics.csv").write_text("".join(lines) + "7,0.", encoding="utf-8")
+    rlhf(place, "stages=[sft]")
+
+
 def test_damaged_samples_of_a_half_done_step_are_named(place: Path) -> None:
     folder = place / "runs" / "default" / "ppo"
     half_done(folder)
@@ -214,6 +226,10 @@ def test_damaged_samples_of_a_half_done_step_are_named(place: Path) -> None:
     whole = samples.read_bytes()
     samples.write_bytes(b'{"iteration": 0, "pro\n' + whole)
     with pytest.raises(ValueError, match=r"samples\.jsonl cannot be read \(line 1: .*\)\. Put it back from a copy"):
+        rlhf(place, "stages=[ppo]")
+    rest = whole.partition(b"\n")[2]
+    samples.write_bytes(rest)
+    with pytest.raises(ValueError, match=r"samples\.jsonl does not hold the \d+ rows that the checkpoint"):
         rlhf(place, "stages=[ppo]")
     samples.write_bytes(whole + b'{"iteration": 2, "pro')
     rlhf(place, "stages=[ppo]")

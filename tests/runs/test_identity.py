@@ -175,8 +175,8 @@ def test_lengths_have_the_name_that_overrides_them(tmp_path):
 
 def test_what_an_earlier_version_made_is_a_sentence(tmp_path):
     folder = stage(tmp_path, {"config": {"model": {"path": "/old"}}, "data": "x"}, {})
+    now = {"config": {"model": {"path": "content:abc"}}, "data": "y"}
     with pytest.raises(PipelineError, match=r"an earlier version of rlhf_lightning made it, .* \(2 differences\)"):
-        now = {"config": {"model": {"path": "content:abc"}}, "data": "y"}
         begin_stage(folder, now, overwrite=False, about={"environment": {"threads": 1}})
 
 
