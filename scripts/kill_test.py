@@ -15,7 +15,6 @@ import argparse
 import datetime
 import multiprocessing
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -32,7 +31,8 @@ from rich.progress import track
 from rich.table import Table
 
 from rlhf_lightning.runs.files import read_metrics, write_json
-from rlhf_lightning.runs.folders import git_commit, is_complete
+from rlhf_lightning.runs.folders import is_complete
+from rlhf_lightning.runs.identity import git_commit, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ("sft", "reward", "ppo", "ppo_ptx")
@@ -168,9 +168,7 @@ def differences(whole: Path, broken: Path) -> list[str]:
 
 def machine() -> str:
     """The processor and its cores."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
+    return f"{os.cpu_count()} cores, {processor()}"
 
 
 def table_of(trials: list[dict[str, Any]]) -> Table:

@@ -1,7 +1,6 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import ctypes
-import json
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, resolved
 from rlhf_lightning.cli.errors import print_stopped, report
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
-from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_table
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
@@ -53,8 +52,7 @@ def run(config: DictConfig) -> float | None:
     metrics = pipeline.run()
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
-        samples = runs.folder(EVALUATE) / "samples.json"
-        console.print(sample_table(json.loads(samples.read_text(encoding="utf-8")), legend))
+        console.print(sample_view(runs.folder(EVALUATE) / "samples.json", legend))
         console.print(closing_table(metrics[EVALUATE], legend))
     return _optimized(metrics, plain["optimized_metric"])
 

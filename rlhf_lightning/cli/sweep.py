@@ -14,7 +14,8 @@ from rich.console import Console
 
 from rlhf_lightning.cli.configuration import resolved
 from rlhf_lightning.evaluation.tables import failure_table, sweep_table
-from rlhf_lightning.runs.folders import Runs, fingerprint
+from rlhf_lightning.runs.folders import Runs
+from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.secrets import redacted
 
 LONGEST = 120

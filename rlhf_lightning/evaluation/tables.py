@@ -1,6 +1,5 @@
 """The tables that close a run and a sweep."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, share_interval, wins
 from rlhf_lightning.evaluation.plots import Legend, number
+from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
 EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
@@ -89,6 +89,14 @@ def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> 
     return table
 
 
+def sample_view(path: Path, legend: Legend) -> Table | Text:
+    """`sample_table` of a samples.json; a sentence where that is damaged."""
+    try:
+        return sample_table(read_json(path), legend)
+    except Exception as error:  # whatever it holds
+        return Text(str(error), style="red")
+
+
 def sweep_table(jobs: Mapping[str, Path]) -> Table:
     """One row per job and policy, then every policy pooled over the seeds.
 
@@ -100,7 +108,12 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
         table.add_column(name, justify="left" if name in ("job", "policy") else "right")
     pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for job, folder in jobs.items():
-        for policy, columns in _job_columns(folder).items():
+        try:
+            found = _job_columns(folder)
+        except Exception as error:  # one damaged file takes nothing from the other jobs
+            table.add_row(job, Text(str(error), style="red"))
+            continue
+        for policy, columns in found.items():
             for column, values in columns.items():
                 rest = ",".join(part for part in job.split(",") if not part.startswith("seed="))
                 pooled.setdefault((rest, policy), {}).setdefault(column, []).append(values)
@@ -129,7 +142,7 @@ def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
     """Per policy and column the values of a job: over prompts where it evaluated, else the last iteration's mean."""
     evaluation = folder / EVALUATE
     if is_complete(evaluation):
-        samples = json.loads((evaluation / "samples.json").read_text(encoding="utf-8"))
+        samples = read_json(evaluation / "samples.json")
         baseline = samples[read_stage(evaluation)["metrics"]["baseline"]]["scores"]
         return {
             name: {

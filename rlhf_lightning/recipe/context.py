@@ -22,9 +22,11 @@ from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import Messages, longest_row, no_rankings, no_records, too_long
+from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
-from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
 from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.identity import by_content, model_fingerprint, records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.trained import as_trained
 
@@ -144,8 +146,8 @@ class Context(Messages):
 
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
-        folder = self.runs.read(PRETRAIN)
-        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.config["model"]):
+        folder, model = self.runs.read(PRETRAIN), redacted(self.held(self.config["model"]))
+        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != model:
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
                 "run or upstream."
@@ -242,7 +244,7 @@ class Context(Messages):
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
         folder = self.runs.read(CURATE)
-        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config)
+        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.held(self.config))
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
         """Examples in order, padded."""
@@ -260,16 +262,28 @@ class Context(Messages):
         left = self._curated() if curated else None
         return left.fingerprint if left else self._data_fingerprint
 
+    def about(self, settings: Mapping[str, Any], curated: bool) -> dict[str, Any]:
+        """What is kept beside the identity of a step with these settings."""
+        named: dict[str, Path] = {}
+        self.held(settings, named)
+        return provenance(self.config, self.data, self._curated() if curated else None, self.device, named)
+
+    def held(self, settings: Mapping[str, Any], named: dict[str, Path] | None = None) -> Any:
+        """Settings with what files and model folders hold in place of their paths; `named` gets these."""
+        return by_content(settings, (BASE, *self.steps), self._runs_code, found=named)
+
+    @property
+    def _runs_code(self) -> bool:
+        return any(self.config["model"][node].get("trust_remote_code") for node in ("causal_lm", "tokenizer"))
+
     def model_fingerprint(self, name: str) -> str:
-        """Changes when the model changes, by the names of `model_path`, or what a step left."""
-        step = name.partition("/")[0]
-        if name == BASE:
-            step = PRETRAIN
-            if self._pretrained() is None:
-                return model_fingerprint(model_folder(str(self.config["model"]["causal_lm"].get("path"))))
-        if step in self.steps:
-            return str(read_stage(self.step_folder(step))["fingerprint"])
-        return model_fingerprint(model_folder(name))
+        """Changes when the model changes, by the names of `model_path`, or the records that a step left."""
+        path = self.model_path(name)
+        if path is None:
+            path = str(self.config["model"]["causal_lm"].get("path"))
+        if name.partition("/")[0] in self.steps and not Path(path).exists():
+            return records_fingerprint(Path(path).parent)
+        return model_fingerprint(model_folder(str(path)), self._runs_code)
 
 
 def counted(batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
+from rlhf_lightning.evaluation.step_files import folder_of
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
@@ -25,6 +26,7 @@ from rlhf_lightning.recipe.look_ahead import check_names, look_ahead
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
+from rlhf_lightning.recipe.provenance import go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
@@ -172,7 +174,10 @@ class Pipeline:
         return {**identity, **({"template_date": date} if date else {})}
 
     def _begin(self, stage: Stage, folder: Path, identity: Mapping[str, Any]) -> Progress:
-        progress = begin_stage(folder, identity, self.config["overwrite"])
+        about = self.context.about(stage.settings(self.context), stage.reads_curated)
+        progress = begin_stage(folder, identity, self.config["overwrite"], about)
+        if progress == "half-done" and (remark := go_on_in(folder, about["environment"])):
+            self.context.say(stage.name, remark)
         if progress != "complete":
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
@@ -190,7 +195,7 @@ class Pipeline:
         stages = [
             ReportedStage(stage.name, folder, stage.curves, stage.unit, stage.measured_on_rankings)
             for stage in self.recipe
-            if (folder := self.runs.find(stage.name)) is not None
+            if (folder := folder_of(self.runs, stage.name)) is not None
         ]
         self.context.say(
             "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))

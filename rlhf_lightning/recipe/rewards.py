@@ -25,7 +25,8 @@ from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.recipe.context import SCORES, Context
 from rlhf_lightning.recipe.model_names import model_lacking
-from rlhf_lightning.runs.folders import PipelineError, fingerprint
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.targets import named_function
 
 INIT = "init"
@@ -198,7 +199,7 @@ def _fingerprint(context: Context, part: Any) -> str:
         kind, name = _kind(part)
         if kind is not None:
             return _fingerprint(context, name)
-        return fingerprint([part, _source_of(context.build(part, _partial_=True).func.__module__)])
+        return fingerprint([context.held(part), _source_of(context.build(part, _partial_=True).func.__module__)])
     if _is_address(part):
         return part
     if not _is_step(context, part) and _FUNCTION.fullmatch(part):

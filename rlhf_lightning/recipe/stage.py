@@ -85,12 +85,13 @@ class Stage(ABC):
         return {**config, "trainer": {name: value for name, value in trainer.items() if name not in PLACEMENT}}
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """What the artifact depends on: parents, data, resolved configuration."""
+        """What the artifact depends on, by content: parents, data, resolved configuration."""
+        parents = self.parents(context)
         return {
             "stage": self.name,
-            "config": self.settings(context),
+            "config": context.held(self.settings(context)),
             "data": context.data_fingerprint(self.reads_curated),
-            "parents": {role: context.model_fingerprint(name) for role, name in self.parents(context).items()},
+            "parents": context.held({role: context.model_fingerprint(model) for role, model in parents.items()}),
         }
 
     def lacks(self, context: Context) -> Iterator[str]:

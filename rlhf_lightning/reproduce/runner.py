@@ -16,7 +16,8 @@ from rich.table import Table
 from rlhf_lightning.cli import composed
 from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.reproduce.plan import Job
-from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
+from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.targets import builder
 
 TAIL = 25

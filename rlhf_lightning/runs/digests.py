@@ -1,10 +1,10 @@
 """What the files of a finished step held when it was complete, and whether they still do."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from rlhf_lightning.runs.identity import file_digest
 
 NOT_READ = ("stage.json", "config.yaml", "metrics.csv", "README.md")
 """Files that no later step reads; people edit cards, and open tables in programs that write them anew."""
@@ -48,12 +48,4 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    stat = file.stat()
-    return {"size": stat.st_size, "sha256": _digest(file.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)}
-
-
-@cache
-def _digest(file: Path, *_state: int) -> str:
-    """Of a file as it is now; in the same state it is read once."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return {"size": file.stat().st_size, "sha256": file_digest(file)}

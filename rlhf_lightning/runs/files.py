@@ -69,16 +69,75 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; it lasts through a power cut from here on."""
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: When it is damaged, with the line.
+    """
+    with _named(path):
+        return json.loads(path.read_bytes().decode())
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """What each line of a file that grew line by line holds; a torn last line is left out.
+
+    Raises:
+        ValueError: When another one is damaged, with its number.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if line.endswith(b"\n"):
+            with _named(path, f"line {number}: "):
+                found.append(json.loads(line.decode()))
+    return found
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped.
+
+    Raises:
+        ValueError: When it is damaged, with the line.
+    """
+    with _named(path):
+        text = path.read_bytes().decode()
+    whole, _, _ = text.rpartition("\n")
+    lines = csv.reader(whole.splitlines())
+    with _named(path, "line 1: "):
+        columns = next(lines, [])
+        if "step" not in columns:
+            raise ValueError("no column is called step" if whole else "it is empty")
+    rows = []
+    while True:
+        with _named(path, f"line {lines.line_num + 1}: "):
+            cells = next(lines, None)
+            if cells is None:
+                return rows
+            row = {name: _number(cell) for name, cell in zip(columns, cells, strict=True) if cell != ""}
+            if "step" in row:
+                rows.append(row)
+
+
 def _number(text: str) -> int | float:
     """As it was written: a whole number stays one."""
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.csv, numbers as numbers, empty cells left out, a torn last line dropped."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = []
-        for row in csv.DictReader(file):
-            if row["step"] and None not in row.values():
-                rows.append({name: _number(text) for name, text in row.items() if text != ""})
-        return rows
+@contextmanager
+def _named(path: Path, place: str = "") -> Iterator[None]:
+    """Say which file is damaged, where, and what to do."""
+    try:
+        yield
+    except (ValueError, KeyError, csv.Error, RecursionError) as error:
+        reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} cannot be read ({place}{reason}). Put it back from a copy, or move it away to go on without it."
+        ) from error

@@ -1,10 +1,8 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
-import hashlib
 import json
 import platform
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +12,7 @@ from typing import Any, Literal
 from rlhf_lightning.runs.digests import damage, recorded
 from rlhf_lightning.runs.errors import PipelineError as PipelineError
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.hub import adapter_base
+from rlhf_lightning.runs.identity import differences, fingerprint, git_commit, listed, plain
 from rlhf_lightning.runs.places import (
     has_files_of_ours_alone,
     holds_work,
@@ -129,7 +127,9 @@ def check_files(folder: Path, contents: bool = False) -> None:
         )
 
 
-def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> Progress:
+def begin_stage(
+    folder: Path, identity: Mapping[str, Any], overwrite: bool, about: Mapping[str, Any] | None = None
+) -> Progress:
     """Compare what a stage would be made from with what its folder was made from, and claim the folder.
 
     Nothing is deleted: what is replaced is moved to the trash of the run.
@@ -138,6 +138,7 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         folder: The step's folder.
         identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
         overwrite: Whether a stage made from something else, or whose files are damaged, is replaced.
+        about: What is written beside the identity and makes no stage another one: ``records``, ``environment``.
 
     Raises:
         PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell,
@@ -150,19 +151,20 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         if not overwrite:
             raise
         old = {}
-    identity = redacted(_plain(identity))
+    identity, about = redacted(plain(identity)), redacted(plain(about or {}))
     complete = old.get("status") == "complete"
     if old:
-        differences = list(_differences(old.get("identity"), identity))
-        if not differences and not (complete and overwrite and damage(folder, old.get("files", {}), contents=True)):
+        now = {**about, "identity": identity}
+        others = list(differences(old, now))
+        if not others and not (complete and overwrite and damage(folder, old.get("files", {}), contents=True)):
             if complete:
                 check_files(folder)
             return "complete" if complete else "half-done"
-        if differences and not overwrite and (complete or holds_work(folder)):
-            shown = "\n  ".join(differences[:12])
+        if others and not overwrite and (complete or holds_work(folder)):
             raise PipelineError(
                 f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
-                f"  {shown}\nUse overwrite=true to make it again, or another run=<name> to keep both."
+                f"  {listed(old, now, others)}\n"
+                "Use overwrite=true to make it again, or another run=<name> to keep both."
             )
     elif not overwrite and not is_empty(folder):
         raise PipelineError(
@@ -176,7 +178,8 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         elif not is_empty(folder):
             move_to_trash(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
+        half_done = {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity), **about}
+        _write_stage(folder, half_done)
         (folder / "checkpoints").mkdir(exist_ok=True)
     return "fresh"
 
@@ -204,48 +207,5 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
     )
 
 
-def fingerprint(value: Any) -> str:
-    """Short hash of plain data."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def model_fingerprint(path: str) -> str:
-    """Hash of a local model folder's files but its card and code, of an adapter with its model; a hub id is itself."""
-    folder = Path(path)
-    if not folder.exists():
-        return path
-    digest = hashlib.sha256()
-    if (base := adapter_base(path)) is not None:
-        digest.update(model_fingerprint(base).encode())
-    for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-        if file.is_file() and file.suffix != ".py" and file.name != "README.md":
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 def _write_stage(folder: Path, stage: Mapping[str, Any]) -> None:
     write_json(folder / "stage.json", stage)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {old!r} there, {new!r} now"
-
-
-def git_commit() -> str | None:
-    """Commit of the working directory, where it is a checkout."""
-    try:
-        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None

@@ -47,19 +47,29 @@ class BatchCheckpoint(L.Callback):
         self.path, self.every_n_batches, self.say = folder / LATEST, every_n_batches, say
         self._unfinished = self.path.with_suffix(".unfinished")
         self._nameless = False
+        self._metrics: MetricsFile | None = None
         self._sigterm = Sigterm()
         self._ending = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write to where the checkpoint will be: Lightning writes to the system's temporary folder first."""
+        self._metrics = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _PlainFile()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the rows of metrics.csv are known by."""
+        return {"metrics": self._metrics.mark} if self._metrics is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that metrics.csv is the one that the checkpoint was saved with."""
+        if self._metrics is not None:
+            self._metrics.check(state_dict.get("metrics", {}))
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the metrics of batches that will be made again, and listen for SIGTERM."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.cut(batches_done(trainer))
+        if self._metrics is not None:
+            self._metrics.cut(batches_done(trainer))
         self._sigterm.listen()
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -114,9 +124,8 @@ class BatchCheckpoint(L.Callback):
 
     def _finish(self, trainer: L.Trainer) -> None:
         if self._nameless and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, MetricsFile) and logger.path.exists():
-                    sync(logger.path)
+            if self._metrics is not None and self._metrics.path.exists():
+                sync(self._metrics.path)
             if self.path.exists():
                 self.path.rename(self.path.with_name(BEFORE))
             put_in_place(self._unfinished, self.path)

@@ -19,7 +19,8 @@ from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
 from rlhf_lightning.reproduce.plan import BATCH, EPISODES, SIZES, jobs, selected
 from rlhf_lightning.reproduce.runner import cores, fingerprint_of, plan_table, run_jobs, state_of, unfinished
-from rlhf_lightning.runs.folders import Runs, fingerprint
+from rlhf_lightning.runs.folders import Runs
+from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.targets import builder
 
 SAMPLE = (
