@@ -104,11 +104,19 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise PipelineError("the configuration must be a mapping.")
     found = {str(name): value for name, value in plain.items()}
+    # A run may be called 1, which Hydra reads as a number.
+    found["run"], found["upstream"] = _as_names(found.get("run")), _as_names(found.get("upstream"))
     for step, other in LIKE.items():
         if step in found:
             found[step] = _inherited(found[step], found[other])
             _check_rate(step, found[step], other, found[other])
     return found
+
+
+def _as_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_names(each) for each in value]
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _check_rate(step: str, settings: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:

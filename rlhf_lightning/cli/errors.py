@@ -62,7 +62,9 @@ def report(error: BaseException, folder: Path | None = None) -> str:
         where.append(f"nobody foresaw this; {folder / 'error.txt'} has the traceback")
     else:
         _print(console, trace)
-    console.print("[bold red]rlhf:[/]", Text(redacted(said)), Text(redacted(f"({'; '.join(where)})"), "dim"))
+    note = Text(redacted(f"({'; '.join(where)})"), "dim")
+    console.print("[bold red]rlhf:[/]", Text(redacted(said)), sep=" ", end="\n" if "\n" in said else " ")
+    console.print(note)
     return str(redacted(said))
 
 

@@ -76,8 +76,8 @@ def runs_of(config: Mapping[str, Any], hydra_config: Any) -> Runs:
         config: The resolved configuration.
         hydra_config: Hydra's own, None where there is none.
     """
-    run_name, upstream = str(config["run"]), config["upstream"] or []
-    upstream = tuple(map(str, upstream)) if isinstance(upstream, list) else (str(upstream),)
+    run_name, upstream = config["run"], config["upstream"] or []
+    upstream = (upstream,) if isinstance(upstream, str) else tuple(upstream)
     if is_sweep(hydra_config):
         upstream = upstream or (run_name,)
         called = job_name(hydra_config)
