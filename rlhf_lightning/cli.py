@@ -13,9 +13,12 @@ from typing import Any
 
 import hydra
 import torch
+import yaml
 from hydra._internal import hydra as engine
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins import basic_sweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core import utils as jobs
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import ConfigCompositionException
@@ -33,7 +36,8 @@ from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint
-from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.guard import guard_output
+from rlhf_lightning.runs.secrets import redacted, remember_secrets
 from rlhf_lightning.runs.targets import builder, is_allowed
 
 _PACKAGE = Path(__file__).parent
@@ -62,6 +66,7 @@ def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
     plain = resolved(config)
+    remember_secrets(OmegaConf.to_container(config), plain)
     hydra_config: Any = HydraConfig.instance().cfg
     sweeping = hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), sweeping)
@@ -114,6 +119,8 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
 
 def main() -> None:
     """Entry point of ``rlhf``."""
+    _keep_secrets()
+    remember_secrets(*sys.argv[1:])
     arguments, _ = get_args_parser().parse_known_args()
     if arguments.experimental_rerun is not None:
         sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")
@@ -130,9 +137,31 @@ def _main(config: DictConfig) -> float | None:
             raise
         console = Console(stderr=True, soft_wrap=True)
         console.print(
-            "[bold red]rlhf:[/]", Text(str(error)), "[dim](HYDRA_FULL_ERROR=1 shows where)[/]", highlight=False
+            "[bold red]rlhf:[/]",
+            Text(redacted(str(error))),
+            "[dim](HYDRA_FULL_ERROR=1 shows where)[/]",
+            highlight=False,
         )
         sys.exit(1)
+
+
+class _Redacted(OmegaConf):
+    """What Hydra prints and writes of configurations, such as multirun.yaml, while it runs: without their secrets."""
+
+    @staticmethod
+    def to_yaml(cfg: Any, *, resolve: bool = False, sort_keys: bool = False) -> str:
+        plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+        return str(yaml.safe_dump(redacted(plain), sort_keys=sort_keys, allow_unicode=True))
+
+    @staticmethod
+    def save(config: Any, f: Any, resolve: bool = False) -> None:
+        Path(f).write_text(_Redacted.to_yaml(config, resolve=resolve), encoding="utf-8")
+
+
+def _keep_secrets() -> None:
+    guard_output()
+    for module in (engine, jobs, basic_sweeper):
+        vars(module)["OmegaConf"] = _Redacted
 
 
 class _CheckedConfigs(ConfigLoaderImpl):
@@ -179,6 +208,7 @@ class SweepSummary(Callback):
     """Prints one table when a multirun ends, with every policy pooled over the jobs."""
 
     def __init__(self) -> None:
+        _keep_secrets()  # in the processes of other launchers too
         self.jobs: dict[str, Path] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -189,11 +219,8 @@ class SweepSummary(Callback):
             self.jobs[redacted(config.hydra.job.override_dirname) or str(config.hydra.job.num)] = runs.root / runs.run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table, and take secrets out of the command line that Hydra wrote down."""
+        """Print the table."""
         Console().print(sweep_table(self.jobs))
-        written = Path(config.hydra.sweep.dir) / "multirun.yaml"
-        if written.exists():
-            written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _keep_freed_memory() -> None:

@@ -108,7 +108,7 @@ def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> P
         old = {}
     identity = redacted(_plain(identity))
     if old:
-        differences = list(_differences(old["identity"], identity))
+        differences = list(_differences(redacted(old["identity"]), identity))
         if not differences:
             return "complete" if old["status"] == "complete" else "half-done"
         if not overwrite and (old["status"] == "complete" or _has_begun(folder)):
