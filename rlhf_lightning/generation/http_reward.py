@@ -45,7 +45,8 @@ class HTTPReward:
         address = httpx.URL(url)
         if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
             raise ValueError(
-                f"the address of a reward must be http(s)://host/..., without password and query, got {redacted(url)!r:.80}. "
+                f"the address of a reward must be http(s)://host/..., without password and query, got "
+                f"{redacted(url)!r:.80}. "
                 "A key belongs into an environment variable that api_key_env names."
             )
         for name, value, least in (("timeout", timeout, 0.001), ("retries", retries, 0), ("batch_size", batch_size, 1)):
@@ -83,8 +84,8 @@ class HTTPReward:
                 of_part = found.get("scores") if isinstance(found, dict) else found
                 if not isinstance(of_part, list) or len(of_part) != len(asked):
                     raise ValueError(
-                        f"the reward at {self.name} answered {redacted(found)!r:.80} to {len(asked)} responses. It must answer "
-                        f'{{"scores": [...]}} with {len(asked)} numbers.'
+                        f"the reward at {self.name} answered {redacted(found)!r:.80} to {len(asked)} responses. It "
+                        f'must answer {{"scores": [...]}} with {len(asked)} numbers.'
                     )
                 scores += of_part
         return scores

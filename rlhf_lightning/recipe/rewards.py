@@ -26,6 +26,7 @@ from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.runs.folders import PipelineError, fingerprint
 from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import named_function
 
 INIT = "init"
@@ -192,7 +193,7 @@ def _fingerprint(context: Context, part: Any) -> str:
         kind, name = _kind(part)
         if kind is not None:
             return _fingerprint(context, name)
-        return fingerprint([part, _source_of(context.build(part, _partial_=True).func.__module__)])
+        return fingerprint([redacted(part), _source_of(context.build(part, _partial_=True).func.__module__)])
     if _is_address(part):
         return part
     if not _is_step(context, part) and _FUNCTION.fullmatch(part):

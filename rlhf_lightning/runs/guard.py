@@ -25,7 +25,7 @@ class _Guarded:
         stream: The stream behind it.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 REDACTED = "(redacted)"
 _SECRET_NAME = re.compile(
     r"\w*(?:secret|password|passwd|passphrase|credential|authorization)s?"
-    r"|(?:\w+_)?(?:auth|cookie|jwt|pwd|(?:db|user|smtp|sql|proxy)_?pass)s?"
+    r"|(?:\w+_)?(?:auth|cookie|jwt|(?:db|user|smtp|sql|proxy)_?pass)s?|\w+_pwd"
     r"|\w*(?:api|access|private|secret|account|signing|encryption|(?:hub|hf|openai|anthropic|wandb|ssh)_)_?keys?"
     r"|\w*(?:access|auth|api|refresh|bearer|session|hub|hf)_?tokens"
     r"|(?P<before>\w*?)_?token"
@@ -17,7 +17,7 @@ _TOKENS_OF_TEXT = re.compile(
     r"|suffix|middle|system|user|assistant|first|last|next|per|each|single|max|min|num|new|no|total|by)"
 )
 """Words before `token` where text is meant."""
-_QUERY_NAMES = re.compile(r"key|sig|signature|auth|code|sas|x_(?:amz|goog)_(?:signature|credential)")
+_QUERY_NAMES = re.compile(r"key|pwd|sig|signature|auth|code|sas|x_(?:amz|goog)_(?:signature|credential)")
 """Further names that are secret in the query of an address."""
 
 WELL_KNOWN = re.compile(
