@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rlhf_lightning.cli import SweepSummary, composed, main
+from rlhf_lightning.cli import composed, main
 from rlhf_lightning.cli.sweep import runs_of
 from rlhf_lightning.evaluation.tables import sample_table
 from rlhf_lightning.generation.text_reward import TextReward
@@ -400,17 +400,6 @@ def test_overrides_of_a_sweep_make_one_folder_without_secrets(tmp_path: Path) ->
     other = runs_of(config, job("model.path=.._.._../etc,judge.api_key=correct-horse,seed=1", tmp_path))
     assert other.run != runs.run  # which differ in a slash only
     assert (tmp_path / runs.run).resolve().parent == tmp_path.resolve()
-
-
-def test_the_command_line_that_hydra_keeps_loses_its_secrets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = tmp_path / "multirun.yaml"
-    kept.write_text("overrides:\n- +judge.api_key=correct-horse\n- '+my.token=battery'\n- seed=1,2\n", encoding="utf-8")
-    SweepSummary().on_multirun_end(job("", tmp_path))
-    assert "0 jobs" in capsys.readouterr().out
-    text = kept.read_text(encoding="utf-8")
-    assert text == f"overrides:\n- +judge.api_key={REDACTED}\n- '+my.token={REDACTED}'\n- seed=1,2\n"
 
 
 def test_fields_of_records_are_text_and_nothing_else(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from hydra._internal import hydra as engine
 from hydra._internal import utils as engine_errors
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, resolved
+from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
 from rlhf_lightning.cli.errors import print_stopped, report
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
@@ -29,6 +29,7 @@ from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.targets import builder
 
 
@@ -36,6 +37,7 @@ def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
     plain = resolved(config)
+    remember_secrets(OmegaConf.to_container(config), plain)
     hydra_config: Any = HydraConfig.instance().cfg
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
     init_process_group(gpu=plain["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available())
@@ -89,6 +91,8 @@ def main() -> None:
     arguments, _ = get_args_parser().parse_known_args()
     if arguments.experimental_rerun is not None:
         sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")
+    keep_secrets()
+    remember_secrets(*sys.argv[1:])
     vars(engine)["ConfigLoaderImpl"] = CheckedConfigs
     vars(engine_errors)["run_and_report"] = _call  # what is said of errors is ours, see `report`
     try:

@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
+from hydra._internal import hydra as engine
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins import basic_sweeper
+from hydra.core import utils as jobs
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.guard import guard_output
+from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import is_allowed
 
 _PACKAGE = Path(__file__).parents[1]
@@ -47,6 +53,28 @@ class CheckedConfigs(ConfigLoaderImpl):
     def load_sweep_config(self, *args: Any, **options: Any) -> DictConfig:
         """That of a job."""
         return _checked(super().load_sweep_config(*args, **options))
+
+
+class RedactedOmegaConf(OmegaConf):
+    """What Hydra prints and writes of configurations, such as multirun.yaml, while it runs: without their secrets."""
+
+    @staticmethod
+    def to_yaml(cfg: Any, *, resolve: bool = False, sort_keys: bool = False) -> str:
+        """As YAML."""
+        plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+        return str(yaml.safe_dump(redacted(plain), sort_keys=sort_keys, allow_unicode=True))
+
+    @staticmethod
+    def save(config: Any, f: Any, resolve: bool = False) -> None:
+        """To a file."""
+        Path(f).write_text(RedactedOmegaConf.to_yaml(config, resolve=resolve), encoding="utf-8")
+
+
+def keep_secrets() -> None:
+    """Let Hydra and this process print and write no secrets from here on."""
+    guard_output()
+    for module in (engine, jobs, basic_sweeper):
+        vars(module)["OmegaConf"] = RedactedOmegaConf
 
 
 def _checked(config: DictConfig) -> DictConfig:

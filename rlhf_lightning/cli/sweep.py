@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlhf_lightning.cli.configuration import resolved
+from rlhf_lightning.cli.configuration import keep_secrets, resolved
 from rlhf_lightning.evaluation.tables import failure_table, sweep_table
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
@@ -29,6 +29,7 @@ class SweepSummary(Callback):
     """What jobs said that could not go on, by their numbers."""
 
     def __init__(self) -> None:
+        keep_secrets()  # in the processes of other launchers too
         self.jobs: dict[str, Path] = {}
         self.numbers: dict[int, str] = {}
 
@@ -44,12 +45,9 @@ class SweepSummary(Callback):
             self.jobs[self.numbers[number]] = runs.root / runs.run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the tables, take secrets out of what Hydra wrote down, and end with 1 where a job failed."""
+        """Print the tables, and end with 1 where a job failed."""
         console = Console()
         console.print(sweep_table(self.jobs))
-        written = Path(config.hydra.sweep.dir) / "multirun.yaml"
-        if written.exists():
-            written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
         if self.failures:
             failed = {self.numbers.get(number, str(number)): text for number, text in self.failures.items()}
             console.print(failure_table(failed, len(self.numbers)))

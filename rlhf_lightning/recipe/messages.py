@@ -11,6 +11,7 @@ from rich.markup import escape
 from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.training.heartbeat import Heartbeat
 
 
@@ -64,7 +65,7 @@ class Messages:
 
     def say(self, step: str, message: str) -> None:
         """One line about a step."""
-        self.console.print(f"[bold]{step:<9}[/] {escape(message)}")
+        self.console.print(f"[bold]{step:<9}[/] {escape(redacted(message))}")
 
     def report_dropped(self, step: str, folder: Path, tally: Tally) -> None:
         """Say and write down how many records a step left out, and how many it cut, by set, reason and source."""

@@ -27,6 +27,7 @@ from rlhf_lightning.recipe.context import SCORES, Context
 from rlhf_lightning.recipe.model_names import model_lacking
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.identity import fingerprint
+from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import named_function
 
 INIT = "init"
@@ -199,7 +200,8 @@ def _fingerprint(context: Context, part: Any) -> str:
         kind, name = _kind(part)
         if kind is not None:
             return _fingerprint(context, name)
-        return fingerprint([context.held(part), _source_of(context.build(part, _partial_=True).func.__module__)])
+        held = redacted(context.held(part))
+        return fingerprint([held, _source_of(context.build(part, _partial_=True).func.__module__)])
     if _is_address(part):
         return part
     if not _is_step(context, part) and _FUNCTION.fullmatch(part):

@@ -154,7 +154,7 @@ def begin_stage(
     identity, about = redacted(plain(identity)), redacted(plain(about or {}))
     complete = old.get("status") == "complete"
     if old:
-        now = {**about, "identity": identity}
+        now, old = {**about, "identity": identity}, {**old, "identity": redacted(old["identity"])}
         others = list(differences(old, now))
         if not others and not (complete and overwrite and damage(folder, old.get("files", {}), contents=True)):
             if complete:
