@@ -19,6 +19,7 @@ from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Conte
 from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
+from rlhf_lightning.recipe.endings import check_finite, ending_in_order
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
@@ -27,6 +28,7 @@ from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.surroundings import check_trainer
 
@@ -76,6 +78,7 @@ class Pipeline:
         if unknown:
             raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(names)}.")
         check_trainer(config["trainer"])
+        check_remote_code(config)
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
         steps = [stage.name for stage in recipe if stage.keeps_artifact]
@@ -94,10 +97,11 @@ class Pipeline:
                 if reason is not None:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
-                metrics[stage.name] = self._metrics(stage)
-                on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
-                if stage.reported:
-                    on_rank_zero(self._report)
+                with ending_in_order(stage.name, self.runs.folder(stage.name), self.context.say):
+                    metrics[stage.name] = self._metrics(stage)
+                    on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
+                    if stage.reported:
+                        on_rank_zero(self._report)
             destroy_process_group()
         return metrics
 
@@ -132,6 +136,7 @@ class Pipeline:
         run = partial(stage.run, self._context_of(stage), folder)
         metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
+        check_finite(stage.name, metrics)
         seconds = time.perf_counter() - start
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")
