@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checks": {"training", "modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
     "sandbox": {"data", "evaluation", *MATHS, *TOKENS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},
-    "chat": {"generation"},
+    "chat": {"generation", "runs"},
     "push": {"runs"},
     "cli": {"recipe", "evaluation", *DISK},
     "compat": set(),

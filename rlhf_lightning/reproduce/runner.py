@@ -19,6 +19,7 @@ from rlhf_lightning.reproduce.plan import Job
 from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint, read_stage
 from rlhf_lightning.runs.signals import Children
 from rlhf_lightning.runs.targets import builder
+from rlhf_lightning.runs.terminal import harmless
 
 TAIL = 25
 """Lines of a failed job's output that are shown."""
@@ -143,7 +144,7 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
                     log = _log(job, runs)
                     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
                     console.print(f"{places[job.name]}: [bold red]failed[/], {log}:")
-                    console.print(tail, style="dim", markup=False, highlight=False)
+                    console.print(harmless(tail), style="dim", markup=False, highlight=False)
     return failed
 
 
