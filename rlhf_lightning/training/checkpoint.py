@@ -83,7 +83,7 @@ class BatchCheckpoint(L.Callback):
         """Leave signals as they were; one that came after the last batch still ends the run."""
         self._signal.ignore()
         if self._signal.came and not self._ending:
-            raise SystemExit(128 + self._signal.number)
+            self._end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave signals as they were."""
@@ -119,9 +119,12 @@ class BatchCheckpoint(L.Callback):
             put_in_place(self._unfinished, self.path)
         self._nameless = False
         if self._ending:
-            name = signal.Signals(self._signal.number).name
-            self.say(f"ended by {name}; the same command goes on from {self.path}")
-            raise SystemExit(128 + self._signal.number)
+            self._end()
+
+    def _end(self) -> None:
+        name = signal.Signals(self._signal.number).name
+        self.say(f"ended by {name}; the same command goes on from {self.path}")
+        raise SystemExit(128 + self._signal.number)
 
 
 class EndSignal:
