@@ -4,9 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-_COMMAND = Path((sys.argv or [""])[0]).stem
-if _COMMAND in ("rlhf", "rlhf-chat") or (
-    _COMMAND == "-m" and any(name.removeprefix("-m").split(".")[0] == __name__ for name in sys.orig_argv)
+if Path(*sys.argv[:1]).stem in ("rlhf", "rlhf-chat") or (
+    sys.argv[:1] == ["-m"] and any(name.removeprefix("-m").split(".")[0] == __name__ for name in sys.orig_argv)
 ):
     # In our own commands alone, and before torch is imported, which reads it once: threads that wait sleep instead of
     # spinning, which beside other programs is many times faster.

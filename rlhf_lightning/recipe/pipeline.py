@@ -17,9 +17,9 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
+from rlhf_lightning.recipe.endings import check_finite, ending_in_order
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
-from rlhf_lightning.recipe.endings import check_finite, ending_in_order
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards

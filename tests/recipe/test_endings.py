@@ -94,7 +94,13 @@ def before_call(patch: pytest.MonkeyPatch, name: str, number: int, action: Calla
 )
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_every_step_in_order(
-    step: str, function: str, call: int, name: str, code: int, tmp_path: Path, whole: Path,
+    step: str,
+    function: str,
+    call: int,
+    name: str,
+    code: int,
+    tmp_path: Path,
+    whole: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     number = getattr(signal, name)
@@ -139,12 +145,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(disk: Path) -> None:
     """Leave no byte."""
-    with (disk / "filler").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    written = ["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4k"]
+    assert "No space left" in subprocess.run(written, capture_output=True, text=True, check=False).stderr
 
 
 @pytest.mark.parametrize(
@@ -207,4 +209,6 @@ def test_code_of_models_needs_a_second_word(tmp_path: Path) -> None:
             trusting = judge if name == "evaluate.judge" else f"{name}.trust_remote_code=true"
             with pytest.raises(PipelineError, match=rf"^{name}\.trust_remote_code=true .*transformers_modules"):
                 run(compose("config", [*folder, trusting]))
-            check_remote_code(resolved(compose("config", [*folder, trusting, "allowed_targets=[transformers_modules]"])))
+            check_remote_code(
+                resolved(compose("config", [*folder, trusting, "allowed_targets=[transformers_modules]"]))
+            )

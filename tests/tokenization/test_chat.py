@@ -190,7 +190,7 @@ def test_every_template_can_be_told_apart():
         Tokenization(tokenizer).check(Prompt("ab"))
 
 
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 RECURSION = "{% macro again(n) %}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}"
 
 
@@ -201,18 +201,28 @@ def test_a_template_without_an_end_is_refused_by_name(dated, tmp_path, monkeypat
     tokenizer.name_or_path = "stranger/model"
     tokenizer.chat_template = LOOPS + ("{{ strftime_now('%Y') }}" if dated else "")
     before, begun = signal.getsignal(signal.SIGPROF), time.process_time()
-    with pytest.raises(TemplateLimitError, match=r"template of stranger/model is not done after 0\.2 s.*model\.chat_templ"):
+    with pytest.raises(
+        TemplateLimitError, match=r"template of stranger/model is not done after 0\.2 s.*model\.chat_templ"
+    ):
         rendered(tokenizer, TURNS, generation_prompt=True)
     assert time.process_time() - begun < 2
     assert signal.getsignal(signal.SIGPROF) is before
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("template", ["{{ 'a' * 2000000 }}{{ messages[0].content }}", "{% for i in range(20) %}{{ messages[0].content * 60000 }}{% endfor %}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 2000000 }}{{ messages[0].content }}",
+        "{% for i in range(20) %}{{ messages[0].content * 60000 }}{% endfor %}",
+    ],
+)
 def test_a_template_that_writes_without_measure_is_refused(template):
     tokenizer = byte_tokenizer([])
     tokenizer.chat_template = template
-    with pytest.raises(TemplateLimitError, match=r"the tokenizer writes 2,[04]00,00\d characters, where 1,000,0[25]0 are"):
+    with pytest.raises(
+        TemplateLimitError, match=r"the tokenizer writes 2,[04]00,00\d characters, where 1,000,0[25]0 are"
+    ):
         rendered(tokenizer, [USER], generation_prompt=True)
 
 

@@ -81,7 +81,11 @@ def check_file(path: Path) -> None:
     Raises:
         RecordError: Says which of them the path is, or that its link leads nowhere.
     """
-    kinds = {"pipe": path.is_fifo(), "socket": path.is_socket(), "device": path.is_char_device() or path.is_block_device()}
+    kinds = {
+        "pipe": path.is_fifo(),
+        "socket": path.is_socket(),
+        "device": path.is_char_device() or path.is_block_device(),
+    }
     if kind := next((kind for kind, found in kinds.items() if found), None):
         raise RecordError(f"{path} is a {kind}, not a file. Write what it gives to a file, and name that.")
     if path.is_symlink() and not path.exists():

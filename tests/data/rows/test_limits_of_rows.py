@@ -28,7 +28,7 @@ def test_a_ranking_has_a_largest_number_of_responses(tmp_path: Path) -> None:
         row = {"prompt": "a", "completions": [f"{n}" for n in range(count)], "ranks": list(range(1, count + 1))}
         file.write_text(json.dumps(row) + "\n")
         if count == MAX_COMPLETIONS:
-            assert len(list(read_records(str(file), Comparison))[0].completions) == count
+            assert len(next(iter(read_records(str(file), Comparison))).completions) == count
         else:
             pairs = f"{count * (count - 1) // 2:,}"
             assert f"{file}, line 1: field 'completions' has {count:,} responses" in (said := refused(file, Comparison))
