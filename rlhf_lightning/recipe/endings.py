@@ -34,8 +34,8 @@ def ending_in_order(step: str, folder: Path, say: Callable[[str, str], None]) ->
         raise
 
 
-def check_finite(step: str, metrics: Any) -> None:
-    """A step is not complete with a measure that is no number.
+def refuse_non_finite(step: str, metrics: Any) -> None:
+    """A step must not be complete with a measure that is no number.
 
     Args:
         step: The step's name.

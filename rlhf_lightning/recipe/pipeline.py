@@ -17,7 +17,7 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.endings import check_finite, ending_in_order
+from rlhf_lightning.recipe.endings import refuse_non_finite, ending_in_order
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
@@ -136,7 +136,7 @@ class Pipeline:
         run = partial(stage.run, self._context_of(stage), folder)
         metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
-        check_finite(stage.name, metrics)
+        refuse_non_finite(stage.name, metrics)
         seconds = time.perf_counter() - start
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")

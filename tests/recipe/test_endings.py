@@ -16,7 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlhf_lightning.cli import CONFIG_DIR, resolved, run
-from rlhf_lightning.recipe.endings import check_finite
+from rlhf_lightning.recipe.endings import refuse_non_finite
 from rlhf_lightning.runs.files import full_disk
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.runs.targets import check_remote_code
@@ -188,9 +188,9 @@ def test_other_errors_are_not_called_a_full_disk() -> None:
 
 def test_a_step_is_not_complete_with_a_measure_that_is_no_number() -> None:
     fine = {"loss": 0.5, "none": None, "name": "nan", "parts": {"a": [1, 2.5]}, "flag": True}
-    check_finite("sft", fine)
+    refuse_non_finite("sft", fine)
     with pytest.raises(PipelineError, match=r"sft ended with loss = nan, parts\.a\.1 = -inf: .*stages=\[sft\]"):
-        check_finite("sft", {**fine, "loss": math.nan, "parts": {"a": [1, -math.inf]}})
+        refuse_non_finite("sft", {**fine, "loss": math.nan, "parts": {"a": [1, -math.inf]}})
 
 
 def test_the_pipeline_refuses_it_and_leaves_the_step_half_done(tmp_path: Path) -> None:
