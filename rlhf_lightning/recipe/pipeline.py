@@ -17,7 +17,7 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.endings import refuse_non_finite, ending_in_order
+from rlhf_lightning.recipe.endings import ending_in_order, refuse_non_finite
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend

@@ -81,27 +81,20 @@ def before_call(patch: pytest.MonkeyPatch, name: str, number: int, action: Calla
 
 
 @pytest.mark.parametrize(
-    ("step", "function", "call"),
+    ("step", "function", "call", "name"),
     [
-        ("collect", "recipe.collect.ranking", 5),
-        ("collect", "recipe.collect.write_lines", 1),
-        ("evaluate", "recipe.evaluate.sample_policy", 1),
-        ("evaluate", "recipe.pipeline.write_report", 1),
-        ("curate", "recipe.curate.data_card", 1),
-        ("sft", "models.export.put_in_place", 1),
-        ("sft", "training.checkpoint:BatchCheckpoint._save", 2),
+        ("collect", "recipe.collect.ranking", 5, "SIGTERM"),
+        ("collect", "recipe.collect.write_lines", 1, "SIGHUP"),
+        ("evaluate", "recipe.evaluate.sample_policy", 1, "SIGTERM"),
+        ("evaluate", "recipe.pipeline.write_report", 1, "SIGHUP"),
+        ("curate", "recipe.curate.data_card", 1, "SIGTERM"),
+        ("sft", "models.export.put_in_place", 1, "SIGTERM"),
+        ("sft", "training.checkpoint:BatchCheckpoint._save", 1, "SIGHUP"),
+        ("sft", "training.checkpoint:BatchCheckpoint._save", 2, "SIGTERM"),
     ],
 )
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_every_step_in_order(
-    step: str,
-    function: str,
-    call: int,
-    name: str,
-    code: int,
-    tmp_path: Path,
-    whole: Path,
-    capsys: pytest.CaptureFixture[str],
+    step: str, function: str, call: int, name: str, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = getattr(signal, name)
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
@@ -109,7 +102,7 @@ def test_a_signal_ends_every_step_in_order(
         before_call(patch, function, call, lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as ended:
             rlhf(tmp_path, step)
-    assert ended.value.code == code
+    assert ended.value.code == {"SIGTERM": 143, "SIGHUP": 129}[name]
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
     said = capsys.readouterr().out
     assert len(re.findall(rf"(stopped|ended) by {name}; the same command goes on from", said)) == 1
@@ -202,13 +195,19 @@ def test_the_pipeline_refuses_it_and_leaves_the_step_half_done(tmp_path: Path) -
 
 
 def test_code_of_models_needs_a_second_word(tmp_path: Path) -> None:
-    judge = "evaluate.judge={_target_: rlhf_lightning.generation.text_reward.TextReward, path: x, trust_remote_code: 1}"
     folder = ["model=folder", "model.path=sandbox/small", f"paths.runs={tmp_path}", "stages=[collect]"]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        for name in ("model.causal_lm", "model.tokenizer", "evaluate.judge"):
-            trusting = judge if name == "evaluate.judge" else f"{name}.trust_remote_code=true"
-            with pytest.raises(PipelineError, match=rf"^{name}\.trust_remote_code=true .*transformers_modules"):
-                run(compose("config", [*folder, trusting]))
-            check_remote_code(
-                resolved(compose("config", [*folder, trusting, "allowed_targets=[transformers_modules]"]))
-            )
+        for name in ("model.causal_lm", "model.tokenizer"):
+            trusting = [*folder, f"{name}.trust_remote_code=true"]
+            with pytest.raises(PipelineError, match=rf"^{name}\.trust_remote_code=true .*\[transformers_modules\]"):
+                run(compose("config", trusting))
+            check_remote_code(resolved(compose("config", [*trusting, "allowed_targets=[transformers_modules]"])))
+
+
+@pytest.mark.parametrize("value", [True, "yes", 1])
+def test_code_of_models_is_looked_for_everywhere(value: Any) -> None:
+    rewards = {"evaluate": {"judges": {"a": {"rewards": [{"path": "x"}, {"path": "y", "trust_remote_code": value}]}}}}
+    with pytest.raises(PipelineError, match=r"^evaluate\.judges\.a\.rewards\.1\.trust_remote_code=true"):
+        check_remote_code({**rewards, "allowed_targets": ["my_package"]})
+    check_remote_code({**rewards, "allowed_targets": ["transformers_modules"]})
+    check_remote_code({"model": {"trust_remote_code": False}, "other": {"trust_remote_code": None}})
