@@ -18,8 +18,11 @@ import os
 import random
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +36,7 @@ from rich.table import Table
 from rlhf_lightning.runs.files import read_metrics, write_json
 from rlhf_lightning.runs.folders import is_complete
 from rlhf_lightning.runs.identity import git_commit, processor
+from rlhf_lightning.runs.signals import ended_by_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ("sft", "reward", "ppo", "ppo_ptx")
@@ -62,6 +66,20 @@ SMALL = (
 )
 """Overrides that make every stage last some seconds and save after every batch; the KL coefficient adapts."""
 PROCESSES = multiprocessing.get_context("forkserver")
+OVER = threading.Event()
+"""Set when no further run may start."""
+
+
+@contextmanager
+def ending_runs() -> Iterator[None]:
+    """Within the block signals end the test, and with it whatever runs."""
+    try:
+        with ended_by_signals():
+            yield
+    finally:
+        OVER.set()
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 def rlhf(log: Path, arguments: list[str]) -> None:
@@ -77,6 +95,8 @@ def rlhf(log: Path, arguments: list[str]) -> None:
 
 def start(runs: Path, run: str, *stages: str) -> Any:
     """A process that makes some stages."""
+    if OVER.is_set():
+        raise SystemExit("the test was ended.")
     named = f"stages=[{','.join(stages)}]"
     arguments = [named, f"run={run}", "upstream=base", f"paths.runs={runs}", *SMALL]
     process = PROCESSES.Process(target=rlhf, args=(runs / f"{run}.log", arguments))
@@ -199,7 +219,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     PROCESSES.set_forkserver_preload(["rlhf_lightning.cli"])
     console, trials, begun = Console(width=120), [], time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kill-test-") as folder, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory(prefix="kill-test-") as folder, ThreadPoolExecutor(2) as pool, ending_runs():
         runs = Path(folder)
         needed = {name for stage in wanted.stages for name in NEEDED[stage]}
         if needed:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checks": {"training", "modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
     "sandbox": {"data", "evaluation", *MATHS, *TOKENS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},
-    "chat": {"generation"},
+    "chat": {"generation", "runs"},
     "push": {"runs"},
     "cli": {"recipe", "evaluation", *DISK},
     "compat": set(),
@@ -174,3 +174,41 @@ def test_importing_needs_neither_hydra_nor_the_network():
     assert seen["calls"] == []
     assert seen["missing"] == []
     assert seen["count"] >= 15
+
+
+WATCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [
+        (["-m", "rlhf_lightning"], "passive"),
+        (["-W", "ignore", "-m", "rlhf_lightning.reproduce", "--plan"], "passive"),
+        (["rlhf", "stages=[sft]"], "passive"),
+        (["rlhf-chat"], "passive"),
+        (["-c", "import rlhf_lightning"], "None"),
+        (["-m", "theirs", "rlhf_lightnings"], "None"),
+        (["theirs.py", "-m", "rlhf_lightning"], "None"),
+    ],
+)
+def test_threads_wait_passively_in_our_commands_and_as_they_will_in_others(arguments, policy, tmp_path):
+    """Before torch is imported, which reads it once."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    for name in ("rlhf", "rlhf-chat", "theirs.py"):
+        (tmp_path / name).write_text("import rlhf_lightning.cli")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{PACKAGE.parent}"
+    for given, expected in (({}, policy), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment | given, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.stdout == f"{expected}\n", done.stderr

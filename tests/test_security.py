@@ -545,7 +545,7 @@ def test_a_new_token_is_no_new_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "floor"), [("lightning", "2.6.6"), ("torch", "2.10"), ("transformers", "5.10"), ("hydra-core", "1.3.6")]
+    ("name", "floor"), [("lightning", "2.6.6"), ("torch", "2.10"), ("transformers", "5.10.1"), ("hydra-core", "1.3.6")]
 )
 def test_dependencies_start_where_their_holes_are_mended(name: str, floor: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]

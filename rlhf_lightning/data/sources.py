@@ -242,6 +242,7 @@ class FileData:
         path = str(found.get("path", "."))
         local = (self.root or Path()) / path
         if local.exists() if identifier is None else holds_split(local, found["split"]):
+            files_of(local, split)  # refuses what is no file
             return {**found, "path": str(local)}
         if identifier is not None:
             absent.append(f"{identifier} ({where})")

@@ -11,6 +11,7 @@ from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_
 from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
+from rlhf_lightning.runs.terminal import harmless
 
 EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
 """The steps whose results the tables and the report open with, and the one that trains a judge."""
@@ -85,7 +86,7 @@ def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> 
         table.add_column(name, ratio=1)
     for index, prompt in enumerate(samples["prompts"][:count]):
         texts = [prompt, *(samples[name]["responses"][index] for name in policies)]
-        table.add_row(*map(Text, texts))  # as they are: [/INST] is no markup
+        table.add_row(*(Text(harmless(text)) for text in texts))  # as they are: [/INST] is no markup
     return table
 
 

@@ -12,6 +12,7 @@ from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.terminal import HarmlessOutput
 from rlhf_lightning.training.heartbeat import Heartbeat
 
 
@@ -60,6 +61,7 @@ class Messages:
 
     def __init__(self, data: DataSource, console: Console | None = None) -> None:
         self.data, self.console = data, console or Console()
+        self.console.push_render_hook(HarmlessOutput())
         self.heartbeat = Heartbeat(self.console)
         self._reported: set[str] = set()
 

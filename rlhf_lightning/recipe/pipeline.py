@@ -19,6 +19,7 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
+from rlhf_lightning.recipe.endings import ending_in_order, refuse_non_finite
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
@@ -34,6 +35,7 @@ from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_sta
 from rlhf_lightning.runs.lock import being_made
 from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.surroundings import check_trainer
 
@@ -82,6 +84,7 @@ class Pipeline:
         named = [config["stages"]] if isinstance(config["stages"], str) else config["stages"]
         check_names(named, [stage.name for stage in recipe])
         check_trainer(config["trainer"])
+        check_remote_code(config)
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
         steps = {stage.name: stage.leaves for stage in recipe if stage.keeps_artifact}
@@ -99,14 +102,17 @@ class Pipeline:
                 if reason is not None:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
-                with self._named_in_errors(stage):
+                with (
+                    self._named_in_errors(stage),
+                    ending_in_order(stage.name, self.runs.folder(stage.name), self.context.say),
+                ):
                     identity = on_rank_zero(partial(self._identity, stage)) if stage.keeps_artifact else {}
                     with being_made(self.runs.folder(stage.name)):
                         metrics[stage.name] = self._metrics(stage, identity)
-                with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
-                    on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
-                    if stage.reported:
-                        on_rank_zero(self._report)
+                    with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
+                        on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
+                        if stage.reported:
+                            on_rank_zero(self._report)
             destroy_process_group()
         return metrics
 
@@ -144,6 +150,7 @@ class Pipeline:
             run = partial(stage.run, self._context_of(stage), folder)
             metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
+        refuse_non_finite(stage.name, metrics)
         seconds = time.perf_counter() - start
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")

@@ -1,14 +1,23 @@
 """Files that appear when they are complete, and what is read back from them."""
 
 import csv
+import errno
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from rlhf_lightning.parallel.processes import rank
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full (the quota of this user is used up)",
+    errno.EFBIG: "the file is larger than the disk or a limit (ulimit -f) allows",
+}
+"""What errors of writing mean, by number."""
 
 
 @contextmanager
@@ -27,8 +36,10 @@ def replacing(path: Path, mode: str = "w", alone: bool = True, **options: Any) -
     try:
         with unfinished.open(mode, **{**text, **options}) as file:
             yield file
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     put_in_place(unfinished, path)
 
@@ -124,6 +135,44 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             row = {name: _number(cell) for name, cell in zip(columns, cells, strict=True) if cell != ""}
             if "step" in row:
                 rows.append(row)
+
+
+def full_disk(error: BaseException | None) -> str | None:
+    """What is full, where that is why something was not written; None for any other error.
+
+    Libraries hide the reason: torch behind a `RuntimeError` of its own, safetensors in a sentence.
+    """
+    while error is not None:
+        number = getattr(error, "errno", None)
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if (reason := _FULL.get(int(found[1]) if found else number)) is not None:
+            return reason
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def naming_full_disk(step: str, folder: Path) -> Iterator[None]:
+    """Say of a full disk what it kept from being written, and that nothing else is lost.
+
+    Args:
+        step: What is being made.
+        folder: Where it is written to.
+
+    Raises:
+        OSError: In place of the error that hides it, with file, step and remedy.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None or reason in str(error):  # said already
+            raise
+        path = getattr(error, "filename", None) or folder
+        raise OSError(
+            f"{step}: {reason}, {path} could not be written. What was done before is kept: make room and give the same "
+            "command again."
+        ) from error
 
 
 def _number(text: str) -> int | float:
