@@ -78,10 +78,12 @@ def keep_secrets() -> None:
 
 
 def _checked(config: DictConfig) -> DictConfig:
-    more = tuple(config.get("allowed_targets") or ())
+    more = config.get("allowed_targets") or []
+    if not isinstance(more, ListConfig | list):
+        raise ConfigCompositionException(f"allowed_targets must be a list of packages, got {more!r}.")
     for target in hydra_targets(config.hydra):
         try:
-            fine = target == OURS or is_allowed(target, HYDRA_LIBRARIES, more)
+            fine = target == OURS or is_allowed(target, HYDRA_LIBRARIES, tuple(map(str, more)))
         except PipelineError as error:
             raise ConfigCompositionException(str(error)) from error
         if not fine:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -92,6 +93,9 @@ def sentence(error: BaseException) -> str:
         return f"{error.filename}, line {error.lineno}: {error.msg}."
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}."
+    if "Config group override must be a string" in str(error):
+        without = [argument for argument in sys.argv[1:] if argument.endswith(("=null", "=", "=[]"))]
+        return f"{' '.join(without)}: a group needs an option. rlhf --help lists those of each group."
     if isinstance(error, FORESEEN):
         return str(error) or type(error).__name__
     return f"{type(error).__name__}: {error}{_place(error)}"

@@ -115,6 +115,12 @@ class Context(Messages):
             + f". Add it: stages=[{step},...], or name a run that has it: upstream=<run>."
         )
 
+    def verify(self, names: Iterable[str], curated: bool) -> None:
+        """Make sure that steps still hold what they made: those of models, and curate where its records are read."""
+        steps = {PRETRAIN if name == BASE else name.partition("/")[0] for name in names} & {*self.steps}
+        with self.heartbeat.during("verifying what earlier steps left"):
+            self.runs.verify(steps | ({CURATE} if curated else set()))
+
     def available(self, name: str) -> bool:
         """Whether that model can be loaded."""
         step = name.partition("/")[0]

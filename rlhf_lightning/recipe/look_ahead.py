@@ -11,7 +11,9 @@ from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.stage import Stage, TrainingStage
-from rlhf_lightning.runs.folders import PipelineError, is_complete
+from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.identity import plain
+from rlhf_lightning.runs.secrets import redacted
 
 FIGURES = ("score", "win_rate", REWARD, "kl", "length", "pretrain_loss", "intervals", "judges", "metadata", "probes")
 """What is known of each policy; see `policy_results`."""
@@ -48,7 +50,7 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
     for sentence in (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"])):
         found[sentence] = []
     for stage in needed:
-        if stage.keeps_artifact and not context.config["overwrite"] and is_complete(context.runs.folder(stage.name)):
+        if stage.keeps_artifact and not context.config["overwrite"] and _is_made(stage, context):
             continue  # what it was made from may be gone
         for sentence in _lacks(stage, context):
             steps = found.setdefault(sentence, [])
@@ -64,6 +66,13 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
     if said:
         listed = "".join(f"\n  - {sentence}" for sentence in said)
         raise PipelineError(f"{len(said)} things lack or are wrong, and nothing was made:{listed}")
+
+
+def _is_made(stage: Stage, context: Context) -> bool:
+    """Whether the step is complete with these settings."""
+    record = read_stage(context.runs.folder(stage.name))
+    made = record.get("status") == "complete"
+    return made and record["identity"]["config"] == redacted(plain(context.held(stage.settings(context))))
 
 
 def _lacks(stage: Stage, context: Context) -> Iterator[str]:

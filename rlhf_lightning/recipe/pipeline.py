@@ -137,8 +137,10 @@ class Pipeline:
         """Run one step, or read what it left."""
         folder = self.runs.folder(stage.name)
         self.context.heartbeat.note("working", stage.name)
+        names = [*stage.parents(self.context).values(), *stage.models(self.context).values()]
+        verify = partial(self.context.verify, names, stage.reads_curated)
         if not stage.keeps_artifact:
-            on_rank_zero(partial(self._verify, stage))
+            on_rank_zero(verify)
             return on_rank_zero(partial(stage.run, self._context_of(stage), folder))
         if on_rank_zero(lambda: self._begin(stage, folder, identity)) == "complete":
             self.context.say(stage.name, f"complete already, skipped ({folder})")
@@ -146,7 +148,7 @@ class Pipeline:
         L.seed_everything(self.context.seed, workers=True, verbose=False)
         start = time.perf_counter()
         with unless_begun(folder):
-            on_rank_zero(partial(self._verify, stage))
+            on_rank_zero(verify)
             run = partial(stage.run, self._context_of(stage), folder)
             metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
@@ -189,13 +191,6 @@ class Pipeline:
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         return progress
-
-    def _verify(self, stage: Stage) -> None:
-        """Make sure that the step reads what those before it left."""
-        names = {*stage.parents(self.context).values(), *stage.models(self.context).values()}
-        steps = {PRETRAIN if name == BASE else name.partition("/")[0] for name in names}
-        with self.context.heartbeat.during("verifying what earlier steps left"):
-            self.runs.verify(steps & {*self.context.steps} | ({CURATE} if stage.reads_curated else set()))
 
     def _report(self) -> None:
         """Over every finished step that this run made or built on."""

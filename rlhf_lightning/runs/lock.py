@@ -27,8 +27,8 @@ def being_made(folder: Path, wait: float = _GLANCE) -> Iterator[None]:
     """Keep all other processes from a folder until the block ends; of several processes the first one locks for all.
 
     The lock is the operating system's (``flock``, on Windows ``msvcrt``), so it goes with its process, however that
-    ends. On a file system without such locks filelock falls back to a file that names host and process: one that is
-    gone from this host is recognised; after a crash of another host, delete the file that the message names.
+    ends. On a file system without such locks filelock of today falls back to a file that names host and process: one
+    that is gone from this host is recognised; after a crash of another host, delete the file that the message names.
 
     Args:
         folder: The folder; where it is a link, what it points at is locked.

@@ -1,5 +1,6 @@
 """A folder that is being made has one writer; how the writer ends does not matter."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -115,3 +116,18 @@ def test_only_the_first_of_several_processes_locks(tmp_path, monkeypatch):
     monkeypatch.setattr("rlhf_lightning.runs.lock.rank", lambda: 1)
     with being_made(tmp_path / "run" / "ppo"), being_made(tmp_path / "run" / "ppo"):
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*falling back to SoftFileLock.*")
+def test_without_locks_of_the_file_system_the_first_is_known_by_host_and_process(tmp_path, start, monkeypatch):
+    def missing(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    folder = tmp_path / "run" / "ppo"
+    first = start(folder)
+    assert f"is being made by process {first.pid} on host" in refused(folder)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    with being_made(folder):
+        assert f"process {os.getpid()} on host" in refused(folder)

@@ -94,7 +94,8 @@ def endless_template(folder):
 
 DEMONSTRATION = {"prompt": "Say hello.", "response": "Hello."}
 RANKING = {"prompt": "Say hello.", "completions": ["Hello.", "Go away."], "ranks": [1, 2]}
-OWN = "! data=jsonl data.root=data run=own"
+LENGTHS = "data.lengths.block_size=64 data.lengths.max_prompt_tokens=48 data.lengths.max_response_tokens=26"
+OWN = f"! data=jsonl data.root=data run=own {LENGTHS}"
 SETTINGS = {
     "A key that no constructor knows": [
         ("a key at the top", "foo=1", "foo is no setting", None),
@@ -114,7 +115,7 @@ SETTINGS = {
         ("of step evaluate", "+evaluate.num_prompt=3", "evaluate.num_prompts", None),
         ("of adapters", "+reward.lora.rnk=3", "reward.lora.rank", None),
         ("of the optimizer", "+sft.module.optimizer.learning_rate=1", "sft.module.optimizer", None),
-        ("of the folders", "+paths.run=x", "paths.runs", None),
+        ("of the folders", "+paths.run=x", "did you mean run", None),
         ("of a step that is not named", "+ppo_ptx.module.ptx_coeff=1", "ppo_ptx.module.ptx_coef", None),
         ("a group, added", "+logger=wandb", "logger=<option>", None),
         ("an experiment, added", "! +experiment=demo", "experiment=<option>", None),
@@ -149,10 +150,10 @@ SETTINGS = {
         ("a mapping for a name", "run={a: 1}", "run", None),
         ("a number for tags", "tags=5", "tags", None),
         ("a word for a length", "data.lengths.block_size=long", "data.lengths.block_size", None),
-        ("a word in a pair", "sft.module.optimizer.betas=[a,b]", "sft.module.optimizer.betas", None),
+        ("a word in a pair", "sft.module.optimizer.betas=[a,b]", "sft.module.optimizer", None),
     ],
     "A value out of its range": [
-        (what, f"{name}={value}", name.removeprefix("+"), None)
+        (what, f"{name}={value}", "sft.module.optimizer" if "optimizer" in name else name, None)
         for what, name, value in (
             ("gradient ascent", "ppo.module.max_grad_norm", "-1"),
             ("no clipping range", "ppo.module.clip_range", "0"),
@@ -226,13 +227,13 @@ SETTINGS = {
         (
             "a broken line",
             f"{OWN} stages=[sft]",
-            "demonstrations.train.jsonl:2",
+            "demonstrations.train.jsonl, line 2",
             rows_of("demonstrations", DEMONSTRATION, "{"),
         ),
         (
             "a field that lacks",
             f"{OWN} stages=[sft]",
-            "demonstrations.train.jsonl:1",
+            "demonstrations.train.jsonl, line 1",
             rows_of("demonstrations", {"prompt": "x"}),
         ),
         (
@@ -255,13 +256,13 @@ SETTINGS = {
         (
             "ranks of another number",
             f"{OWN} stages=[reward] reward.init=base",
-            "comparisons.train.jsonl:1",
+            "comparisons.train.jsonl, line 1",
             rows_of("comparisons", {**RANKING, "ranks": [1]}),
         ),
         (
             "10,000 responses in a ranking",
             f"{OWN} stages=[reward] reward.init=base",
-            "comparisons.train.jsonl:1",
+            "comparisons.train.jsonl, line 1",
             rows_of(
                 "comparisons",
                 {**RANKING, "completions": [f"a{i}" for i in range(10_000)], "ranks": list(range(1, 10_001))},
@@ -293,9 +294,9 @@ SETTINGS = {
         ),
         (
             "a chat template without an end",
-            "model=folder model.path=chat run=chat data.format=chat stages=[sft]",
+            "! data=jsonl data.root=data model=folder model.path=chat run=chat stages=[sft]",
             "chat",
-            endless_template,
+            both(rows_of("demonstrations", DEMONSTRATION), endless_template),
         ),
         ("a command for a class", "sft.module._target_=os.system", "allowed_targets", None),
         ("a class that there is not", "sft.module._target_=rlhf_lightning.Nope", "rlhf_lightning.Nope", None),

@@ -69,7 +69,7 @@ def tried(row, finished, folder):
         before(folder)
     there = content_of(folder)
     words = shlex.split(arguments)
-    words = words[1:] if words[0] == "!" else ["experiment=small", *words]
+    words = words[1:] if words[0] == "!" else [*words, "experiment=small"]
     said = rlhf(["--config-dir=conf", *words], folder, limit=25)
     now = content_of(folder)
     changed = [name for name, digest in there.items() if now.get(name) != digest]
@@ -77,7 +77,7 @@ def tried(row, finished, folder):
     own = "mine.py" in part
     faults = [] if said.code in (1, 2) else [f"ended with {said.code}"]
     faults += [f"changed {', '.join(changed)}"] if changed else []
-    faults += [] if part in (said.text if own else sentence) else [f"{part!r} is not said"]
+    faults += [] if part.lower() in (said.text if own else sentence).lower() else [f"{part!r} is not said"]
     faults += ["a traceback"] if "Traceback" in said.text and not own else []
     faults += ["nobody foresaw it"] if "nobody foresaw" in said.text else []
     if before is not None or changed:
