@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.batch import PromptString
-from rlhf_lightning.arguments import Count
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.data.records import (
     Comparison,

@@ -140,5 +140,5 @@ def test_a_weighted_sum_adds_rewards_of_any_kind(rollout, make_tiny_lm, tiny_tok
             assert found.tolist() == pytest.approx(expected, abs=1e-6)
     assert model in list(reward.modules())  # so it moves and freezes with the sum
     for weights in ([1.0], [1.0, math.nan], [1.0, 2.0, 3.0]):
-        with pytest.raises(ValueError, match="a finite weight for each reward|^weights must be a list"):
+        with pytest.raises(ValueError, match=r"a finite weight for each reward|^weights must be a list"):
             WeightedSum([model, len], weights)

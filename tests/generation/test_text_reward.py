@@ -114,7 +114,7 @@ def test_responses_alone_and_templates(tmp_path):
     for wrong in ({"reads": "prompt"}, {"template": "{prompt}"}, {"template": "{response}", "reads": "response"}):
         with pytest.raises(ValueError, match=r"^(reads|template) must"):
             TextReward(str(tmp_path / "bert"), **wrong)
-    with pytest.raises(ValueError, match="^dtype must be one of float32, "):
+    with pytest.raises(ValueError, match=r"^dtype must be one of float32, "):
         TextReward(str(tmp_path / "bert"), dtype="half-ish")
 
 
