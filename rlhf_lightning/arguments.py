@@ -68,9 +68,9 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
     Raises:
         ValueError: When Python cannot tell, as of some functions in C.
     """
-    given = inspect.signature(function).parameters.values()
+    given, named_by = inspect.signature(function).parameters.values(), cast(Any, function)
     try:
-        hints = get_type_hints(function.__init__ if isinstance(function, type) else function, include_extras=True)
+        hints = get_type_hints(named_by.__init__ if isinstance(function, type) else function, include_extras=True)
     except (NameError, TypeError, AttributeError):  # names that exist for type checkers alone
         hints = {}
     named = [each for each in given if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
@@ -96,8 +96,9 @@ def checked(function: _Function) -> _Function:
         ValueError: share must be a number in [0, 1], got 1.5.
     """
     if isinstance(function, type):
-        type.__setattr__(function, "__init__", checked(function.__init__))
-        return cast(_Function, function)
+        kind: Any = function
+        kind.__init__ = checked(kind.__init__)
+        return cast(_Function, kind)
     signature = inspect.signature(function)
 
     @wraps(function)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm, model_config
+from rlhf_lightning.models.loading import DType, fit_to_tokenizer, load_causal_lm, model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE
 from rlhf_lightning.runs.exported import exported_model, stage_of
 from rlhf_lightning.runs.hub import model_source
@@ -52,7 +52,7 @@ class Speaker:
         source = exported_model(path)
         _check_writes(source, path)
         self.tokenizer = load_tokenizer(source)
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        dtype: DType = "float32" if device == "cpu" else "bfloat16"
         model = fit_to_tokenizer(load_causal_lm(source, dtype=dtype), self.tokenizer)
         self.model: Any = torch.nn.Module.to(model, device).eval()
         data = _at(stage_of(source), "identity", "config", "data")

@@ -56,17 +56,18 @@ def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> st
     """
     if factory.__module__.partition(".")[0] not in ("torch", "transformers"):
         return None
+    schedule_factory: SchedulerFactory = factory
     optimizer: Optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, 1))], lr=1.0)
     try:
         if isinstance(factory, type) and issubclass(factory, Optimizer):
             factory(optimizer.param_groups[0]["params"], **options)
             return None
-        defaults = parameters_of(factory).defaults
+        defaults = parameters_of(schedule_factory).defaults
         for name, value in options.items():
             if isinstance(value, int | float) and value < 0 and not is_default(value, defaults, name):
                 return f"{name}={value} must not be below 0"
         with warnings.catch_warnings(action="ignore"):
-            schedule = build_scheduler(partial(factory, **options), optimizer, 100)
+            schedule = build_scheduler(partial(schedule_factory, **options), optimizer, 100)
             for step in range(100):
                 rate = optimizer.param_groups[0]["lr"]
                 if not 0 <= rate < math.inf:

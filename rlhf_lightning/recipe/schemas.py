@@ -12,6 +12,7 @@ from transformers import ContinuousBatchingConfig
 from rlhf_lightning.arguments import Count, Decay, Node, NonNegativeFloat, NonNegativeInt
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
@@ -51,11 +52,11 @@ class Given:
 
 
 class Kind:
-    """A node of one of several forms: `REWARD` or `NODES`."""
+    """A node of one of several forms: `REWARD_FORMS` or `NODES`."""
 
 
-REWARD, NODES = Kind(), Kind()
-Reward = Annotated[Any, REWARD]
+REWARD_FORMS, NODES = Kind(), Kind()
+Reward = Annotated[Any, REWARD_FORMS]
 """A reward by the forms of `recipe.rewards`."""
 Nodes = Annotated[Any, NODES]
 """Nodes with `_target_`, in mappings by name or in lists, however deep; null is none."""
@@ -73,9 +74,7 @@ Lengths = Annotated[
 Fit = Annotated[dict[str, Any], Keywords(fit_stage, ("loggers", "hyperparameters", "tags"))]
 Lora = Annotated[dict[str, Any], Keywords(with_adapters, required=("rank",))]
 LanguageModel = Annotated[Node, Given(("model",))]
-Ppo = Annotated[
-    Node, Given(("policy", "reference", "reward", "value", "tokenizer", "sampler", "max_new_tokens", "seed"))
-]
+Ppo = Annotated[Node, Given(("policy", "reference", REWARD, "value", "tokenizer", "sampler", "max_new_tokens", "seed"))]
 
 
 class Rows(TypedDict, total=False):

@@ -4,9 +4,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 from rlhf_lightning.arguments import Node, fault, is_default, nearest, parameters_of
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.optimizers import GIVEN_LATER, factory_fault
 from rlhf_lightning.recipe.rewards import FORMS, KINDS
-from rlhf_lightning.recipe.schemas import ENGINES, NODES, REWARD, SHORTHANDS, Given, Keywords, Nodes, Reward, Settings
+from rlhf_lightning.recipe.schemas import (
+    ENGINES,
+    NODES,
+    REWARD_FORMS,
+    SHORTHANDS,
+    Given,
+    Keywords,
+    Nodes,
+    Reward,
+    Settings,
+)
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.targets import found_target, refusal
@@ -69,7 +80,7 @@ class _Tree:
         given = next((mark for mark in marks if isinstance(mark, Given)), None)
         keys, each = _keys_of(annotation), _each_of(annotation)
         judged = Mapping[str, Any] if keys else get_origin(annotation) if each else Node if given else annotation
-        if REWARD in marks:
+        if REWARD_FORMS in marks:
             self.reward(path, value)
         elif NODES in marks:
             self.nodes(path, value)
@@ -152,9 +163,9 @@ class _Tree:
                 self.reward(f"{path}.{number}", item)
         elif isinstance(value, Mapping) and "_target_" in value:
             self.object(path, value)
-        elif isinstance(value, Mapping) and "reward" in value:
+        elif isinstance(value, Mapping) and REWARD in value:
             self.mapping(
-                path, value, _NONE._replace(types={"reward": Reward, "weight": float}, required=frozenset({"weight"}))
+                path, value, _NONE._replace(types={REWARD: Reward, "weight": float}, required=frozenset({"weight"}))
             )
         elif isinstance(value, Mapping) and kind is not None:
             self.visit(path, value, Annotated[dict[str, Any], Keywords(kind, every=True)])

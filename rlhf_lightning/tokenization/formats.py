@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from transformers import PreTrainedTokenizerBase
 
 FormatName = Literal["chat", "template", "plain"]
-CHAT, TEMPLATE, PLAIN = get_args(FormatName)
+CHAT, TEMPLATE, PLAIN = (str(name) for name in get_args(FormatName))
 PROMPT, RENDERED = "{prompt}", "{rendered}"
 """Stand in a prompt template for text of people, and for a conversation that some template wrote already."""
 KEPT = "prompt_format"
