@@ -74,7 +74,7 @@ def model_fingerprint(path: str, code: bool = False) -> str:
 
 
 def records_fingerprint(folder: Path) -> str:
-    """What the records that a step left hold, "" where it left none; neither malformed rows that went aside nor samples are among them."""
+    """What the records that a step left hold, without malformed rows and samples; "" where it left none."""
     files = sorted(file for file in folder.glob("*.jsonl") if file.name not in _NO_RECORDS)
     return fingerprint({file.name: file_digest(file) for file in files}) if files else ""
 
