@@ -147,7 +147,7 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
         "rlhf_lightning.cli.command.builder",
         "rlhf_lightning.runs.targets.importlib.import_module",
         "rlhf_lightning.models.scalar_head.ScalarHeadModel.from_causal_lm",
-        "rlhf_lightning.runs.folders.subprocess.Popen",
+        "rlhf_lightning.runs.identity.subprocess.Popen",
         "torch.nn.Module.__call__",
         "lightning.pytorch.cli.LightningCLI",
     ],

@@ -288,7 +288,8 @@ class Context(Messages):
         if path is None:
             path = str(self.config["model"]["causal_lm"].get("path"))
         if name.partition("/")[0] in self.steps and not Path(path).exists():
-            return records_fingerprint(Path(path).parent)
+            folder = self.step_folder(name.partition("/")[0])
+            return records_fingerprint(folder) or str(read_stage(folder)["fingerprint"])
         return model_fingerprint(model_folder(str(path)), self._runs_code)
 
 

@@ -126,7 +126,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         columns = next(lines, [])
         if "step" not in columns:
             raise ValueError("no column is called step" if whole else "it is empty")
-    rows = []
+    rows: list[dict[str, Any]] = []
     while True:
         with _named(path, f"line {lines.line_num + 1}: "):
             cells = next(lines, None)

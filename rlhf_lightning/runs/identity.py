@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
 
 def file_digest(file: Path) -> str:
     """SHA-256 of a file's bytes; one that stayed as it is, by size and time, is read once in a process."""
-    return once(_file_digest, file)
+    return str(once(_file_digest, file))
 
 
 def model_fingerprint(path: str, code: bool = False) -> str:
@@ -74,9 +74,9 @@ def model_fingerprint(path: str, code: bool = False) -> str:
 
 
 def records_fingerprint(folder: Path) -> str:
-    """What the records that a step left hold; neither malformed rows that went aside nor samples are among them."""
+    """What the records that a step left hold, without malformed rows and samples; "" where it left none."""
     files = sorted(file for file in folder.glob("*.jsonl") if file.name not in _NO_RECORDS)
-    return fingerprint({file.name: file_digest(file) for file in files})
+    return fingerprint({file.name: file_digest(file) for file in files}) if files else ""
 
 
 def by_content(
@@ -131,11 +131,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
     """
     before, now = old["identity"], new["identity"]
     for key in sorted(before.keys() | now.keys()):
-        one, other = before.get(key), now.get(key)
+        empty: Any = {} if key in ("config", "parents") else None
+        one, other = before.get(key, empty), now.get(key, empty)
         if key == "config":
             # Of the data a step's configuration has the lengths alone.
-            named = [{**each, "data": {"lengths": each.get("data")}} for each in (one, other)]
-            yield from _setting_differences(*named, "", (_records(old, "named"), _records(new, "named")))
+            there, here = ({**each, "data": {"lengths": each.get("data")}} for each in (one, other))
+            yield from _setting_differences(there, here, "", (_records(old, "named"), _records(new, "named")))
         elif key == "parents":
             for role in sorted(one.keys() | other.keys()):
                 # What a setting names is told of as a setting.
@@ -250,9 +251,9 @@ def _setting_differences(
         for one, other in zip(old, new, strict=True):
             yield from _setting_differences(one, other, path, named)
     elif old != new:
-        books = [books.get(str(value)) for value, books in zip((old, new), named, strict=True)]
-        if all(books):
-            yield f"{path}: {books[1]['file']} {_rows_that_differ(*books)}"
+        book, another = (books.get(str(value)) for value, books in zip((old, new), named, strict=True))
+        if book and another:
+            yield f"{path}: {another['file']} {_rows_that_differ(book, another)}"
         else:
             yield f"{path}: {_shown(old)} there, {_shown(new)} now"
 
