@@ -17,7 +17,6 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.endings import ending_in_order, refuse_non_finite
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
@@ -30,6 +29,7 @@ from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_sta
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.tokenization.chat import template_date
+from rlhf_lightning.training.metrics_file import refuse_non_finite
 from rlhf_lightning.training.surroundings import check_trainer
 
 SFT = "sft"
@@ -97,7 +97,7 @@ class Pipeline:
                 if reason is not None:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
-                with ending_in_order(stage.name, self.runs.folder(stage.name), self.context.say):
+                with self.context.ending_in_order(stage.name, self.runs.folder(stage.name)):
                     metrics[stage.name] = self._metrics(stage)
                     on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
                     if stage.reported:
