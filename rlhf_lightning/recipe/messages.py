@@ -1,7 +1,8 @@
 """What people are told while a run goes on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from rich.markup import escape
 
 from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
-from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.files import naming_full_disk, write_json
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.signals import Ended, ended_by_signals
 from rlhf_lightning.runs.terminal import HarmlessOutput
 from rlhf_lightning.training.heartbeat import Heartbeat
 
@@ -68,6 +71,29 @@ class Messages:
     def say(self, step: str, message: str) -> None:
         """One line about a step."""
         self.console.print(f"[bold]{step:<9}[/] {escape(redacted(message))}")
+
+    @contextmanager
+    def ending_in_order(self, step: str, folder: Path) -> Iterator[None]:
+        """One sentence where a signal or a full disk ends a step within the block, and its name with any other error.
+
+        While a Trainer runs, its callback `BatchCheckpoint` has the signals. The first process listens: the others wait
+        for it in calls that no handler interrupts, and end at once.
+
+        Args:
+            step: The step's name.
+            folder: The step's output folder.
+        """
+        try:
+            with naming_full_disk(step, folder), ExitStack() as signals:
+                if rank() == 0:
+                    signals.enter_context(ended_by_signals())
+                yield
+        except Ended as ended:
+            self.say(step, f"stopped by {ended.name}; the same command goes on from here")
+            raise
+        except BaseException as error:
+            error.add_note(f"in step {step}, {folder}")
+            raise
 
     def report_dropped(self, step: str, folder: Path, tally: Tally) -> None:
         """Say and write down how many records a step left out, and how many it cut, by set, reason and source."""

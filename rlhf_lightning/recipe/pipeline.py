@@ -1,8 +1,7 @@
 """The recipe in order, and the run of it: what is complete is skipped, what is half done goes on."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
 from rlhf_lightning.recipe.curate import Curation
-from rlhf_lightning.recipe.endings import ending_in_order, refuse_non_finite
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
@@ -37,6 +35,7 @@ from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.tokenization.chat import template_date
+from rlhf_lightning.training.metrics_file import refuse_non_finite
 from rlhf_lightning.training.surroundings import check_trainer
 
 SFT = "sft"
@@ -102,10 +101,7 @@ class Pipeline:
                 if reason is not None:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
-                with (
-                    self._named_in_errors(stage),
-                    ending_in_order(stage.name, self.runs.folder(stage.name), self.context.say),
-                ):
+                with self.context.ending_in_order(stage.name, self.runs.folder(stage.name)):
                     identity = on_rank_zero(partial(self._identity, stage)) if stage.keeps_artifact else {}
                     with being_made(self.runs.folder(stage.name)):
                         metrics[stage.name] = self._metrics(stage, identity)
@@ -157,14 +153,6 @@ class Pipeline:
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")
         return metrics
-
-    @contextmanager
-    def _named_in_errors(self, stage: Stage) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            error.add_note(f"in step {stage.name}, {self.runs.folder(stage.name)}")
-            raise
 
     def _context_of(self, stage: Stage) -> Context:
         """The context with the tokenizer of the models that the step starts from."""

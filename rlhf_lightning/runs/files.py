@@ -143,10 +143,10 @@ def full_disk(error: BaseException | None) -> str | None:
     Libraries hide the reason: torch behind a `RuntimeError` of its own, safetensors in a sentence.
     """
     while error is not None:
-        number = getattr(error, "errno", None)
         found = re.search(r"\(os error (\d+)\)", str(error))
-        if (reason := _FULL.get(int(found[1]) if found else number)) is not None:
-            return reason
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number in _FULL:
+            return _FULL[number]
         error = error.__cause__ or error.__context__
     return None
 

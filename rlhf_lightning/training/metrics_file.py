@@ -1,8 +1,9 @@
 """metrics.csv: a row per step, exact after a resume."""
 
 import csv
+import math
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import put_in_place, read_metrics
+from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.identity import fingerprint
 
 NO_ROWS: dict[str, Any] = {"rows": 0, "digest": ""}
@@ -110,3 +112,35 @@ def last_figures(path: Path) -> dict[str, float]:
 def batches_done(trainer: L.Trainer) -> int:
     """Batches of all epochs so far; Lightning's `global_step` counts every step of every optimizer instead."""
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def refuse_non_finite(step: str, metrics: Any) -> None:
+    """A step must not be complete with a measure that is no number.
+
+    Args:
+        step: The step's name.
+        metrics: Its metrics, however nested; None where something was not measured.
+
+    Raises:
+        PipelineError: Names the measures.
+    """
+    found = list(_non_finite(metrics))
+    if found:
+        shown = ", ".join(f"{name} = {value}" for name, value in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise PipelineError(
+            f"{step} ended with {shown}{more}: what it made is not to be used, so it does not count as complete. Look "
+            f"at its metrics and data, lower the learning rate or raise the precision where it trains, and make it "
+            f"again: stages=[{step}] overwrite=true."
+        )
+
+
+def _non_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _non_finite(part, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            yield from _non_finite(part, f"{path}.{number}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, value

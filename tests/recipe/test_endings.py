@@ -16,10 +16,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlhf_lightning.cli import CONFIG_DIR, resolved, run
-from rlhf_lightning.recipe.endings import refuse_non_finite
 from rlhf_lightning.runs.files import full_disk
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.runs.targets import check_remote_code
+from rlhf_lightning.training.metrics_file import refuse_non_finite
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
