@@ -101,7 +101,9 @@ STACKS = {
 }
 """Files of the package on the call stack when the loss is called for the first time."""
 PASSED = {"sft": 55, "reward": 66, "ppo": 72}
-"""The most files whose functions are called before, besides those of the sealed world."""
+"""The most files whose functions are called before, besides those of the sealed world and `AHEAD`."""
+AHEAD = ("recipe/look_ahead", "recipe/inputs", "recipe/model_names")
+"""Files that look for what lacks before the first step, and make nothing of what the loss is made of."""
 
 
 @pytest.mark.parametrize("stage", LOSSES)
@@ -136,5 +138,5 @@ def test_from_the_command_to_the_loss_there_are_few_files(made: Path, stage: str
         finally:
             sys.setprofile(before)
     assert stack == STACKS[stage]
-    passed = [name for name in called if not name.startswith("sandbox/")]
+    passed = [name for name in called if not name.startswith(("sandbox/", *AHEAD))]
     assert len(passed) <= PASSED[stage], (len(passed), sorted(passed))
