@@ -1,5 +1,16 @@
 """InstructGPT (Ouyang et al. 2022) as PyTorch Lightning modules."""
 
+import os
+import sys
+from pathlib import Path
+
+if Path(*sys.argv[:1]).stem in ("rlhf", "rlhf-chat") or (
+    sys.argv[:1] == ["-m"] and any(name.removeprefix("-m").split(".")[0] == __name__ for name in sys.orig_argv)
+):
+    # In our own commands alone, and before torch is imported, which reads it once: threads that wait sleep instead of
+    # spinning, which beside other programs is many times faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from rlhf_lightning.algorithms.losses import lm_loss, policy_loss, ranking_loss, value_loss
 from rlhf_lightning.checks import Subject, check
 from rlhf_lightning.data.datamodule import RLHFDataModule

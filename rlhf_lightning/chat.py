@@ -3,7 +3,6 @@
 import argparse
 import io
 import sys
-import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -15,23 +14,9 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.generation.speaker import LIMIT, Speaker
+from rlhf_lightning.runs.terminal import harmless
 
 HELP = "/reset forgets the conversation, /system TEXT sets the system message, /exit or Ctrl-D ends, Ctrl-C stops"
-_TURNERS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
-"""Characters that change the direction of a line, or break it."""
-
-
-def harmless(text: str) -> str:
-    r"""Text that a terminal only shows: control characters, of which escape sequences are made, are spelled out.
-
-    Examples:
-        >>> harmless("\x1b[2J red\n")
-        '\\x1b[2J red\n'
-    """
-    return "".join(
-        ascii(sign)[1:-1] if sign in _TURNERS or (sign not in "\n\t" and unicodedata.category(sign) == "Cc") else sign
-        for sign in text
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         speakers = [Speaker(path, **settings) for path in options.folders]
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        Console(stderr=True, soft_wrap=True).print(Text(f"rlhf-chat: {error}"))
+        Console(stderr=True, soft_wrap=True).print(Text(harmless(f"rlhf-chat: {error}")))
         sys.exit(1)
     for speaker in speakers if interactive else []:
         alone = "" if speaker.has_turns else " (no conversations: each message stands alone)"
@@ -88,7 +73,7 @@ def talk(speakers: Sequence[Speaker], screen: Console, notes: Console, *, intera
                 for speaker in speakers:
                     _one(speaker, message, screen, notes, named=len(speakers) > 1)
         except ValueError as error:
-            notes.print(Text(str(error), "red"))
+            notes.print(Text(harmless(str(error)), "red"))
 
 
 def _command(speakers: Sequence[Speaker], message: str) -> str:
@@ -118,7 +103,7 @@ def _one(speaker: Speaker, message: str, screen: Console, notes: Console, *, nam
         said = str(error)
     screen.out("", highlight=False)
     if said is not None:
-        notes.print(Text(f"({said})", "dim"))
+        notes.print(Text(harmless(f"({said})"), "dim"))
 
 
 def _side_by_side(speakers: Sequence[Speaker], message: str, screen: Console) -> None:
@@ -127,7 +112,7 @@ def _side_by_side(speakers: Sequence[Speaker], message: str, screen: Console) ->
     def view() -> Columns:
         width = max(20, screen.width // len(speakers) - 1)
         panels = [
-            Panel(Text(harmless(text)), title=Text(speaker.name), subtitle=Text(end), width=width)
+            Panel(Text(harmless(text)), title=Text(speaker.name), subtitle=Text(harmless(end)), width=width)
             for speaker, text, end in zip(speakers, texts, ends, strict=True)
         ]
         return Columns(panels, padding=(0, 1))

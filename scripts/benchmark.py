@@ -25,6 +25,8 @@ from pathlib import Path
 from benchmarks.rows import Row, growth, rows
 from rich.console import Console
 
+from rlhf_lightning.runs.signals import ended_by_signals
+
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = {"peers": "trl==1.16.0", "peers_ppo": "trl==1.12.0"}
 # Freed memory stays with the process, and large blocks use large pages: up to twice as fast on a CPU, for everyone.
@@ -262,4 +264,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ended_by_signals():  # whatever is measured then is ended by the blocks that started it
+        main()

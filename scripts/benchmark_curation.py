@@ -37,6 +37,7 @@ from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.personal import find_personal
 from rlhf_lightning.curation.presidio import PresidioFinder
 from rlhf_lightning.data.tokenize import Tokenization
+from rlhf_lightning.runs.signals import Children
 
 MAX_TOKENS = 128
 MOST = 200
@@ -161,7 +162,8 @@ def whole(rows: int) -> dict[str, Any]:
         write_rows(folder / "evaluation.jsonl", ({"prompt": text} for text in evaluation_prompts()))
         size = (folder / "prompts.jsonl").stat().st_size
         start = time.perf_counter()
-        subprocess.run(stage_command(folder), check=True, stdout=subprocess.DEVNULL)
+        with Children() as children:
+            children.run(stage_command(folder), stdout=subprocess.DEVNULL).check_returncode()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         stage = folder / "runs" / "benchmark" / "curate"
@@ -259,7 +261,9 @@ def main() -> None:
     for part in arguments.parts or PARTS:
         rows = arguments.few if part in ("near", "presidio") else arguments.rows
         command = [sys.executable, __file__, part, "--inside", "--rows", str(rows)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        with Children() as children:
+            done = children.run(command, stdout=subprocess.PIPE, text=True)
+        done.check_returncode()
         found[part] = json.loads(done.stdout) | machine("cpu")
         Console().print(part, found[part])
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,12 +1,12 @@
-"""Kills training at random moments with SIGKILL, starts it again, and compares what comes out with an unbroken run.
+"""Kills steps at random moments with SIGKILL, starts them again, and compares what comes out with an unbroken run.
 
-    python scripts/kill_test.py                 20 kills each of sft, reward, ppo and ppo_ptx
+    python scripts/kill_test.py                 20 kills each of every step
     python scripts/kill_test.py reward --kills 5
 
-Three quarters of the kills come at a moment drawn evenly over the steps of the run, with what comes before and after
-them; the others wait until a checkpoint is being written. Same to the bit means: every exported weight, byte for byte,
-every figure in metrics.csv but the timings, and samples.jsonl. The figures go to docs/kill_test.json; exit code 1 where
-a run differs.
+Where a step trains, three quarters of the kills come at a moment drawn evenly over its batches, with what comes before
+and after them; the others wait until a checkpoint is being written. Other steps are killed at a moment drawn evenly
+over their seconds. Same to the bit means: every exported weight, every record and every sample, byte for byte, every
+figure in metrics.csv but the timings. The figures go to docs/kill_test.json; exit code 1 where a run differs.
 
 Every run is a process of its own, forked from one that has imported the package and done nothing else.
 """
@@ -15,12 +15,14 @@ import argparse
 import datetime
 import multiprocessing
 import os
-import platform
 import random
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,12 +34,21 @@ from rich.progress import track
 from rich.table import Table
 
 from rlhf_lightning.runs.files import read_metrics, write_json
-from rlhf_lightning.runs.folders import git_commit, is_complete
+from rlhf_lightning.runs.folders import is_complete
+from rlhf_lightning.runs.identity import git_commit, processor
+from rlhf_lightning.runs.signals import ended_by_signals
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("sft", "reward", "ppo", "ppo_ptx")
-NEEDED = {"sft": (), "reward": ("sft", "collect"), "ppo": ("sft", "collect", "reward")}
-NEEDED["ppo_ptx"] = NEEDED["ppo"]
+TRAINING = ("sft", "reward", "ppo", "ppo_ptx")
+STAGES = (*TRAINING, "collect", "evaluate", "curate")
+NEEDED = {
+    "sft": (),
+    "curate": (),
+    "collect": ("sft",),
+    "reward": ("sft", "collect"),
+    "ppo": ("sft", "collect", "reward"),
+}
+NEEDED["ppo_ptx"] = NEEDED["evaluate"] = NEEDED["ppo"]
 EPISODES = "batch_size: 16, num_batches: 16"
 SMALL = (
     "model.size=small",
@@ -45,7 +56,8 @@ SMALL = (
     "data.source.prompts=700",
     "data.source.text=200",
     "data.source.validation=40",
-    "collect.prompts={train: 300, validation: 20}",
+    "collect={prompts: {train: 300, validation: 20}, sampling: {batch_size: 32}}",
+    "evaluate={policies: [base, sft], num_prompts: 200, num_texts: 20, batch_size: 32}",
     "sft.residual_dropout=0.2",
     *(f"{stage}.fit.{count}_every=1" for stage in ("sft", "reward") for count in ("checkpoint", "log")),
     f"ppo.data={{{EPISODES}}}",
@@ -54,6 +66,20 @@ SMALL = (
 )
 """Overrides that make every stage last some seconds and save after every batch; the KL coefficient adapts."""
 PROCESSES = multiprocessing.get_context("forkserver")
+OVER = threading.Event()
+"""Set when no further run may start."""
+
+
+@contextmanager
+def ending_runs() -> Iterator[None]:
+    """Within the block signals end the test, and with it whatever runs."""
+    try:
+        with ended_by_signals():
+            yield
+    finally:
+        OVER.set()
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 def rlhf(log: Path, arguments: list[str]) -> None:
@@ -69,6 +95,8 @@ def rlhf(log: Path, arguments: list[str]) -> None:
 
 def start(runs: Path, run: str, *stages: str) -> Any:
     """A process that makes some stages."""
+    if OVER.is_set():
+        raise SystemExit("the test was ended.")
     named = f"stages=[{','.join(stages)}]"
     arguments = [named, f"run={run}", "upstream=base", f"paths.runs={runs}", *SMALL]
     process = PROCESSES.Process(target=rlhf, args=(runs / f"{run}.log", arguments))
@@ -105,9 +133,9 @@ def kill(runs: Path, run: str, stage: str, moment: float, step: float, in_write:
     process = start(runs, run, stage)
     folder = runs / run / stage
     wait_for(folder / "stage.json", process)
-    while steps_done(folder / "metrics.csv") < int(moment) and process.is_alive():
+    while stage in TRAINING and steps_done(folder / "metrics.csv") < int(moment) and process.is_alive():
         time.sleep(0.001)
-    time.sleep(moment % 1 * step)
+    time.sleep((moment % 1 if stage in TRAINING else moment) * step)
     if in_write is not None:
         wait_for(folder / "checkpoints" / "last.unfinished", process)
         time.sleep(in_write)
@@ -120,10 +148,11 @@ def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]
     """Kill a run of a stage, start it again, and compare it with the unbroken run."""
     moments = random.Random(f"{stage}/{number}")
     whole = runs / f"{stage}_whole" / stage
-    total = steps_done(whole / "metrics.csv")
-    in_write = moments.uniform(0, 0.01) if number % 4 == 3 else None
+    # Seconds take the place of batches in steps that do not train.
+    total = steps_done(whole / "metrics.csv") if stage in TRAINING else round(seconds, 2)
+    in_write = moments.uniform(0, 0.01) if number % 4 == 3 and stage in TRAINING else None
     for attempt in range(10):
-        run, moment = f"{stage}_{number}_{attempt}", moments.uniform(0, total + 1)
+        run, moment = f"{stage}_{number}_{attempt}", moments.uniform(0, total + (stage in TRAINING))
         if kill(runs, run, stage, moment, seconds / total, in_write):
             break
     else:
@@ -132,7 +161,7 @@ def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]
     unnamed = folder / "checkpoints" / "last.unfinished"
     found = {
         "stage": stage,
-        "steps": steps_done(folder / "metrics.csv"),
+        "steps": steps_done(folder / "metrics.csv") if stage in TRAINING else round(moment, 2),
         "of": total,
         "unnamed_checkpoint": unnamed.exists(),
         "torn_checkpoint": unnamed.exists() and not is_zipfile(unnamed),
@@ -142,11 +171,14 @@ def trial(runs: Path, stage: str, seconds: float, number: int) -> dict[str, Any]
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """Exported weights and samples that are not the same bytes, and metrics that are not the same numbers."""
-    files = [path.relative_to(whole) for pattern in ("*.safetensors", "samples.jsonl") for path in whole.rglob(pattern)]
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise SystemExit(f"{whole} holds no weights to compare.")
+    """Weights, records and samples that are not the same bytes, and metrics that are not the same numbers."""
+    patterns = ("*.safetensors", "*.jsonl", "samples.json")
+    files = [path.relative_to(whole) for pattern in patterns for path in whole.rglob(pattern)]
+    if not files:
+        raise SystemExit(f"{whole} holds nothing to compare.")
     differing = [str(path) for path in files if (whole / path).read_bytes() != (broken / path).read_bytes()]
+    if not (whole / "metrics.csv").exists():
+        return differing
     figures = [
         [{name: value for name, value in row.items() if not name.startswith("time/")} for row in read_metrics(path)]
         for path in (whole / "metrics.csv", broken / "metrics.csv")
@@ -156,14 +188,14 @@ def differences(whole: Path, broken: Path) -> list[str]:
 
 def machine() -> str:
     """The processor and its cores."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
+    return f"{os.cpu_count()} cores, {processor()}"
 
 
 def table_of(trials: list[dict[str, Any]]) -> Table:
     """One row per stage."""
-    table = Table("stage", "kills", "after step", "before a checkpoint's rename", "of these torn", "same to the bit")
+    table = Table(
+        "stage", "kills", "after batch or second", "before a checkpoint's rename", "of these torn", "same to the bit"
+    )
     for stage in dict.fromkeys(row["stage"] for row in trials):
         own = [row for row in trials if row["stage"] == stage]
         steps = [row["steps"] for row in own]
@@ -187,7 +219,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     PROCESSES.set_forkserver_preload(["rlhf_lightning.cli"])
     console, trials, begun = Console(width=120), [], time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kill-test-") as folder, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory(prefix="kill-test-") as folder, ThreadPoolExecutor(2) as pool, ending_runs():
         runs = Path(folder)
         needed = {name for stage in wanted.stages for name in NEEDED[stage]}
         if needed:

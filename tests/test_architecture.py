@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "checks": {"training", "modules", "generation", "models", "data", "parallel", *MATHS, *TOKENS},
     "sandbox": {"data", "evaluation", *MATHS, *TOKENS},
     "reproduce": {"cli", "recipe", "data", "evaluation", "runs", "sandbox"},
-    "chat": {"generation"},
+    "chat": {"generation", "runs"},
     "push": {"runs"},
     "cli": {"recipe", "evaluation", *DISK},
     "compat": set(),
@@ -42,7 +42,7 @@ MAY_IMPORT = {
 """What each folder may import of the package, besides itself and `ANYWHERE`; `recipe` brings the others together."""
 MAY_IMPORT["recipe"] = MAY_IMPORT.keys() - {"sandbox", "reproduce", "cli", "chat", "push", "__main__"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
-TOP = {"__init__.py", "__main__.py", "chat.py", "cli.py", "push.py", "compat.py", "arguments.py", "py.typed"}
+TOP = {"__init__.py", "__main__.py", "chat.py", "push.py", "compat.py", "arguments.py", "py.typed"}
 ANYWHERE = ("compat", "arguments")
 """What every folder may import."""
 CORE = ("stage", "pipeline", "language_model", "collect", "reward", "ppo", "evaluate")
@@ -113,7 +113,8 @@ def test_the_sandbox_knows_no_more_than_records_and_the_measures_of_labelers(par
 @pytest.mark.parametrize("library", ["hydra", "omegaconf"])
 def test_the_command_line_alone_knows_hydra(library):
     users = [name for name, file in NAMES.items() if library in {module.split(".")[0] for module in imported(file)}]
-    assert users == ["cli"]
+    assert users
+    assert {name.split(".")[0] for name in users} == {"cli"}
 
 
 def test_no_drawer_for_odds_and_ends():
@@ -173,3 +174,41 @@ def test_importing_needs_neither_hydra_nor_the_network():
     assert seen["calls"] == []
     assert seen["missing"] == []
     assert seen["count"] >= 15
+
+
+WATCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [
+        (["-m", "rlhf_lightning"], "passive"),
+        (["-W", "ignore", "-m", "rlhf_lightning.reproduce", "--plan"], "passive"),
+        (["rlhf", "stages=[sft]"], "passive"),
+        (["rlhf-chat"], "passive"),
+        (["-c", "import rlhf_lightning"], "None"),
+        (["-m", "theirs", "rlhf_lightnings"], "None"),
+        (["theirs.py", "-m", "rlhf_lightning"], "None"),
+    ],
+)
+def test_threads_wait_passively_in_our_commands_and_as_they_will_in_others(arguments, policy, tmp_path):
+    """Before torch is imported, which reads it once."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    for name in ("rlhf", "rlhf-chat", "theirs.py"):
+        (tmp_path / name).write_text("import rlhf_lightning.cli")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{PACKAGE.parent}"
+    for given, expected in (({}, policy), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment | given, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.stdout == f"{expected}\n", done.stderr

@@ -10,7 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
-from rlhf_lightning.cli import CONFIG_DIR, LIKE, resolved
+from rlhf_lightning.cli import CONFIG_DIR, resolved
+from rlhf_lightning.cli.configuration import LIKE
 from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.recipe.settings import setting_faults

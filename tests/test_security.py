@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rlhf_lightning.cli import SweepSummary, _runs, composed, main
+from rlhf_lightning.cli import composed, main
+from rlhf_lightning.cli.sweep import runs_of
 from rlhf_lightning.evaluation.tables import sample_table
 from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.export import export_causal_lm
@@ -96,7 +97,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
     environment |= {"HUB_API_KEY": IN_THE_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
     command = [sys.executable, "-W", "ignore", str(folder / "watched.py"), f"paths.runs={folder / 'runs'}", *TINY_RUN]
-    command += [f"+model.token={IN_THE_CONFIG}", "+model.note=key ${oc.env:HUB_API_KEY} of the hub"]
+    command += [f"curate.evaluation=[{{path: x, token: {IN_THE_CONFIG}}}]", "reward.data.leave_out=['key ${oc.env:HUB_API_KEY}']"]
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -143,10 +144,10 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
         "torch.hub.load",
         "torch.load",
         "rlhf_lightning.parallel.sharding.call_unsharded",  # a function of ours that calls what it is given
-        "rlhf_lightning.cli.builder",
+        "rlhf_lightning.cli.command.builder",
         "rlhf_lightning.runs.targets.importlib.import_module",
         "rlhf_lightning.models.scalar_head.ScalarHeadModel.from_causal_lm",
-        "rlhf_lightning.runs.folders.subprocess.Popen",
+        "rlhf_lightning.runs.identity.subprocess.Popen",
         "torch.nn.Module.__call__",
         "lightning.pytorch.cli.LightningCLI",
     ],
@@ -166,7 +167,7 @@ def shell(canary: Path, place: str = "torch.utils.collect_env.run") -> dict[str,
 
 def test_a_call_of_what_is_built_from_pairs_does_nothing(canary: Path) -> None:
     pairs = [["_target_", "torch.utils.collect_env.run"], ["_args_", [f"touch {canary}"]]]
-    inner = {"_target_": "rlhf_lightning.cli.builder", "more_targets": ["torch"]}
+    inner = {"_target_": "rlhf_lightning.cli.command.builder", "more_targets": ["torch"]}
     node = {"_target_": "rlhf_lightning.parallel.sharding.call_unsharded", "_args_": [inner, pairs]}
     with pytest.raises(PipelineError, match="allowed_targets"):
         builder([])(node)
@@ -367,7 +368,7 @@ def test_no_option_trusts_code_and_no_code_unpickles() -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/tmp/x", "..", ".", ""])
-def test_a_run_stays_below_the_folder_of_runs(name: str, tmp_path: Path) -> None:
+def test_a_run_stays_below_the_folder_ofruns_of(name: str, tmp_path: Path) -> None:
     for names in ((name, ()), ("good", (name,)), ("good", ("fine", name))):
         with pytest.raises(PipelineError, match=r"names of folders below paths\.runs .*got '"):
             Runs(tmp_path, *names)
@@ -377,7 +378,7 @@ def test_a_run_stays_below_the_folder_of_runs(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("override", ["run=../../x", "upstream=../..", "upstream=[fine,/etc]"])
 def test_the_command_line_refuses_such_names(override: str) -> None:
     with pytest.raises(PipelineError, match="names of folders below"):
-        _runs(composed([override]), None)
+        runs_of(composed([override]), None)
 
 
 def job(dirname: str, folder: Path) -> Any:
@@ -394,20 +395,11 @@ def job(dirname: str, folder: Path) -> Any:
 
 def test_overrides_of_a_sweep_make_one_folder_without_secrets(tmp_path: Path) -> None:
     config = {"run": "sweep", "upstream": None, "paths": {"runs": str(tmp_path)}}
-    runs = _runs(config, job("model.path=../../../etc,judge.api_key=correct-horse,seed=1", tmp_path))
-    assert runs.run == "sweep.model.path=.._.._.._etc,judge.api_key=_redacted_,seed=1"
+    runs = runs_of(config, job("model.path=../../../etc,judge.api_key=correct-horse,seed=1", tmp_path))
+    assert re.fullmatch(r"sweep\.model\.path=(\.\._){3}etc,judge\.api_key=_redacted_,seed=1-[0-9a-f]{8}", runs.run)
+    other = runs_of(config, job("model.path=.._.._../etc,judge.api_key=correct-horse,seed=1", tmp_path))
+    assert other.run != runs.run  # which differ in a slash only
     assert (tmp_path / runs.run).resolve().parent == tmp_path.resolve()
-
-
-def test_the_command_line_that_hydra_keeps_loses_its_secrets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = tmp_path / "multirun.yaml"
-    kept.write_text("overrides:\n- +judge.api_key=correct-horse\n- '+my.token=battery'\n- seed=1,2\n", encoding="utf-8")
-    SweepSummary().on_multirun_end(job("", tmp_path))
-    assert "0 jobs" in capsys.readouterr().out
-    text = kept.read_text(encoding="utf-8")
-    assert text == f"overrides:\n- +judge.api_key={REDACTED}\n- '+my.token={REDACTED}'\n- seed=1,2\n"
 
 
 def test_fields_of_records_are_text_and_nothing_else(tmp_path: Path) -> None:
@@ -553,7 +545,7 @@ def test_a_new_token_is_no_new_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "floor"), [("lightning", "2.6.6"), ("torch", "2.10"), ("transformers", "5.10"), ("hydra-core", "1.3.6")]
+    ("name", "floor"), [("lightning", "2.6.6"), ("torch", "2.10"), ("transformers", "5.10.1"), ("hydra-core", "1.3.6")]
 )
 def test_dependencies_start_where_their_holes_are_mended(name: str, floor: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]

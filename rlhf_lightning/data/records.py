@@ -52,6 +52,10 @@ class Demonstration(Placed):
         _check_labels(self.labels, user=self.user, source=self.source)
 
 
+MAX_COMPLETIONS = 1000
+"""Most responses of one ranking; the pairs grow with the square."""
+
+
 @dataclass(frozen=True)
 class Comparison(Placed):
     """K responses to one prompt, ranked by one labeler (InstructGPT, section 3.5 and appendix C.2).
@@ -85,6 +89,11 @@ class Comparison(Placed):
             raise RecordError(
                 f"field 'completions' must be a list of at least 2 strings, got {short(self.completions)}. "
                 "A prompt with one response cannot be ranked: leave the row out."
+            )
+        if (count := len(self.completions)) > MAX_COMPLETIONS:
+            raise RecordError(
+                f"field 'completions' has {count:,} responses, which are {count * (count - 1) // 2:,} pairs; "
+                f"{MAX_COMPLETIONS:,} may be ranked together. Split the ranking, or leave the row out."
             )
         for completion in self.completions:
             _check_text("completions", completion)

@@ -1,9 +1,8 @@
 """Where the pipeline gets records from: files and folders, by kind and split."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,8 +10,10 @@ from rlhf_lightning.arguments import checked
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, Text
 from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
-from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow
+from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow, suffix_of
 from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records
+from rlhf_lightning.runs.identity import file_digest, fingerprint, once
+from rlhf_lightning.runs.row_books import row_book
 
 Split = Literal["train", "validation", "test"]
 RECORD_TYPES: dict[str, type[Record]] = {
@@ -23,6 +24,9 @@ RECORD_TYPES: dict[str, type[Record]] = {
     "text": Text,
 }
 """What a data source may hold, by name; ``judge_comparisons`` train the reward model that judges the evaluation."""
+
+_NOT_LINES = (".json", ".parquet", ".arrow")
+"""Formats without a row per line."""
 
 
 @runtime_checkable
@@ -189,15 +193,28 @@ class FileData:
         return RecordStream(self.files[name][split], RECORD_TYPES[name], aside, self.malformed, self.check)
 
     def fingerprint(self) -> str:
-        """Hash of the sources and of the bytes of every local file."""
-        digest = hashlib.sha256(json.dumps(self.files, sort_keys=True, default=str).encode())
-        for source in self._sources():
-            path = Path(source["path"])
-            files = sorted(path.rglob("*")) if is_saved_data_set(path) else files_of(path, source["split"])
-            for file in (file for file in files if file.is_file()):
-                with file.open("rb") as content:
-                    hashlib.file_digest(content, lambda: digest)
-        return digest.hexdigest()[:16]
+        """Hash of what the files hold and how it is read, by kind and split; neither paths nor names of files count."""
+        return fingerprint(
+            {place: [[_options(source), _contents(source)] for source in found] for place, found in self._places()}
+        )
+
+    def books(self) -> dict[str, list[dict[str, Any]]]:
+        """Of every file its name below the root, what it holds and its rows (`file_book`), by kind and split."""
+        root = (self.root or Path()).resolve()
+        return {
+            place: [
+                {**file_book(file, root), "options": _options(source)} for source in found for file in _files(source)
+            ]
+            for place, found in self._places()
+        }
+
+    def _places(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        return (
+            (f"{name}.{split}", sources)
+            for name, splits in self.files.items()
+            for split, sources in splits.items()
+            if sources
+        )
 
     def _sources(self) -> list[dict[str, Any]]:
         return [source for splits in self.files.values() for sources in splits.values() for source in sources]
@@ -225,6 +242,7 @@ class FileData:
         path = str(found.get("path", "."))
         local = (self.root or Path()) / path
         if local.exists() if identifier is None else holds_split(local, found["split"]):
+            files_of(local, split)  # refuses what is no file
             return {**found, "path": str(local)}
         if identifier is not None:
             absent.append(f"{identifier} ({where})")
@@ -235,3 +253,43 @@ class FileData:
                 "entry to null."
             )
         return found
+
+
+def file_book(file: Path, root: Path) -> dict[str, Any]:
+    """What is kept of a file, so that a message can say where another one differs: see `row_book`.
+
+    Args:
+        file: The file; the rows of other formats than lines of text are not told apart.
+        root: The folder that its name is told from.
+    """
+    inside = file.resolve().is_relative_to(root)
+    name = file.resolve().relative_to(root).as_posix() if inside else file.name
+    rows = {} if suffix_of(file) in _NOT_LINES or file.suffix == ".gz" else once(_rows_of, file)
+    return {"file": name, "digest": file_digest(file)[:16], **rows}
+
+
+@cache
+def _rows_of(file: Path, *_state: int) -> dict[str, Any]:
+    with file.open("rb") as lines:
+        return row_book(lines)
+
+
+def _files(source: Mapping[str, Any]) -> list[Path]:
+    """The files here that a source is read from."""
+    path = Path(source["path"])
+    found = sorted(path.rglob("*")) if is_saved_data_set(path) else files_of(path, source["split"])
+    return [file for file in found if file.is_file()]
+
+
+def _contents(source: Mapping[str, Any]) -> list[str]:
+    """What a source holds; a set of the hub is its id."""
+    if not Path(source["path"]).exists():
+        return [str(source["path"])]
+    # The name says how a file is read: one with another suffix is JSONL.
+    suffixes = (*SUFFIXES, *(f"{suffix}.gz" for suffix in SUFFIXES))
+    kinds = [next((suffix for suffix in suffixes if file.name.endswith(suffix)), ".jsonl") for file in _files(source)]
+    return [f"{kind} {file_digest(file)}" for kind, file in zip(kinds, _files(source), strict=True)]
+
+
+def _options(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in source.items() if name != "path"}

@@ -1,7 +1,6 @@
 """The report of a run: ``results.json`` for programs and one page for people, which needs nothing from outside."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
+from rlhf_lightning.evaluation.step_files import StepFiles
 from rlhf_lightning.evaluation.tables import (
     COLUMNS,
     EVALUATE,
@@ -25,10 +25,9 @@ from rlhf_lightning.evaluation.tables import (
     policy_table,
     split_tables,
 )
-from rlhf_lightning.runs.files import read_metrics, replacing, write_json
-from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.files import replacing, write_json
+from rlhf_lightning.runs.trash import trash_sentence
 
-SHOWN_PROMPTS = 12
 FEW_PROMPTS = 100
 """Below this the percentile bootstrap is too narrow to be believed without a warning."""
 
@@ -49,14 +48,16 @@ class ReportedStage(NamedTuple):
 def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Legend) -> Path:
     """Write ``report/results.json`` and ``report/index.html``; returns the path of the page.
 
-    The same artifacts give the same bytes. What a step did not record is left out.
+    The same artifacts give the same bytes. What a step did not record is left out; a sentence stands for a file that
+    cannot be read.
 
     Args:
         run_folder: The run's folder; the report goes below it.
         stages: The finished steps, in the order of the recipe.
         legend: Names and colours of steps and policies.
     """
-    records = {stage.name: read_stage(stage.folder) for stage in stages}
+    files = {stage.name: StepFiles(stage.folder) for stage in stages}
+    records = {name: own.record for name, own in files.items()}
     folders = {stage.name: stage.folder for stage in stages}
     target = run_folder / "report"
     target.mkdir(parents=True, exist_ok=True)
@@ -95,10 +96,11 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         measures=[table for key in ("judges", "metadata", "probes") if (table := measure_table(results, key))],
         reference=reference,
         charts=_charts(results, reference, legend),
-        samples=_samples(folders[EVALUATE] / "samples.json") if EVALUATE in folders else None,
-        stages=[_stage(stage, records[stage.name], legend) for stage in stages],
+        samples=files[EVALUATE].samples if EVALUATE in files else None,
+        stages=[_stage(stage, files[stage.name], legend) for stage in stages],
         accuracy={stage.name: accuracy_rows(records[stage.name]) for stage in stages if stage.measured_on_rankings},
         time=_time(run_folder, folders, records),
+        trash=trash_sentence(run_folder, folders),
     )
     with replacing(target / "index.html", errors="replace") as file:
         file.write(page)
@@ -149,28 +151,9 @@ def _charts(results: Mapping[str, Any], reference: str, legend: Legend) -> list[
     return charts
 
 
-def _samples(path: Path) -> dict[str, Any] | None:
-    """Every n-th prompt with the response of each policy."""
-    if not path.exists():
-        return None
-    samples = json.loads(path.read_text(encoding="utf-8"))
-    prompts = samples.pop("prompts", [])
-    count = min(SHOWN_PROMPTS, len(prompts))
-    # The middles of equally long stretches of the set.
-    chosen = [(2 * place + 1) * len(prompts) // (2 * count) for place in range(count)]
-    rows = []
-    for index in chosen:
-        cells = [
-            {"response": own["responses"][index], "score": own["scores"][index] if own.get("scores") else None}
-            for own in samples.values()
-        ]
-        rows.append({"number": index + 1, "prompt": prompts[index], "cells": cells})
-    return {"policies": list(samples), "rows": rows, "total": len(prompts)} if rows else None
-
-
-def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> dict[str, Any]:
+def _stage(stage: ReportedStage, files: StepFiles, legend: Legend) -> dict[str, Any]:
     """What the page says about one step."""
-    columns = _read_columns(stage.folder / "metrics.csv")
+    columns, record = files.columns, files.record
     config = _config(record, stage.name)
     metrics = record.get("metrics", {})
     plots = []
@@ -178,9 +161,7 @@ def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> d
         svg = curve_plot(stage.name, stage.unit, curve, columns, legend)
         if svg is not None:
             plots.append({"svg": svg, "title": curve.title})
-    counts = {name: _counts(stage.folder / f"{name}.json") for name in ("dropped", "cut")}
-    warnings = stage.folder / "warnings.json"
-    left_out = counts["dropped"]
+    left_out = dict(files.dropped)
     for split, part in metrics.items():
         if isinstance(part, Mapping) and isinstance(part.get("dropped"), Mapping):
             left_out |= {f"{split}: {reason}": count for reason, count in part["dropped"].items()}
@@ -189,36 +170,14 @@ def _stage(stage: ReportedStage, record: Mapping[str, Any], legend: Legend) -> d
         "seconds": record.get("seconds"),
         "config": config,
         "left_out": left_out,
-        "cut": counts["cut"],
-        "warnings": json.loads(warnings.read_text(encoding="utf-8")) if warnings.exists() else [],
+        "cut": files.cut,
+        "damaged": files.damaged,
+        "warnings": files.warnings,
         "plots": plots,
         "thinned": max((len(series) for series in columns.values()), default=0) > MOST_POINTS,
         "final": [(name, value) for name, value in metrics.items() if isinstance(value, int | float)],
-        "episodes": _episodes(stage.folder / "samples.jsonl"),
+        "episodes": files.episodes,
     }
-
-
-def _counts(path: Path) -> dict[str, int]:
-    """Counts by set, reason and source, on one level."""
-    flat: dict[str, int] = {}
-
-    def add(place: tuple[str, ...], count: Any) -> None:
-        if isinstance(count, Mapping):
-            for name, part in count.items():
-                add((*place, name), part)
-        else:
-            flat[": ".join(place)] = count
-
-    add((), json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
-    return flat
-
-
-def _episodes(path: Path) -> list[dict[str, Any]]:
-    """Training samples of the first and of the last iteration that has some."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
-    return [row for row in rows if row["iteration"] in (rows[0]["iteration"], rows[-1]["iteration"])]
 
 
 def _time(run_folder: Path, stages: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -239,16 +198,6 @@ def _time(run_folder: Path, stages: Mapping[str, Path], records: Mapping[str, Ma
     versions = {json.dumps(record.get("versions"), sort_keys=True) for record in records.values()}
     upstream = any(folder.parent != run_folder for folder in stages.values())
     return {"rows": rows, "total": total, "same_versions": len(versions) <= 1, "upstream": upstream}
-
-
-def _read_columns(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The finite numbers of a metrics.csv, by column."""
-    columns: dict[str, list[tuple[int, float]]] = {}
-    for row in read_metrics(path) if path.exists() else []:
-        for name, value in row.items():
-            if name != "step" and math.isfinite(value):
-                columns.setdefault(name, []).append((row["step"], value))
-    return columns
 
 
 def _config(record: Mapping[str, Any], stage: str) -> Mapping[str, Any]:

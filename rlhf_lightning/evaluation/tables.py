@@ -1,6 +1,5 @@
 """The tables that close a run and a sweep."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from rich.text import Text
 
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, share_interval, wins
 from rlhf_lightning.evaluation.plots import Legend, number
+from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
+from rlhf_lightning.runs.terminal import harmless
 
 EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
 """The steps whose results the tables and the report open with, and the one that trains a judge."""
@@ -85,8 +86,16 @@ def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> 
         table.add_column(name, ratio=1)
     for index, prompt in enumerate(samples["prompts"][:count]):
         texts = [prompt, *(samples[name]["responses"][index] for name in policies)]
-        table.add_row(*map(Text, texts))  # as they are: [/INST] is no markup
+        table.add_row(*(Text(harmless(text)) for text in texts))  # as they are: [/INST] is no markup
     return table
+
+
+def sample_view(path: Path, legend: Legend) -> Table | Text:
+    """`sample_table` of a samples.json; a sentence where that is damaged."""
+    try:
+        return sample_table(read_json(path), legend)
+    except Exception as error:  # whatever it holds
+        return Text(str(error), style="red")
 
 
 def sweep_table(jobs: Mapping[str, Path]) -> Table:
@@ -100,7 +109,12 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
         table.add_column(name, justify="left" if name in ("job", "policy") else "right")
     pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for job, folder in jobs.items():
-        for policy, columns in _job_columns(folder).items():
+        try:
+            found = _job_columns(folder)
+        except Exception as error:  # one damaged file takes nothing from the other jobs
+            table.add_row(job, Text(str(error), style="red"))
+            continue
+        for policy, columns in found.items():
             for column, values in columns.items():
                 rest = ",".join(part for part in job.split(",") if not part.startswith("seed="))
                 pooled.setdefault((rest, policy), {}).setdefault(column, []).append(values)
@@ -112,11 +126,24 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     return table
 
 
+def failure_table(failures: Mapping[str, str], jobs: int) -> Table:
+    """One row per job of a sweep that could not go on, with what it said.
+
+    Args:
+        failures: What each job said, by its name.
+        jobs: How many jobs the sweep had.
+    """
+    table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs failed", show_lines=True)
+    for job, said in failures.items():
+        table.add_row(Text(job), Text(said))
+    return table
+
+
 def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
     """Per policy and column the values of a job: over prompts where it evaluated, else the last iteration's mean."""
     evaluation = folder / EVALUATE
     if is_complete(evaluation):
-        samples = json.loads((evaluation / "samples.json").read_text(encoding="utf-8"))
+        samples = read_json(evaluation / "samples.json")
         baseline = samples[read_stage(evaluation)["metrics"]["baseline"]]["scores"]
         return {
             name: {

@@ -54,15 +54,17 @@ def check_fields(function: Callable[..., Any], fields: Collection[str]) -> None:
     Raises:
         ValueError: Naming those that are missing, and those that there are.
     """
-    known = {*TEXTS, *fields}
-    required = [each for each in _parameters(function) or [] if each.default is each.empty]
-    missing = [each.name for each in required if each.name not in known and each.kind in _NAMED]
-    if missing:
+    if missing := _missing_fields(function, fields):
         raise ValueError(
             f"the reward {reward_name(function)} asks for {', '.join(missing)}, which no record has. There are "
             f"{', '.join((*TEXTS, *fields))}. Mend the name, give the parameter a default, or put the column into the "
             "data."
         )
+
+
+def has_fields(function: Callable[..., Any], fields: Collection[str]) -> bool:
+    """Whether those are all fields that a function asks for."""
+    return not _missing_fields(function, fields)
 
 
 def messages_of(prompt: str) -> list[dict[str, str]]:
@@ -79,6 +81,12 @@ def reward_name(reward: Any) -> str:
         return own
     named = reward if hasattr(reward, "__qualname__") else type(reward)
     return f"{named.__module__}:{named.__qualname__}"
+
+
+def _missing_fields(function: Callable[..., Any], fields: Collection[str]) -> list[str]:
+    known = {*TEXTS, *fields}
+    required = [each for each in _parameters(function) or [] if each.default is each.empty]
+    return [each.name for each in required if each.name not in known and each.kind in _NAMED]
 
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -10,6 +10,7 @@ import httpx
 from rlhf_lightning.algorithms.batch import PromptString
 from rlhf_lightning.arguments import Count, NonNegativeInt, PositiveFloat, checked
 from rlhf_lightning.generation.function_reward import messages_of
+from rlhf_lightning.runs.secrets import redacted, remember_secrets
 
 _FIRST_WAIT = 0.5
 """Seconds before the first retry; every later one waits twice as long."""
@@ -46,7 +47,8 @@ class HTTPReward:
         address = httpx.URL(url)
         if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
             raise ValueError(
-                f"the address of a reward must be http(s)://host/..., without password and query, got {url!r:.80}. "
+                f"the address of a reward must be http(s)://host/..., without password and query, got "
+                f"{redacted(url)!r:.80}. "
                 "A key belongs into an environment variable that api_key_env names."
             )
         self.name, self.timeout, self.retries, self.batch_size = url, timeout, retries, batch_size
@@ -55,6 +57,7 @@ class HTTPReward:
             if not os.environ.get(api_key_env):
                 raise ValueError(f"the reward at {url} reads its key from {api_key_env}, which is not set. Export it.")
             self.headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
+            remember_secrets(self.headers)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Any]:
         """What the endpoint says of each response.
@@ -80,8 +83,8 @@ class HTTPReward:
                 of_part = found.get("scores") if isinstance(found, dict) else found
                 if not isinstance(of_part, list) or len(of_part) != len(asked):
                     raise ValueError(
-                        f"the reward at {self.name} answered {found!r:.80} to {len(asked)} responses. It must answer "
-                        f'{{"scores": [...]}} with {len(asked)} numbers.'
+                        f"the reward at {self.name} answered {redacted(found)!r:.80} to {len(asked)} responses. It "
+                        f'must answer {{"scores": [...]}} with {len(asked)} numbers.'
                     )
                 scores += of_part
         return scores
@@ -99,8 +102,10 @@ class HTTPReward:
                 try:
                     return answer.json()
                 except ValueError as error:
-                    raise ValueError(f"the reward at {self.name} answered {answer.text!r:.80}, no JSON.") from error
-            reason = f"status {answer.status_code}: {answer.text!r:.80}"
+                    raise ValueError(
+                        f"the reward at {self.name} answered {redacted(answer.text)!r:.80}, no JSON."
+                    ) from error
+            reason = f"status {answer.status_code}: {redacted(answer.text)!r:.80}"
             if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and not answer.is_server_error:
                 break
         raise ConnectionError(

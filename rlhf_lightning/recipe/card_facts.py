@@ -1,6 +1,5 @@
 """What a step's artifacts say for its model cards: how good, on which data, with which settings."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,18 +19,18 @@ from rlhf_lightning.evaluation.tables import (
 )
 from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.model_card import public
 
 _TITLES = {key: f"{title}, {unit}" for key, title, unit in COLUMNS}
 
 
-def evaluated(context: Context, fingerprint: str, step: Stage, model: Path) -> dict[str, Any] | None:
+def evaluated(context: Context, step: Stage, model: Path) -> dict[str, Any] | None:
     """What step evaluate found on these very weights; None where it is not complete or did not ask them.
 
     Args:
         context: Where the steps are.
-        fingerprint: That of the step, as it is now.
         step: The step that made the model.
         model: The model's folder.
     """
@@ -40,7 +39,8 @@ def evaluated(context: Context, fingerprint: str, step: Stage, model: Path) -> d
     merged = model.with_name(model.name.replace("adapter", "model"))
     for name, found in record.get("metrics", {}).get("policies", {}).items():
         asked = record["identity"]["parents"].get(name)
-        if name.partition("/")[0] == step.name and asked == fingerprint and context.model_path(name) in (model, merged):
+        mine = name.partition("/")[0] == step.name and context.model_path(name) in (model, merged)
+        if mine and asked == context.model_fingerprint(name):
             return _evaluation(record, name, found)
     return None
 
@@ -198,4 +198,4 @@ def made_with(record: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return dict(read_json(path)) if path.exists() else {}

@@ -1,5 +1,6 @@
 """Step check: the self-check on the models, data and settings of a run."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -14,6 +15,8 @@ from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import BASE, COLLECT, Context
+from rlhf_lightning.recipe.inputs import records_lacking
+from rlhf_lightning.recipe.model_names import models_lacking
 from rlhf_lightning.recipe.rewards import INIT
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
@@ -36,6 +39,11 @@ class Checking(Stage):
     def models(self, context: Context) -> dict[str, str]:
         """The policy's start and the reward model, as far as they are there."""
         return {INIT: _start(context), **({REWARD: REWARD} if context.available(REWARD) else {})}
+
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Prompts, and the models as far as they are named rightly."""
+        yield from models_lacking(context, self.models)
+        yield from records_lacking(context, "prompts")
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Print the table and write ``check.json``.

@@ -1,8 +1,7 @@
 """Step collect: sample K responses per prompt and have labelers rank them (InstructGPT, 3.5, A.3, C.2)."""
 
-import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,12 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.inputs import collection_lacking
+from rlhf_lightning.recipe.kept_rankings import KeptRankings
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_lines
-from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
@@ -60,19 +61,16 @@ class Collection(Stage):
         """Rankings that are there already."""
         return "the data option brings rankings of its own" if context.brings("comparisons") else None
 
-    def check_settings(self, context: Context) -> None:
-        """There is somebody to ask."""
-        if not context.config[self.name]["labelers"]:
-            raise PipelineError(
-                f"{self.name}.labelers is null, and the data option has no rankings. Name an object that ranks "
-                "responses, bring rankings (comparisons), or leave the step and those after it out: stages=[sft]."
-            )
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Policies, prompts and somebody to ask."""
+        return collection_lacking(context, context.config[self.name])
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted."""
         options = context.config[self.name]
         policies = {name: context.causal_lm(name) for name in options["policies"]}
         labelers = context.build(options["labelers"])
+        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": context.seed, **options["sampling"]}
         metrics: dict[str, Any] = {}
         for split, count in options["prompts"].items():
             prompts = context.records("prompts", split, required=split == "train")[:count]
@@ -85,7 +83,7 @@ class Collection(Stage):
                     labelers,
                     seed=context.seed,
                     progress=partial(bar.advance, task),
-                    kept=kept,
+                    kept=KeptRankings(kept, belongs_to),
                     **options["sampling"],
                 )
             write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
@@ -108,7 +106,7 @@ def collect_comparisons(
     rounds: Count = 3,
     seed: int = 0,
     progress: Progress | None = None,
-    kept: Path | None = None,
+    kept: KeptRankings | None = None,
 ) -> tuple[list[Comparison], dict[str, int]]:
     """Sample K responses per prompt, in turn from the policies, and let one labeler rank each prompt's.
 
@@ -127,8 +125,8 @@ def collect_comparisons(
         rounds: Times to sample.
         seed: Seed of K, of sampling and of who ranks what.
         progress: Function that is called with the number of prompts finished since the last call.
-        kept: A file that finished batches are added to, so that an interrupted call with the same arguments goes on
-            after them; its result is that of an unbroken one. The caller deletes it.
+        kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after
+            them; its result is that of an unbroken one. The caller deletes its file.
 
     Returns:
         The comparisons, and how many prompts were dropped, by reason.
@@ -143,7 +141,7 @@ def collect_comparisons(
     examples = tokenization.prompts(prompts)
     sampler = _ResponseSampler(policies, tokenization, temperature, batch_size)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
-    rankings: list[Comparison | None] = [] if kept is None else _read_kept(kept)
+    rankings = [] if kept is None else list(kept.rankings)
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         if start >= len(rankings):
@@ -156,22 +154,12 @@ def collect_comparisons(
             ]
             rankings += ranked
             if kept is not None:
-                with kept.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(json.dumps([each and asdict(each) for each in ranked], ensure_ascii=False) + "\n")
+                kept.add(ranked)
         if progress is not None:
             progress(len(chunk))
     if None in rankings:
         dropped["one distinct response"] = rankings.count(None)
     return [each for each in rankings if each is not None], dropped
-
-
-def _read_kept(path: Path) -> list[Comparison | None]:
-    """Whole lines only: the last one may be torn, and is cut off."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if len(whole) < len(lines):
-        path.write_bytes(b"".join(whole))
-    return [each and Comparison(**each) for line in whole for each in json.loads(line)]
 
 
 def _drawn(labelers: Sequence[Labeler], seed: int, example: PromptExample) -> Labeler:

@@ -1,6 +1,6 @@
 """What a step starts from: records, tokenizer and models, from the configuration and from earlier steps."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +21,20 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
-from rlhf_lightning.recipe.messages import Messages
+from rlhf_lightning.recipe.messages import Messages, longest_row, no_rankings, no_records, too_long
+from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
-from rlhf_lightning.runs.folders import PipelineError, Runs, model_fingerprint, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
 from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.identity import by_content, model_fingerprint, records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
-BASE, PRETRAIN, COLLECT, CURATE = "base", "pretrain", "collect", "curate"
-"""The base model, and the steps whose artifacts others look for by name."""
+BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE = "base", "prompted", "pretrain", "collect", "curate"
+"""The base model, the same behind a few-shot prefix, and the steps whose artifacts others look for by name."""
+WRITES, SCORES = "language model", "reward model"
+"""What the model of a step is."""
 TOKENIZER_OPTIONS = ("eos", "stop", "chat_template", "date", "trust_remote_code")
 """Options of the base model's tokenizer that hold for every folder and hub id that a setting names."""
 
@@ -42,7 +46,8 @@ class Context(Messages):
         config: The resolved configuration, plain types; one entry per step and shared group.
         build: Builds the object that a node with ``_target_`` describes, given further keyword arguments.
         runs: Where artifacts are.
-        steps: Names of all steps of the recipe; any other name of a model is a folder or a hub id.
+        steps: All steps of the recipe by name, with the kind of model that each leaves, "" for none; any other name of
+            a model is a folder or a hub id.
         console: Where progress and tables go.
     """
 
@@ -51,11 +56,13 @@ class Context(Messages):
         config: Mapping[str, Any],
         build: Callable[..., Any],
         runs: Runs,
-        steps: Collection[str],
+        steps: Mapping[str, str],
         console: Console | None = None,
     ) -> None:
         self.config, self.build, self.runs, self.steps = config, build, runs, steps
         self.seed: int = config["seed"]
+        self.coming: set[str] = set()
+        """Steps that this run is still to make before the one that is asked; see `look_ahead`."""
         super().__init__(check_data_source(build(config["data"]["source"])), console)
         gpu = config["trainer"].get("accelerator") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         self.device = torch.device("cuda" if gpu else "cpu")
@@ -95,14 +102,24 @@ class Context(Messages):
         Raises:
             PipelineError: When it has not run.
         """
-        folder = self.runs.find(step)
+        folder = self.runs.read(step)
         if folder is None:
-            raise PipelineError(
-                f"the model of stage {step} is needed, but {self.runs.folder(step)} is not complete"
-                + (f", nor is it in run {' or '.join(self.runs.upstream)}" if self.runs.upstream else "")
-                + f". Add it: stages=[{step},...], or name a run that has it: upstream=<run>."
-            )
+            raise PipelineError(self.not_made(step))
         return folder
+
+    def not_made(self, step: str) -> str:
+        """That a step has not run, and what to do."""
+        return (
+            f"the model of stage {step} is needed, but {self.runs.folder(step)} is not complete"
+            + (f", nor is it in run {' or '.join(self.runs.upstream)}" if self.runs.upstream else "")
+            + f". Add it: stages=[{step},...], or name a run that has it: upstream=<run>."
+        )
+
+    def verify(self, names: Iterable[str], curated: bool) -> None:
+        """Make sure that steps still hold what they made: those of models, and curate where its records are read."""
+        steps = {PRETRAIN if name == BASE else name.partition("/")[0] for name in names} & {*self.steps}
+        with self.heartbeat.during("verifying what earlier steps left"):
+            self.runs.verify(steps | ({CURATE} if curated else set()))
 
     def available(self, name: str) -> bool:
         """Whether that model can be loaded."""
@@ -135,8 +152,8 @@ class Context(Messages):
 
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
-        folder = self.runs.find(PRETRAIN)
-        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != redacted(self.config["model"]):
+        folder, model = self.runs.read(PRETRAIN), redacted(self.held(self.config["model"]))
+        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != model:
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
                 "run or upstream."
@@ -150,17 +167,11 @@ class Context(Messages):
             PipelineError: When it does not.
             ValueError: When the model would read rows so long in another way beside others (`check_length`).
         """
-        lengths = self.config["data"]["lengths"]
         before = len(self.tokenization.text_ids(prefix, opens=True)) if prefix else 0
-        needed = max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"])
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        check_length(model, needed)
-        if positions is not None and needed > positions:
-            raise PipelineError(
-                f"the model {name} ({model.name_or_path}) reads {positions} tokens, but data.lengths allow {needed} "
-                "(prompt and response, or block). Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
-                + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
-            )
+        lengths = self.config["data"]["lengths"]
+        check_length(model, longest_row(lengths, before))
+        if fault := too_long(lengths, model.config, f"{name} ({model.name_or_path})", before):
+            raise PipelineError(fault)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -200,7 +211,7 @@ class Context(Messages):
 
     def brings(self, name: str) -> bool:
         """Whether the data source has records of that name, so that no step has to make them; nothing is read."""
-        return self._source(name).has(name, "train")
+        return self.source(name).has(name, "train")
 
     def records(self, name: str, split: str, required: bool = True, curated: bool = True) -> list[Any]:
         """Records of the data source, as step curate left them where it ran and ``curated`` is true.
@@ -210,22 +221,16 @@ class Context(Messages):
         """
         records = self._read(name, split) if curated else self.data.records(name, split)
         if not records and required:
-            raise PipelineError(
-                f"the data option has no {name} for the split {split}, which this stage needs. Name their file: "
-                f"data.source.files.{name}.{split}=<file>; data=jsonl finds {name}.{split}.jsonl by itself."
-            )
+            raise PipelineError(no_records(name, split))
         return records or []
 
     def comparisons(self, name: str, split: str) -> list[Comparison]:
         """Rankings of the data source, or else those that were collected; empty where there are none for a split."""
         if self.brings(name):
             return self.records(name, split, required=False)
-        folder = self.runs.find(COLLECT)
+        folder = self.runs.read(COLLECT)
         if name != "comparisons" or folder is None:
-            raise PipelineError(
-                f"there are no {name}: the data option has none and stage collect has not run. Add collect to stages, "
-                "or name a run that has it: upstream=<run>."
-            )
+            raise PipelineError(no_rankings(name))
         path = folder / f"comparisons.{split}.jsonl"
         return read_records(path, Comparison) if path.exists() else []
 
@@ -234,17 +239,18 @@ class Context(Messages):
         place = (curated.folder if curated else None, name, split)
         if place not in self._records:
             with self.heartbeat.during(f"reading {name} for {split}"):
-                self._records[place] = self._source(name).records(name, split)
+                self._records[place] = self.source(name).records(name, split)
         return self._records[place]
 
-    def _source(self, name: str) -> CuratedData | DataSource:
+    def source(self, name: str) -> CuratedData | DataSource:
+        """What has the records of a kind: step curate, where it ran and curated them, or the data option."""
         curated = self._curated()
         return curated if curated and curated.holds(name) else self.data
 
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
-        folder = self.runs.find(CURATE)
-        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config)
+        folder = self.runs.read(CURATE)
+        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.held(self.config))
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
         """Examples in order, padded."""
@@ -262,16 +268,29 @@ class Context(Messages):
         left = self._curated() if curated else None
         return left.fingerprint if left else self._data_fingerprint
 
+    def about(self, settings: Mapping[str, Any], curated: bool) -> dict[str, Any]:
+        """What is kept beside the identity of a step with these settings."""
+        named: dict[str, Path] = {}
+        self.held(settings, named)
+        return provenance(self.config, self.data, self._curated() if curated else None, self.device, named)
+
+    def held(self, settings: Mapping[str, Any], named: dict[str, Path] | None = None) -> Any:
+        """Settings with what files and model folders hold in place of their paths; `named` gets these."""
+        return by_content(settings, (BASE, *self.steps), self._runs_code, found=named)
+
+    @property
+    def _runs_code(self) -> bool:
+        return any(self.config["model"][node].get("trust_remote_code") for node in ("causal_lm", "tokenizer"))
+
     def model_fingerprint(self, name: str) -> str:
-        """Changes when the model changes, by the names of `model_path`, or what a step left."""
-        step = name.partition("/")[0]
-        if name == BASE:
-            step = PRETRAIN
-            if self._pretrained() is None:
-                return model_fingerprint(model_folder(str(self.config["model"]["causal_lm"].get("path"))))
-        if step in self.steps:
-            return str(read_stage(self.step_folder(step))["fingerprint"])
-        return model_fingerprint(model_folder(name))
+        """Changes when the model changes, by the names of `model_path`, or the records that a step left."""
+        path = self.model_path(name)
+        if path is None:
+            path = str(self.config["model"]["causal_lm"].get("path"))
+        if name.partition("/")[0] in self.steps and not Path(path).exists():
+            folder = self.step_folder(name.partition("/")[0])
+            return records_fingerprint(folder) or str(read_stage(folder)["fingerprint"])
+        return model_fingerprint(model_folder(str(path)), self._runs_code)
 
 
 def counted(batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]) -> Iterator[Batch]:

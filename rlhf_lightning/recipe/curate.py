@@ -1,7 +1,7 @@
 """Step curate: the records of the data option, cleaned, dealt out to splits and described."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,10 @@ from rlhf_lightning.recipe.schemas import CurateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.hub import is_hub_id
 from rlhf_lightning.training.progress import progress_bar
+
+_NOTHING = f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate."
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,16 @@ class Curation(Stage):
         """None: lengths are counted in tokens of the base model."""
         return {}
 
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Something to curate, and the files that are named besides."""
+        options = context.config[self.name]
+        if not options["few_shot"] and not any(context.data.has(kind, split) for kind in DATASETS for split in SPLITS):
+            yield _NOTHING
+        for role, paths in (("few_shot", options["few_shot"]), ("evaluation", options["evaluation"])):
+            for path in (source.get("path") if isinstance(source, Mapping) else source for source in paths):
+                if not Path(str(path)).exists() and (role == "few_shot" or not is_hub_id(str(path))):
+                    yield f"{path} does not exist. Mend the path in curate.{role}, or take it out."
+
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write records, ``dropped.jsonl`` and the data card; returns the counts of every kind.
 
@@ -53,7 +66,7 @@ class Curation(Stage):
         records = _records(context.data)
         few_shot, malformed = _few_shot(context.data, options["few_shot"])
         if not records.keys() & DATASETS and not few_shot:
-            raise PipelineError(f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate.")
+            raise PipelineError(_NOTHING)
         with progress_bar(context.heartbeat, self.name, _rows(records)) as (bar, task):
             account = curator.curate(
                 records,

@@ -7,6 +7,7 @@ from typing import Any
 from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.identity import records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 
 
@@ -16,7 +17,7 @@ class CuratedData:
     Args:
         folder: The step's folder.
         data: The fingerprint of the data option as it is now.
-        config: The configuration as it is now, with ``data.lengths`` and ``model.tokenizer``.
+        config: The configuration as it is now, by content, with ``data.lengths`` and ``model.tokenizer``.
 
     Raises:
         PipelineError: When the stage curated other data, or for shorter texts or another tokenizer, so that responses
@@ -30,7 +31,7 @@ class CuratedData:
                 f"{folder} holds records curated from other data. Give the same data=..., name another run or upstream "
                 "or curate these: stages=[curate,...]."
             )
-        self.folder, self.fingerprint = folder, str(stage["fingerprint"])
+        self.folder, self.fingerprint = folder, records_fingerprint(folder)
         self._metrics, then = stage.get("metrics", {}), stage["identity"]["config"]
         for name in ("max_prompt_tokens", "max_response_tokens"):
             if config["data"]["lengths"][name] > then["data"][name]:

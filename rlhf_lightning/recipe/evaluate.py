@@ -1,6 +1,6 @@
 """Step evaluate: every policy on the same held-out prompts, and what judges, metadata and probes say of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,16 @@ from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pr
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.rewards import text_scores
-from rlhf_lightning.recipe.context import BASE, Context, counted
-from rlhf_lightning.recipe.judges import FEW_SHOT, judge_fingerprints, judge_record, judge_settings, main_judge
-from rlhf_lightning.recipe.rewards import check_setting, reward_of, reward_steps
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
+from rlhf_lightning.recipe.judges import (
+    evaluation_lacking,
+    judge_fingerprints,
+    judge_record,
+    judge_settings,
+    main_judge,
+    will_be,
+)
+from rlhf_lightning.recipe.rewards import reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import EvaluateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
@@ -45,10 +52,9 @@ class Evaluation(Stage):
         identity, judges = super().identity(context), judge_fingerprints(context, context.config[self.name])
         return {**identity, "parents": identity["parents"] | judges}
 
-    def check_settings(self, context: Context) -> None:
-        """Every field that a judge asks for is there."""
-        for judge in judge_settings(context.config[self.name]).values():
-            check_setting(context, judge, partial(context.records, "prompts", "test", required=False))
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Baseline, reference, prompts, judges, and policies that are no names at all."""
+        return evaluation_lacking(context, context.config[self.name])
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``samples.json``, all responses with what was found on each.
@@ -60,7 +66,9 @@ class Evaluation(Stage):
             PipelineError: When the baseline is not among the policies.
         """
         options = context.config[self.name]
-        names = [name for name in options["policies"] if _available(context, options, name)]
+        names = [name for name in options["policies"] if will_be(context, name, options)]
+        if out := [name for name in options["policies"] if name not in names]:
+            context.say(self.name, f"left out, as there is no model or no few_shot_prefix: {', '.join(out)}")
         if options["baseline"] not in names:
             raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
         judge = main_judge(context, self.name)
@@ -142,7 +150,3 @@ class _Tests:
             advance(1)
         batches = context.batches(self.blocks, collate_lm, 32)
         return samples, pretraining_loss(policy, batches) if batches else None
-
-
-def _available(context: Context, options: Mapping[str, Any], name: str) -> bool:
-    return bool(options["few_shot_prefix"]) if name == FEW_SHOT else context.available(name)

@@ -1,16 +1,20 @@
 """Who judges in step evaluate: settings of the forms of `ppo.reward`, and what is known of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
-from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_label
+from rlhf_lightning.models.loading import model_config
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
+from rlhf_lightning.recipe.inputs import POLICIES, records_lacking, rows_of, unread_prompt
+from rlhf_lightning.recipe.messages import too_long
+from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
+from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_label, reward_lacking
 from rlhf_lightning.runs.folders import read_stage
-
-FEW_SHOT = "prompted"
-"""The policy that is the base model behind a few-shot prefix."""
+from rlhf_lightning.runs.hub import model_folder
 
 
 def main_judge(context: Context, step: str) -> Any:
@@ -26,6 +30,48 @@ def judge_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Every judge that the settings of the step name, by the role of its first part among the step's parents."""
     further = {f"{JUDGE} {name}": judge for name, judge in (options["judges"] or {}).items()}
     return {role: judge for role, judge in {JUDGE: options[JUDGE], **further}.items() if judge}
+
+
+def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
+    """What step evaluate needs and nothing brings or makes; policies of steps that do not run are left out there."""
+    policies = {name: will_be(context, name, options) for name in options[POLICIES]}
+    for name, there in policies.items():
+        if name != FEW_SHOT and (there or name.partition("/")[0] not in context.steps):
+            yield from model_lacking(context, POLICIES, name)
+    yield from model_lacking(context, "reference", options["reference"])
+    if FEW_SHOT in policies and BASE not in policies:
+        yield from base_lacking(context)
+    if not policies.get(options["baseline"]):
+        found = ", ".join(name for name, there in policies.items() if there) or "none is there"
+        near = get_close_matches(str(options["baseline"]), policies, 1)
+        meant = f" Did you mean {near[0]}?" if near and near[0] != options["baseline"] else ""
+        yield f"baseline={options['baseline']} is not among the policies ({found}).{meant} Name one of them."
+    yield from records_lacking(context, "prompts", "test")
+    judges = judge_settings(options)
+    if JUDGE not in judges and not will_be(context, JUDGE, options) and not will_be(context, REWARD, options):
+        yield f"nobody judges: evaluate.judge is null, and no step made a reward model. {context.not_made(REWARD)}"
+    remedy = "Name a judge of your own in evaluate.judge and evaluate.judges, and evaluate.metadata=null."
+    for role, judge in judges.items():
+        yield from reward_lacking(context, role, judge, partial(rows_of, context, "prompts", "test"))
+    if policies.get(FEW_SHOT) and not any(base_lacking(context)):
+        yield from _prefix_lacking(context, options["few_shot_prefix"])
+    yield from unread_prompt(context, {**judges, "metadata": options["metadata"]}, "test", remedy)
+
+
+def _prefix_lacking(context: Context, prefix: str) -> Iterator[str]:
+    """Whether prompts still fit into the base model behind a few-shot prefix."""
+    path = context.model_path(BASE) or context.config["model"]["causal_lm"].get("path")
+    if path is not None and Path(model_folder(str(path))).is_dir():
+        before = len(context.tokenization.text_ids(prefix, opens=True))
+        fault = too_long(context.config["data"]["lengths"], model_config(str(path)), FEW_SHOT, before)
+        yield from [fault] if fault else []
+
+
+def will_be(context: Context, name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a policy is there, or will be when the step runs."""
+    if name == FEW_SHOT:
+        return bool(options["few_shot_prefix"])
+    return name.partition("/")[0] in context.coming or context.available(name)
 
 
 def judge_fingerprints(context: Context, options: Mapping[str, Any]) -> dict[str, str]:

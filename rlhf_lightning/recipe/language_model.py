@@ -1,6 +1,6 @@
 """Steps pretrain, sft and ppo_init: a language model on text or on demonstrations (InstructGPT, 3.5, C.1, C.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from rlhf_lightning.models.loading import fit_to_tokenizer
 from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.memory_plan import StagePlan, demonstrations_plan, text_plan
+from rlhf_lightning.recipe.model_names import base_lacking
 from rlhf_lightning.recipe.schemas import FineTuningSettings, PretrainSettings
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.training.callbacks import KeepEpochs
@@ -35,6 +36,11 @@ class Pretraining(TrainingStage):
     def parents(self, context: Context) -> dict[str, str]:
         """There are none."""
         return {}
+
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Also what it starts from, which no other step makes."""
+        yield from super().lacks(context)
+        yield from base_lacking(context)
 
     def not_needed(self, context: Context) -> str | None:
         """Weights that are there, unless they are to be trained on."""

@@ -6,8 +6,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.tables import EVALUATE
-from rlhf_lightning.recipe.context import BASE
-from rlhf_lightning.recipe.judges import FEW_SHOT
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.hub import is_hub_id, model_folder
 

@@ -1,15 +1,57 @@
 """What people are told while a run goes on."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
-from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.files import naming_full_disk, write_json
+from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.signals import Ended, ended_by_signals
+from rlhf_lightning.runs.terminal import HarmlessOutput
 from rlhf_lightning.training.heartbeat import Heartbeat
+
+
+def no_records(name: str, split: str) -> str:
+    """That there are no records of a kind and split, and where to name them."""
+    return (
+        f"the data option has no {name} for the split {split}, which is needed. Name their file: "
+        f"data.source.files.{name}.{split}=<file>; data=jsonl finds {name}.{split}.jsonl by itself."
+    )
+
+
+def no_rankings(name: str) -> str:
+    """That neither the data option nor step collect has rankings."""
+    if name != "comparisons":
+        return f"{no_records(name, 'train')} Or leave the step out of stages."
+    return (
+        f"there are no {name}: the data option has none and stage collect has not run. Add collect to stages, or name "
+        "a run that has it: upstream=<run>."
+    )
+
+
+def longest_row(lengths: Mapping[str, Any], before: int = 0) -> int:
+    """Tokens of the longest row that `data.lengths` allow, behind so many of a prefix."""
+    return int(max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"]))
+
+
+def too_long(lengths: Mapping[str, Any], config: Any, name: str, before: int = 0) -> str | None:
+    """That such a row does not fit into the context of a model with that configuration; None where it does."""
+    positions, needed = getattr(config.get_text_config(), "max_position_embeddings", None), longest_row(lengths, before)
+    if positions is None or needed <= positions:
+        return None
+    return (
+        f"the model {name} reads {positions} tokens, but data.lengths allow {needed} (prompt and response, or block). "
+        "Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
+        + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
+    )
 
 
 class Messages:
@@ -22,12 +64,36 @@ class Messages:
 
     def __init__(self, data: DataSource, console: Console | None = None) -> None:
         self.data, self.console = data, console or Console()
+        self.console.push_render_hook(HarmlessOutput())
         self.heartbeat = Heartbeat(self.console)
         self._reported: set[str] = set()
 
     def say(self, step: str, message: str) -> None:
         """One line about a step."""
-        self.console.print(f"[bold]{step:<9}[/] {escape(message)}")
+        self.console.print(f"[bold]{step:<9}[/] {escape(redacted(message))}")
+
+    @contextmanager
+    def ending_in_order(self, step: str, folder: Path) -> Iterator[None]:
+        """One sentence where a signal or a full disk ends a step within the block, and its name with any other error.
+
+        While a Trainer runs, its callback `BatchCheckpoint` has the signals. The first process listens: the others wait
+        for it in calls that no handler interrupts, and end at once.
+
+        Args:
+            step: The step's name.
+            folder: The step's output folder.
+        """
+        try:
+            with naming_full_disk(step, folder), ExitStack() as signals:
+                if rank() == 0:
+                    signals.enter_context(ended_by_signals())
+                yield
+        except Ended as ended:
+            self.say(step, f"stopped by {ended.name}; the same command goes on from here")
+            raise
+        except BaseException as error:
+            error.add_note(f"in step {step}, {folder}")
+            raise
 
     def report_dropped(self, step: str, folder: Path, tally: Tally) -> None:
         """Say and write down how many records a step left out, and how many it cut, by set, reason and source."""

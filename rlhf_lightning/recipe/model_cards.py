@@ -91,7 +91,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     record = read_stage(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     kind = _KINDS[getattr(step, "reads", "text")]
-    parents = {**_rewards(record["identity"]["config"][step.name]), **step.parents(context)}
+    parents = {**_rewards(config[step.name]), **step.parents(context)}
     init = next(iter(step.parents(context).values()), BASE)
     base = config["model"]["causal_lm"].get("path") if init.partition("/")[0] in (BASE, *context.steps) else init
     base_licence = licence(base) if base else {}
@@ -100,7 +100,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     parts = [part for part in model.relative_to(folder).parts if part != "model"]
     name = public("-".join([context.runs.run, step.name, *parts]))
     epoch = model.name if model.parent.name == "epochs" else None
-    evaluation = evaluated(context, record["fingerprint"], step, model) if kind.is_policy else None
+    evaluation = evaluated(context, step, model) if kind.is_policy else None
     data = records_table(step, folder, config)
     metadata = ModelCardData(
         **base_licence,
@@ -134,7 +134,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
         "data": data,
         "data_fingerprint": identity["data"],
         "left_out": left_out(folder),
-        "settings": list(settings_rows(identity["config"], step.name)),
+        "settings": list(settings_rows({**identity["config"], step.name: config[step.name]}, step.name)),
         "template_date": identity.get("template_date"),
         "made_with": made_with(record),
     }

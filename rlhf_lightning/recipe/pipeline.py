@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
+from rlhf_lightning.evaluation.step_files import folder_of
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
@@ -20,15 +21,21 @@ from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.legend import run_legend
+from rlhf_lightning.recipe.look_ahead import check_names, look_ahead
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
+from rlhf_lightning.recipe.provenance import go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
+from rlhf_lightning.runs.lock import being_made
+from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.tokenization.chat import template_date
+from rlhf_lightning.training.metrics_file import refuse_non_finite
 from rlhf_lightning.training.surroundings import check_trainer
 
 SFT = "sft"
@@ -74,33 +81,34 @@ class Pipeline:
         if faults := setting_faults(config, recipe, config.get("allowed_targets") or []):
             raise PipelineError("\n".join(faults))
         named = [config["stages"]] if isinstance(config["stages"], str) else config["stages"]
-        names = [stage.name for stage in recipe]
-        unknown = [name for name in named if name not in names]
-        if unknown:
-            raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(names)}.")
+        check_names(named, [stage.name for stage in recipe])
         check_trainer(config["trainer"])
+        check_remote_code(config)
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
-        steps = [stage.name for stage in recipe if stage.keeps_artifact]
+        steps = {stage.name: stage.leaves for stage in recipe if stage.keeps_artifact}
         self.context = Context(config, build, runs, steps, console)
 
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
         with self.context.heartbeat.beating():
+            look_ahead(self.context, self.stages)
             for stage in self.stages:
-                context = self._context_of(stage)  # two models that disagree are refused before the first step
-                if stage.not_needed(self.context) is None:
-                    stage.check_settings(context)
+                self._context_of(stage)  # two models that disagree are refused before the first step
             for stage in self.stages:
                 reason = stage.not_needed(self.context)
                 if reason is not None:
                     self.context.say(stage.name, f"skipped: {reason}")
                     continue
-                metrics[stage.name] = self._metrics(stage)
-                on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
-                if stage.reported:
-                    on_rank_zero(self._report)
+                with self.context.ending_in_order(stage.name, self.runs.folder(stage.name)):
+                    identity = on_rank_zero(partial(self._identity, stage)) if stage.keeps_artifact else {}
+                    with being_made(self.runs.folder(stage.name)):
+                        metrics[stage.name] = self._metrics(stage, identity)
+                    with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
+                        on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
+                        if stage.reported:
+                            on_rank_zero(self._report)
             destroy_process_group()
         return metrics
 
@@ -121,20 +129,26 @@ class Pipeline:
                 plan = with_remedies(plan, plan_of, stage.levers(self.config), self.config, available)
             self.context.console.print(plan_view(plan, available))
 
-    def _metrics(self, stage: Stage) -> Any:
+    def _metrics(self, stage: Stage, identity: Mapping[str, Any]) -> Any:
         """Run one step, or read what it left."""
         folder = self.runs.folder(stage.name)
         self.context.heartbeat.note("working", stage.name)
+        names = [*stage.parents(self.context).values(), *stage.models(self.context).values()]
+        verify = partial(self.context.verify, names, stage.reads_curated)
         if not stage.keeps_artifact:
+            on_rank_zero(verify)
             return on_rank_zero(partial(stage.run, self._context_of(stage), folder))
-        if on_rank_zero(lambda: self._begin(stage, folder)) == "complete":
+        if on_rank_zero(lambda: self._begin(stage, folder, identity)) == "complete":
             self.context.say(stage.name, f"complete already, skipped ({folder})")
             return read_stage(folder)["metrics"]
         L.seed_everything(self.context.seed, workers=True, verbose=False)
         start = time.perf_counter()
-        run = partial(stage.run, self._context_of(stage), folder)
-        metrics = run() if stage.all_processes else on_rank_zero(run)
+        with unless_begun(folder):
+            on_rank_zero(verify)
+            run = partial(stage.run, self._context_of(stage), folder)
+            metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
+        refuse_non_finite(stage.name, metrics)
         seconds = time.perf_counter() - start
         on_rank_zero(lambda: complete_stage(folder, metrics, seconds, self.context.seed))
         self.context.say(stage.name, f"done in {seconds:.0f} s ({folder})")
@@ -152,10 +166,15 @@ class Pipeline:
             return BASE if step in after else name
         return self._origin(next(iter(self.step(step).models(self.context).values()), BASE), (*after, step))
 
-    def _begin(self, stage: Stage, folder: Path) -> Progress:
+    def _identity(self, stage: Stage) -> dict[str, Any]:
         identity, date = stage.identity(self.context), template_date(self._context_of(stage).tokenizer)
-        dated = {"template_date": date} if date else {}
-        progress = begin_stage(folder, {**identity, **dated}, self.config["overwrite"])
+        return {**identity, **({"template_date": date} if date else {})}
+
+    def _begin(self, stage: Stage, folder: Path, identity: Mapping[str, Any]) -> Progress:
+        about = self.context.about(stage.settings(self.context), stage.reads_curated)
+        progress = begin_stage(folder, identity, self.config["overwrite"], about)
+        if progress == "half-done" and (remark := go_on_in(folder, about["environment"])):
+            self.context.say(stage.name, remark)
         if progress != "complete":
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
@@ -166,7 +185,7 @@ class Pipeline:
         stages = [
             ReportedStage(stage.name, folder, stage.curves, stage.unit, stage.measured_on_rankings)
             for stage in self.recipe
-            if (folder := self.runs.find(stage.name)) is not None
+            if (folder := folder_of(self.runs, stage.name)) is not None
         ]
         self.context.say(
             "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))

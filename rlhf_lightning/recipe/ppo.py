@@ -1,6 +1,6 @@
 """Steps ppo and ppo_ptx: the policy against the reward model (InstructGPT, 3.5, equation 2, C.4)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,17 @@ from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.adapter_export import export_trained
 from rlhf_lightning.models.export import sampling_as_trained
-from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.models.lora import ppo_models
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.inputs import rollouts_lacking, rows_of
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
 from rlhf_lightning.recipe.rewards import (
     INIT,
-    check_setting,
     critic_start,
     report_cut,
     reward_fingerprints,
+    reward_lacking,
     reward_of,
     reward_steps,
 )
@@ -75,11 +75,11 @@ class PolicyOptimization(TrainingStage):
         identity = super().identity(context)
         return {**identity, "parents": identity["parents"] | reward_fingerprints(context, self._reward(context))}
 
-    def check_settings(self, context: Context) -> None:
-        """Every field that a reward function asks for is there, and nothing but PPO's own limit clips."""
-        super().check_settings(context)
-        check_gradient_settings(1, context.config["trainer"].get("gradient_clip_val"), automatic=False)
-        check_setting(context, self._reward(context), partial(context.records, self.reads, "train", required=False))
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Also every part of the reward, and that nothing but PPO's own limit clips."""
+        yield from super().lacks(context)
+        yield from reward_lacking(context, REWARD, self._reward(context), partial(rows_of, context, self.reads))
+        yield from rollouts_lacking(context, context.config[self.name])
 
     def _reward(self, context: Context) -> Any:
         return context.config[self.name][REWARD]

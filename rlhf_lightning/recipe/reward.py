@@ -21,7 +21,7 @@ from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.parallel.sharding import unshard
-from rlhf_lightning.recipe.context import COLLECT, Context
+from rlhf_lightning.recipe.context import COLLECT, SCORES, Context
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
 from rlhf_lightning.recipe.memory_plan import StagePlan, rankings_plan
 from rlhf_lightning.recipe.schemas import RewardSettings
@@ -41,6 +41,7 @@ class RewardModelling(TrainingStage):
     )
     schema = RewardSettings
     measured_on_rankings: ClassVar[bool] = True
+    leaves: ClassVar[str] = SCORES
 
     def parents(self, context: Context) -> dict[str, str]:
         """Where the backbone starts from, and the step that made the rankings."""
@@ -63,7 +64,8 @@ class RewardModelling(TrainingStage):
         model, module = fresh()
         check_scalar_export(model, start.config, context.tokenizer)
         metrics = self.fit(context, folder, module)
-        _centre(context, module, options["bias_demonstrations"])
+        if options["bias_demonstrations"]:
+            _centre(context, module, options["bias_demonstrations"])
         export_trained(model, start, context.export_tokenizer, folder / "base", options["export"], folder / "model")
         for split in ("validation", "test"):
             comparisons = self.records(context, split)

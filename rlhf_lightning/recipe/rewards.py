@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from torch import nn
 
 from rlhf_lightning.data.records import Prompt, prompt_fields
 from rlhf_lightning.evaluation.tables import REWARD
-from rlhf_lightning.generation.function_reward import check_fields
+from rlhf_lightning.generation.function_reward import check_fields, has_fields
 from rlhf_lightning.generation.http_reward import HTTPReward
 from rlhf_lightning.generation.rewards import Reward, WeightedSum
 from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
-from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.runs.folders import PipelineError, fingerprint
-from rlhf_lightning.runs.hub import model_source
+from rlhf_lightning.recipe.context import SCORES, Context
+from rlhf_lightning.recipe.model_names import model_lacking
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.identity import fingerprint
+from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import named_function
 
 INIT = "init"
@@ -75,29 +77,35 @@ def reward_label(setting: Any) -> str:
     return " + ".join(f"{weight:g} x {part}" for part, weight in parts) if _is_sum(setting) else parts[0][0]
 
 
-def check_setting(context: Context, setting: Any, prompts: Callable[[], Iterable[Prompt]]) -> None:
-    """Refuse before the first step what can be refused then; no model is loaded and nobody is asked.
+def reward_lacking(context: Context, role: str, setting: Any, prompts: Callable[[], Iterable[Prompt]]) -> Iterator[str]:
+    """What a setting names that is not there, a sentence each; no model is loaded and nobody is asked.
 
     Args:
         context: Settings of the run.
+        role: The setting's name.
         setting: The setting.
-        prompts: Function that reads the records whose fields a function may ask for.
-
-    Raises:
-        PipelineError: When the setting is none of the forms, or its function may not be called.
-        ValueError: When a function asks for a field that no prompt has.
-        FileNotFoundError: When there is no such folder.
+        prompts: Function that goes through the records whose fields a function may ask for.
     """
     functions = []
-    for part in reward_parts(setting).values():
-        path = _path(part)
-        if isinstance(part, str) and _FUNCTION.fullmatch(part):
-            functions.append(_function(context, part))
-        elif path is not None and not _is_step(context, path) and not _is_address(path):
-            model_source(path)
-    fields = dict.fromkeys(name for prompt in prompts() for name in prompt_fields(prompt)) if functions else {}
+    try:
+        for part in reward_parts(setting).values():
+            path = _path(part)
+            if isinstance(part, str) and _FUNCTION.fullmatch(part):
+                functions.append(_function(context, part))
+            elif path is not None and not _is_address(path):
+                yield from model_lacking(context, role, path, (SCORES,))
+    except PipelineError as error:
+        yield str(error)
     for function in functions:
-        check_fields(function, fields)
+        fields: dict[str, None] = {}
+        try:
+            for prompt in prompts():
+                fields |= dict.fromkeys(prompt_fields(prompt))
+                if has_fields(function, fields):
+                    break
+            check_fields(function, fields)
+        except ValueError as error:
+            yield str(error)
 
 
 def critic_start(context: Context, name: str | None, reward: Reward, policy: Any) -> ScalarHeadModel:
@@ -192,7 +200,8 @@ def _fingerprint(context: Context, part: Any) -> str:
         kind, name = _kind(part)
         if kind is not None:
             return _fingerprint(context, name)
-        return fingerprint([part, _source_of(context.build(part, _partial_=True).func.__module__)])
+        held = redacted(context.held(part))
+        return fingerprint([held, _source_of(context.build(part, _partial_=True).func.__module__)])
     if _is_address(part):
         return part
     if not _is_step(context, part) and _FUNCTION.fullmatch(part):

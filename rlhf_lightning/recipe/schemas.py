@@ -236,6 +236,7 @@ class Settings(TypedDict):
     run: str
     upstream: str | list[str] | None
     overwrite: bool
+    keep_going: bool
     plan: bool
     seed: NonNegativeInt
     tags: list[str]

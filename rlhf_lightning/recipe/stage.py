@@ -1,7 +1,7 @@
 """What a step of the recipe is: its name, what it starts from, how it is made, what the report shows of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
-from rlhf_lightning.recipe.context import COLLECT, Context
+from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
+from rlhf_lightning.recipe.inputs import training_lacking
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
+from rlhf_lightning.recipe.model_names import models_lacking
 from rlhf_lightning.training.fit import fit_stage
 from rlhf_lightning.training.surroundings import user_callbacks, user_loggers
 from rlhf_lightning.training.watch import watches
@@ -60,6 +62,8 @@ class Stage(ABC):
     """Whether the report has a table of its accuracy on rankings."""
     reported: ClassVar[bool] = False
     """Whether the report is written when it is complete."""
+    leaves: ClassVar[str] = ""
+    """What its ``model/`` is, `WRITES` or `SCORES`; "" where it leaves none."""
 
     @abstractmethod
     def parents(self, context: Context) -> dict[str, str]:
@@ -81,17 +85,18 @@ class Stage(ABC):
         return {**config, "trainer": {name: value for name, value in trainer.items() if name not in PLACEMENT}}
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """What the artifact depends on: parents, data, resolved configuration."""
+        """What the artifact depends on, by content: parents, data, resolved configuration."""
+        parents = self.parents(context)
         return {
             "stage": self.name,
-            "config": self.settings(context),
+            "config": context.held(self.settings(context)),
             "data": context.data_fingerprint(self.reads_curated),
-            "parents": {role: context.model_fingerprint(name) for role, name in self.parents(context).items()},
+            "parents": context.held({role: context.model_fingerprint(model) for role, model in parents.items()}),
         }
 
-    def check_settings(self, context: Context) -> None:
-        """Refuse before the first step of the run what can be refused then."""
-        return None
+    def lacks(self, context: Context) -> Iterator[str]:
+        """What it needs and nothing brings or makes, a sentence each; asked before the first step of the run."""
+        yield from models_lacking(context, self.parents)
 
     def not_needed(self, context: Context) -> str | None:
         """Why this run does without the step; None where it does not."""
@@ -110,6 +115,7 @@ class TrainingStage(Stage):
     """A step that trains a LightningModule."""
 
     all_processes: ClassVar[bool] = True
+    leaves: ClassVar[str] = WRITES
     reads: str
     """The kind of the records that it learns from; see `RECORD_TYPES`."""
 
@@ -158,14 +164,10 @@ class TrainingStage(Stage):
         callbacks = [nodes for nodes in _of_user(context.config, CALLBACKS) if nodes]
         return super().settings(context) | ({CALLBACKS: callbacks} if callbacks else {})
 
-    def check_settings(self, context: Context) -> None:
-        """The records that it will read are there, but for rankings, which an earlier step may make."""
-        data = context.config[self.name]["data"]
-        needed = [self.reads] if RECORD_TYPES[self.reads] is not Comparison else []
-        needed += ["text"] if data.get("text_share") or data.get("text_batch_size") else []
-        for name in needed:
-            if not context.brings(name):
-                context.records(name, "train")  # says so
+    def lacks(self, context: Context) -> Iterator[str]:
+        """The models, and the records that it will learn from."""
+        yield from super().lacks(context)
+        yield from training_lacking(context, self.name, self.reads, self.reads_curated)
 
     def records(self, context: Context, split: str) -> list[Any]:
         """The records of a split; training records have to be there."""

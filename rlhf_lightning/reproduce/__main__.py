@@ -1,6 +1,7 @@
 """`python -m rlhf_lightning.reproduce`: run what the claims need, measure them, write the page."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.page import headline, write_reports
 from rlhf_lightning.reproduce.plan import SEEDS, jobs, selected
 from rlhf_lightning.reproduce.runner import cores, plan_table, run_jobs, unfinished
+from rlhf_lightning.runs.signals import Ended
 
 NUMBERS = [claim.number for claim in CLAIMS]
 STYLES = {"holds": "green", "does not hold": "red", "not run": "dim"}
@@ -34,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.only_report:
         try:
             failed = run_jobs(chosen, options.runs, console, options.jobs, options.overwrite)
-        except KeyboardInterrupt:
-            console.print("\ninterrupted; run it again to go on where it stopped")
-            return 130
+        except (KeyboardInterrupt, Ended) as stop:
+            name = stop.name if isinstance(stop, Ended) else "Ctrl-C"
+            console.print(f"\nstopped by {name}, and so are its jobs; the same command goes on where they stopped")
+            return stop.status if isinstance(stop, Ended) else 128 + signal.SIGINT
     results = Results(options.runs, options.seeds, unfinished(all_jobs, options.runs))
     measured = outcomes(results)
     page = write_reports(measured, results, options.report)

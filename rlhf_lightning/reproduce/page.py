@@ -1,7 +1,6 @@
 """What came out: a page for people, a table for the README, numbers for programs."""
 
 import datetime
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, writte
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.runner import cores
 from rlhf_lightning.runs.files import replacing, write_json
-from rlhf_lightning.runs.folders import git_commit, read_stage
+from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.identity import git_commit, processor
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
 
@@ -68,16 +68,9 @@ def _about(results: Results) -> dict[str, Any]:
         "commits_of_the_runs": sorted(commit for commit in commits if commit),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": cores(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "seeds": list(results.seeds),
     }
-
-
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _origin(about: Mapping[str, Any]) -> str:

@@ -16,8 +16,11 @@ from rich.table import Table
 from rlhf_lightning.cli import composed
 from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.reproduce.plan import Job
-from rlhf_lightning.runs.folders import PipelineError, Runs, fingerprint, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
+from rlhf_lightning.runs.identity import fingerprint
+from rlhf_lightning.runs.signals import Children
 from rlhf_lightning.runs.targets import builder
+from rlhf_lightning.runs.terminal import harmless
 
 TAIL = 25
 """Lines of a failed job's output that are shown."""
@@ -114,7 +117,7 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
             waiting.append(job)
     failed: list[str] = []
     running: dict[Future[bool], tuple[Job, float]] = {}
-    with ThreadPoolExecutor(at_once) as workers:
+    with ThreadPoolExecutor(at_once) as workers, Children() as children:
         while waiting or running:
             for job in _startable(waiting, failed, [started.name for started, _ in running.values()]):
                 lacking, state = [name for name in job.upstream if name in failed], state_of(job, runs)
@@ -129,7 +132,7 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
                     failed.append(job.name)
                 elif len(running) < at_once:
                     console.print(f"{places[job.name]}: {', '.join(job.stages)}, about {minutes(state.remaining)}")
-                    running[workers.submit(_run, job, runs, at_once, overwrite)] = (job, time.perf_counter())
+                    running[workers.submit(_run, children, job, runs, at_once, overwrite)] = (job, time.perf_counter())
                 else:
                     break
                 waiting.remove(job)
@@ -142,7 +145,7 @@ def run_jobs(jobs: Sequence[Job], runs: Path, console: Console, at_once: int = 1
                     log = _log(job, runs)
                     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
                     console.print(f"{places[job.name]}: [bold red]failed[/], {log}:")
-                    console.print(tail, style="dim", markup=False, highlight=False)
+                    console.print(harmless(tail), style="dim", markup=False, highlight=False)
     return failed
 
 
@@ -196,14 +199,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(job: Job, runs: Path, at_once: int, overwrite: bool) -> bool:
+def _run(children: Children, job: Job, runs: Path, at_once: int, overwrite: bool) -> bool:
     runs.mkdir(parents=True, exist_ok=True)
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "HF_HUB_OFFLINE": "1"}
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_once)))
     with _log(job, runs).open("w", encoding="utf-8") as output:
         arguments = command(job, runs, overwrite)
-        finished = subprocess.run(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+        finished = children.run(arguments, stdout=output, stderr=subprocess.STDOUT, env=environment)
     return finished.returncode == 0
 
 

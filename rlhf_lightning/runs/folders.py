@@ -1,26 +1,30 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
-import hashlib
 import json
 import platform
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf_lightning.runs.digests import damage, recorded
+from rlhf_lightning.runs.errors import PipelineError as PipelineError
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.hub import adapter_base
+from rlhf_lightning.runs.identity import differences, fingerprint, git_commit, listed, plain
+from rlhf_lightning.runs.places import (
+    has_files_of_ours_alone,
+    holds_work,
+    is_empty,
+    real_folder,
+    take_away,
+    writable,
+)
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.trash import move_to_trash
 
 Progress = Literal["fresh", "half-done", "complete"]
-
-
-class PipelineError(RuntimeError):
-    """The pipeline cannot go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,27 @@ class Runs:
                 return self.root / run / stage
         return None
 
+    def read(self, stage: str) -> Path | None:
+        """The same, for what reads its files: they have the sizes that they had when it was complete.
+
+        Raises:
+            PipelineError: When one is missing or has another.
+        """
+        folder = self.find(stage)
+        if folder is not None:
+            check_files(folder)
+        return folder
+
+    def verify(self, stages: Iterable[str]) -> None:
+        """Read the files of those of the stages that are finished: they hold what they held then.
+
+        Raises:
+            PipelineError: When one is missing or holds something else.
+        """
+        for stage in stages:
+            if (folder := self.find(stage)) is not None:
+                check_files(folder, contents=True)
+
 
 def read_stage(folder: Path) -> dict[str, Any]:
     """``stage.json`` of a stage folder; empty when there is none.
@@ -71,7 +96,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
     path = folder / "stage.json"
     try:
         stage = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         stage = None
@@ -89,45 +114,74 @@ def is_complete(folder: Path) -> bool:
     return read_stage(folder).get("status") == "complete"
 
 
-def begin_stage(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> Progress:
+def check_files(folder: Path, contents: bool = False) -> None:
+    """Make sure that a finished stage still has what it was complete with; `damage` has the arguments.
+
+    Raises:
+        PipelineError: When a file is missing or another one, with its name and what to do.
+    """
+    if found := damage(folder, read_stage(folder).get("files", {}), contents):
+        raise PipelineError(
+            f"{found}, so later steps would not read what stage {folder.name} made. Put the file back, or make the "
+            f"stage again: run={folder.parent.name} stages=[{folder.name}] overwrite=true."
+        )
+
+
+def begin_stage(
+    folder: Path, identity: Mapping[str, Any], overwrite: bool, about: Mapping[str, Any] | None = None
+) -> Progress:
     """Compare what a stage would be made from with what its folder was made from, and claim the folder.
+
+    Nothing is deleted: what is replaced is moved to the trash of the run.
 
     Args:
         folder: The step's folder.
         identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
-        overwrite: Whether a stage made from something else is thrown away.
+        overwrite: Whether a stage made from something else, or whose files are damaged, is replaced.
+        about: What is written beside the identity and makes no stage another one: ``records``, ``environment``.
 
     Raises:
-        PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell.
+        PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell,
+            or it cannot be written.
     """
+    real_folder(folder)
     try:
         old = read_stage(folder)
     except PipelineError:
         if not overwrite:
             raise
         old = {}
-    identity = redacted(_plain(identity))
+    identity, about = redacted(plain(identity)), redacted(plain(about or {}))
+    complete = old.get("status") == "complete"
     if old:
-        differences = list(_differences(old["identity"], identity))
-        if not differences:
-            return "complete" if old["status"] == "complete" else "half-done"
-        if not overwrite and (old["status"] == "complete" or _has_begun(folder)):
-            shown = "\n  ".join(differences[:12])
+        now, old = {**about, "identity": identity}, {**old, "identity": redacted(old["identity"])}
+        others = list(differences(old, now))
+        if not others and not (complete and overwrite and damage(folder, old.get("files", {}), contents=True)):
+            if complete:
+                check_files(folder)
+            return "complete" if complete else "half-done"
+        if others and not overwrite and (complete or holds_work(folder)):
             raise PipelineError(
-                f"{folder} is {'complete' if old['status'] == 'complete' else 'half-done'} with other settings:\n"
-                f"  {shown}\nUse overwrite=true to make it again, or another run=<name> to keep both."
+                f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
+                f"  {listed(old, now, others)}\n"
+                "Use overwrite=true to make it again, or another run=<name> to keep both."
             )
-    # What lies there without a stage.json that fits must not be resumed from.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    _write_stage(folder, {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity)})
+    elif not overwrite and not is_empty(folder):
+        raise PipelineError(
+            f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
+            "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
+        )
+    # What lies there must not be resumed from.
+    with writable(folder):
+        if old and not complete and has_files_of_ours_alone(folder):
+            take_away(folder)
+        elif not is_empty(folder):
+            move_to_trash(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        half_done = {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity), **about}
+        _write_stage(folder, half_done)
+        (folder / "checkpoints").mkdir(exist_ok=True)
     return "fresh"
-
-
-def _has_begun(folder: Path) -> bool:
-    """Whether there is anything of a half-done stage but what says how it was to be made."""
-    return any(file.is_file() and file.name not in ("stage.json", "config.yaml") for file in folder.rglob("*"))
 
 
 def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, seed: int) -> None:
@@ -141,6 +195,7 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
         {
             **stage,
             "status": "complete",
+            "files": recorded(folder),
             "metrics": dict(metrics),
             "seconds": round(seconds, 2),
             "date": datetime.now(UTC).date().isoformat(),
@@ -152,48 +207,5 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
     )
 
 
-def fingerprint(value: Any) -> str:
-    """Short hash of plain data."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def model_fingerprint(path: str) -> str:
-    """Hash of a local model folder's files but its card and code, of an adapter with its model; a hub id is itself."""
-    folder = Path(path)
-    if not folder.exists():
-        return path
-    digest = hashlib.sha256()
-    if (base := adapter_base(path)) is not None:
-        digest.update(model_fingerprint(base).encode())
-    for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-        if file.is_file() and file.suffix != ".py" and file.name != "README.md":
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 def _write_stage(folder: Path, stage: Mapping[str, Any]) -> None:
     write_json(folder / "stage.json", stage)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {old!r} there, {new!r} now"
-
-
-def git_commit() -> str | None:
-    """Commit of the working directory, where it is a checkout."""
-    try:
-        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None

@@ -1,10 +1,14 @@
 """Chat templates: conversations as text, as the model was trained to read and to answer them."""
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date as Date
 from pathlib import Path
-from typing import TypeAlias
+from types import FrameType
+from typing import Any, TypeAlias
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +18,11 @@ Messages: TypeAlias = Sequence[Mapping[str, str]]
 
 DEFAULT_DATE = "2024-07-26"
 """Stands for today in templates that write the date, so that a model reads the same text on every day."""
+
+MAX_SECONDS = 3.0
+"""How long a chat template may write one conversation, in seconds of the processor; one takes a few thousandths."""
+MAX_ADDED, MAX_TIMES = 1_000_000, 10
+"""How many characters it may write of its own, and how often what it is given."""
 
 SHIPPED = Path(__file__).parent / "templates"
 _DATE = "template_date"
@@ -28,6 +37,10 @@ class ConversationError(ValueError):
     """A chat template cannot write the conversation; the message names role, reason and remedy."""
 
 
+class TemplateLimitError(ValueError):
+    """A chat template takes too long, or writes too much: it is not for use, whatever the conversation."""
+
+
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
     """The conversation as its tokenizer's chat template writes it, on the tokenizer's date.
 
@@ -38,6 +51,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generati
 
     Raises:
         ConversationError: When there is no template, it refuses the messages, or it leaves one out.
+        TemplateLimitError: When it is still at work after `MAX_SECONDS`, or writes much more than it was given.
     """
     if not tokenizer.chat_template:
         raise ConversationError(
@@ -46,6 +60,8 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generati
         )
     try:
         text = _text(tokenizer, messages, generation_prompt)
+    except TemplateLimitError:
+        raise
     except _FAULTS as error:
         raise _refusal(tokenizer, messages, f"refuses {{}} ({error or type(error).__name__})") from error
     for message in messages:
@@ -100,20 +116,53 @@ def set_template(tokenizer: PreTrainedTokenizerBase, template: str | None = None
 def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages, generation_prompt: bool) -> str:
     template, day = tokenizer.get_chat_template(), template_date(tokenizer)
     conversation = [dict(message) for message in messages]
-    if day is None:
-        written = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generation_prompt)
-        return str(written)
-    today = Date.fromisoformat(day)
-    # A macro hides the function of the same name, which asks the clock.
-    forms = "".join(f"|replace('{form}','{today.strftime(form)}')" for form in _FORMATS)
-    written = tokenizer.apply_chat_template(
-        conversation,
-        chat_template=f"{{% macro strftime_now(format) %}}{{{{ format{forms} }}}}{{% endmacro %}}\n{template}",
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-        date_string=today.strftime("%d %b %Y"),
-    )
-    return str(written)
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation_prompt}
+    if day is not None:
+        today = Date.fromisoformat(day)
+        # A macro hides the function of the same name, which asks the clock.
+        forms = "".join(f"|replace('{form}','{today.strftime(form)}')" for form in _FORMATS)
+        macro = f"{{% macro strftime_now(format) %}}{{{{ format{forms} }}}}{{% endmacro %}}\n"
+        options |= {"chat_template": macro + template, "date_string": today.strftime("%d %b %Y")}
+    whose = f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
+    remedy = "Name another template (model.chat_template), or mend this one."
+    try:
+        with _limited_time():
+            text = str(tokenizer.apply_chat_template(conversation, **options))
+    except (_OutOfTimeError, MemoryError, RecursionError) as error:
+        limits = {MemoryError: "fills the memory", RecursionError: "calls itself without an end"}
+        what = limits.get(type(error), f"is not done after {MAX_SECONDS:g} s")
+        raise TemplateLimitError(f"{whose} {what}. {remedy}") from error
+    longest = MAX_ADDED + MAX_TIMES * sum(len(message["content"]) for message in messages)
+    if len(text) > longest:
+        raise TemplateLimitError(f"{whose} writes {len(text):,} characters, where {longest:,} are allowed. {remedy}")
+    return text
+
+
+class _OutOfTimeError(Exception):
+    pass
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Raise `_OutOfTimeError` after `MAX_SECONDS` of the processor within the block; in the main thread only.
+
+    The sandbox of jinja allows loops in loops, which need not end before the sun does.
+    """
+    timer = getattr(signal, "ITIMER_PROF", None)
+    if timer is None or threading.current_thread() is not threading.main_thread() or signal.getitimer(timer)[0]:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _OutOfTimeError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    try:
+        signal.setitimer(timer, MAX_SECONDS)
+        yield
+    finally:
+        signal.setitimer(timer, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _refusal(tokenizer: PreTrainedTokenizerBase, messages: Messages, what: str) -> ConversationError:

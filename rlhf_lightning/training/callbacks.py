@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.sample import response_texts
-from rlhf_lightning.runs.files import put_in_place
-from rlhf_lightning.training.metrics_file import batches_done
+from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
+from rlhf_lightning.training.metrics_file import NO_ROWS, batches_done, check_mark, marked
 
 
 class LearningRates(L.Callback):
@@ -63,19 +64,30 @@ class SampleTable(L.Callback):
         self.tokenizer = tokenizer
         self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows
         self._written = -1
+        self._samples: list[dict[str, Any]] = []
+        self._mark = NO_ROWS
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Read what an interrupted run wrote, also where all of its iterations are done."""
+        if self.path.exists() and trainer.is_global_zero:
+            self._samples = read_json_lines(self.path)
+            write_lines(self.path, self._samples)  # without a torn last line
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the samples are known by."""
+        return self._mark
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that the samples are those of the training that saved the checkpoint."""
+        check_mark(self.path, self._samples, state_dict)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop what an interrupted run wrote after its last checkpoint."""
-        self._written = -1
+        self._samples = [row for row in self._samples if row["iteration"] < batches_done(trainer)]
+        self._mark = reduce(marked, self._samples, NO_ROWS)
+        self._written = self._samples[-1]["iteration"] if self._samples else -1
         if self.path.exists() and trainer.is_global_zero:
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            done = batches_done(trainer)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < done]
-            if kept:
-                self._written = json.loads(kept[-1])["iteration"]
-            unfinished = self.path.with_suffix(".unfinished")
-            unfinished.write_text("".join(kept), encoding="utf-8")
-            put_in_place(unfinished, self.path)
+            write_lines(self.path, self._samples)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Write where it is time to."""
@@ -92,15 +104,15 @@ class SampleTable(L.Callback):
             return
         self._written = iteration
         texts = response_texts(self.tokenizer, experience.rollout)
-        with self.path.open("a", encoding="utf-8") as file:
-            for row in range(min(self.rows, len(texts))):
-                sample = {
-                    "iteration": iteration,
-                    "prompt": experience.rollout.prompts.texts[row],
-                    "response": texts[row],
-                    "score": round(float(experience.scores[row]), 4),
-                }
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        for row in range(min(self.rows, len(texts))):
+            sample = {
+                "iteration": iteration,
+                "prompt": experience.rollout.prompts.texts[row],
+                "response": texts[row],
+                "score": round(float(experience.scores[row]), 4),
+            }
+            append_line(self.path, json.dumps(sample, ensure_ascii=False))
+            self._mark = marked(self._mark, sample)
 
 
 class KeepEpochs(L.Callback):

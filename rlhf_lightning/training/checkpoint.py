@@ -1,10 +1,9 @@
 """Checkpoints that cannot be lost: written beside, synced, renamed, and looked at before they are used."""
 
-import errno
 import signal
-import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -15,13 +14,12 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from rlhf_lightning.models.checkpoint_state import LayoutError
 from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
-from rlhf_lightning.runs.files import put_in_place, sync
+from rlhf_lightning.runs.files import full_disk, put_in_place, sync
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.signals import handling
 from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
 
 LATEST, BEFORE = "last.ckpt", "previous.ckpt"
-ENDED = 128 + signal.SIGTERM
-"""Exit code of what SIGTERM ended, as a shell has it."""
 
 
 class BatchCheckpoint(L.Callback):
@@ -30,7 +28,7 @@ class BatchCheckpoint(L.Callback):
     Lightning's `global_step` counts every step of every optimizer, so the cadence comes from the batches. Lightning
     logs a batch after its last hook: a checkpoint is written at the end of the batch, takes its name when the batch
     is in `metrics.csv`, and a run that goes on from it cuts `metrics.csv` to the batches it has. After a SIGTERM
-    the batch at hand is finished and saved, and the run ends with exit code 143.
+    (SIGHUP) the batch at hand is finished and saved, and the run ends with exit code 143 (129).
 
     Args:
         folder: The folder of the checkpoints.
@@ -47,23 +45,33 @@ class BatchCheckpoint(L.Callback):
         self.path, self.every_n_batches, self.say = folder / LATEST, every_n_batches, say
         self._unfinished = self.path.with_suffix(".unfinished")
         self._nameless = False
-        self._sigterm = Sigterm()
+        self._metrics: MetricsFile | None = None
+        self._signal = EndSignal()
         self._ending = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write to where the checkpoint will be: Lightning writes to the system's temporary folder first."""
+        self._metrics = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _PlainFile()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the rows of metrics.csv are known by."""
+        return {"metrics": self._metrics.mark} if self._metrics is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that metrics.csv is the one that the checkpoint was saved with."""
+        if self._metrics is not None:
+            self._metrics.check(state_dict.get("metrics", {}))
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the metrics of batches that will be made again, and listen for SIGTERM."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.cut(batches_done(trainer))
-        self._sigterm.listen()
+        """Drop the metrics of batches that will be made again, and listen for signals."""
+        if self._metrics is not None:
+            self._metrics.cut(batches_done(trainer))
+        self._signal.listen()
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Give the checkpoint of the batch before its name; end here after a SIGTERM."""
+        """Give the checkpoint of the batch before its name; end here after a signal."""
         self._finish(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -83,17 +91,17 @@ class BatchCheckpoint(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave signals as they were; one that came after the last batch still ends the run."""
-        self._sigterm.ignore()
-        if self._sigterm.came and not self._ending:
-            raise SystemExit(ENDED)
+        self._signal.ignore()
+        if self._signal.came and not self._ending:
+            self._end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave signals as they were."""
-        self._sigterm.ignore()
+        self._signal.ignore()
 
     def _ends(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
         """Whether any process was told to end: all of them must save the same batch."""
-        came = torch.tensor(float(self._sigterm.came or trainer.received_sigterm), device=module.device)
+        came = torch.tensor(float(bool(self._signal.came) or trainer.received_sigterm), device=module.device)
         self._ending = self._ending or bool(all_reduce_sum(came) > 0)
         return self._ending
 
@@ -105,47 +113,51 @@ class BatchCheckpoint(L.Callback):
         except (OSError, RuntimeError) as error:
             self._unfinished.unlink(missing_ok=True)
             kept = f"the one before it, {self.path}, is whole" if self.path.exists() else "there is none before it"
-            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            raise RuntimeError(
+            raise PipelineError(
                 f"the checkpoint after batch {batches_done(trainer)} could not be written to {self.path.parent} "
-                f"({'the disk is full' if full else error}); {kept}. Make room and give the same command again."
+                f"({full_disk(error) or error}); {kept}. Make room and give the same command again."
             ) from error
         self._nameless = True
 
     def _finish(self, trainer: L.Trainer) -> None:
         if self._nameless and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, MetricsFile) and logger.path.exists():
-                    sync(logger.path)
+            if self._metrics is not None and self._metrics.path.exists():
+                sync(self._metrics.path)
             if self.path.exists():
                 self.path.rename(self.path.with_name(BEFORE))
             put_in_place(self._unfinished, self.path)
         self._nameless = False
         if self._ending:
-            self.say(f"ended by SIGTERM; the same command goes on from {self.path}")
-            raise SystemExit(ENDED)
+            self._end()
+
+    def _end(self) -> None:
+        name = signal.Signals(self._signal.number).name
+        self.say(f"ended by {name}; the same command goes on from {self.path}")
+        raise SystemExit(128 + self._signal.number)
 
 
-class Sigterm:
-    """Remembers that SIGTERM came, and does nothing else: what a process sends in a signal handler, others may miss."""
+class EndSignal:
+    """Remembers that a signal came, and does nothing else: what a process sends in a handler, others may miss."""
 
     def __init__(self) -> None:
-        self.came = False
-        self._before: Any = None
+        self.came = 0
+        self._handling = ExitStack()
+
+    @property
+    def number(self) -> int:
+        """The signal; that of another process is SIGTERM."""
+        return self.came or signal.SIGTERM
 
     def listen(self) -> None:
-        """Take the place of the handler that is there."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+        """Take the place of the handlers that are there."""
+        self._handling.enter_context(handling(self._note))
 
     def ignore(self) -> None:
-        """Put the handler back that was there."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        """Put the handlers back that were there."""
+        self._handling.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
+        self.came = number
 
 
 class _PlainFile(TorchCheckpointIO):
@@ -153,7 +165,7 @@ class _PlainFile(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Given a path, torch would not say that the disk is full.
+        # Given a path, torch would not say why it cannot write.
         with Path(path).open("wb") as file:
             torch.save(checkpoint, file)
 

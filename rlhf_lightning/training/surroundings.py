@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.secrets import redacted
 
 _LENGTH = "how long a step trains stands in its own node, such as sft.fit.epochs or ppo.data.num_batches"
 OWNED = {
@@ -81,7 +82,7 @@ def user_loggers(nodes: Any, build: Callable[..., Any], folder: Path, tags: Sequ
         return []
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
-    loggers: list[Logger] = []
+    loggers, tags = list[Logger](), redacted(list(tags))
     for node in _each(nodes):
         defaults = _logger_defaults(build(node, _partial_=True).func, folder.resolve(), tags)
         loggers.append(build(node, **{name: value for name, value in defaults.items() if node.get(name) is None}))

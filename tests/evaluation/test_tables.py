@@ -134,3 +134,13 @@ def test_sweep_table_of_jobs_that_did_not_get_that_far(tmp_path, folder):
     (tmp_path / "half" / "evaluate").mkdir(parents=True)
     (tmp_path / "half" / "evaluate" / "stage.json").write_text('{"status": "half-done"}')
     assert rows_of(sweep_table({"seed=1": tmp_path / folder}))[1] == []
+
+
+def test_samples_cannot_move_the_terminal():
+    samples = {"prompts": ["a\x1b[2Jb"], "sft": {"responses": ["\x1b]0;title\x07 and \x9b31m \u202edlrow"]}}
+    output = io.StringIO()
+    Console(file=output, width=120, force_terminal=True, color_system=None).print(sample_table(samples, LEGEND))
+    written = output.getvalue()
+    assert r"a\x1b[2Jb" in written
+    assert r"\x1b]0;title\x07 and \x9b31m \u202edlrow" in written
+    assert not set("\x1b\x07\x9b\u202e") & set(written)

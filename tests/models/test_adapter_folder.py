@@ -18,7 +18,7 @@ from rlhf_lightning.models.adapter_export import check_form, export_trained
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.lora import add_adapters, has_adapters, with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
-from rlhf_lightning.runs.folders import model_fingerprint
+from rlhf_lightning.runs.identity import model_fingerprint
 from rlhf_lightning.tokenization.endings import end_token_ids
 from rlhf_lightning.tokenization.loading import load_tokenizer
 

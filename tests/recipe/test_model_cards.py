@@ -19,7 +19,8 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.models.export import export_scalar_model
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.recipe.model_cards import model_folders, usage
-from rlhf_lightning.runs.folders import model_fingerprint, read_stage
+from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.identity import model_fingerprint
 from rlhf_lightning.runs.model_card import card_page, is_ours
 
 pytestmark = pytest.mark.filterwarnings(
@@ -92,7 +93,7 @@ def results(folder: Path) -> list[Any]:
 def test_it_says_from_what_and_on_what(finished: Path) -> None:
     page = (finished / "ppo/model/README.md").read_text(encoding="utf-8")
     for parent in ("sft", "reward"):
-        assert f"`step {parent}` | `{read_stage(finished / parent)['fingerprint']}`" in page
+        assert f"`step {parent}` | `{model_fingerprint(str(finished / parent / 'model'))}`" in page
     assert "| prompts | rlhf\\_lightning.sandbox.data.SandboxData | 40 |" in page
     assert "`ppo.module.kl_coef` | `0.05`" in page
     assert read_stage(finished / "ppo")["date"] in page

@@ -19,6 +19,7 @@ from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.identity import model_fingerprint
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
@@ -122,8 +123,8 @@ def test_several_upstream_runs_are_looked_through_in_order(finished: Path) -> No
         rlhf(finished, "stages=[ppo]", "run=both", "upstream=[mine]")
     rlhf(finished, "stages=[ppo]", "run=both", "upstream=[mine,demo]")
     parents = read_stage(finished / "both" / "ppo")["identity"]["parents"]
-    assert parents["init"] == read_stage(finished / "mine" / "sft")["fingerprint"]
-    assert parents["reward"] == read_stage(finished / "demo" / "reward")["fingerprint"]
+    assert parents["init"] == model_fingerprint(str(finished / "mine" / "sft" / "model"))
+    assert parents["reward"] == model_fingerprint(str(finished / "demo" / "reward" / "model"))
 
 
 def test_models_of_every_epoch_are_kept_and_can_be_evaluated(tmp_path: Path) -> None:
@@ -284,5 +285,5 @@ def test_errors_on_the_command_line_are_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rlhf_lightning", f"paths.runs={tmp_path}", "stages=[ppo]"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
-    assert "rlhf: the model of stage sft is needed" in result.stderr
+    assert "ppo: the model of stage sft is needed" in result.stderr
     assert "Traceback" not in result.stderr

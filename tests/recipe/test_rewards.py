@@ -163,26 +163,24 @@ def test_the_console_script_runs_a_function_and_a_sum(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "error", "sentence"),
+    ("setting", "sentence"),
     [
-        ("os:system", PipelineError, r"os:system is no function of the working directory .*allowed_targets"),
-        ("subprocess:run", PipelineError, "subprocess:run is no function of the working directory"),
-        ("rules:system", PipelineError, r"rules:system cannot be used: .*rules.py defines no function system"),
-        ("rules:nothing", PipelineError, r"rules.py defines no function nothing"),
-        ("rules:lost", ValueError, r"rules:lost asks for solution, which no record has. There are .*answer.* source"),
-        ("./nowhere/model", FileNotFoundError, "there is no file or folder ./nowhere/model"),
-        ("{url:'http://x/',speed:1}", PipelineError, r"a reward with url has no speed; it has url, timeout"),
-        ("{weight:1}", PipelineError, r"a reward is a step, a folder .* got \{'weight': 1\}"),
-        ("[{reward:'rules:score',wait:1}]", PipelineError, "an item of a weighted sum is"),
-        ("[{reward:'rules:score',weight:much}]", PipelineError, "an item of a weighted sum is"),
-        ("null", PipelineError, "a reward is a step"),
-        ("[]", PipelineError, "a reward is a step"),
+        ("os:system", r"os:system is no function of the working directory .*allowed_targets"),
+        ("subprocess:run", "subprocess:run is no function of the working directory"),
+        ("rules:system", r"rules:system cannot be used: .*rules.py defines no function system"),
+        ("rules:nothing", r"rules.py defines no function nothing"),
+        ("rules:lost", r"rules:lost asks for solution, which no record has. There are .*answer.* source"),
+        ("./nowhere/model", "there is no file or folder ./nowhere/model"),
+        ("{url:'http://x/',speed:1}", r"a reward with url has no speed; it has url, timeout"),
+        ("{weight:1}", r"a reward is a step, a folder .* got \{'weight': 1\}"),
+        ("[{reward:'rules:score',wait:1}]", "an item of a weighted sum is"),
+        ("[{reward:'rules:score',weight:much}]", "an item of a weighted sum is"),
+        ("null", "a reward is a step"),
+        ("[]", "a reward is a step"),
     ],
 )
-def test_what_is_no_reward_is_refused_before_the_first_step(
-    place: Path, setting: str, error: type[Exception], sentence: str
-) -> None:
-    with pytest.raises(error, match=sentence):
+def test_what_is_no_reward_is_refused_before_the_first_step(place: Path, setting: str, sentence: str) -> None:
+    with pytest.raises(PipelineError, match=sentence):
         rlhf(place, "stages=[ppo,ppo_ptx]", f"ppo.reward={setting}")
     assert not (place / "runs").exists()
 

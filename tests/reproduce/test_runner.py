@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,9 @@ from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
 from rlhf_lightning.reproduce.plan import BATCH, EPISODES, SIZES, jobs, selected
 from rlhf_lightning.reproduce.runner import cores, fingerprint_of, plan_table, run_jobs, state_of, unfinished
-from rlhf_lightning.runs.folders import Runs, fingerprint
+from rlhf_lightning.runs.folders import Runs
+from rlhf_lightning.runs.identity import fingerprint
+from rlhf_lightning.runs.signals import Children
 from rlhf_lightning.runs.targets import builder
 
 SAMPLE = (
@@ -50,7 +51,7 @@ def printed(table: Any) -> str:
 
 
 class Calls:
-    """Stands in for `subprocess.run`: notes the jobs, and makes those succeed that are not to fail."""
+    """Stands in for `Children.run`: notes the jobs, and makes those succeed that are not to fail."""
 
     def __init__(self, runs: Path, failing: tuple[str, ...] = ()) -> None:
         self.runs, self.failing = runs, failing
@@ -60,8 +61,6 @@ class Calls:
         self.clearing = False
 
     def __call__(self, command: list[str], **options: Any) -> Any:
-        if command[0] == "git":
-            return SimpleNamespace(stdout="c0ffee\n")
         name = next(text.removeprefix("run=") for text in command if text.startswith("run="))
         self.started.append(name)
         self.commands.append(command)
@@ -78,7 +77,7 @@ class Calls:
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     recorder = Calls(tmp_path)
-    monkeypatch.setattr(subprocess, "run", recorder)
+    monkeypatch.setattr(Children, "run", staticmethod(recorder))
     return recorder
 
 
@@ -163,7 +162,7 @@ def test_jobs_side_by_side_wait_for_what_they_build_on(
         return finished
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(subprocess, "run", together)
+    monkeypatch.setattr(Children, "run", staticmethod(together))
     assert run_jobs(selected(jobs((1, 2)), {"pairs"}), tmp_path, Console(file=io.StringIO()), at_once=2) == []
     assert set(order[:2]) == {"start medium-s1", "start medium-s2"}
     for seed in (1, 2):
@@ -224,9 +223,9 @@ def test_an_interruption_says_how_to_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess, "run", interrupted)
+    monkeypatch.setattr(Children, "run", interrupted)
     assert main(["9", "--jobs", "2", "--runs", str(tmp_path)]) == 130
-    assert "run it again" in capsys.readouterr().out
+    assert "stopped by Ctrl-C, and so are its jobs; the same command goes on" in capsys.readouterr().out
 
 
 def test_the_plan_runs_nothing_and_shows_times(

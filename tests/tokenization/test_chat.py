@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,14 @@ from chat_models import (
 from rlhf_lightning.data.records import Demonstration, Prompt, RecordError
 from rlhf_lightning.data.sources import FileData
 from rlhf_lightning.data.tokenize import Tokenization
-from rlhf_lightning.tokenization.chat import SHIPPED, ConversationError, rendered, set_template, template_date
+from rlhf_lightning.tokenization.chat import (
+    SHIPPED,
+    ConversationError,
+    TemplateLimitError,
+    rendered,
+    set_template,
+    template_date,
+)
 from rlhf_lightning.tokenization.endings import end_token_ids
 from rlhf_lightning.tokenization.loading import load_tokenizer
 
@@ -178,3 +188,65 @@ def test_conversations_that_cannot_be_trained_on_whole_are_refused_at_the_row():
 def test_every_template_can_be_told_apart():
     for tokenizer in (chatml(), llama3(), gemma(), qwen3(), byte_tokenizer([], GEMMA), sentence_tokenizer(CHATML)):
         Tokenization(tokenizer).check(Prompt("ab"))
+
+
+LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+RECURSION = "{% macro again(n) %}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}"
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_template_without_an_end_is_refused_by_name(dated, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_lightning.tokenization.chat.MAX_SECONDS", 0.2)
+    tokenizer = byte_tokenizer([])
+    tokenizer.name_or_path = "stranger/model"
+    tokenizer.chat_template = LOOPS + ("{{ strftime_now('%Y') }}" if dated else "")
+    before, begun = signal.getsignal(signal.SIGPROF), time.process_time()
+    with pytest.raises(
+        TemplateLimitError, match=r"template of stranger/model is not done after 0\.2 s.*model\.chat_templ"
+    ):
+        rendered(tokenizer, TURNS, generation_prompt=True)
+    assert time.process_time() - begun < 2
+    assert signal.getsignal(signal.SIGPROF) is before
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 2000000 }}{{ messages[0].content }}",
+        "{% for i in range(20) %}{{ messages[0].content * 60000 }}{% endfor %}",
+    ],
+)
+def test_a_template_that_writes_without_measure_is_refused(template):
+    tokenizer = byte_tokenizer([])
+    tokenizer.chat_template = template
+    with pytest.raises(
+        TemplateLimitError, match=r"the tokenizer writes 2,[04]00,00\d characters, where 1,000,0[25]0 are"
+    ):
+        rendered(tokenizer, [USER], generation_prompt=True)
+
+
+def test_endless_recursion_is_a_sentence_too():
+    tokenizer = byte_tokenizer([])
+    tokenizer.chat_template = RECURSION
+    with pytest.raises(TemplateLimitError, match="calls itself without an end"):
+        rendered(tokenizer, [USER], generation_prompt=True)
+
+
+def test_long_conversations_and_other_threads_are_written():
+    tokenizer = byte_tokenizer([])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    found = []
+    long = [{"role": "user", "content": "ab" * 1_000_000}]
+    thread = threading.Thread(target=lambda: found.append(rendered(tokenizer, long, generation_prompt=True)))
+    thread.start()
+    thread.join()
+    assert found == [rendered(tokenizer, long, generation_prompt=True)] == ["ab" * 1_000_000]
+
+
+def test_such_a_template_is_refused_before_the_first_row():
+    """It is the model's fault, not the row's: nothing goes to quarantine."""
+    tokenizer = byte_tokenizer([])
+    tokenizer.chat_template = "{{ 'a' * 2000000 }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(TemplateLimitError, match="writes"):
+        Tokenization(tokenizer)

@@ -66,10 +66,30 @@ def is_saved_data_set(folder: Path) -> bool:
 def _splits(path: Path) -> dict[Path, str | None]:
     """The data files of a folder, or the file itself, and the split that each name says."""
     if not path.is_dir():
+        check_file(path)
         return {path: _split_of(path.name)}
-    found = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("dataset_info"))
+    found = (file for file in path.rglob("*") if not file.is_dir() and not file.name.startswith("dataset_info"))
     files = sorted(file for file in found if suffix_of(file) in SUFFIXES)
+    for file in files:
+        check_file(file)
     return {file: _split_of(str(file.relative_to(path))) for file in files}
+
+
+def check_file(path: Path) -> None:
+    """Refuse pipes, sockets and devices: they are read once, block or never end, and files are read several times.
+
+    Raises:
+        RecordError: Says which of them the path is, or that its link leads nowhere.
+    """
+    kinds = {
+        "pipe": path.is_fifo(),
+        "socket": path.is_socket(),
+        "device": path.is_char_device() or path.is_block_device(),
+    }
+    if kind := next((kind for kind, found in kinds.items() if found), None):
+        raise RecordError(f"{path} is a {kind}, not a file. Write what it gives to a file, and name that.")
+    if path.is_symlink() and not path.exists():
+        raise RecordError(f"{path} is a link to {path.readlink()}, which is not there. Mend the link or take it out.")
 
 
 def _split_of(name: str) -> str | None:

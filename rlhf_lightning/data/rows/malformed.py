@@ -53,7 +53,7 @@ class MalformedRows(AbstractContextManager["MalformedRows"]):
             return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._stack.enter_context(replacing(self.path))
+            self._file = self._stack.enter_context(replacing(self.path, alone=False))
         unread = {"unread": True} if row.unread else {}
         fields = {"place": row.place, "problem": row.problem, "row": row.value, **unread}
         self._file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")

@@ -19,10 +19,15 @@ MAX_ROW_BYTES = 8_000_000
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 """What a folder is searched for, the first three also with ``.gz``; a file named by itself with another is JSONL."""
 
-_MAX_CELL = 16 * MAX_ROW_BYTES
+MAX_CELL = 16 * MAX_ROW_BYTES
 """Where a cell of a CSV file is longer, its closing quote is lost, and with it the rest of the file."""
+MAX_LIST_BYTES = 1_000_000_000
+"""Longest JSON list, in bytes: it is read whole."""
+MAX_DEPTH = 200
+"""How deep lists and objects of a row may lie in one another."""
 _BATCH = 1000
 _TOO_LONG = f"the row is longer than {MAX_ROW_BYTES:,} bytes. Mend its line ends, split it, or leave it out."
+_TOO_DEEP = f"the row is nested deeper than {MAX_DEPTH} lists and objects. Mend it or leave it out."
 _BROKEN = (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException)
 _DISGUISES = {
     b"\x1f\x8b": "the file is packed by gzip, which its name does not say. Rename it: add .gz.",
@@ -117,10 +122,13 @@ def _json_lines(file: Path) -> Iterator[SourceRow]:
 def _json_row(place: str, line: bytes, first: bool) -> SourceRow:
     shown = _shown(line)
     try:
-        return SourceRow(place, json.loads(line.decode("utf-8-sig")))
+        value = json.loads(line.decode("utf-8-sig"))
+        return SourceRow(place, shown, _TOO_DEEP) if _too_deep(value) else SourceRow(place, value)
+    except RecursionError:
+        return SourceRow(place, shown, _TOO_DEEP)
     except UnicodeDecodeError as error:
         reason = f"broken UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         begins = shown.lstrip("\ufeff \t\r")[:1] in ("{", "[")
         if not line.endswith(b"\n"):
             reason = f"the last line is cut off ({error}). Write the file again, or take the line out."
@@ -149,11 +157,14 @@ def _json(file: Path) -> Iterator[SourceRow]:
             yield from _json_lines(file)
             return
         stream.seek(0)
-        whole = stream.read()
+        whole = stream.read(MAX_LIST_BYTES + 1)
     try:
+        if len(whole) > MAX_LIST_BYTES:
+            raise ValueError(f"it is longer than {MAX_LIST_BYTES:,} bytes")
         rows = json.loads(whole.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        reason = f"no JSON list ({error}). Write the file again: one list of objects, or one object per line."
+        why = "it is nested too deep" if isinstance(error, RecursionError) else error
+        reason = f"no JSON list ({why}). Write the file again: one list of objects, or one object per line."
         yield SourceRow(str(file), None, reason, unread=True)
         return
     for number, row in enumerate(rows):
@@ -163,7 +174,7 @@ def _json(file: Path) -> Iterator[SourceRow]:
 def _csv(file: Path) -> Iterator[SourceRow]:
     # Broken UTF-8 becomes half a surrogate pair, which the record that it belongs to refuses.
     with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        reader = csv.reader(text, strict=True)
+        reader = csv.reader(_lines(text), strict=True)
         rows = _cells(reader)
         header = next(rows, [])
         if (problem := _header_problem(header)) is not None:
@@ -178,10 +189,17 @@ def _csv(file: Path) -> Iterator[SourceRow]:
                 yield SourceRow(place, cells, reason)
 
 
+def _lines(text: io.TextIOBase) -> Iterator[str]:
+    while line := text.readline(MAX_CELL + 1):
+        if len(line) > MAX_CELL:
+            raise csv.Error(f"the line after it is longer than {MAX_CELL:,} characters")
+        yield line
+
+
 def _cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
     """The rows that are not blank, whatever the limit is that the rest of the program lives with."""
     while True:
-        usual = csv.field_size_limit(_MAX_CELL)
+        usual = csv.field_size_limit(MAX_CELL)
         try:
             cells = next(reader, None)
         finally:
@@ -232,7 +250,23 @@ def _slice_rows(batch: Any, start: int, name: str) -> Iterator[SourceRow]:
 
 
 def _sized(place: str, value: Any) -> SourceRow:
+    if _too_deep(value):
+        return SourceRow(place, None, _TOO_DEEP)
     return SourceRow(place, value) if _size(value) <= MAX_ROW_BYTES else SourceRow(place, None, _TOO_LONG)
+
+
+def _too_deep(value: Any) -> bool:
+    """Layer by layer, because a function that calls itself is what nesting breaks."""
+    layer = [value]
+    for _ in range(MAX_DEPTH + 1):
+        layer = [part for each in layer if isinstance(each, (list, dict)) for part in _parts(each)]
+        if not layer:
+            return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _size(value: Any) -> int:

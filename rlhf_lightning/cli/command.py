@@ -1,0 +1,171 @@
+"""The command line: composes the configuration, builds what it describes, runs the pipeline."""
+
+import ctypes
+import logging
+import math
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra._internal import hydra as engine
+from hydra._internal import utils as engine_errors
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
+from rlhf_lightning.cli.errors import print_stopped, report
+from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
+from rlhf_lightning.parallel.processes import init_process_group, rank
+from rlhf_lightning.recipe.legend import run_legend
+from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.secrets import remember_secrets
+from rlhf_lightning.runs.targets import builder
+
+
+def run(config: DictConfig) -> float | None:
+    """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
+    _keep_freed_memory()
+    plain = resolved(config)
+    remember_secrets(OmegaConf.to_container(config), plain)
+    hydra_config: Any = HydraConfig.instance().cfg
+    check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
+    init_process_group(gpu=plain["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available())
+    console = Console(quiet=rank() != 0)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a file or a pipe has none of its own
+    runs = runs_of(plain, hydra_config)
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)
+    if plain["plan"]:
+        pipeline.plan()
+        return None
+    metrics = pipeline.run()
+    if EVALUATE in metrics:
+        legend = run_legend(RECIPE, plain)
+        console.print(sample_view(runs.folder(EVALUATE) / "samples.json", legend))
+        console.print(closing_table(metrics[EVALUATE], legend))
+    return _optimized(metrics, plain["optimized_metric"])
+
+
+def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) -> None:
+    """Refuse several devices without a process for each: Lightning would start the whole command again for them.
+
+    Args:
+        trainer: The group of that name.
+        started: Processes that run this command.
+        sweeping: Whether this is a job of a multirun.
+
+    Raises:
+        PipelineError: Saying how to start them.
+    """
+    devices = trainer["devices"]
+    each = len(devices) if isinstance(devices, list) else devices
+    needed = each * int(trainer.get("num_nodes", 1)) if isinstance(each, int) else None
+    if sweeping and (started > 1 or needed != 1):
+        raise PipelineError(
+            f"trainer.devices={devices} cannot be used in a multirun: every process would start the sweep again. Run "
+            "each job by torchrun, or sweep with trainer.devices=1."
+        )
+    if needed != started:
+        raise PipelineError(
+            f"trainer.devices={devices} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
+            f"{started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
+            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
+        )
+
+
+def main() -> None:
+    """Entry point of ``rlhf``."""
+    arguments, _ = get_args_parser().parse_known_args()
+    if arguments.experimental_rerun is not None:
+        sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")
+    keep_secrets()
+    remember_secrets(*sys.argv[1:])
+    vars(engine)["ConfigLoaderImpl"] = CheckedConfigs
+    vars(engine_errors)["run_and_report"] = _call  # what is said of errors is ours, see `report`
+    try:
+        _main()
+    except KeyboardInterrupt as stop:
+        sys.exit(_stopped(stop))
+    except Exception as error:
+        report(error)
+        sys.exit(1)
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
+def _main(config: DictConfig) -> float | None:
+    """Run a job; in a sweep one that fails is said in the table at the end, and the others go on."""
+    hydra_config: Any = HydraConfig.instance().cfg
+    try:
+        return run(config)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # as Lightning's trainer ends
+            sys.exit(_stopped(stop))
+        raise
+    except Exception as error:
+        said = report(error, _run_folder(config, hydra_config))
+        if not is_sweep(hydra_config) or not config.keep_going:
+            sys.exit(1)
+        SweepSummary.failures[hydra_config.hydra.job.num] = said
+        return None
+
+
+def _run_folder(config: DictConfig, hydra_config: Any) -> Path | None:
+    """The folder of a run that could not go on, where its settings say one."""
+    try:
+        runs = runs_of(resolved(config), hydra_config)
+    except Exception:
+        return None
+    return runs.root / runs.run
+
+
+def _stopped(stop: BaseException) -> int:
+    """Say where a run goes on that was stopped from the keyboard; returns the exit code of such a command."""
+    where = (
+        getattr(stop, "__notes__", None) or getattr(stop.__context__, "__notes__", None) or ["before the first step"]
+    )
+    print_stopped(where[0])
+    return 128 + signal.SIGINT
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed buffers instead of handing each back to the kernel.
+
+    On a CPU a tensor of logits is freed and allocated at every step; faulting its pages in again costs several times
+    the arithmetic. Other C libraries are left alone.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, top_pad, mmap_threshold, largest = -1, -2, -3, 2**31 - 1
+        libc.mallopt(trim_threshold, largest)
+        libc.mallopt(top_pad, 64 * 2**20)
+        libc.mallopt(mmap_threshold, largest)
+
+
+def _optimized(metrics: Mapping[str, Any], path: str | None) -> float | None:
+    if path is None:
+        return None
+    value: Any = metrics
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise PipelineError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
+        value = value[part]
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise PipelineError(f"optimized_metric={path} is {value!r}, which a sweeper cannot compare. Name a number.")
+    return float(value)

@@ -1,0 +1,169 @@
+"""The configuration: composed by Hydra, checked for what Hydra itself would build of it, as plain types."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra._internal import hydra as engine
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins import basic_sweeper
+from hydra.core import utils as jobs
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.guard import guard_output
+from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.targets import is_allowed
+
+_PACKAGE = Path(__file__).parents[1]
+CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").exists() else _PACKAGE.parent / "conf"
+"""The shipped groups in an installed package, those of the checkout otherwise."""
+LIKE = {stage.name: stage.like for stage in RECIPE if stage.like}
+"""Steps with the settings of another one, but for what their own group says.
+
+Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.
+"""
+_OBJECTS = {"_target_", "path", "url", "reward"}
+"""Keys of nodes that describe an object, or a reward."""
+OURS = "rlhf_lightning.cli.SweepSummary"
+HYDRA_LIBRARIES = (
+    "hydra.experimental.callbacks",
+    "hydra._internal.core_plugins",
+    "hydra_plugins",
+    "optuna.samplers",
+    "logging",
+    "colorlog",
+)
+"""Packages whose classes the node ``hydra`` may name: Hydra's own, its plugins, and log handlers."""
+
+
+class CheckedConfigs(ConfigLoaderImpl):
+    """Hydra builds callbacks and log handlers of the node ``hydra`` by itself: what they name is checked before."""
+
+    def load_configuration(self, *args: Any, **options: Any) -> DictConfig:
+        """That of a command."""
+        return _checked(super().load_configuration(*args, **options))
+
+    def load_sweep_config(self, *args: Any, **options: Any) -> DictConfig:
+        """That of a job."""
+        return _checked(super().load_sweep_config(*args, **options))
+
+
+class RedactedOmegaConf(OmegaConf):
+    """What Hydra prints and writes of configurations, such as multirun.yaml, while it runs: without their secrets."""
+
+    @staticmethod
+    def to_yaml(cfg: Any, *, resolve: bool = False, sort_keys: bool = False) -> str:
+        """As YAML."""
+        plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+        return str(yaml.safe_dump(redacted(plain), sort_keys=sort_keys, allow_unicode=True))
+
+    @staticmethod
+    def save(config: Any, f: Any, resolve: bool = False) -> None:
+        """To a file."""
+        Path(f).write_text(RedactedOmegaConf.to_yaml(config, resolve=resolve), encoding="utf-8")
+
+
+def keep_secrets() -> None:
+    """Let Hydra and this process print and write no secrets from here on."""
+    guard_output()
+    for module in (engine, jobs, basic_sweeper):
+        vars(module)["OmegaConf"] = RedactedOmegaConf
+
+
+def _checked(config: DictConfig) -> DictConfig:
+    more = config.get("allowed_targets") or []
+    if not isinstance(more, ListConfig | list):
+        raise ConfigCompositionException(f"allowed_targets must be a list of packages, got {more!r}.")
+    for target in hydra_targets(config.hydra):
+        try:
+            fine = target == OURS or is_allowed(target, HYDRA_LIBRARIES, tuple(map(str, more)))
+        except PipelineError as error:
+            raise ConfigCompositionException(str(error)) from error
+        if not fine:
+            raise ConfigCompositionException(
+                f"the node hydra names {target}, which is neither Hydra's, of a plugin of Hydra, nor a log handler. If "
+                "you trust it, add its package to allowed_targets."
+            )
+    _check_runs_folder(OmegaConf.select(config, "paths.runs", throw_on_missing=False))
+    return config
+
+
+def _check_runs_folder(runs: Any) -> None:
+    """Hydra makes the folder by itself, and what it says when it cannot names no setting."""
+    if not isinstance(runs, str) or not runs:
+        raise ConfigCompositionException(f"paths.runs must be the folder that runs go to, got {runs!r}.")
+    path = Path(runs).absolute()
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise ConfigCompositionException(f"paths.runs={runs}: {there} is no folder. Name one, or move what lies there.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigCompositionException(f"paths.runs={runs}: {there} cannot be written to. Name another folder.")
+
+
+def hydra_targets(node: Any) -> Iterator[str]:
+    """Whatever Hydra and the configuration of logging would import and call, however deep in the node ``hydra``."""
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    for key in raw if isinstance(node, DictConfig) else range(len(raw)):
+        try:
+            value = None if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException:  # a reference to what is known later, such as the folder of a job
+            value = raw[key]
+        named = key in ("_target_", "()", "class") or (isinstance(value, str) and value.startswith("ext://"))
+        if isinstance(value, DictConfig | ListConfig):
+            yield from hydra_targets(value)
+        elif named and value not in (None, "ext://sys.stdout", "ext://sys.stderr"):
+            yield str(value)
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration that the command line with these overrides would have, as plain types."""
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return resolved(hydra.compose("config", list(overrides)))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain types, with every reference in it followed."""
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    if not isinstance(plain, dict):
+        raise PipelineError("the configuration must be a mapping.")
+    found = {str(name): value for name, value in plain.items()}
+    # A run may be called 1, which Hydra reads as a number.
+    found["run"], found["upstream"] = _as_names(found.get("run")), _as_names(found.get("upstream"))
+    for step, other in LIKE.items():
+        if step in found:
+            found[step] = _inherited(found[step], found[other])
+            _check_rate(step, found[step], other, found[other])
+    return found
+
+
+def _as_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_names(each) for each in value]
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_rate(step: str, settings: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:
+    """Adapters learn at another rate than whole weights: a step with them and one without do not share it."""
+    adapted, rates = zip(
+        *((bool(each["lora"]["rank"]), each["module"]["optimizer"]["lr"]) for each in (settings, others)), strict=True
+    )
+    if adapted[0] != adapted[1] and rates[0] == rates[1]:
+        raise PipelineError(
+            f"{step} has lora.rank={settings['lora']['rank']} and {other} lora.rank={others['lora']['rank']}, but one "
+            f"learning rate, which suits one of them alone. Set {step}.module.optimizer.lr."
+        )
+
+
+def _inherited(settings: Any, others: Any, name: str = "") -> Any:
+    """Settings, and those of another step that they do not name; an object or a reward of its own stands alone."""
+    alone = name not in ("", "module") and isinstance(settings, dict) and settings.keys() & _OBJECTS
+    if not isinstance(settings, dict) or not isinstance(others, dict) or alone:
+        return settings
+    return {**others, **{key: _inherited(value, others.get(key), key) for key, value in settings.items()}}

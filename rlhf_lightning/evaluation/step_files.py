@@ -1,0 +1,119 @@
+"""What a finished step left, read for the report: a damaged file costs its own part of the page, and nothing else."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.runs.files import read_json, read_json_lines, read_metrics
+from rlhf_lightning.runs.folders import PipelineError, Runs, is_complete, read_stage
+
+SHOWN_PROMPTS = 12
+
+
+class StepFiles:
+    """The files of a step.
+
+    Args:
+        folder: The step's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.damaged: list[str] = []
+        """A sentence about each file that could not be read."""
+        self.record: dict[str, Any] = self._found("stage.json", _record, {})
+        self.columns: dict[str, list[tuple[int, float]]] = self._found("metrics.csv", _columns, {})
+        """The finite numbers of metrics.csv with their steps, by column."""
+        self.dropped: dict[str, int] = self._found("dropped.json", _counts, {})
+        self.cut: dict[str, int] = self._found("cut.json", _counts, {})
+        self.warnings: list[str] = self._found("warnings.json", _sentences, [])
+        self.episodes: list[dict[str, Any]] = self._found("samples.jsonl", _episodes, [])
+        """Training samples of the first and of the last iteration that has some."""
+        self.samples: dict[str, Any] | None = self._found("samples.json", _samples, None)
+        """Every n-th prompt with the response of each policy."""
+
+    def _found(self, name: str, read: Callable[[Path], Any], default: Any) -> Any:
+        path = self.folder / name
+        if not path.exists():
+            return default
+        try:
+            return read(path)
+        except (OSError, PipelineError, ValueError) as error:
+            self.damaged.append(str(error))
+        except Exception as error:  # JSON that holds something else
+            self.damaged.append(f"{path} cannot be read ({type(error).__name__}: {error}).")
+        return default
+
+
+def folder_of(runs: Runs, step: str) -> Path | None:
+    """The finished step in a run or upstream, or one of which a torn stage.json hides whether it is finished."""
+    for run in (runs.run, *runs.upstream):
+        folder = runs.root / run / step
+        try:
+            if is_complete(folder):
+                return folder
+        except PipelineError:
+            return folder
+    return None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = read_stage(path.parent)
+    if lacking := [name for name in ("identity", "metrics") if not isinstance(record.get(name), dict)]:
+        raise ValueError(f"{path} cannot be read (it holds no {' and no '.join(lacking)}).")
+    return record
+
+
+def _columns(path: Path) -> dict[str, list[tuple[int, float]]]:
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for row in read_metrics(path):
+        for name, value in row.items():
+            if name != "step" and math.isfinite(value):
+                columns.setdefault(name, []).append((row["step"], value))
+    return columns
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """Counts by set, reason and source, on one level."""
+    flat: dict[str, int] = {}
+
+    def add(place: tuple[str, ...], count: Any) -> None:
+        if isinstance(count, Mapping):
+            for name, part in count.items():
+                add((*place, name), part)
+        else:
+            flat[": ".join(place)] = count
+
+    add((), read_json(path))
+    return flat
+
+
+def _sentences(path: Path) -> list[str]:
+    return [str(sentence) for sentence in read_json(path)]
+
+
+def _episodes(path: Path) -> list[dict[str, Any]]:
+    rows = read_json_lines(path)
+    shown = ("iteration", "prompt", "response", "score")
+    return [
+        {name: row[name] for name in shown}
+        for row in rows
+        if row["iteration"] in (rows[0]["iteration"], rows[-1]["iteration"])
+    ]
+
+
+def _samples(path: Path) -> dict[str, Any] | None:
+    samples = read_json(path)
+    prompts = samples.pop("prompts", [])
+    count = min(SHOWN_PROMPTS, len(prompts))
+    # The middles of equally long stretches of the set.
+    chosen = [(2 * place + 1) * len(prompts) // (2 * count) for place in range(count)]
+    rows = []
+    for index in chosen:
+        cells = [
+            {"response": own["responses"][index], "score": own["scores"][index] if own.get("scores") else None}
+            for own in samples.values()
+        ]
+        rows.append({"number": index + 1, "prompt": prompts[index], "cells": cells})
+    return {"policies": list(samples), "rows": rows, "total": len(prompts)} if rows else None

@@ -1,0 +1,154 @@
+"""One look over all the named steps before the first one is made: everything that lacks is said at once."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from rlhf_lightning.data.sources import RECORD_TYPES
+from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
+from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.inputs import POLICIES
+from rlhf_lightning.recipe.stage import Stage, TrainingStage
+from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.identity import plain
+from rlhf_lightning.runs.secrets import redacted
+
+FIGURES = ("score", "win_rate", REWARD, "kl", "length", "pretrain_loss", "intervals", "judges", "metadata", "probes")
+"""What is known of each policy; see `policy_results`."""
+_INTERVALS = ("value", "low", "high")
+
+
+def check_names(named: Sequence[str], steps: Sequence[str]) -> None:
+    """Refuse steps that do not exist, with a `PipelineError` that says which was meant.
+
+    Args:
+        named: The steps to run.
+        steps: Those that there are.
+    """
+    if not named:
+        raise PipelineError(f"stages is empty, so there is nothing to do. Name some of {', '.join(steps)}.")
+    if unknown := [str(name) for name in named if name not in steps]:
+        meant = "".join(_meant(name, steps) for name in unknown)
+        raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
+
+
+def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
+    """Refuse a run that could not come to its end, before anything is made, read or loaded.
+
+    Args:
+        context: Models, records and settings of the run; it learns which steps are to come.
+        stages: The steps to run, in order.
+
+    Raises:
+        PipelineError: Listing everything that lacks, each with the steps that need it.
+    """
+    found: dict[str, list[str]] = {}
+    context.coming.clear()
+    needed = [stage for stage in stages if stage.not_needed(context) is None]
+    for sentence in (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"])):
+        found[sentence] = []
+    for stage in needed:
+        if stage.keeps_artifact and not context.config["overwrite"] and _is_made(stage, context):
+            continue  # what it was made from may be gone
+        for sentence in _lacks(stage, context):
+            steps = found.setdefault(sentence, [])
+            steps += [] if stage.name in steps else [stage.name]
+        if stage.keeps_artifact:
+            context.coming.add(stage.name)
+    context.coming.clear()
+    for sentence in _metric_lacking(context, {stage.name: stage for stage in needed}):
+        found[sentence] = []
+    said = [f"{', '.join(steps)}: {sentence}" if steps else sentence for sentence, steps in found.items()]
+    if len(said) == 1:
+        raise PipelineError(said[0])
+    if said:
+        listed = "".join(f"\n  - {sentence}" for sentence in said)
+        raise PipelineError(f"{len(said)} things lack or are wrong, and nothing was made:{listed}")
+
+
+def _is_made(stage: Stage, context: Context) -> bool:
+    """Whether the step is complete with these settings."""
+    record = read_stage(context.runs.folder(stage.name))
+    made = record.get("status") == "complete"
+    return made and record["identity"]["config"] == redacted(plain(context.held(stage.settings(context))))
+
+
+def _lacks(stage: Stage, context: Context) -> Iterator[str]:
+    try:
+        yield from stage.lacks(context)
+    except PipelineError as error:
+        yield str(error)
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name.lower(), known, 1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _upstream_lacking(context: Context) -> Iterator[str]:
+    """Runs that somebody names and that do not exist; a multirun builds on its own name by itself."""
+    named, root = context.config["upstream"] or [], context.runs.root
+    for run in [named] if isinstance(named, str) else named:
+        if not (root / run).is_dir():
+            runs = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+            yield (
+                f"upstream={run}: there is no run {root / run}.{_meant(run, runs)} Mend the name, or set paths.runs to "
+                "the folder that holds it."
+            )
+
+
+def _devices_lacking(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """An accelerator that is not there, and more devices than there are."""
+    name, devices = trainer.get("accelerator"), trainer.get("devices")
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    counts["gpu"] = counts["cuda"] or counts["mps"]
+    if not isinstance(name, str) or name == "auto":
+        return
+    there = ", ".join(known for known, count in counts.items() if count)
+    if name not in counts:
+        yield f"trainer.accelerator={name} is unknown.{_meant(name, counts)} There are {there}, and auto."
+    elif not counts[name]:
+        yield f"trainer.accelerator={name}: this machine has none that torch can use. There is {there}: trainer=cpu."
+    elif name != "cpu":
+        wanted = max(devices, default=-1) + 1 if isinstance(devices, list) else devices
+        if isinstance(wanted, int) and wanted > counts[name]:
+            yield f"trainer.devices={devices}: this machine has {counts[name]} of {name}. Name no more than there are."
+
+
+def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[str]:
+    """The path of `optimized_metric`, as far as it is known before there are metrics."""
+    path = context.config["optimized_metric"]
+    if path is None:
+        return
+    where, (name, *parts) = f"optimized_metric={path}", str(path).split(".")
+    example = "such as evaluate.policies.ppo.win_rate.value or ppo.rollout/score"
+    if name not in stages:
+        yield f"{where}: {name} is none of the steps that run ({', '.join(stages)}).{_meant(name, stages)}"
+    elif not parts:
+        yield f"{where} is a step, not a number. Name one of its metrics, {example}."
+    elif name == EVALUATE:
+        yield from _evaluated_lacking(where, parts, context.config[EVALUATE])
+    elif isinstance(stage := stages[name], TrainingStage) and parts[0].startswith("validation"):
+        kind = stage.reads
+        collected = RECORD_TYPES[kind] is RECORD_TYPES["comparisons"] and not context.brings(kind)
+        if not collected and not context.data.has(kind, "validation"):
+            yield f"{where}: there are no {kind} for the split validation, so that {name} validates nothing."
+
+
+def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
+    """A path into the metrics of step evaluate: known are the policies, their figures, and what an interval holds."""
+    known: list[tuple[str, ...]] = [(POLICIES, "prompts"), tuple(options[POLICIES]), FIGURES]
+    if parts[0] == "prompts":
+        return
+    if parts[2:3] == ["judges"]:
+        known += [tuple(options["judges"] or ()), _INTERVALS]
+    elif parts[2:3] and parts[2] in ("score", "win_rate", REWARD):
+        known += [_INTERVALS]
+    for part, names in zip(parts, known, strict=False):
+        if part not in names:
+            yield f"{where}: {part} is none of {', '.join(names) or 'none'}.{_meant(part, names)}"
+            return
+    if len(parts) < len(known):
+        yield f"{where} is not a number. Add one of {', '.join(known[len(parts)])}."

@@ -1,0 +1,157 @@
+"""The models that settings name: whether they are there, or will be, before the first step of a run is made.
+
+Every function gives a sentence for each thing that lacks, without the name of the step. No model is loaded.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from rlhf_lightning.evaluation.tables import JUDGE, REWARD
+from rlhf_lightning.models.loading import model_config
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT, PRETRAIN, SCORES, WRITES, Context
+from rlhf_lightning.recipe.messages import too_long
+from rlhf_lightning.runs.exported import exported_model
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.hub import here_or_hub_id, is_hub_id, model_folder
+
+_BASE_PATH = "model.path"
+_MODELS = {WRITES: "a model that writes responses", SCORES: "a reward model"}
+
+
+def models_lacking(context: Context, models: Callable[[Context], Mapping[str, str]]) -> Iterator[str]:
+    """Whether the models are there that a step names, by their role."""
+    try:
+        named = models(context)
+    except PipelineError as error:
+        yield str(error)
+        return
+    for role, name in named.items():
+        if role == "comparisons":  # made by a step, and no model
+            continue
+        scores = role.startswith((REWARD, JUDGE, "value"))
+        yield from model_lacking(context, role, name, (SCORES, WRITES) if scores else (WRITES,))
+
+
+def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...] = (WRITES,)) -> Iterator[str]:
+    """Whether there is a model of that name, by the names of `Context.model_path`.
+
+    Args:
+        context: Models and settings of the run.
+        role: The setting that names it, such as `init`.
+        name: The name.
+        kinds: What it may be.
+    """
+    step, _, variant = name.partition("/")
+    if name == BASE:
+        yield from base_lacking(context)
+    elif step in context.steps:
+        yield from _step_lacking(context, role, name, kinds)
+    elif step in (BASE, FEW_SHOT):
+        only = "is only a policy of step evaluate" if name == FEW_SHOT else "has no variants"
+        yield f"{role}={name}: {step} {only}. {_named(context, kinds)}"
+    else:
+        known = [BASE, *(other for other, leaves in context.steps.items() if leaves)]
+        near = get_close_matches(step.lower(), known, 1)
+        alike = near and (not variant or variant == "raw" or variant.startswith("epoch-"))
+        if alike and not Path(name).exists() and not _is_cached(name):
+            meant = f"{near[0]}/{variant}" if variant else near[0]
+            yield f"{role}={name} is no step and no folder here. Did you mean {meant}? {_named(context, kinds)}"
+        else:
+            yield from folder_lacking(context, role, name)
+
+
+def _step_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]) -> Iterator[str]:
+    step, _, variant = name.partition("/")
+    leaves, folder = context.steps[step], None if step in context.coming else context.runs.find(step)
+    if leaves not in kinds:
+        instead = _MODELS.get(leaves, "no model")
+        yield f"{role}={name}: step {step} leaves {instead}. {_named(context, kinds)}"
+        return
+    if step not in context.coming and folder is None:
+        yield context.not_made(step)
+        return
+    number, options = variant.removeprefix("epoch-"), context.config.get(step, {})
+    if not variant or (variant == "raw" and leaves == WRITES):
+        if step not in context.coming:
+            yield from folder_lacking(context, role, str(context.model_path(name)))
+    elif number == variant or not number.isdecimal() or "keep_epochs" not in options:
+        raw = " but raw" * (leaves == WRITES) + ", and its epochs, such as epoch-1" * ("keep_epochs" in options)
+        yield f"{role}={name}: {step} has no variant{raw}. Mend the name."
+    elif step in context.coming:
+        epochs = options["fit"]["epochs"]
+        if not options["keep_epochs"]:
+            yield f"{role}={name}: {step} keeps no epochs. Set {step}.keep_epochs=true."
+        elif not 1 <= int(number) <= epochs:
+            yield f"{role}={name}: {step}.fit.epochs is {epochs}, so that there are epoch-1 to epoch-{epochs}."
+    elif folder is not None and not (folder / "epochs" / number).is_dir():
+        kept = sorted(path.name for path in folder.glob("epochs/*"))
+        held = f"holds epochs {', '.join(kept)}" if kept else f"kept no epochs; {step}.keep_epochs=true keeps them"
+        yield f"{role}={name}: {folder} {held}. Mend the name."
+
+
+def folder_lacking(context: Context, role: str, name: str) -> Iterator[str]:
+    """Whether a folder holds a model whose context the lengths fit, or the hub may be asked for it."""
+    shown = f"{BASE} ({name})" if role == _BASE_PATH else name
+    try:
+        folder = Path(model_folder(name))
+        if folder.exists():
+            node = context.config["model"]["causal_lm"]
+            config = model_config(name, trust_remote_code=node.get("trust_remote_code", False))
+            fault = None if role in (REWARD, JUDGE) else too_long(context.config["data"]["lengths"], config, shown)
+            if fault:
+                yield fault
+            return
+        here_or_hub_id(name)
+    except (OSError, ValueError) as error:
+        try:
+            within = exported_model(name)
+        except (OSError, ValueError):
+            within = name
+        yield f"{role}={name}: {error}" + (f" Did you mean {within}?" if within != name else "")
+        return
+    if is_offline_mode() and not _is_cached(name):
+        yield (
+            f"{role}={name} is no folder here, and HF_HUB_OFFLINE is set, but the cache of the hub does not hold it. "
+            f"Mend the name, fetch it on a machine with a network (hf download {name}), or give a folder."
+        )
+
+
+def _is_cached(name: str) -> bool:
+    return is_hub_id(name) and any(
+        isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "tokenizer.json")
+    )
+
+
+def base_lacking(context: Context) -> Iterator[str]:
+    """Whether the base model is there: made by step pretrain, to be made, or described by the configuration."""
+    if PRETRAIN in context.coming or context.model_path(BASE) is None:
+        node = context.config["model"]["causal_lm"]
+        dtype, attention = node.get("dtype", "float32"), node.get("attention", "sdpa")
+        if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+            yield f"model.causal_lm.dtype={dtype} is no type of torch; there are float32, bfloat16, float16."
+        kernels = ["sdpa", "eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+        if attention not in kernels and "/" not in str(attention):
+            near = get_close_matches(str(attention), kernels, 1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            yield f"model.causal_lm.attention={attention} is unknown. {meant}There are sdpa, eager, flex_attention."
+        path = node.get("path")
+        if path is not None and str(node.get("_target_")).startswith("rlhf_lightning."):
+            yield from folder_lacking(context, _BASE_PATH, path)
+        elif isinstance(node.get("config"), Mapping) and "model_type" in node["config"]:
+            try:
+                fault = too_long(context.config["data"]["lengths"], model_config(config=node["config"]), BASE)
+            except (ValueError, KeyError) as error:
+                fault = f"model.causal_lm.config: {error}"
+            if fault:
+                yield fault
+
+
+def _named(context: Context, kinds: tuple[str, ...]) -> str:
+    steps = [step for step, leaves in context.steps.items() if leaves in kinds]
+    base = [BASE] if WRITES in kinds else []
+    return f"Name {', '.join((*base, *steps))}, a folder, or an id of the hub (owner/name)."

@@ -1,0 +1,95 @@
+"""What is kept beside a step's identity: which rows it read, and what computed it."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_lightning.data.sources import DataSource, FileData, file_book
+from rlhf_lightning.models.matmul import onednn_is_faster
+from rlhf_lightning.parallel.processes import world_size
+from rlhf_lightning.recipe.curated import CuratedData
+from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.identity import by_content, processor
+
+
+def provenance(
+    config: Mapping[str, Any],
+    data: DataSource,
+    curated: CuratedData | None,
+    device: torch.device,
+    named: Mapping[str, Path],
+) -> dict[str, Any]:
+    """What `begin_stage` keeps of a step, so that a message can say what is another now.
+
+    Args:
+        config: The resolved configuration.
+        data: The data option.
+        curated: What step curate left, where that is read.
+        device: The device that samples and trains.
+        named: The files and folders that settings of the step name, by what stands for them there (`by_content`).
+
+    Returns:
+        ``records``: under ``files`` the books of each file by kind and split, under ``source`` the settings of a source
+        without files, under ``named`` the books of files that settings name. ``environment``: see that function.
+    """
+    records: dict[str, Any] = {}
+    if curated is not None:
+        files = sorted(curated.folder.glob("*.jsonl"))
+        records["files"] = {file.stem: [{**file_book(file, curated.folder), "options": {}}] for file in files}
+    elif isinstance(data, FileData):
+        records["files"] = data.books()
+    else:
+        records["source"] = by_content(config["data"]["source"])
+    records["named"] = {
+        content: file_book(path, path.resolve().parent) if path.is_file() else {"file": path.name, "digest": content}
+        for content, path in named.items()
+    }
+    precision, attention = config["trainer"].get("precision"), config["model"]["causal_lm"].get("attention")
+    return {"records": records, "environment": environment(device, precision, attention)}
+
+
+def environment(device: torch.device, precision: Any, attention: Any) -> dict[str, Any]:
+    """What changes the last bit of a result and is no setting of the step, as plain types.
+
+    Args:
+        device: The device that samples and trains.
+        precision: The trainer's precision.
+        attention: The kernel that the model's attention is to use; None is the library's choice.
+    """
+    gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if gpu else processor(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "matrix products": "oneDNN" if onednn_is_faster() else "torch",
+        "precision of products": torch.get_float32_matmul_precision(),
+        "precision": precision,
+        "attention": attention,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        **{name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def go_on_in(folder: Path, now: Mapping[str, Any]) -> str | None:
+    """Note that a half-done step goes on in another environment; returns what to say of it.
+
+    ``stage.json`` keeps the one that the step began in as ``environment``, the others as ``went_on_in``.
+
+    Args:
+        folder: The step's folder.
+        now: What `environment` finds.
+    """
+    stage = read_stage(folder)
+    known = [stage.get("environment", {}), *stage.get("went_on_in", [])]
+    before = known[-1]
+    others = [name for name in now if name in before and before[name] != now[name]]
+    if not others:
+        return None
+    write_json(folder / "stage.json", {**stage, "went_on_in": [*known[1:], dict(now)]})
+    named = ", ".join(f"{name} {now[name]} ({before[name]} before)" for name in others)
+    return f"goes on with {named}: the result may differ in the last bits from that of an unbroken run"

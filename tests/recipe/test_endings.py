@@ -1,0 +1,213 @@
+"""Steps that a signal, a full disk or a measure that is no number ends: one sentence, and what was done is kept."""
+
+import errno
+import importlib
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlhf_lightning.cli import CONFIG_DIR, resolved, run
+from rlhf_lightning.runs.files import full_disk
+from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.targets import check_remote_code
+from rlhf_lightning.training.metrics_file import refuse_non_finite
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
+)
+SMALL = [
+    "debug=fast",
+    "model.size=small",
+    "run=one",
+    *(f"data.source.{name}=24" for name in ("prompts", "demonstrations", "text", "validation")),
+    *("sft.fit.epochs=1", "sft.fit.checkpoint_every=1", "sft.fit.log_every=1", "sft.data.batch_size=8"),
+    *("collect.policies=[base]", "collect.prompts={train: 8, validation: 2}", "collect.labelers.count=2"),
+    "collect.sampling={batch_size: 4, min_responses: 2, max_responses: 3}",
+    *("evaluate.policies=[base]", "evaluate.baseline=base", "evaluate.reference=base"),
+]
+ARTIFACTS = {
+    "sft": "model/model.safetensors",
+    "collect": "comparisons.train.jsonl",
+    "evaluate": "samples.json",
+    "curate": "demonstrations.train.jsonl",
+}
+
+
+def rlhf(runs: Path, step: str, *overrides: str) -> None:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        run(compose("config", [f"paths.runs={runs}", f"stages=[{step}]", *SMALL, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every step, unbroken."""
+    runs = tmp_path_factory.mktemp("whole")
+    for step in ARTIFACTS:
+        rlhf(runs, step)
+    return runs
+
+
+def same_artifact(runs: Path, whole: Path, step: str) -> bool:
+    assert read_stage(runs / "one" / step)["status"] == "complete"
+    names = (runs / "one" / step / ARTIFACTS[step], whole / "one" / step / ARTIFACTS[step])
+    return names[0].read_bytes() == names[1].read_bytes()
+
+
+def before_call(patch: pytest.MonkeyPatch, name: str, number: int, action: Callable[[], Any]) -> None:
+    """Let something happen before the so-manieth call of a function."""
+    module, _, attribute = name.rpartition(".")
+    home: Any = importlib.import_module(f"rlhf_lightning.{module}") if ":" not in module else None
+    if home is None:
+        path, _, owner = module.partition(":")
+        home = getattr(importlib.import_module(f"rlhf_lightning.{path}"), owner)
+    original, calls = getattr(home, attribute), []
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return original(*arguments, **options)
+
+    patch.setattr(home, attribute, called)
+
+
+@pytest.mark.parametrize(
+    ("step", "function", "call", "name"),
+    [
+        ("collect", "recipe.collect.ranking", 5, "SIGTERM"),
+        ("collect", "recipe.collect.write_lines", 1, "SIGHUP"),
+        ("evaluate", "recipe.evaluate.sample_policy", 1, "SIGTERM"),
+        ("evaluate", "recipe.pipeline.write_report", 1, "SIGHUP"),
+        ("curate", "recipe.curate.data_card", 1, "SIGTERM"),
+        ("sft", "models.export.put_in_place", 1, "SIGTERM"),
+        ("sft", "training.checkpoint:BatchCheckpoint._save", 1, "SIGHUP"),
+        ("sft", "training.checkpoint:BatchCheckpoint._save", 2, "SIGTERM"),
+    ],
+)
+def test_a_signal_ends_every_step_in_order(
+    step: str, function: str, call: int, name: str, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    with pytest.MonkeyPatch.context() as patch:
+        before_call(patch, function, call, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as ended:
+            rlhf(tmp_path, step)
+    assert ended.value.code == {"SIGTERM": 143, "SIGHUP": 129}[name]
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
+    said = capsys.readouterr().out
+    assert len(re.findall(rf"(stopped|ended) by {name}; the same command goes on from", said)) == 1
+    folder = tmp_path / "one" / step
+    if function.endswith("ranking"):
+        assert (folder / "ranked.train.unfinished").read_text().count("\n") == 1
+    rlhf(tmp_path, step)
+    assert same_artifact(tmp_path, whole, step)
+
+
+@pytest.mark.parametrize("step", ["collect", "evaluate", "curate"])
+def test_ctrl_c_leaves_what_was_done(step: str, tmp_path: Path, whole: Path) -> None:
+    functions = {"collect": "collect.ranking", "evaluate": "evaluate.sample_policy", "curate": "curate.data_card"}
+    with pytest.MonkeyPatch.context() as patch:
+        before_call(patch, f"recipe.{functions[step]}", 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            rlhf(tmp_path, step)
+    rlhf(tmp_path, step)
+    assert same_artifact(tmp_path, whole, step)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte."""
+    written = ["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=4k"]
+    assert "No space left" in subprocess.run(written, capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "function", "call", "file"),
+    [
+        ("sft", "training.checkpoint:BatchCheckpoint._save", 2, "sft/checkpoints"),
+        ("sft", "training.metrics_file:MetricsFile._write_all", 1, "sft"),
+        ("sft", "models.export.put_in_place", 1, "sft"),
+        ("sft", "recipe.pipeline.complete_stage", 1, "sft/stage.json"),
+        ("collect", "recipe.collect.ranking", 1, "collect"),
+        ("collect", "recipe.collect.write_lines", 1, "collect/comparisons.train.jsonl"),
+        ("evaluate", "recipe.evaluate.write_json", 1, "evaluate/samples.json"),
+        ("evaluate", "recipe.pipeline.write_report", 1, "report/results.json"),
+        ("curate", "recipe.curate.data_card", 1, "curate"),
+        ("curate", "curation.curator:Curator.curate", 1, "curate"),
+    ],
+)
+def test_a_full_disk_is_said_whatever_was_written(
+    step: str, function: str, call: int, file: str, disk: Path, whole: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before_call(patch, function, call, lambda: fill(disk))
+        with pytest.raises((PipelineError, OSError), match=r"the disk is full.*give the same command again") as full:
+            rlhf(disk, step)
+    assert str(disk / "one" / file) in str(full.value)
+    (disk / "filler").unlink()
+    rlhf(disk, step)
+    assert same_artifact(disk, whole, step)
+
+
+def test_other_errors_are_not_called_a_full_disk() -> None:
+    assert full_disk(PermissionError(errno.EACCES, "no")) is None
+    assert full_disk(RuntimeError("the first word of os error 28")) is None
+    assert full_disk(RuntimeError("I/O error: No space left on device (os error 28)")) == "the disk is full"
+    hidden = RuntimeError("unexpected pos 64 vs 0")
+    hidden.__context__ = OSError(errno.EDQUOT, "Quota exceeded")
+    assert "quota" in str(full_disk(hidden))
+
+
+def test_a_step_is_not_complete_with_a_measure_that_is_no_number() -> None:
+    fine = {"loss": 0.5, "none": None, "name": "nan", "parts": {"a": [1, 2.5]}, "flag": True}
+    refuse_non_finite("sft", fine)
+    with pytest.raises(PipelineError, match=r"sft ended with loss = nan, parts\.a\.1 = -inf: .*stages=\[sft\]"):
+        refuse_non_finite("sft", {**fine, "loss": math.nan, "parts": {"a": [1, -math.inf]}})
+
+
+def test_the_pipeline_refuses_it_and_leaves_the_step_half_done(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_lightning.recipe.collect.Collection.run", lambda *_: {"train": {"prompts": math.nan}})
+        with pytest.raises(PipelineError, match=r"collect ended with train\.prompts = nan"):
+            rlhf(tmp_path, "collect")
+    assert read_stage(tmp_path / "one" / "collect")["status"] == "half-done"
+
+
+def test_code_of_models_needs_a_second_word(tmp_path: Path) -> None:
+    folder = ["model=folder", "model.path=sandbox/small", f"paths.runs={tmp_path}", "stages=[collect]"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        for name in ("model.causal_lm", "model.tokenizer"):
+            trusting = [*folder, f"{name}.trust_remote_code=true"]
+            with pytest.raises(PipelineError, match=rf"^{name}\.trust_remote_code=true .*\[transformers_modules\]"):
+                run(compose("config", trusting))
+            check_remote_code(resolved(compose("config", [*trusting, "allowed_targets=[transformers_modules]"])))
+
+
+@pytest.mark.parametrize("value", [True, "yes", 1])
+def test_code_of_models_is_looked_for_everywhere(value: Any) -> None:
+    rewards = {"evaluate": {"judges": {"a": {"rewards": [{"path": "x"}, {"path": "y", "trust_remote_code": value}]}}}}
+    with pytest.raises(PipelineError, match=r"^evaluate\.judges\.a\.rewards\.1\.trust_remote_code=true"):
+        check_remote_code({**rewards, "allowed_targets": ["my_package"]})
+    check_remote_code({**rewards, "allowed_targets": ["transformers_modules"]})
+    check_remote_code({"model": {"trust_remote_code": False}, "other": {"trust_remote_code": None}})

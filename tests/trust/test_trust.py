@@ -1,0 +1,106 @@
+"""Hostile and clumsy commands: each is refused with a sentence, and nothing that was there is lost or changed.
+
+With `WRITE_TRUST_PAGE=1` in the environment it writes the table of docs/trust.md.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from command import rlhf
+from rows import SETTINGS
+
+PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
+SMALL = """# @package _global_
+# A run of seconds.
+run: done
+stages: [sft, collect, reward, ppo, evaluate]
+trainer: {limit_train_batches: 2, limit_val_batches: 1}
+data: {source: {prompts: 40, demonstrations: 40, text: 20, validation: 16}}
+sft: {fit: {epochs: 1}}
+collect: {prompts: {train: 8, validation: 8}}
+ppo: {data: {batch_size: 8, num_batches: 2}}
+evaluate: {num_prompts: 8, num_texts: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished run, and the option that made it."""
+    folder = tmp_path_factory.mktemp("trust") / "here"
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / "small.yaml").write_text(SMALL)
+    said = rlhf(["--config-dir=conf", "experiment=small"], folder, limit=300)
+    assert said.code == 0, said.text
+    return folder
+
+
+def content_of(folder):
+    """Every file's digest, and where links lead."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink())
+        if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def said_in(text, folder):
+    """The sentence alone, with what differs from machine to machine left out."""
+    sentence = text[text.rindex("rlhf: ") :] if "rlhf: " in text else text
+    sentence = sentence.replace(f"{folder}/", "").replace(str(folder), ".")
+    sentence = re.sub(r"\((in step [^;)]*; )?HYDRA_FULL_ERROR=1 shows where\)", "", sentence)
+    sentence = re.sub(r"\S*/site-packages/", "", sentence)
+    return " ".join(sentence.removeprefix("rlhf: ").split()).replace("|", "\\|")
+
+
+def tried(row, finished, folder):
+    """What a row's command says, and what is wrong with that."""
+    _, arguments, part, before = row
+    if before is not None or not folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(finished, folder, symlinks=True)
+    if before is not None:
+        before(folder)
+    there = content_of(folder)
+    words = shlex.split(arguments)
+    words = words[1:] if words[0] == "!" else [*words, "experiment=small"]
+    said = rlhf(["--config-dir=conf", *words], folder, limit=25)
+    now = content_of(folder)
+    changed = [name for name, digest in there.items() if now.get(name) != digest]
+    sentence = said_in(said.text, folder)
+    own = "mine.py" in part
+    faults = [] if said.code in (1, 2) else [f"ended with {said.code}"]
+    faults += [f"changed {', '.join(changed)}"] if changed else []
+    faults += [] if part.lower() in (said.text if own else sentence).lower() else [f"{part!r} is not said"]
+    faults += ["a traceback"] if "Traceback" in said.text and not own else []
+    faults += ["nobody foresaw it"] if "nobody foresaw" in said.text else []
+    if before is not None or changed:
+        shutil.rmtree(folder)
+    return sentence, faults
+
+
+def test_every_command_is_refused_with_a_sentence_and_nothing_is_lost(finished, tmp_path):
+    found, lines, number = [], [], 0
+    for title, rows in SETTINGS.items():
+        lines += [f"### {title}", "", "| what | `rlhf experiment=small` with | what it says |", "|---|---|---|"]
+        for row in rows:
+            sentence, faults = tried(row, finished, tmp_path / "here")
+            number += 1
+            found += [f"rlhf {row[1]}: {'; '.join(faults)}: {sentence[:300]}"] if faults else []
+            lines.append(f"| {row[0]} | `{row[1].replace('|', chr(92) + '|')}` | {sentence} |")
+        lines.append("")
+    assert number >= 100
+    table = "\n".join(lines)
+    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "## The commands\n"
+    start = page.index("## The commands")
+    text = f"{page[:start]}## The commands\n\n{table}"
+    if os.environ.get("WRITE_TRUST_PAGE"):
+        PAGE.write_text(text, encoding="utf-8")
+    assert not found, "\n".join(found)
+    assert text == page
