@@ -97,7 +97,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
     environment |= {"HUB_API_KEY": IN_THE_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
     command = [sys.executable, "-W", "ignore", str(folder / "watched.py"), f"paths.runs={folder / 'runs'}", *TINY_RUN]
-    command += [f"+model.token={IN_THE_CONFIG}", "+model.note=key ${oc.env:HUB_API_KEY} of the hub"]
+    command += [f"curate.evaluation=[{{path: x, token: {IN_THE_CONFIG}}}]", "reward.data.leave_out=['key ${oc.env:HUB_API_KEY}']"]
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )

@@ -20,6 +20,7 @@ from rlhf_lightning.recipe.schemas import (
 )
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import found_target, refusal
 
 _MISSING = "???"
@@ -85,7 +86,9 @@ class _Tree:
         elif NODES in marks:
             self.nodes(path, value)
         elif (said := fault(value, judged, plain=True, objects=objects)) is not None:
-            self.add(path, said)
+            # A secret in the wrong place is no less of one.
+            named = {path.rpartition(".")[2]: value}
+            self.add(path, said if redacted(named) == named else said.partition(", got ")[0])
         elif keys is not None:
             self.mapping(path, value, keys)
         elif isinstance(value, Mapping) and "_target_" in value:
@@ -218,7 +221,7 @@ class _Tree:
         )
         found = names.get(key) or next((name for name in near if name), None)
         hint = f"did you mean {found}?" if found else f"{path or 'the configuration'} takes {', '.join(siblings)}"
-        return f"={value!r:.40} is no setting; {hint}"
+        return f"={redacted({key: value})[key]!r:.40} is no setting; {hint}"
 
 
 def _keys_of(annotation: Any) -> _Keys | None:

@@ -241,6 +241,18 @@ def test_a_library_that_lacks_is_asked_for_by_the_steps_that_run_alone(
     assert setting_faults({**config, "stages": ["sft"]}, RECIPE, ["measures"]) == []
 
 
+@pytest.mark.parametrize("path", ["model.token", "foo.api_key", "ppo.module.hub_token", "paths.runs"])
+def test_a_secret_in_a_wrong_place_is_not_shown(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUB_API_KEY", "staple-and-nothing-else")
+    config = json.loads(json.dumps(demo()))
+    config.setdefault("foo", {})
+    group, _, rest = path.partition(".")
+    config[group][rest.rpartition(".")[2]] = ["staple-and-nothing-else"] if path == "paths.runs" else "correct-horse"
+    found = faults(config)
+    assert found
+    assert not any("horse" in fault or "staple" in fault for fault in found)
+
+
 def test_a_missing_value_is_for_the_step_that_needs_it() -> None:
     assert faults(changed("pretrain.module.optimizer.lr", "???")) == []
 
