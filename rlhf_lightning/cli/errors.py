@@ -10,6 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import hydra
+import torch
+import transformers
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -36,7 +39,11 @@ FORESEEN = (
 )
 """Errors whose message is a sentence for the user; of any other the place in the code is said too."""
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+LIBRARIES = [
+    *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(Path(library.__file__).resolve().parents[1] for library in (hydra, torch, transformers)),
+]
+"""Where code lies that is nobody's here; libraries may also be somewhere else on the path."""
 
 
 def report(error: BaseException, folder: Path | None = None) -> str:
