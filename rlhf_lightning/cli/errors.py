@@ -21,6 +21,7 @@ from yaml import YAMLError
 from rlhf_lightning.cli.configuration import composed
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.terminal import harmless
 
 FORESEEN = (
     PipelineError,
@@ -64,7 +65,7 @@ def report(error: BaseException, folder: Path | None = None) -> str:
     else:
         _print(console, trace)
     note = Text(redacted(f"({'; '.join(where)})"), "dim")
-    console.print("[bold red]rlhf:[/]", Text(redacted(said)), sep=" ", end="\n" if "\n" in said else " ")
+    console.print("[bold red]rlhf:[/]", Text(harmless(redacted(said))), sep=" ", end="\n" if "\n" in said else " ")
     console.print(note)
     return str(redacted(said))
 
@@ -76,7 +77,7 @@ def print_stopped(where: str) -> None:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(Text(redacted(text)), end="")
+    console.print(Text(harmless(redacted(text))), end="")
 
 
 def sentence(error: BaseException) -> str:

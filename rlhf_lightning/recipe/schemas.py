@@ -127,7 +127,7 @@ class RewardSettings(TypedDict):
     lora: Lora
     rates: NotRequired[dict[str, NonNegativeFloat]]
     export: Form | None
-    bias_demonstrations: Count
+    bias_demonstrations: NonNegativeInt
     folds: Literal["labeler", "source"] | None
 
 

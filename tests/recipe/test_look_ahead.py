@@ -109,8 +109,8 @@ WRONG = [
     ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
     ("collect.sampling.max_responses=3", "collect: K must be between 2 and more: sampling.min_responses=4, "),
-    ("evaluate.policies=[sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
-    ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, prompted, sft, ppo, "),
+    ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
+    ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
     ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
     ("evaluate.judge=judge", "evaluate: the model of stage judge is needed, but "),
     ("evaluate.judge=jugde", "evaluate: judge=jugde is no step and no folder here. Did you mean judge?"),
@@ -129,7 +129,6 @@ WRONG = [
         "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
     ),
     ("+model.causal_lm.attention=spda", "sft, evaluate: model.causal_lm.attention=spda is unknown. Did you mean sd"),
-    ("model.causal_lm.path=/nope", "sft, evaluate: model.path=/nope: there is no file or folder /nope here"),
     ("data.lengths.block_size=193", "sft, evaluate: the model base (sandbox/medium) reads 192 tokens, but data."),
     ("upstream=demmo", "upstream=demmo: there is no run "),
     ("optimized_metric=pppo.rollout/score", "optimized_metric=pppo.rollout/score: pppo is none of the steps that"),
@@ -226,6 +225,8 @@ def test_what_is_finished_here_or_upstream_is_there(tmp_path: Path) -> None:
     fine(runs, "stages=[evaluate]", "upstream=demo", "evaluate=default")
     (unmade,) = said(runs, "stages=[ppo]", "upstream=demo", "ppo.init=ppo_init")
     assert "ppo_init is not complete, nor is it in run demo. Add it: stages=[ppo_init,...]" in unmade
+    (nowhere,) = said(runs, "stages=[sft]", "model.causal_lm.path=/nope")
+    assert nowhere.startswith("sft: model.path=/nope: there is no file or folder /nope here, and it looks like a path")
     mistyped, *_ = said(runs, "stages=[ppo]", "upstream=demmo")
     assert "Did you mean demo?" in mistyped
     (epochs,) = said(runs, "stages=[ppo]", "upstream=demo", "ppo.init=sft/epoch-2")

@@ -52,7 +52,7 @@ sft.module.scheduler.num_warmup_steps=-5  num_warmup_steps=-5 must not be below 
 sft.module.scheduler.min_lr_rate=-0.5     min_lr_rate=-0.5 must not be below 0.
 pretrain.on_weights=1                     must be true or false, got 1.
 pretrain.export_dtype=int7                must be one of float32, bfloat16, float16, float64, got "int7".
-reward.bias_demonstrations=0              must be a whole number of at least 1, got 0.
+reward.bias_demonstrations=-1             must be a whole number of at least 0, got -1.
 reward.folds=user                         must be one of labeler, source or null, got "user".
 reward.init=1                             must be text, got 1; quote it: '1'.
 reward.module.shared_prefix=2             must be true or false, got 2.
