@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra.types import RunMode
 from hydra.utils import get_object
 from hypothesis import given
@@ -97,7 +98,8 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
     environment |= {"HUB_API_KEY": IN_THE_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
     command = [sys.executable, "-W", "ignore", str(folder / "watched.py"), f"paths.runs={folder / 'runs'}", *TINY_RUN]
-    command += [f"curate.evaluation=[{{path: x, token: {IN_THE_CONFIG}}}]", "reward.data.leave_out=['key ${oc.env:HUB_API_KEY}']"]
+    command += [f"curate.evaluation=[{{path: x, token: {IN_THE_CONFIG}}}]"]
+    command += ["reward.data.leave_out=['key ${oc.env:HUB_API_KEY} of the hub']"]
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -124,8 +126,10 @@ def test_a_run_writes_no_secret_down(sealed: tuple[Path, str]) -> None:
     secrets = (IN_THE_CONFIG.encode(), IN_THE_ENVIRONMENT.encode())
     assert [path for path in files if any(secret in path.read_bytes() for secret in secrets)] == []
     assert all(secret.decode() not in shown for secret in secrets)
-    model = read_stage(folder / "runs" / "sealed" / "sft")["identity"]["config"]["model"]
-    assert (model["token"], model["note"]) == (REDACTED, f"key {REDACTED} of the hub")
+    step = folder / "runs" / "sealed" / "reward"
+    assert read_stage(step)["identity"]["config"]["reward"]["data"]["leave_out"] == [f"key {REDACTED} of the hub"]
+    written = yaml.safe_load((step / "config.yaml").read_text(encoding="utf-8"))
+    assert written["curate"]["evaluation"] == [{"path": "x", "token": REDACTED}]
 
 
 # What a configuration names

@@ -168,7 +168,7 @@ class _Tree:
             self.object(path, value)
         elif isinstance(value, Mapping) and REWARD in value:
             self.mapping(
-                path, value, _NONE._replace(types={REWARD: Reward, "weight": float}, required=frozenset({"weight"}))
+                path, value, _NONE._replace(types={REWARD: Reward, "weight": float}, required=frozenset({REWARD}))
             )
         elif isinstance(value, Mapping) and kind is not None:
             self.visit(path, value, Annotated[dict[str, Any], Keywords(kind, every=True)])

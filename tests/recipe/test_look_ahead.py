@@ -108,7 +108,6 @@ WRONG = [
     ("collect.policies=[sft/epoch-1]", "collect: policies=sft/epoch-1: sft keeps no epochs. Set sft.keep_epochs="),
     ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
-    ("collect.sampling.min_responses=1", "collect: K must be between 2 and more: sampling.min_responses=1, "),
     ("collect.sampling.max_responses=3", "collect: K must be between 2 and more: sampling.min_responses=4, "),
     ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
     ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
@@ -120,7 +119,6 @@ WRONG = [
         "ppo.module.num_minibatches=256",
         "ppo, ppo_ptx: data.batch_size=128 episodes cannot be split into module.num",
     ),
-    ("generation.engine=vlm", "ppo, ppo_ptx: generation.engine=vlm is not known"),
     ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: trainer.gradient_clip_val=1.0 does nothing for PPO"),
     (
         "trainer.accelerator=cdua",
@@ -130,7 +128,6 @@ WRONG = [
         "trainer.accelerator=cuda",
         "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
     ),
-    ("+model.causal_lm.dtype=float31", "sft, evaluate: model.causal_lm.dtype=float31 is no type of torch"),
     ("+model.causal_lm.attention=spda", "sft, evaluate: model.causal_lm.attention=spda is unknown. Did you mean sd"),
     ("data.lengths.block_size=193", "sft, evaluate: the model base (sandbox/medium) reads 192 tokens, but data."),
     ("upstream=demmo", "upstream=demmo: there is no run "),
