@@ -242,7 +242,7 @@ def test_hydra_builds_nothing_that_is_not_allowed(
     evil.parent.mkdir(parents=True)
     evil.write_text("# @package _global_\n" + json.dumps({"hydra": {"job_logging": handler}}), encoding="utf-8")
     given = [text.replace("CANARY", str(canary)).replace("EVIL", str(tmp_path / "groups")) for text in overrides]
-    monkeypatch.setattr(sys, "argv", ["rlhf", f"paths.runs={tmp_path / 'runs'}", "stages=[]", *given])
+    monkeypatch.setattr(sys, "argv", ["rlhf", f"paths.runs={tmp_path / 'runs'}", "stages=[pretrain]", *given])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 1
@@ -252,7 +252,7 @@ def test_hydra_builds_nothing_that_is_not_allowed(
 
 @pytest.mark.parametrize("overrides", [[], ["hydra/job_logging=default"], ["hydra/hydra_logging=default"]])
 def test_what_hydra_brings_is_allowed(overrides: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["rlhf", f"paths.runs={tmp_path / 'runs'}", "stages=[]", *overrides])
+    monkeypatch.setattr(sys, "argv", ["rlhf", f"paths.runs={tmp_path / 'runs'}", "stages=[pretrain]", *overrides])
     main()
 
 

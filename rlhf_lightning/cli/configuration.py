@@ -1,6 +1,8 @@
 """The configuration: composed by Hydra, checked for what Hydra itself would build of it, as plain types."""
 
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.recipe.schemas import Settings
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.guard import guard_output
 from rlhf_lightning.runs.secrets import redacted
@@ -134,6 +137,11 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise PipelineError("the configuration must be a mapping.")
     found = {str(name): value for name, value in plain.items()}
+    # What the user's own settings refer to, such as my_rate in ${my_rate}, is read by them alone.
+    raw = json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
+    for name in found.keys() - Settings.__annotations__.keys() - {stage.name for stage in RECIPE}:
+        if re.search(rf"\$\{{{re.escape(name)}[.}}]", raw):
+            del found[name]
     # A run may be called 1, which Hydra reads as a number.
     found["run"], found["upstream"] = _as_names(found.get("run")), _as_names(found.get("upstream"))
     for step, other in LIKE.items():

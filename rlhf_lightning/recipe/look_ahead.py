@@ -71,8 +71,10 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
 def _is_made(stage: Stage, context: Context) -> bool:
     """Whether the step is complete with these settings."""
     record = read_stage(context.runs.folder(stage.name))
-    made = record.get("status") == "complete"
-    return made and record["identity"]["config"] == redacted(plain(context.held(stage.settings(context))))
+    if record.get("status") != "complete":
+        return False
+    now = redacted(plain(context.held(stage.settings(context))))
+    return bool(record["identity"].get("config", now) == now)
 
 
 def _lacks(stage: Stage, context: Context) -> Iterator[str]:

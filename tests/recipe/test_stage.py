@@ -94,7 +94,7 @@ def test_an_algorithm_is_one_file_one_line_and_one_group(made: Path, tmp_path: P
 
 
 LOSSES = {"sft": "lm_loss", "reward": "ranking_loss", "ppo": "policy_loss"}
-_WAY = "cli recipe/pipeline recipe/{step} recipe/stage training/fit modules/{module} algorithms/losses"
+_WAY = "cli/command recipe/pipeline recipe/{step} recipe/stage training/fit modules/{module} algorithms/losses"
 STACKS = {
     "sft": _WAY.format(step="language_model", module="language_model").split(),
     "reward": _WAY.format(step="reward", module="reward").split(),

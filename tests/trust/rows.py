@@ -203,7 +203,7 @@ SETTINGS = {
         ("the reward, misspelt", "ppo.reward=rewrd", "did you mean reward", None),
         ("a folder that there is not", "reward.init=./nope", "./nope", None),
         ("a policy, misspelt", "evaluate.policies=[bse,sft]", "did you mean base", None),
-        ("the baseline, misspelt", "evaluate.baseline=sfft", "evaluate.baseline", None),
+        ("the baseline, misspelt", "evaluate.baseline=sfft", "did you mean sft", None),
         ("an epoch that is not kept", "collect.policies=[sft/epoch-9]", "epoch-9", None),
         ("a variant that there is not", "ppo.init=ppo/rwa", "rwa", None),
         ("a run that there is not", "upstream=nope run=new stages=[reward]", "nope", None),
