@@ -5,14 +5,14 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
 import transformers
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -21,7 +21,9 @@ from rich.console import Console
 from rich.text import Text
 from yaml import YAMLError
 
-from rlhf_lightning.cli.configuration import composed
+from rlhf_lightning.cli.configuration import CONFIG_DIR, composed
+from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.terminal import harmless
@@ -104,6 +106,10 @@ def sentence(error: BaseException) -> str:
     if "Config group override must be a string" in str(error):
         without = [argument for argument in sys.argv[1:] if argument.endswith(("=null", "=", "=[]"))]
         return f"{' '.join(without)}: a group needs an option. rlhf --help lists those of each group."
+    if isinstance(error, OmegaConfBaseException):
+        first = str(error).splitlines()[0]
+        taken = [each for each in sys.argv[1:] if each.startswith("~") or each.endswith("=null")]
+        return first + (f". {' and '.join(taken)} takes away what others refer to: set what it holds." if taken else "")
     if isinstance(error, FORESEEN):
         return str(error) or type(error).__name__
     return f"{type(error).__name__}: {error}{_place(error)}"
@@ -111,47 +117,37 @@ def sentence(error: BaseException) -> str:
 
 def _composition_sentence(error: ConfigCompositionException) -> str:
     text = str(error)
-    if found := re.match(r"Could not (?:override|append to|delete)[^']*'([^']+)'", text):
-        return unknown_key(found[1], _known())
+    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"{found[1]} has a value already: write {found[1]}=<value>, without +."
+    if found := re.match(r"Could not delete from config\. [^']*'([^']+)'", text):
+        return f"{found[1]} is not there, so that it cannot be taken out."
+    if found := re.match(r"Could not override '([^']+)'", text):
+        return _unknown(found[1])
     if found := re.match(r"Multiple values for ([\w/@.]+)\.", text):
         return f"{found[1]} is a group, of which one option holds: write {found[1]}=<option>, without +."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
     return " ".join(f"{text} {cause}".split())
 
 
-def unknown_key(path: str, known: Mapping[str, Any]) -> str:
-    """That a setting is not known, and which one may have been meant.
-
-    Args:
-        path: The setting, such as `sft.fit.epoch`.
-        known: The whole configuration.
-    """
-    node: Any = known
-    parts = path.split(".")
-    for number, part in enumerate(parts):
-        if not isinstance(node, Mapping) or part not in node:
-            there = list(node) if isinstance(node, Mapping) else []
-            near = get_close_matches(part, map(str, there), 1) or [name for name in there if name == parts[-1]]
-            before = ".".join(parts[:number])
-            meant = [".".join([*parts[:number], *near[:1], *parts[number + 1 :]])] if near else []
-            meant = meant or [each for each in _paths(known) if each.endswith(f".{parts[-1]}")][:3]
-            of_it = f" {before} has {', '.join(map(str, there))}." if number and there else ""
-            did = f"; did you mean {' or '.join(meant)}?" if meant else "."
-            return f"{path} is no setting{did}{of_it} rlhf --cfg job prints all of them."
-        node = node[part]
-    return f"{path} cannot be set so."
-
-
-def _paths(node: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        yield f"{before}{name}"
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{before}{name}.")
-
-
-def _known() -> dict[str, Any]:
+def _unknown(setting: str) -> str:
+    """Of a setting that no file of the chosen options has: whether there is one of that name, or which was meant."""
+    arguments = get_args_parser().parse_args()
+    added = [f"++{each}" if _names_a_key(each) else each for each in arguments.overrides]
+    if arguments.config_dir:
+        added.append(f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]")
     GlobalHydra.instance().clear()
-    return composed([])
+    try:
+        faults = setting_faults(composed(added), RECIPE, [])
+    except Exception:  # the command has further faults
+        faults = setting_faults({**composed([]), setting: None}, RECIPE, [])
+    if not faults:
+        return f"{setting} stands in no file of the chosen options; it can be set: write +{setting}=<value>."
+    return "\n".join(faults)
+
+
+def _names_a_key(override: str) -> bool:
+    name = override.partition("=")[0]
+    return not name.startswith(("+", "~")) and not (CONFIG_DIR / name.partition("@")[0]).is_dir()
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

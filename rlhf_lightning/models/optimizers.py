@@ -60,8 +60,8 @@ def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> st
     optimizer: Optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, 1))], lr=1.0)
     try:
         if isinstance(factory, type) and issubclass(factory, Optimizer):
-            factory(optimizer.param_groups[0]["params"], **options)
-            return None
+            built = factory(optimizer.param_groups[0]["params"], **options)
+            return None if built.defaults.get("lr", 1) else "lr=0 would train nothing"
         defaults = parameters_of(schedule_factory).defaults
         for name, value in options.items():
             if isinstance(value, int | float) and value < 0 and not is_default(value, defaults, name):
