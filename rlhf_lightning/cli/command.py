@@ -43,7 +43,9 @@ def run(config: DictConfig) -> float | None:
         raise PipelineError("\n".join(faults))
     hydra_config: Any = HydraConfig.instance().cfg
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
-    init_process_group(gpu=plain["trainer"].get("accelerator", "auto") in ("gpu", "cuda", "auto") and torch.cuda.is_available())
+    init_process_group(
+        gpu=plain["trainer"].get("accelerator", "auto") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    )
     console = Console(quiet=rank() != 0)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own

@@ -58,9 +58,9 @@ def report(error: BaseException, folder: Path | None = None) -> str:
     Returns:
         The sentence.
     """
-    said, where = sentence(error), [*getattr(error, "__notes__", ())]
-    trace = "".join(traceback.format_exception(error))
     own = own_traceback(error)
+    said = sentence(error) if own is None else traceback.format_exception_only(error)[0].strip()
+    where, trace = [*getattr(error, "__notes__", ())], "".join(traceback.format_exception(error))
     console = Console(stderr=True, soft_wrap=True)
     if os.environ.get("HYDRA_FULL_ERROR"):
         _print(console, trace)
@@ -106,6 +106,8 @@ def sentence(error: BaseException) -> str:
     if "Config group override must be a string" in str(error):
         without = [argument for argument in sys.argv[1:] if argument.endswith(("=null", "=", "=[]"))]
         return f"{' '.join(without)}: a group needs an option. rlhf --help lists those of each group."
+    if found := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
+        return f"{found[1]} has no value, and the chosen options need one. Give it: {found[1]}=<value>."
     if isinstance(error, OmegaConfBaseException):
         first = str(error).splitlines()[0]
         taken = [each for each in sys.argv[1:] if each.startswith("~") or each.endswith("=null")]
