@@ -95,6 +95,8 @@ def sentence(error: BaseException) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         others = ", ".join(error.options)
         return f"{group}={option}: there is no such option{_meant(option, error.options)} {group} has {others}."
+    if isinstance(error, MissingConfigException):
+        return f"{str(error).splitlines()[0]} The primary configuration is called config; leave --config-name out."
     if isinstance(error, OverrideParseException):
         return f"{error.override} is no override of Hydra: {error.message.splitlines()[0]}. Quote what the shell reads."
     if isinstance(error, ConfigCompositionException):

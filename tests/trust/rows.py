@@ -1,7 +1,7 @@
 """Commands that are wrong, hostile or clumsy, and what each must say: the rows of docs/trust.md.
 
-A row is what is wrong, the arguments behind `rlhf`, a part of the sentence that must come, and what is done to the folder
-before. `experiment=small` stands behind all arguments that do not begin with `!`.
+A row is what is wrong, the arguments behind `rlhf`, a part of the sentence that must come, and what is done to the
+folder before. `experiment=small` stands behind all arguments that do not begin with `!`.
 """
 
 import json
@@ -381,6 +381,6 @@ SETTINGS = {
         ("weights that learn in 16 bits", "trainer.precision=16-true", "trainer.precision", None),
         ("a length for the trainer", "+trainer.max_epochs=3", "sft.fit.epochs", None),
         ("batches that add up", "+trainer.accumulate_grad_batches=2", "accumulate_grad_batches", None),
-        ("a sweep in which a job is wrong", "-m stages=[sft] run=swept sft.fit.epochs=0,1", "1 of 2 jobs failed", None),
+        ("a sweep in which a job is wrong", "-m stages=[sft] run=swept sft.fit.epochs=0,1", "at least 1, got 0", None),
     ],
 }

@@ -70,7 +70,7 @@ def content_of(folder):
 
 def said_in(text, folder):
     """The sentence alone, with what differs from machine to machine left out."""
-    sentence = text[text.rindex("rlhf: ") :] if "rlhf: " in text else text
+    sentence = text[text.rindex("rlhf: ") :].split("\n[20")[0] if "rlhf: " in text else text
     sentence = sentence.replace(f"{folder}/", "").replace(str(folder), ".")
     for pattern, instead in VARYING:
         sentence = re.sub(pattern, instead, sentence)
