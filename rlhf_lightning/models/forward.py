@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
@@ -71,11 +72,19 @@ def token_logits(
     positions: Int[Tensor, "rows time"],
     last: int | None = None,
 ) -> Float[Tensor, "rows kept vocab"]:
-    """Logits of any causal language model; arguments as `rlhf_lightning.models.log_probs.causal_logits`.
+    """Logits of any causal language model, of the last positions only where that is asked for.
+
+    Args:
+        model: A transformers model, or any module that maps ids and mask to logits.
+        input_ids: The tokens.
+        mask: True on real tokens.
+        positions: The position of each token (`rlhf_lightning.models.padding.position_ids`).
+        last: How many positions are kept, from the end; None keeps all.
 
     Raises:
-        ValueError: When the module gives anything else.
+        ValueError: When the rows are too long for one reading (`check_length`), or the module gives anything else.
     """
+    check_length(model, input_ids.shape[1])
     if not keywords_of(model).positioned and not bool((mask[:, 1:] <= mask[:, :-1]).all()):
         order = (~mask).int().argsort(dim=1, stable=True)
         ids, mask, positions = (values.gather(1, order) for values in (input_ids, mask, positions))
