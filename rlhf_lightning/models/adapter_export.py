@@ -11,13 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.adapter_folder import ADAPTER_WEIGHTS, PREFIX, peft_module
-from rlhf_lightning.models.export import (
-    check_scalar_export,
-    complete_folder,
-    export_causal_lm,
-    export_scalar_model,
-    head_state,
-)
+from rlhf_lightning.models.export import check_scalar_export, complete_folder, export_model, head_state
 from rlhf_lightning.models.lora import without_adapters
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
@@ -68,13 +62,13 @@ def export_trained(
         folder: The folder to write; an older one there is replaced.
     """
     if form != ADAPTER:
-        _export_plain(model, start, tokenizer, folder)
+        export_model(model, start.config, tokenizer, folder)
     if form == BOTH:
         name = folder.name.replace("model", "adapter")
         folder = folder.with_name(name if name != folder.name else f"{name}-adapter")
     if form in (ADAPTER, BOTH):
         if not start.name_or_path and not base.exists():
-            _export_plain(without_adapters(model), start, tokenizer, base)
+            export_model(without_adapters(model), start.config, tokenizer, base)
         name = start.name_or_path or str(base)
         place = str(Path(name).resolve()) if Path(name).exists() else name
         export_adapter(model, start, tokenizer, place, folder)
@@ -124,12 +118,3 @@ def export_adapter(
                 save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
             else:
                 start.generation_config.save_pretrained(unfinished)
-
-
-def _export_plain(
-    model: PreTrainedModel | ScalarHeadModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    if isinstance(model, ScalarHeadModel):
-        export_scalar_model(model, start.config, tokenizer, folder)
-    else:
-        export_causal_lm(model, tokenizer, folder)
