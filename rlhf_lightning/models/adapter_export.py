@@ -17,7 +17,7 @@ from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
 
 Form = Literal["merged", "adapter", "both"]
-MERGED, ADAPTER, BOTH = FORMS = get_args(Form)
+MERGED, ADAPTER, BOTH = get_args(Form)
 """How a step writes its model."""
 
 
@@ -30,13 +30,9 @@ def check_form(step: str, options: Mapping[str, Any]) -> None:
 
     Raises:
         ImportError: When peft is missing.
-        ValueError: When the form is unknown, or there will be no adapters to write.
+        ValueError: When there will be no adapters to write.
     """
     form, size = options.get("export"), options.get("lora", {}).get("rank", 0)
-    if not isinstance(size, int) or size < 0:
-        raise ValueError(f"{step}.lora.rank is {size!r}; it is a whole number, 0 for no adapters.")
-    if form not in (None, *FORMS):
-        raise ValueError(f"{step}.export is {form!r}; a model is written {', '.join(FORMS)} (null: merged).")
     if form in (ADAPTER, BOTH) and not size:
         raise ValueError(f"{step}.export={form} needs adapters, but {step}.lora.rank is {size}; set it, to 16 say.")
     if size and find_spec("peft") is None:
@@ -48,7 +44,7 @@ def export_trained(
     start: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     base: Path,
-    form: str | None,
+    form: Form | None,
     folder: Path,
 ) -> None:
     """Write a model, an adapter, or both, then the adapter beside the model (`adapter` beside `model`).
@@ -58,7 +54,7 @@ def export_trained(
         start: The causal language model that it was made from, or itself.
         tokenizer: The tokenizer that is written beside each.
         base: Where the start is written to if no folder holds it: its vocabulary grew, or it was an adapter itself.
-        form: One of `FORMS`; None is `merged`.
+        form: How it is written; None is `merged`.
         folder: The folder to write; an older one there is replaced.
     """
     if form != ADAPTER:
