@@ -1,10 +1,11 @@
 """What a finished step left, read for the report: a damaged file costs its own part of the page, and nothing else."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.data.tally import flat
 from rlhf_lightning.runs.files import read_json, read_json_lines, read_metrics
 from rlhf_lightning.runs.folders import PipelineError, Runs, is_complete, read_stage
 
@@ -75,18 +76,7 @@ def _columns(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _counts(path: Path) -> dict[str, int]:
-    """Counts by set, reason and source, on one level."""
-    flat: dict[str, int] = {}
-
-    def add(place: tuple[str, ...], count: Any) -> None:
-        if isinstance(count, Mapping):
-            for name, part in count.items():
-                add((*place, name), part)
-        else:
-            flat[": ".join(place)] = count
-
-    add((), read_json(path))
-    return flat
+    return flat(read_json(path))
 
 
 def _sentences(path: Path) -> list[str]:
