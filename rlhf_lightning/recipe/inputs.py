@@ -109,9 +109,13 @@ def collection_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
             f"(collect.labelers), {rankings}"
         )
     yield from unread_prompt(context, {"labelers": options["labelers"]}, "train", f"Name others, {rankings}")
-    least, most = (options["sampling"][name] for name in ("min_responses", "max_responses"))
-    if not 2 <= least <= most:
-        yield f"K must be between 2 and more: sampling.min_responses={least}, sampling.max_responses={most}."
+    yield from counts_lacking(*(options["sampling"][name] for name in ("min_responses", "max_responses")))
+
+
+def counts_lacking(least: int, most: int) -> Iterator[str]:
+    """Whether there is a K, the number of responses to a prompt."""
+    if least > most:
+        yield f"K is from min_responses={least} to max_responses={most}: there is none. Raise max_responses."
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
