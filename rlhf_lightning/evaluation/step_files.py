@@ -26,9 +26,9 @@ class StepFiles:
         self.record: dict[str, Any] = self._found("stage.json", _record, {})
         self.columns: dict[str, list[tuple[int, float]]] = self._found("metrics.csv", _columns, {})
         """The finite numbers of metrics.csv with their steps, by column."""
-        self.dropped: dict[str, int] = self._found("dropped.json", _counts, {})
-        self.cut: dict[str, int] = self._found("cut.json", _counts, {})
-        self.warnings: list[str] = self._found("warnings.json", _sentences, [])
+        self.dropped: dict[str, int] = self._found("dropped.json", lambda path: flat(read_json(path)), {})
+        self.cut: dict[str, int] = self._found("cut.json", lambda path: flat(read_json(path)), {})
+        self.warnings: list[str] = self._found("warnings.json", lambda path: list(map(str, read_json(path))), [])
         self.episodes: list[dict[str, Any]] = self._found("samples.jsonl", _episodes, [])
         """Training samples of the first and of the last iteration that has some."""
         self.samples: dict[str, Any] | None = self._found("samples.json", _samples, None)
@@ -73,14 +73,6 @@ def _columns(path: Path) -> dict[str, list[tuple[int, float]]]:
             if name != "step" and math.isfinite(value):
                 columns.setdefault(name, []).append((row["step"], value))
     return columns
-
-
-def _counts(path: Path) -> dict[str, int]:
-    return flat(read_json(path))
-
-
-def _sentences(path: Path) -> list[str]:
-    return [str(sentence) for sentence in read_json(path)]
 
 
 def _episodes(path: Path) -> list[dict[str, Any]]:

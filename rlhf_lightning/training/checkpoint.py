@@ -17,7 +17,7 @@ from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
 from rlhf_lightning.runs.files import full_disk, put_in_place, sync
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.signals import handling
-from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
+from rlhf_lightning.training.metrics_file import MetricsFile, batches_done, check_mark
 
 LATEST, BEFORE = "last.ckpt", "previous.ckpt"
 
@@ -62,7 +62,7 @@ class BatchCheckpoint(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that metrics.csv is the one that the checkpoint was saved with."""
         if self._metrics is not None:
-            self._metrics.check(state_dict.get("metrics", {}))
+            check_mark(self._metrics.path, self._metrics.rows, state_dict.get("metrics", {}))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the metrics of batches that will be made again, and listen for signals."""
