@@ -38,9 +38,7 @@ def exported_model(path: str) -> str:
 def data_settings(model: str) -> dict[str, Any]:
     """Settings of the data that the step which exported a model learned from; empty where no step did."""
     folder = Path(model)
-    found: Any = next(
-        (record for parent in (folder.parent, folder.parent.parent) if (record := read_stage(parent))), {}
-    )
+    found: Any = next(filter(None, map(read_stage, (folder.parent, folder.parent.parent))), {})
     for name in ("identity", "config", "data"):
         found = found.get(name) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else {}
