@@ -42,8 +42,8 @@ class TextReward(nn.Module):
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When the folder holds no classifier, it has several labels and none is named, or an argument is none
-            of its values.
+        ValueError: When the folder holds no classifier, it has several labels and none is named, or the template has no
+            place for the response.
     """
 
     @checked
