@@ -206,7 +206,7 @@ class Tokenization(Tallied):
         Raises:
             RecordError: Where the record is that cannot be encoded, why, and what to do.
         """
-        for chunk in _chunks(enumerate(records)):
+        for chunk in chunks(enumerate(records)):
             try:
                 found = self._encoded_at_once(chunk, responses_of)
             except ValueError:  # one by one, to say which it is

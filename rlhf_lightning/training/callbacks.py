@@ -15,6 +15,9 @@ from rlhf_lightning.generation.sample import response_texts
 from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
 from rlhf_lightning.training.metrics_file import NO_ROWS, batches_done, check_mark, marked
 
+ROWS = 4
+"""Rollouts that `SampleTable` writes each time."""
+
 
 class LearningRates(L.Callback):
     """Logs the learning rate of every optimizer as `lr/<model>`, such as `lr/policy` and `lr/value`.
