@@ -12,12 +12,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.models.checkpoint_state import LayoutError
 from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
 from rlhf_lightning.runs.files import full_disk, put_in_place, sync
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.signals import handling
-from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
+from rlhf_lightning.training.metrics_file import MetricsFile, batches_done, check_mark
 
 LATEST, BEFORE = "last.ckpt", "previous.ckpt"
 
@@ -34,14 +35,10 @@ class BatchCheckpoint(L.Callback):
         folder: The folder of the checkpoints.
         every_n_batches: Batches (PPO iterations) between two checkpoints.
         say: Function that tells the user where a run that was ended will go on.
-
-    Raises:
-        ValueError: When there would be less than one batch between two checkpoints.
     """
 
-    def __init__(self, folder: Path, every_n_batches: int, say: Callable[[str], None] = print) -> None:
-        if every_n_batches < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 batch, got {every_n_batches}.")
+    @checked
+    def __init__(self, folder: Path, every_n_batches: Count, say: Callable[[str], None] = print) -> None:
         self.path, self.every_n_batches, self.say = folder / LATEST, every_n_batches, say
         self._unfinished = self.path.with_suffix(".unfinished")
         self._nameless = False
@@ -62,7 +59,7 @@ class BatchCheckpoint(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that metrics.csv is the one that the checkpoint was saved with."""
         if self._metrics is not None:
-            self._metrics.check(state_dict.get("metrics", {}))
+            check_mark(self._metrics.path, self._metrics.rows, state_dict.get("metrics", {}))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the metrics of batches that will be made again, and listen for signals."""
