@@ -14,7 +14,7 @@ import torch
 import transformers
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -40,6 +40,26 @@ FORESEEN = (
     OmegaConfBaseException,
 )
 """Errors whose message is a sentence for the user; of any other the place in the code is said too."""
+KNOWN = (
+    (
+        r"Could not append to config\. An item is already at '([^']+)'",
+        "{0} has a value already: write {0}=<value>, without +.",
+    ),
+    (r"Could not delete from config\. [^']*'([^']+)'", "{0} is not there, so that it cannot be taken out."),
+    (
+        r"Multiple values for ([\w/@.]+)\.",
+        "{0} is a group, of which one option holds: write {0}=<option>, without +.",
+    ),
+    (
+        r"(?s).*Missing mandatory value: ([\w.]+)",
+        "{0} has no value, and the chosen options need one. Give it: {0}=<value>.",
+    ),
+    (
+        r"(Cannot find primary config '.*?')",
+        "{0}. The primary configuration is called config; leave --config-name out.",
+    ),
+)
+"""How Hydra's and OmegaConf's sentences begin, and ours in their place."""
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = [
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -91,44 +111,39 @@ def _print(console: Console, text: str) -> None:
 
 def sentence(error: BaseException) -> str:
     """One sentence or a few of what was wrong, by the kind of the error."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        others = ", ".join(error.options)
-        return f"{group}={option}: there is no such option{_meant(option, error.options)} {group} has {others}."
-    if isinstance(error, MissingConfigException):
-        return f"{str(error).splitlines()[0]} The primary configuration is called config; leave --config-name out."
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} is no override of Hydra: {error.message.splitlines()[0]}. Quote what the shell reads."
-    if isinstance(error, ConfigCompositionException):
+    if isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error):
         return _composition_sentence(error)
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}."
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}."
-    if "Config group override must be a string" in str(error):
-        without = [argument for argument in sys.argv[1:] if argument.endswith(("=null", "=", "=[]"))]
-        return f"{' '.join(without)}: a group needs an option. rlhf --help lists those of each group."
-    if found := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):
-        return f"{found[1]} has no value, and the chosen options need one. Give it: {found[1]}=<value>."
-    if isinstance(error, OmegaConfBaseException):
-        first = str(error).splitlines()[0]
-        taken = [each for each in sys.argv[1:] if each.startswith("~") or each.endswith("=null")]
-        return first + (f". {' and '.join(taken)} takes away what others refer to: set what it holds." if taken else "")
     if isinstance(error, FORESEEN):
         return str(error) or type(error).__name__
     return f"{type(error).__name__}: {error}{_place(error)}"
 
 
-def _composition_sentence(error: ConfigCompositionException) -> str:
+def _composition_sentence(error: BaseException) -> str:
+    """What Hydra and OmegaConf refuse, with the setting and what to write instead."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        others = ", ".join(error.options)
+        return f"{group}={option}: there is no such option{_meant(option, error.options)} {group} has {others}."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is no override of Hydra: {error.message.splitlines()[0]}. Quote what the shell reads."
     text = str(error)
-    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
-        return f"{found[1]} has a value already: write {found[1]}=<value>, without +."
-    if found := re.match(r"Could not delete from config\. [^']*'([^']+)'", text):
-        return f"{found[1]} is not there, so that it cannot be taken out."
+    for pattern, words in KNOWN:
+        if found := re.match(pattern, text):
+            return words.format(*found.groups())
     if found := re.match(r"Could not override '([^']+)'", text):
         return _unknown(found[1])
-    if found := re.match(r"Multiple values for ([\w/@.]+)\.", text):
-        return f"{found[1]} is a group, of which one option holds: write {found[1]}=<option>, without +."
+    nothing = [each for each in sys.argv[1:] if each.startswith("~") or each.endswith(("=null", "=", "=[]"))]
+    if "Config group override" in text:
+        return f"{' '.join(nothing)}: a group needs an option. rlhf --help lists those of each group."
+    if isinstance(error, OmegaConfBaseException):
+        first = text.splitlines()[0]
+        return first + (
+            f". {' and '.join(nothing)} takes away what others refer to: set what it holds." if nothing else ""
+        )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
     return " ".join(f"{text} {cause}".split())
 
