@@ -22,6 +22,7 @@ from rich.text import Text
 from yaml import YAMLError
 
 from rlhf_lightning.cli.configuration import composed
+from rlhf_lightning.parallel.processes import says
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.terminal import harmless
@@ -57,6 +58,8 @@ def report(error: BaseException, folder: Path | None = None) -> str:
         The sentence.
     """
     said, where = sentence(error), [*getattr(error, "__notes__", ())]
+    if not says(error):
+        return str(redacted(said))
     trace = "".join(traceback.format_exception(error))
     own = own_traceback(error)
     console = Console(stderr=True, soft_wrap=True)
@@ -79,7 +82,7 @@ def report(error: BaseException, folder: Path | None = None) -> str:
 
 def print_stopped(where: str) -> None:
     """Say that a command was stopped from the keyboard, and where it goes on."""
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(stderr=True, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     console.print("[bold red]rlhf:[/]", Text(redacted(f"stopped {where}; the same command goes on from what is done.")))
 
 
