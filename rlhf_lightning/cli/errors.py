@@ -22,6 +22,7 @@ from rich.text import Text
 from yaml import YAMLError
 
 from rlhf_lightning.cli.configuration import CONFIG_DIR, composed
+from rlhf_lightning.parallel.processes import says
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.folders import PipelineError
@@ -80,6 +81,8 @@ def report(error: BaseException, folder: Path | None = None) -> str:
     """
     own = own_traceback(error)
     said = sentence(error) if own is None else traceback.format_exception_only(error)[0].strip()
+    if not says(error):
+        return str(redacted(said))
     where, trace = [*getattr(error, "__notes__", ())], "".join(traceback.format_exception(error))
     console = Console(stderr=True, soft_wrap=True)
     if os.environ.get("HYDRA_FULL_ERROR"):
@@ -101,7 +104,7 @@ def report(error: BaseException, folder: Path | None = None) -> str:
 
 def print_stopped(where: str) -> None:
     """Say that a command was stopped from the keyboard, and where it goes on."""
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(stderr=True, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     console.print("[bold red]rlhf:[/]", Text(redacted(f"stopped {where}; the same command goes on from what is done.")))
 
 

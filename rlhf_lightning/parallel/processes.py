@@ -6,9 +6,10 @@ divided.
 """
 
 import os
+import pickle
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+_LAUNCHER = 3.0
+"""Seconds within which a launcher has ended the other processes once one has failed."""
+
+
+class FirstProcessError(Exception):
+    """The cause of every error that came from the first process, which says it itself."""
 
 
 def init_process_group(gpu: bool) -> int:
@@ -92,11 +99,51 @@ def over_all_rows(function: Callable[[Tensor], Tensor], values: Tensor) -> Tenso
 
 
 def on_rank_zero(function: Callable[[], T]) -> T:
-    """What a function returns in the first process; the others wait for it."""
-    found: list[Any] = [function() if rank() == 0 else None]
-    if world_size() > 1:
+    """What a function returns in the first process; the others wait for it.
+
+    What it raises there is raised in all of them, in the others because of a `FirstProcessError`.
+    """
+    if rank() > 0:
+        found: list[Any] = [None, None]
         distributed.broadcast_object_list(found)
-    return cast(T, found[0])
+        if found[1] is not None:
+            raise found[1] from FirstProcessError()
+        return cast(T, found[0])
+    try:
+        value = function()
+    except (Exception, SystemExit) as error:
+        if world_size() > 1:
+            with suppress(RuntimeError):  # what ends this process may have ended the others already
+                distributed.broadcast_object_list([None, _portable(error)])
+        raise
+    if world_size() > 1:
+        distributed.broadcast_object_list([value, None])
+    return value
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An error that other processes can read: itself, or one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # a class may be built from anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def says(error: BaseException) -> bool:
+    """Whether this process is the one that tells the user of an error: once, not once for each process.
+
+    What came from the first process is its to say. Any other error of another process may be one that the first has
+    too: then the launcher ends this process while it waits here.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, FirstProcessError):
+            return False
+        each = each.__cause__ or each.__context__
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_LAUNCHER)
+    return True
 
 
 def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:

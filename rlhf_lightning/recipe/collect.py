@@ -20,7 +20,7 @@ from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sa
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
-from rlhf_lightning.recipe.kept_rankings import KeptRankings
+from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_lines

@@ -20,10 +20,12 @@ from rlhf_lightning.recipe.judges import (
     main_judge,
     will_be,
 )
+from rlhf_lightning.recipe.kept import KeptPolicies
 from rlhf_lightning.recipe.rewards import reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import EvaluateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 
@@ -70,18 +72,19 @@ class Evaluation(Stage):
         context.report_dropped(self.name, folder, tests.tokenization.tally)
         if options["temperature"] == 0:
             context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
-        samples: dict[str, PolicySamples] = {}
-        losses: dict[str, float] = {}
-        count = len(tests.prompts) + len(tests.probes)
-        with progress_bar(context.heartbeat, self.name, len(names) * count) as (bar, task):
+        kept = KeptPolicies(folder / "measured.unfinished", {"step": read_stage(folder)["fingerprint"]})
+        count, done = len(tests.prompts) + len(tests.probes), len(kept.measured)
+        with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
-                samples[name], loss = tests.measure(name, partial(bar.advance, task))
-                losses |= {} if loss is None else {name: loss}
+                kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
+        samples = {name: kept.measured[name][0] for name in names}
+        losses = {name: loss for name in names if (loss := kept.measured[name][1]) is not None}
         rows = {name: asdict(policy) for name, policy in samples.items()}
         write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
         judged, count = judge_record(context, judge, names), len(tests.prompts)
+        kept.path.unlink(missing_ok=True)
         return {"policies": results, "baseline": options["baseline"], "prompts": count, JUDGE: judged}
 
 

@@ -13,10 +13,14 @@ from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import naming_full_disk, write_json
+from rlhf_lightning.runs.folders import is_complete
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.signals import Ended, ended_by_signals
 from rlhf_lightning.runs.terminal import HarmlessOutput
 from rlhf_lightning.training.heartbeat import Heartbeat
+
+KEPT = ("**/*.ckpt", "**/scores.json", "ranked.*.unfinished", "measured.unfinished")
+"""What a step that was interrupted goes on from."""
 
 
 def no_records(name: str, split: str) -> str:
@@ -89,7 +93,9 @@ class Messages:
                     signals.enter_context(ended_by_signals())
                 yield
         except Ended as ended:
-            self.say(step, f"stopped by {ended.name}; the same command goes on from here")
+            goes_on = is_complete(folder) or any(True for form in KEPT for _ in folder.glob(form))
+            begun = "goes on from here" if goes_on else "begins it anew, as nothing of it was kept"
+            self.say(step, f"stopped by {ended.name}; the same command {begun}")
             raise
         except BaseException as error:
             error.add_note(f"in step {step}, {folder}")

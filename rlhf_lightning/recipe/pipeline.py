@@ -33,7 +33,6 @@ from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_sta
 from rlhf_lightning.runs.lock import being_made
 from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.metrics_file import refuse_non_finite
 from rlhf_lightning.training.surroundings import check_trainer
@@ -83,7 +82,6 @@ class Pipeline:
         named = [config["stages"]] if isinstance(config["stages"], str) else config["stages"]
         check_names(named, [stage.name for stage in recipe])
         check_trainer(config["trainer"])
-        check_remote_code(config)
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
         steps = {stage.name: stage.leaves for stage in recipe if stage.keeps_artifact}
@@ -93,7 +91,7 @@ class Pipeline:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
         with self.context.heartbeat.beating():
-            look_ahead(self.context, self.stages)
+            on_rank_zero(partial(look_ahead, self.context, self.stages))
             for stage in self.stages:
                 self._context_of(stage)  # two models that disagree are refused before the first step
             for stage in self.stages:

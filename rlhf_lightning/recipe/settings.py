@@ -21,7 +21,7 @@ from rlhf_lightning.recipe.schemas import (
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.runs.targets import found_target, refusal
+from rlhf_lightning.runs.targets import REMOTE_CODE, TRUST, TRUSTS_CODE, found_target, refusal
 
 _MISSING = "???"
 _NODE = ("_target_", "_args_", "_partial_")
@@ -44,6 +44,8 @@ def setting_faults(config: Mapping[str, Any], recipe: Sequence[Stage], more_targ
     tree.idle = frozenset(schemas) - {named if isinstance(named, str) else str(name) for name in _listed(named)}
     tree.mapping("", config, keys._replace(types={**keys.types, **schemas}))
     tree.shorthands(config)
+    if REMOTE_CODE not in tree.more_targets:
+        tree.faults += [(path, TRUSTS_CODE) for path, value in _leaves(config) if value and TRUST in path.split(".")]
     return tree.sentences({stage.name: stage.like for stage in recipe if stage.like})
 
 
@@ -190,7 +192,7 @@ class _Tree:
         for group, names in SHORTHANDS.items():
             node = config.get(group)
             if isinstance(node, Mapping):
-                read = {str(leaf) for key, item in node.items() if key not in names for leaf in _leaves(item)}
+                read = {str(leaf) for key, item in node.items() if key not in names for _, leaf in _leaves(item)}
                 for name in names.keys() & node.keys():
                     value = node[name]
                     judged = any(path == f"{group}.{name}" for path, _ in self.faults)
@@ -271,12 +273,12 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping | list):
-        for _, item in _items(value):
-            yield from _leaves(item)
+        for key, item in _items(value):
+            yield from _leaves(item, _joined(path, key))
     else:
-        yield value
+        yield path, value
 
 
 def _listed(value: Any) -> list[Any]:

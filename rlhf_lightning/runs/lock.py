@@ -4,14 +4,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.places import real_folder, writable
@@ -35,11 +35,19 @@ def being_made(folder: Path, wait: float = _GLANCE) -> Iterator[None]:
         wait: Seconds to wait for another process.
 
     Raises:
-        PipelineError: When another process is at work there, which it names, or nothing can be written there.
+        PipelineError: In all processes, when another one is at work there, which it names, or nothing can be written.
     """
-    if rank() != 0:
+    with ExitStack() as held:
+
+        def lock() -> None:
+            held.enter_context(_locked(folder, wait))
+
+        on_rank_zero(lock)
         yield
-        return
+
+
+@contextmanager
+def _locked(folder: Path, wait: float) -> Iterator[None]:
     real = real_folder(folder)
     place = real.parent / LOCKS / real.name
     holder = place.with_name(place.name + ".json")

@@ -110,7 +110,7 @@ class Children:
         except subprocess.TimeoutExpired:
             pass
         finally:  # also at a second signal
-            for process in running:
+            for process in (each for each in running if each.poll() is None):
                 with suppress(ProcessLookupError, PermissionError):
                     getattr(os, "killpg", os.kill)(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
             self._signals.__exit__(*error)

@@ -27,6 +27,12 @@ DISPATCHERS = ("lightning.pytorch.cli",)
 """Modules of those packages whose classes build whatever a text names."""
 REMOTE_CODE = "transformers_modules"
 """The package that transformers imports the code of models as."""
+TRUST = "trust_remote_code"
+TRUSTS_CODE = (
+    "=true lets code run that comes with the model. If you read and trust it, say so once more: "
+    f"allowed_targets=[{REMOTE_CODE}], the package that transformers puts it into."
+)
+"""The setting that lets such code run, and what is said of it."""
 
 
 def builder(more_targets: Sequence[str]) -> Callable[..., Any]:
@@ -88,34 +94,6 @@ def is_allowed(target: str, libraries: Sequence[str], more: Sequence[str]) -> bo
     if isinstance(found, type):
         return _within(home, libraries) and not _within(home, DISPATCHERS)
     return f"{home}.{getattr(found, '__qualname__', '')}" in FACTORIES
-
-
-def check_remote_code(config: Mapping[str, Any]) -> None:
-    """Code that comes with a model runs only where `allowed_targets` names the package that transformers puts it into.
-
-    Args:
-        config: The resolved configuration.
-
-    Raises:
-        PipelineError: Names the setting.
-    """
-    if REMOTE_CODE in (config.get("allowed_targets") or ()):
-        return
-    for path in _trusting(config):
-        raise PipelineError(
-            f"{path}=true lets code run that comes with the model. If you read and trust it, say so once more: "
-            f"allowed_targets=[{REMOTE_CODE}], the package that transformers puts it into."
-        )
-
-
-def _trusting(node: Any, path: str = "") -> Iterator[str]:
-    """Settings that trust the code of a model."""
-    if not isinstance(node, (Mapping, list, tuple)):
-        return
-    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-        if name == "trust_remote_code" and value not in (False, None):
-            yield f"{path}{name}"
-        yield from _trusting(value, f"{path}{name}.")
 
 
 def _built(node: Any, given: set[str] | frozenset[str] = frozenset()) -> Any:

@@ -3,6 +3,7 @@
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date as Date
@@ -144,17 +145,23 @@ class _OutOfTimeError(Exception):
 
 @contextmanager
 def _limited_time() -> Iterator[None]:
-    """Raise `_OutOfTimeError` after `MAX_SECONDS` of the processor within the block; in the main thread only.
+    """Raise `_OutOfTimeError` after `MAX_SECONDS` that the main thread computes within the block.
 
-    The sandbox of jinja allows loops in loops, which need not end before the sun does.
+    The sandbox of jinja allows loops in loops, which need not end before the sun does. The clock that sends signals
+    counts all threads, so it is set again until this one has had its time. In another thread, which gets no signals,
+    and beside a profiler, which has that clock, there is no limit.
     """
     timer = getattr(signal, "ITIMER_PROF", None)
     if timer is None or threading.current_thread() is not threading.main_thread() or signal.getitimer(timer)[0]:
         yield
         return
 
+    end = time.thread_time() + MAX_SECONDS
+
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _OutOfTimeError
+        if (left := end - time.thread_time()) <= 0:
+            raise _OutOfTimeError
+        signal.setitimer(timer, max(left, 0.01))
 
     before = signal.signal(signal.SIGPROF, stop)
     try:

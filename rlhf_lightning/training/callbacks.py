@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.sample import response_texts
+from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
 from rlhf_lightning.training.metrics_file import NO_ROWS, batches_done, check_mark, marked
 
@@ -69,9 +70,14 @@ class SampleTable(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read what an interrupted run wrote, also where all of its iterations are done."""
-        if self.path.exists() and trainer.is_global_zero:
-            self._samples = read_json_lines(self.path)
-            write_lines(self.path, self._samples)  # without a torn last line
+        self._samples = on_rank_zero(self._whole_lines)
+
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        lines = read_json_lines(self.path)
+        write_lines(self.path, lines)  # without a torn last one
+        return lines
 
     def state_dict(self) -> dict[str, Any]:
         """What the samples are known by."""

@@ -43,7 +43,8 @@ class BatchCheckpoint(L.Callback):
         self._unfinished = self.path.with_suffix(".unfinished")
         self._nameless = False
         self._metrics: MetricsFile | None = None
-        self._signal = EndSignal()
+        self._handling = ExitStack()
+        self._came = 0
         self._ending = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -65,7 +66,7 @@ class BatchCheckpoint(L.Callback):
         """Drop the metrics of batches that will be made again, and listen for signals."""
         if self._metrics is not None:
             self._metrics.cut(batches_done(trainer))
-        self._signal.listen()
+        self._handling.enter_context(handling(self._note))
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Give the checkpoint of the batch before its name; end here after a signal."""
@@ -88,17 +89,17 @@ class BatchCheckpoint(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave signals as they were; one that came after the last batch still ends the run."""
-        self._signal.ignore()
-        if self._signal.came and not self._ending:
+        self._handling.close()
+        if self._came and not self._ending:
             self._end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave signals as they were."""
-        self._signal.ignore()
+        self._handling.close()
 
     def _ends(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
         """Whether any process was told to end: all of them must save the same batch."""
-        came = torch.tensor(float(bool(self._signal.came) or trainer.received_sigterm), device=module.device)
+        came = torch.tensor(float(bool(self._came) or trainer.received_sigterm), device=module.device)
         self._ending = self._ending or bool(all_reduce_sum(came) > 0)
         return self._ending
 
@@ -121,40 +122,19 @@ class BatchCheckpoint(L.Callback):
             if self._metrics is not None and self._metrics.path.exists():
                 sync(self._metrics.path)
             if self.path.exists():
-                self.path.rename(self.path.with_name(BEFORE))
+                self.path.replace(self.path.with_name(BEFORE))
             put_in_place(self._unfinished, self.path)
         self._nameless = False
         if self._ending:
             self._end()
 
-    def _end(self) -> None:
-        name = signal.Signals(self._signal.number).name
-        self.say(f"ended by {name}; the same command goes on from {self.path}")
-        raise SystemExit(128 + self._signal.number)
-
-
-class EndSignal:
-    """Remembers that a signal came, and does nothing else: what a process sends in a handler, others may miss."""
-
-    def __init__(self) -> None:
-        self.came = 0
-        self._handling = ExitStack()
-
-    @property
-    def number(self) -> int:
-        """The signal; that of another process is SIGTERM."""
-        return self.came or signal.SIGTERM
-
-    def listen(self) -> None:
-        """Take the place of the handlers that are there."""
-        self._handling.enter_context(handling(self._note))
-
-    def ignore(self) -> None:
-        """Put the handlers back that were there."""
-        self._handling.close()
-
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = number
+        self._came = number  # and nothing else: what a process sends in a handler, others may miss
+
+    def _end(self) -> None:
+        number = self._came or signal.SIGTERM  # which another process got
+        self.say(f"ended by {signal.Signals(number).name}; the same command goes on from {self.path}")
+        raise SystemExit(128 + number)
 
 
 class _PlainFile(TorchCheckpointIO):

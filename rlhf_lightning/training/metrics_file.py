@@ -4,7 +4,7 @@ import csv
 import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import read_metrics, replacing
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.identity import fingerprint
@@ -86,9 +86,13 @@ def check_mark(path: Path, rows: Sequence[Mapping[str, Any]], mark: Mapping[str,
     """Make sure that a file that grows begins with the rows that a checkpoint was saved with; one that is gone may be.
 
     Raises:
-        ValueError: When it does not.
+        ValueError: In all processes, when that of the first one does not.
     """
-    if rank() == 0 and mark and path.exists() and reduce(marked, rows[: mark["rows"]], NO_ROWS) != mark:
+    on_rank_zero(partial(_check_mark, path, rows, mark))
+
+
+def _check_mark(path: Path, rows: Sequence[Mapping[str, Any]], mark: Mapping[str, Any]) -> None:
+    if mark and path.exists() and reduce(marked, rows[: mark["rows"]], NO_ROWS) != mark:
         raise ValueError(
             f"{path} does not hold the {mark['rows']} rows that the checkpoint beside it was saved with: it is of "
             "another training, or damaged. Put it back from a copy, or move it away to go on without it."

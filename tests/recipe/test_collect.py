@@ -7,7 +7,7 @@ from torch import nn
 from rlhf_lightning.data.records import Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.recipe.collect import collect_comparisons
-from rlhf_lightning.recipe.kept_rankings import KeptRankings
+from rlhf_lightning.recipe.kept import KeptRankings
 
 EOS, VOCABULARY = 1, 40
 

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlhf_lightning.cli import CONFIG_DIR, resolved, run
+from rlhf_lightning.cli import CONFIG_DIR, run
 from rlhf_lightning.runs.files import full_disk
 from rlhf_lightning.runs.folders import PipelineError, read_stage
-from rlhf_lightning.runs.targets import check_remote_code
 from rlhf_lightning.training.metrics_file import refuse_non_finite
 
 pytestmark = pytest.mark.filterwarnings(
@@ -105,12 +104,34 @@ def test_a_signal_ends_every_step_in_order(
     assert ended.value.code == {"SIGTERM": 143, "SIGHUP": 129}[name]
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
     said = capsys.readouterr().out
-    assert len(re.findall(rf"(stopped|ended) by {name}; the same command goes on from", said)) == 1
+    begins = "begins it anew" if function.endswith(("sample_policy", "data_card")) else "goes on from"
+    assert len(re.findall(rf"(stopped|ended) by {name}; the same command {begins}", said)) == 1
     folder = tmp_path / "one" / step
     if function.endswith("ranking"):
         assert (folder / "ranked.train.unfinished").read_text().count("\n") == 1
     rlhf(tmp_path, step)
     assert same_artifact(tmp_path, whole, step)
+
+
+def test_policies_that_were_measured_are_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policies = ["evaluate.policies=[base,prompted,sft]", "evaluate.few_shot_prefix='Q: a A: b '", "upstream=[]"]
+    for runs in (tmp_path / "whole", tmp_path / "broken"):
+        rlhf(runs, "sft")
+    rlhf(tmp_path / "whole", "evaluate", *policies)
+    with pytest.MonkeyPatch.context() as patch:
+        before_call(patch, "recipe.evaluate.sample_policy", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            rlhf(tmp_path / "broken", "evaluate", *policies)
+    assert "stopped by SIGTERM; the same command goes on from here" in capsys.readouterr().out
+    kept = tmp_path / "broken" / "one" / "evaluate" / "measured.unfinished"
+    assert kept.read_text().count("\n") == 3
+    with pytest.MonkeyPatch.context() as patch:
+        before_call(patch, "recipe.evaluate.sample_policy", 2, lambda: pytest.fail("a policy was measured again"))
+        rlhf(tmp_path / "broken", "evaluate", *policies)
+    assert not kept.exists()
+    assert same_artifact(tmp_path / "broken", tmp_path / "whole", "evaluate")
+    records = [read_stage(runs / "one" / "evaluate") for runs in (tmp_path / "whole", tmp_path / "broken")]
+    assert records[0]["metrics"] == records[1]["metrics"]
 
 
 @pytest.mark.parametrize("step", ["collect", "evaluate", "curate"])
@@ -192,22 +213,3 @@ def test_the_pipeline_refuses_it_and_leaves_the_step_half_done(tmp_path: Path) -
         with pytest.raises(PipelineError, match=r"collect ended with train\.prompts = nan"):
             rlhf(tmp_path, "collect")
     assert read_stage(tmp_path / "one" / "collect")["status"] == "half-done"
-
-
-def test_code_of_models_needs_a_second_word(tmp_path: Path) -> None:
-    folder = ["model=folder", "model.path=sandbox/small", f"paths.runs={tmp_path}", "stages=[collect]"]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        for name in ("model.causal_lm", "model.tokenizer"):
-            trusting = [*folder, f"{name}.trust_remote_code=true"]
-            with pytest.raises(PipelineError, match=rf"^{name}\.trust_remote_code=true .*\[transformers_modules\]"):
-                run(compose("config", trusting))
-            check_remote_code(resolved(compose("config", [*trusting, "allowed_targets=[transformers_modules]"])))
-
-
-@pytest.mark.parametrize("value", [True, "yes", 1])
-def test_code_of_models_is_looked_for_everywhere(value: Any) -> None:
-    rewards = {"evaluate": {"judges": {"a": {"rewards": [{"path": "x"}, {"path": "y", "trust_remote_code": value}]}}}}
-    with pytest.raises(PipelineError, match=r"^evaluate\.judges\.a\.rewards\.1\.trust_remote_code=true"):
-        check_remote_code({**rewards, "allowed_targets": ["my_package"]})
-    check_remote_code({**rewards, "allowed_targets": ["transformers_modules"]})
-    check_remote_code({"model": {"trust_remote_code": False}, "other": {"trust_remote_code": None}})

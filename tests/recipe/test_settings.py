@@ -230,6 +230,24 @@ def test_what_is_not_allowed_is_not_imported(tmp_path: Path, monkeypatch: pytest
     assert "allowed_targets" in fault
 
 
+TRUSTING = {
+    "model.causal_lm.trust_remote_code": True,
+    "model.tokenizer.trust_remote_code": True,
+    "evaluate.judges": {"a": {"rewards": [{"path": "gpt2"}, {"path": "gpt2", "trust_remote_code": True}]}},
+    "trainer.plugin": {"_target_": "collections.Counter", "made_up": [{"trust_remote_code": "yes"}]},
+}
+
+
+@pytest.mark.parametrize("path", TRUSTING)
+def test_code_of_models_needs_a_second_word_wherever_it_is_let_run(path: str) -> None:
+    config = changed(path, TRUSTING[path])
+    (fault,) = [each for each in faults(config) if "trust_remote_code=true lets code run" in each]
+    assert fault.startswith(path)
+    assert "allowed_targets=[transformers_modules]" in fault
+    assert not any("lets code run" in each for each in setting_faults(config, RECIPE, ["transformers_modules"]))
+    assert not any("lets code run" in each for each in faults(demo()))
+
+
 def test_a_library_that_lacks_is_asked_for_by_the_steps_that_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_process_of_another_host_is_not_taken_for_dead(tmp_path, monkeypatch):
 
 
 def test_only_the_first_of_several_processes_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlhf_lightning.runs.lock.rank", lambda: 1)
+    monkeypatch.setattr("rlhf_lightning.runs.lock.on_rank_zero", lambda _: None)
     with being_made(tmp_path / "run" / "ppo"), being_made(tmp_path / "run" / "ppo"):
         assert not (tmp_path / "run").exists()
 

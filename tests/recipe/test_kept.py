@@ -1,4 +1,4 @@
-"""The rankings of an interrupted collect: synced, known by what they belong to, and never dropped in silence."""
+"""What an interrupted step has done: synced, known by what it belongs to, and never dropped in silence."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rlhf_lightning.data.records import Comparison
-from rlhf_lightning.recipe.kept_rankings import KeptRankings
+from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.runs.folders import PipelineError
 
 OURS = {"step": "abc", "seed": 4, "batch_size": 2}

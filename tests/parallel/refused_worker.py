@@ -1,0 +1,79 @@
+"""Runs commands that are refused, one after the other in the same process; see test_refusals.py.
+
+Usage: refused_worker.py <file>, with a list of commands in JSON: either `rlhf` and its overrides, or a case of `CASES`.
+"""
+
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rlhf_lightning.cli.command import main
+from rlhf_lightning.cli.errors import report
+from rlhf_lightning.parallel.processes import init_process_group, on_rank_zero, rank
+from rlhf_lightning.training.callbacks import SampleTable
+from rlhf_lightning.training.metrics_file import MetricsFile
+
+
+def fail(error: BaseException) -> None:
+    """Raise it."""
+    raise error
+
+
+class OddError(Exception):
+    """One that cannot be sent to another process."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+def metrics(folder: str) -> None:
+    """A metrics.csv that is not the checkpoint's."""
+    path = Path(folder) / "metrics.csv"
+    on_rank_zero(partial(path.write_text, "step,loss\n0,0.5\n"))
+    MetricsFile(path).check({"rows": 1, "digest": "another"})
+
+
+def samples(folder: str) -> None:
+    """A samples.jsonl that is damaged."""
+    path = Path(folder) / "samples.jsonl"
+    on_rank_zero(partial(path.write_text, '{"iteration": 0\n{}\n'))
+    table: Any = SampleTable(path, None, 1, 1)
+    table.setup(SimpleNamespace(is_global_zero=rank() == 0), None, "fit")
+
+
+CASES = {
+    "metrics": metrics,
+    "samples": samples,
+    "value": lambda _: on_rank_zero(partial(fail, ValueError("a value is wrong"))),
+    "odd": lambda _: on_rank_zero(partial(fail, OddError(7, "odd"))),
+    "ended": lambda _: on_rank_zero(partial(fail, SystemExit(143))),
+    "last": lambda _: fail(ValueError("the last one alone")) if rank() == 1 else sys.exit(1),
+}
+
+
+def run(name: str, *arguments: str) -> None:
+    """Run one command as the command line does."""
+    if name == "rlhf":
+        sys.argv = [name, *arguments]
+        main()
+    try:
+        CASES[name](*arguments)
+    except Exception as error:
+        report(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    init_process_group(gpu=False)
+    for command in json.loads(Path(sys.argv[1]).read_bytes()):
+        begun = time.monotonic()
+        try:
+            run(*command)
+        except SystemExit as stop:
+            sys.stdout.write(json.dumps([stop.code, round(time.monotonic() - begun, 2)]) + "\n")
+            sys.stdout.flush()
