@@ -64,7 +64,7 @@ KNOWN = (
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = [
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    *(Path(library.__file__).resolve().parents[1] for library in (hydra, torch, transformers)),
+    *(Path(str(library.__file__)).resolve().parents[1] for library in (hydra, torch, transformers)),
 ]
 """Where code lies that is nobody's here; libraries may also be somewhere else on the path."""
 
