@@ -41,7 +41,9 @@ FORESEEN = (
     OmegaConfBaseException,
 )
 """Errors whose message is a sentence for the user; of any other the place in the code is said too."""
+MERGED = "{0} is a node, and Hydra adds to it; to replace it write '~{0}' '+{0}=<value>'."
 KNOWN = (
+    (r"Error merging override ([^=]+)=", MERGED),
     (
         r"Could not append to config\. An item is already at '([^']+)'",
         "{0} has a value already: write {0}=<value>, without +.",
@@ -141,12 +143,13 @@ def _composition_sentence(error: BaseException) -> str:
         return _unknown(found[1])
     nothing = [each for each in sys.argv[1:] if each.startswith("~") or each.endswith(("=null", "=", "=[]"))]
     if "Config group override" in text:
-        return f"{' '.join(nothing)}: a group needs an option. rlhf --help lists those of each group."
+        groups = nothing or [each for each in sys.argv[1:] if (CONFIG_DIR / each.partition("=")[0]).is_dir()]
+        return f"{' '.join(groups)}: a group needs an option. rlhf --help lists those of each group."
     if isinstance(error, OmegaConfBaseException):
-        first = text.splitlines()[0]
-        return first + (
-            f". {' and '.join(nothing)} takes away what others refer to: set what it holds." if nothing else ""
-        )
+        first = text.splitlines()[0].rstrip(".")
+        if nothing:
+            return f"{first}. {' and '.join(nothing)} takes away what others refer to: set what it holds."
+        return f"{error.full_key or 'a setting'}: {first}. Mend what it refers to."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
     return " ".join(f"{text} {cause}".split())
 
@@ -162,7 +165,10 @@ def _unknown(setting: str) -> str:
         faults = setting_faults(composed(added), RECIPE, [])
     except Exception:  # the command has further faults
         faults = setting_faults({**composed([]), setting: None}, RECIPE, [])
-    if not faults:
+    value = next((each.partition("=")[2] for each in arguments.overrides if each.startswith(f"{setting}=")), "")
+    if value.startswith(("{", "[")):
+        faults.append(MERGED.format(setting))
+    elif not faults:
         return f"{setting} stands in no file of the chosen options; it can be set: write +{setting}=<value>."
     return "\n".join(faults)
 

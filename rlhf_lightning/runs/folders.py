@@ -48,11 +48,15 @@ class Runs:
         """Stay below the folder of all runs."""
         for name in (self.run, *self.upstream):
             parts = Path(name).parts
-            if not parts or ".." in parts or Path(name).is_absolute():
+            if not parts or Path(name).is_absolute() or any(part.startswith(".") for part in parts):
                 raise PipelineError(
                     f"run and upstream must be names of folders below paths.runs ({self.root}), got {name!r}. Set "
                     "paths.runs to write elsewhere."
                 )
+        within = self.root / self.run
+        step = next((each for each in (within, *within.parents) if (each / "stage.json").exists()), None)
+        if step is not None:
+            raise PipelineError(f"run={self.run} lies within {step}, which is a step of another run. Name another one.")
 
     def folder(self, stage: str) -> Path:
         """Where this run puts a stage."""

@@ -110,6 +110,8 @@ class BatchCheckpoint(L.Callback):
                 sync(self._unfinished)
         except (OSError, RuntimeError) as error:
             self._unfinished.unlink(missing_ok=True)
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from error
             kept = f"the one before it, {self.path}, is whole" if self.path.exists() else "there is none before it"
             raise PipelineError(
                 f"the checkpoint after batch {batches_done(trainer)} could not be written to {self.path.parent} "
@@ -135,6 +137,13 @@ class BatchCheckpoint(L.Callback):
         number = self._came or signal.SIGTERM  # which another process got
         self.say(f"ended by {signal.Signals(number).name}; the same command goes on from {self.path}")
         raise SystemExit(128 + number)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C came in the middle: torch then raises an error of its own, of a file that is too short."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class _PlainFile(TorchCheckpointIO):
