@@ -57,6 +57,7 @@ KNOWN = (
         r"(?s).*Missing mandatory value: ([\w.]+)",
         "{0} has no value, and the chosen options need one. Give it: {0}=<value>.",
     ),
+    (r"In '.*?': Could not load '([^']+)'", "{0} is no option. rlhf --help lists those of each group."),
     (
         r"(Cannot find primary config '.*?')",
         "{0}. The primary configuration is called config; leave --config-name out.",
