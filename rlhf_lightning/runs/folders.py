@@ -146,7 +146,7 @@ def step_fingerprint(folder: Path, model: str, code: bool) -> str:
 def other_settings(folder: Path, group: str, now: Any) -> str:
     """How the settings of a group that a finished step was made with differ from these; "" where they do not."""
     stage = read_stage(folder)
-    old = {**stage, "identity": {"config": {group: redacted(stage["identity"]["config"].get(group))}}}
+    old = {**stage, "identity": {"config": {group: redacted(stage["identity"].get("config", {}).get(group))}}}
     new = {"identity": {"config": {group: redacted(plain(now))}}, "environment": {}}
     found = list(differences(old, new))
     return listed(old, new, found) if found else ""
@@ -212,7 +212,7 @@ def begin_stage(
 def _claim(folder: Path, old: Mapping[str, Any], stage: Mapping[str, Any]) -> None:
     """Move away what must not be resumed from, and write ``stage.json``; without that all is as it was."""
     replaced = old.get("replaced")
-    if old and old["status"] != "complete" and not holds(folder, BEFORE_WORK):
+    if old and old.get("status") != "complete" and not holds(folder, BEFORE_WORK):
         take_away(folder)
     elif holds(folder, TORN):
         replaced = move_to_trash(folder).name
