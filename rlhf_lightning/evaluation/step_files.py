@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf_lightning.data.tally import flat
 from rlhf_lightning.runs.files import read_json, read_json_lines, read_metrics
-from rlhf_lightning.runs.folders import PipelineError, Runs, is_complete, read_stage
+from rlhf_lightning.runs.folders import PipelineError, read_stage
 
 SHOWN_PROMPTS = 12
 
@@ -45,18 +45,6 @@ class StepFiles:
         except Exception as error:  # JSON that holds something else
             self.damaged.append(f"{path} cannot be read ({type(error).__name__}: {error}).")
         return default
-
-
-def folder_of(runs: Runs, step: str) -> Path | None:
-    """The finished step in a run or upstream, or one of which a torn stage.json hides whether it is finished."""
-    for run in (runs.run, *runs.upstream):
-        folder = runs.root / run / step
-        try:
-            if is_complete(folder):
-                return folder
-        except PipelineError:
-            return folder
-    return None
 
 
 def _record(path: Path) -> dict[str, Any]:
