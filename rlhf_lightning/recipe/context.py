@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -255,7 +254,7 @@ class Context(Messages):
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
         folder = self.runs.read(CURATE)
-        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config, self.held)
+        return None if folder is None else CuratedData(folder, self.data.fingerprint(), self.config, self.held)
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
         """Examples in order, padded."""
@@ -264,16 +263,12 @@ class Context(Messages):
 
     # --- identity -----------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _data_fingerprint(self) -> str:
-        return self.data.fingerprint()
-
     def data_fingerprint(self, curated: bool, kinds: Collection[str]) -> str:
         """Changes when records of these kinds change: those of the data option, or what step curate made of them."""
         left = self._curated() if curated else None
         if left:
             return left.fingerprint
-        return self.data.fingerprint(kinds) if isinstance(self.data, FileData) else self._data_fingerprint
+        return self.data.fingerprint(kinds) if isinstance(self.data, FileData) else self.data.fingerprint()
 
     def about(self, curated: bool, kinds: Collection[str]) -> dict[str, Any]:
         """What is kept beside the identity of a step."""

@@ -117,7 +117,7 @@ stages=5                                  must be text or a list (text each), go
 run=1                                     must be text, got 1; quote it: '1'.
 upstream=[1]                              must be text or a list (text each) or null, got [1].
 overwrite=maybe                           must be true or false, got "maybe".
-seed=-1                                   must be a whole number of at least 0, got -1.
+seed=-1                                   must be a whole number in [0, 4294967295], got -1.
 tags=a                                    must be a list (text each), got "a".
 foo=1                                     foo=1 is no setting; the configuration takes paths,
 kl_coef=1                                 is no setting; did you mean ppo.module.kl_coef?

@@ -173,7 +173,7 @@ def test_the_folder_says_its_format(tmp_path):
         ({"format": "template"}, "data.format=template needs the template: data.lengths.prompt_template="),
         ({"format": "plain", "prompt_template": "{prompt}"}, "data.format=plain makes no use of prompt_template='{pro"),
         ({"format": "chat", "prompt_template": "{prompt}"}, "data.format=chat makes no use of prompt_template"),
-        ({"format": "chatml"}, "data.format must be chat, template, plain or null .by model., got 'chatml'"),
+        ({"format": "chatml"}, "format must be one of chat, template, plain or None, got 'chatml'"),
         ({"prompt_template": "Q:"}, r"prompt_template must contain '{prompt}', got 'Q:'"),
     ],
 )
