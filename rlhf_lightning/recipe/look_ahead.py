@@ -108,7 +108,7 @@ def _upstream_lacking(context: Context) -> Iterator[str]:
     """Runs that somebody names and that do not exist; a multirun builds on its own name by itself."""
     named, root = context.config["upstream"] or [], context.runs.root
     for run in [named] if isinstance(named, str) else named:
-        if not (root / run).is_dir():
+        if run != context.runs.run and not (root / run).is_dir():
             runs = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
             yield (
                 f"upstream={run}: there is no run {root / run}.{_meant(run, runs)} Mend the name, or set paths.runs to "
