@@ -11,9 +11,8 @@ from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.stage import Stage, TrainingStage
-from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.folders import PipelineError, claim_fault, is_complete, read_stage
 from rlhf_lightning.runs.identity import plain
-from rlhf_lightning.runs.secrets import redacted
 
 FIGURES = ("score", "win_rate", REWARD, "kl", "length", "pretrain_loss", "intervals", "judges", "metadata", "probes")
 """What is known of each policy; see `policy_results`."""
@@ -34,29 +33,39 @@ def check_names(named: Sequence[str], steps: Sequence[str]) -> None:
         raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
 
 
-def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
+def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
     """Refuse a run that could not come to its end, before anything is made, read or loaded.
 
     Args:
         context: Models, records and settings of the run; it learns which steps are to come.
         stages: The steps to run, in order.
 
+    Returns:
+        The steps with an artifact that is still to be made.
+
     Raises:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
     found: dict[str, list[str]] = {}
     context.coming.clear()
-    needed = [stage for stage in stages if stage.not_needed(context) is None]
     for sentence in (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"])):
         found[sentence] = []
-    for stage in needed:
-        if stage.keeps_artifact and not context.config["overwrite"] and _is_made(stage, context):
-            continue  # what it was made from may be gone
+    needed: list[Stage] = []
+    for stage in stages:
+        if stage.not_needed(context) is not None:
+            continue
+        needed.append(stage)
+        if stage.keeps_artifact and not context.config["overwrite"]:
+            if refused := _refused(stage, context):
+                found[refused] = []
+            elif is_complete(context.runs.folder(stage.name)):
+                continue  # what it was made from may be gone
         for sentence in _lacks(stage, context):
             steps = found.setdefault(sentence, [])
             steps += [] if stage.name in steps else [stage.name]
         if stage.keeps_artifact:
             context.coming.add(stage.name)
+    to_make = {*context.coming}
     context.coming.clear()
     for sentence in _metric_lacking(context, {stage.name: stage for stage in needed}):
         found[sentence] = []
@@ -66,15 +75,19 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
     if said:
         listed = "".join(f"\n  - {sentence}" for sentence in said)
         raise PipelineError(f"{len(said)} things lack or are wrong, and nothing was made:{listed}")
+    return to_make
 
 
-def _is_made(stage: Stage, context: Context) -> bool:
-    """Whether the step is complete with these settings."""
-    record = read_stage(context.runs.folder(stage.name))
-    if record.get("status") != "complete":
-        return False
-    now = redacted(plain(context.held(stage.settings(context))))
-    return bool(record["identity"].get("config", now) == now)
+def _refused(stage: Stage, context: Context) -> str | None:
+    """Why its folder could not be claimed, as far as the settings tell; parents and records are not known yet."""
+    folder = context.runs.folder(stage.name)
+    try:
+        old = read_stage(folder)
+    except PipelineError as error:
+        return str(error)
+    then = old.get("identity", {}).get("config", {})
+    now = plain(context.held(stage.settings(context))) if then else {}
+    return claim_fault(folder, old and {**old, "identity": {"config": then}}, {"identity": {"config": now}})
 
 
 def _rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:

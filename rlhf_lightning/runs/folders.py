@@ -127,6 +127,33 @@ def check_files(folder: Path, contents: bool = False) -> None:
         )
 
 
+def claim_fault(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Why a step may not begin in a folder: what was made there from something else would be lost.
+
+    Args:
+        folder: The step's folder.
+        old: Its ``stage.json``; empty where there is none.
+        new: The same as it would be, with an identity that has the same parts.
+    """
+    if not old:
+        return (
+            f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
+            "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
+            if not is_empty(folder)
+            else None
+        )
+    complete = old.get("status") == "complete"
+    old, new = ({**each, "identity": redacted(each["identity"])} for each in (old, new))
+    others = list(differences(old, new)) if complete or holds_work(folder) else []
+    return (
+        f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
+        f"  {listed(old, new, others)}\n"
+        "Use overwrite=true to make it again, or another run=<name> to keep both."
+        if others
+        else None
+    )
+
+
 def begin_stage(
     folder: Path, identity: Mapping[str, Any], overwrite: bool, about: Mapping[str, Any] | None = None
 ) -> Progress:
@@ -160,17 +187,8 @@ def begin_stage(
             if complete:
                 check_files(folder)
             return "complete" if complete else "half-done"
-        if others and not overwrite and (complete or holds_work(folder)):
-            raise PipelineError(
-                f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
-                f"  {listed(old, now, others)}\n"
-                "Use overwrite=true to make it again, or another run=<name> to keep both."
-            )
-    elif not overwrite and not is_empty(folder):
-        raise PipelineError(
-            f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
-            "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
-        )
+    if not overwrite and (refused := claim_fault(folder, old, {**about, "identity": identity})):
+        raise PipelineError(refused)
     # What lies there must not be resumed from.
     with writable(folder):
         if old and not complete and has_files_of_ours_alone(folder):

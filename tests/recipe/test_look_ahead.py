@@ -14,6 +14,7 @@ from rlhf_lightning.recipe import look_ahead, model_names
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs
+from rlhf_lightning.runs.identity import plain
 from rlhf_lightning.runs.targets import builder
 
 SMALL = str(Path(rlhf_lightning.__file__).parent / "sandbox" / "base" / "small")
@@ -57,13 +58,13 @@ def data(folder: Path, *names: str) -> list[str]:
     return ["data=jsonl", f"data.root={folder}", *SHORT]
 
 
-def finish(runs: Path, run: str, step: str, *parts: str) -> None:
+def finish(runs: Path, run: str, step: str, *parts: str, **record: Any) -> None:
     """A finished step with a model."""
     for part in ("model", *parts):
         (runs / run / step / part).mkdir(parents=True)
         (runs / run / step / part / "config.json").write_bytes((Path(SMALL) / "config.json").read_bytes())
         (runs / run / step / part / "model.safetensors").touch()
-    write_json(runs / run / step / "stage.json", {"status": "complete", "identity": {}, "fingerprint": step})
+    write_json(runs / run / step / "stage.json", {"status": "complete", "identity": {}, "fingerprint": step} | record)
 
 
 def test_the_papers_preset_says_at_once_all_that_an_incomplete_folder_lacks(
@@ -255,3 +256,39 @@ def test_every_step_that_names_a_model_says_what_it_leaves() -> None:
     leaves = {stage.name: stage.leaves for stage in RECIPE}
     assert {name for name, kind in leaves.items() if kind == "reward model"} == {"judge", "reward"}
     assert {name for name, kind in leaves.items() if not kind} == {"check", "curate", "collect", "evaluate"}
+
+
+def test_what_other_runs_have_is_nothing_to_a_step_that_this_run_makes(tmp_path: Path) -> None:
+    """Neither the epochs, the tokenizer nor the health of what it will not read."""
+    for step in ("pretrain", "curate", "sft", "reward"):
+        finish(
+            tmp_path,
+            "done",
+            step,
+            identity={"config": {"model": {}, "data": {}}, "data": ""},
+            files={"gone": {"size": 1}},
+        )
+    own = ["upstream=done", "model=sandbox_scratch_small", "sft.keep_epochs=true", "ppo.init=sft/epoch-1"]
+    pipeline(tmp_path, "stages=[pretrain,curate,sft,collect,reward,ppo]", *DEMO[1:], *own).look_ahead()
+    with pytest.raises(PipelineError, match="stages=.reward. overwrite=true"):
+        pipeline(tmp_path, "stages=[pretrain,curate,sft,ppo]", *DEMO[1:], *own).look_ahead()
+
+
+@pytest.mark.parametrize("status", ["complete", "half-done"])
+def test_a_later_step_with_other_settings_is_refused_before_the_first_one(status: str, tmp_path: Path) -> None:
+    same = pipeline(tmp_path, *DEMO)
+    reward = next(stage for stage in same.stages if stage.name == "reward")
+    identity = {"config": plain(same.context.held(reward.settings(same.context))), "parents": {}}
+    finish(tmp_path, "demo", "reward", status=status, identity=identity)
+    fine(tmp_path, *DEMO)
+    other = ("reward.data.batch_size=3", "ppo.init=sftt")
+    sentence, init = said(tmp_path, *DEMO, *other)
+    assert sentence.startswith(f"{tmp_path}/demo/reward is {status} with other settings:\n  reward.data.batch_size: ")
+    assert "overwrite=true" in sentence and "init=sftt" in init
+    assert len(said(tmp_path, *DEMO, *other, "overwrite=true")) == 1
+    record = tmp_path / "demo" / "reward" / "stage.json"
+    record.write_text('{"status": "comp')
+    assert "is torn (16 bytes)" in said(tmp_path, *DEMO)[0]
+    record.unlink()
+    assert "is not empty and has no stage.json" in said(tmp_path, *DEMO)[0]
+    fine(tmp_path, *DEMO, "overwrite=true")
