@@ -10,9 +10,10 @@ from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
-from rlhf_lightning.recipe.stage import Stage, TrainingStage
+from rlhf_lightning.recipe.stage import CALLBACKS, LOGGER, Stage, TrainingStage, of_user
 from rlhf_lightning.runs.folders import PipelineError, claim_fault, is_complete, read_stage
 from rlhf_lightning.runs.identity import plain
+from rlhf_lightning.training.surroundings import surroundings_faults
 
 FIGURES = ("score", "win_rate", REWARD, "kl", "length", "pretrain_loss", "intervals", "judges", "metadata", "probes")
 """What is known of each policy; see `policy_results`."""
@@ -65,6 +66,8 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
             steps += [] if stage.name in steps else [stage.name]
         if stage.keeps_artifact:
             context.coming.add(stage.name)
+    if any(isinstance(stage, TrainingStage) and stage.name in context.coming for stage in needed):
+        found |= {sentence: [] for sentence in _surroundings_lacking(context)}
     to_make = {*context.coming}
     context.coming.clear()
     for sentence in _metric_lacking(context, {stage.name: stage for stage in needed}):
@@ -145,6 +148,16 @@ def _devices_lacking(trainer: Mapping[str, Any]) -> Iterator[str]:
         wanted = max(devices, default=-1) + 1 if isinstance(devices, list) else devices
         if isinstance(wanted, int) and wanted > counts[name]:
             yield f"trainer.devices={devices}: this machine has {counts[name]} of {name}. Name no more than there are."
+
+
+def _surroundings_lacking(context: Context) -> Iterator[str]:
+    """What a step that trains would be refused with; devices that are not there are said already."""
+    node = context.config["trainer"]
+    trainer = {name: value for name, value in node.items() if name not in (LOGGER, CALLBACKS)}
+    if any(_devices_lacking(node)):
+        trainer |= {"accelerator": "cpu", "devices": 1}
+    callbacks, loggers = (of_user(context.config, group) for group in (CALLBACKS, LOGGER))
+    return surroundings_faults(trainer, callbacks, loggers, context.build)
 
 
 def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[str]:

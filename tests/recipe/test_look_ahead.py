@@ -1,6 +1,7 @@
 """Before the first file of a run is written, everything that its steps will lack is said at once."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs
 from rlhf_lightning.runs.identity import plain
 from rlhf_lightning.runs.targets import builder
+from rlhf_lightning.training import surroundings
 
 SMALL = str(Path(rlhf_lightning.__file__).parent / "sandbox" / "base" / "small")
 ROWS = {
@@ -292,3 +294,33 @@ def test_a_later_step_with_other_settings_is_refused_before_the_first_one(status
     record.unlink()
     assert "is not empty and has no stage.json" in said(tmp_path, *DEMO)[0]
     fine(tmp_path, *DEMO, "overwrite=true")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("+trainer.gradient_clip_algorithm=foo", "trainer: .*foo"),
+        ("+trainer.val_check_interval=-1", "trainer: .*val_check_interval"),
+        ("+trainer.overfit_batches=-3", "trainer: .*overfit_batches"),
+        ("trainer.limit_train_batches=-2", "trainer: .*limit_train_batches"),
+        ("trainer.limit_train_batches=1.5", "trainer: .*limit_train_batches"),
+        ("+trainer.strategy=ddpp", "trainer: .*ddpp"),
+        ("+trainer.plugins=[foo]", "trainer: .*foo"),
+        ("trainer.devices=[0]", "trainer: .*devices"),
+        ("+trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn starts processes of its own"),
+        ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0 "),
+        ("callbacks.timer.duration=never", ".*Timer"),
+        ("+callbacks.mine._target_=torch.optim.Adam", "callbacks name torch.optim.Adam, which is no Callback"),
+        ("callbacks.early_stopping.mode=up", ".*EarlyStopping"),
+        ("logger=wandb", ".*WandbLogger needs wandb, which is not installed"),
+    ],
+)
+def test_what_stands_around_the_training_is_built_once_ahead(
+    override: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "find_spec", lambda name: None)
+    group = override.partition("callbacks.")[2].partition(".")[0]
+    options = [f"callbacks={group}"] if group in ("timer", "early_stopping") else []
+    (found,) = said(tmp_path, *DEMO, *options, override)
+    assert re.match(sentence, found, re.DOTALL), found
+    fine(tmp_path, *DEMO, *options)
