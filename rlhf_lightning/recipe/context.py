@@ -100,10 +100,14 @@ class Context(Messages):
         Raises:
             PipelineError: When it has not run.
         """
-        folder = self.runs.read(step)
+        folder = self._left(step)
         if folder is None:
             raise PipelineError(self.not_made(step))
         return folder
+
+    def _left(self, step: str) -> Path | None:
+        """The same; None where there is none yet: what other runs have is nothing to a step that this one makes."""
+        return None if step in self.coming else self.runs.read(step)
 
     def not_made(self, step: str) -> str:
         """That a step has not run, and what to do."""
@@ -156,7 +160,7 @@ class Context(Messages):
 
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
-        folder = self.runs.read(PRETRAIN)
+        folder = self._left(PRETRAIN)
         if folder is not None and (found := other_settings(folder, "model", self.held(self.config["model"]))):
             raise PipelineError(
                 f"{folder} holds a base model made with other settings of 'model':\n  {found}\n"
@@ -198,6 +202,8 @@ class Context(Messages):
         check_form(step, self.config.get(step, {}))
         context = copy(self)
         context._shared = self.tokenizers.shared(step, models) if models else None
+        if step == PRETRAIN:
+            context._shared = self.tokenizers.described()
         for remark in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
             self.say(step, remark)
         if isinstance(self.data, FileData):
@@ -253,7 +259,7 @@ class Context(Messages):
 
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
-        folder = self.runs.read(CURATE)
+        folder = self._left(CURATE)
         return None if folder is None else CuratedData(folder, self.data.fingerprint(), self.config, self.held)
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:

@@ -87,7 +87,7 @@ def training_lacking(context: Context, step: str, kind: str, curated: bool) -> I
 
 def _learned_lacking(context: Context, kind: str, split: str, curated: bool) -> Iterator[str]:
     """Rankings may also be those that step collect made or will make."""
-    if context.brings(kind) or RECORD_TYPES[kind] is not Comparison:
+    if RECORD_TYPES[kind] is not Comparison or context.brings(kind):
         yield from records_lacking(context, kind, split, curated)
     elif kind != "comparisons" or (COLLECT not in context.coming and context.runs.find(COLLECT) is None):
         yield no_rankings(kind)

@@ -40,7 +40,7 @@ class Pretraining(TrainingStage):
     def lacks(self, context: Context) -> Iterator[str]:
         """Also what it starts from, which no other step makes."""
         yield from super().lacks(context)
-        yield from base_lacking(context)
+        yield from base_lacking(context, anew=True)
 
     def not_needed(self, context: Context) -> str | None:
         """Weights that are there, unless they are to be trained on."""

@@ -10,10 +10,10 @@ from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
-from rlhf_lightning.recipe.stage import Stage, TrainingStage
-from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.recipe.stage import CALLBACKS, LOGGER, Stage, TrainingStage, of_user
+from rlhf_lightning.runs.folders import PipelineError, claim_fault, is_complete, read_stage
 from rlhf_lightning.runs.identity import plain
-from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.training.surroundings import surroundings_faults
 
 FIGURES = ("score", "win_rate", REWARD, "kl", "length", "pretrain_loss", "intervals", "judges", "metadata", "probes")
 """What is known of each policy; see `policy_results`."""
@@ -34,29 +34,41 @@ def check_names(named: Sequence[str], steps: Sequence[str]) -> None:
         raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
 
 
-def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
+def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
     """Refuse a run that could not come to its end, before anything is made, read or loaded.
 
     Args:
         context: Models, records and settings of the run; it learns which steps are to come.
         stages: The steps to run, in order.
 
+    Returns:
+        The steps with an artifact that is still to be made.
+
     Raises:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
     found: dict[str, list[str]] = {}
     context.coming.clear()
-    needed = [stage for stage in stages if stage.not_needed(context) is None]
     for sentence in (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"])):
         found[sentence] = []
-    for stage in needed:
-        if stage.keeps_artifact and not context.config["overwrite"] and _is_made(stage, context):
-            continue  # what it was made from may be gone
+    needed: list[Stage] = []
+    for stage in stages:
+        if stage.not_needed(context) is not None:
+            continue
+        needed.append(stage)
+        if stage.keeps_artifact and not context.config["overwrite"]:
+            if refused := _refused(stage, context):
+                found[refused] = []
+            elif is_complete(context.runs.folder(stage.name)):
+                continue  # what it was made from may be gone
         for sentence in _lacks(stage, context):
             steps = found.setdefault(sentence, [])
             steps += [] if stage.name in steps else [stage.name]
         if stage.keeps_artifact:
             context.coming.add(stage.name)
+    if any(isinstance(stage, TrainingStage) and stage.name in context.coming for stage in needed):
+        found |= {sentence: [] for sentence in _surroundings_lacking(context)}
+    to_make = {*context.coming}
     context.coming.clear()
     for sentence in _metric_lacking(context, {stage.name: stage for stage in needed}):
         found[sentence] = []
@@ -66,15 +78,19 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> None:
     if said:
         listed = "".join(f"\n  - {sentence}" for sentence in said)
         raise PipelineError(f"{len(said)} things lack or are wrong, and nothing was made:{listed}")
+    return to_make
 
 
-def _is_made(stage: Stage, context: Context) -> bool:
-    """Whether the step is complete with these settings."""
-    record = read_stage(context.runs.folder(stage.name))
-    if record.get("status") != "complete":
-        return False
-    now = redacted(plain(context.held(stage.settings(context))))
-    return bool(record["identity"].get("config", now) == now)
+def _refused(stage: Stage, context: Context) -> str | None:
+    """Why its folder could not be claimed, as far as the settings tell; parents and records are not known yet."""
+    folder = context.runs.folder(stage.name)
+    try:
+        old = read_stage(folder)
+    except PipelineError as error:
+        return str(error)
+    then = old.get("identity", {}).get("config", {})
+    now = plain(context.held(stage.settings(context))) if then else {}
+    return claim_fault(folder, old and {**old, "identity": {"config": then}}, {"identity": {"config": now}})
 
 
 def _rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
@@ -132,6 +148,16 @@ def _devices_lacking(trainer: Mapping[str, Any]) -> Iterator[str]:
         wanted = max(devices, default=-1) + 1 if isinstance(devices, list) else devices
         if isinstance(wanted, int) and wanted > counts[name]:
             yield f"trainer.devices={devices}: this machine has {counts[name]} of {name}. Name no more than there are."
+
+
+def _surroundings_lacking(context: Context) -> Iterator[str]:
+    """What a step that trains would be refused with; devices that are not there are said already."""
+    node = context.config["trainer"]
+    trainer = {name: value for name, value in node.items() if name not in (LOGGER, CALLBACKS)}
+    if any(_devices_lacking(node)):
+        trainer |= {"accelerator": "cpu", "devices": 1}
+    callbacks, loggers = (of_user(context.config, group) for group in (CALLBACKS, LOGGER))
+    return surroundings_faults(trainer, callbacks, loggers, context.build)
 
 
 def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[str]:

@@ -126,9 +126,9 @@ def _is_cached(name: str) -> bool:
     )
 
 
-def base_lacking(context: Context) -> Iterator[str]:
-    """Whether the base model is there: made by step pretrain, to be made, or described by the configuration."""
-    if PRETRAIN in context.coming or context.model_path(BASE) is None:
+def base_lacking(context: Context, anew: bool = False) -> Iterator[str]:
+    """Whether the base model is there: made by step pretrain unless it is made anew, or as the configuration has it."""
+    if anew or PRETRAIN in context.coming or context.model_path(BASE) is None:
         node = context.config["model"]["causal_lm"]
         attention = node.get("attention", "sdpa")
         kernels = ["sdpa", "eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]

@@ -97,9 +97,7 @@ class Pipeline:
         """Run everything; returns the metrics of every step that the configuration names."""
         metrics: dict[str, Any] = {}
         with self.context.heartbeat.beating():
-            on_rank_zero(partial(look_ahead, self.context, self.stages))
-            for stage in self.stages:
-                self._context_of(stage)  # two models that disagree are refused before the first step
+            self.look_ahead()
             for stage in self.stages:
                 reason = stage.not_needed(self.context)
                 if reason is not None:
@@ -115,6 +113,14 @@ class Pipeline:
                             on_rank_zero(self._report)
             destroy_process_group()
         return metrics
+
+    def look_ahead(self) -> None:
+        """Refuse what could not come to its end, and models that disagree, before the first step."""
+        to_make = on_rank_zero(partial(look_ahead, self.context, self.stages))
+        for stage in self.stages:
+            self._context_of(stage)
+            self.context.coming |= to_make & {stage.name}
+        self.context.coming.clear()
 
     def step(self, name: str) -> Stage:
         """The step of that name."""
@@ -165,7 +171,8 @@ class Pipeline:
     def _origin(self, name: str, after: tuple[str, ...] = ()) -> str:
         """The model whose tokenizer a model has: itself, or what a step that is still to run will start from."""
         step = name.partition("/")[0]
-        if step not in self.context.steps or step in after or self.runs.find(step) is not None:
+        found = step not in self.context.coming and self.runs.find(step) is not None
+        if step not in self.context.steps or step in after or found:
             return BASE if step in after else name
         return self._origin(next(iter(self.step(step).models(self.context).values()), BASE), (*after, step))
 

@@ -146,7 +146,7 @@ class TrainingStage(Stage):
         config, build = context.config, context.build
         data = self.datamodule(context, keep)
         trainer = {name: value for name, value in config["trainer"].items() if name not in (LOGGER, CALLBACKS)}
-        users = user_callbacks(_of_user(config, CALLBACKS), build)
+        users = user_callbacks(of_user(config, CALLBACKS), build)
         say = partial(context.say, self.name)
         metrics = fit_stage(
             module,
@@ -155,7 +155,7 @@ class TrainingStage(Stage):
             partial(build, trainer),
             [*watches(self.name, module, data, folder, say, context.heartbeat), *callbacks, *users],
             say,
-            loggers=user_loggers(_of_user(config, LOGGER), build, folder, config["tags"]),
+            loggers=user_loggers(of_user(config, LOGGER), build, folder, config["tags"]),
             hyperparameters=self.settings(context),
             tags=config["tags"],
             **config[self.name]["fit"],
@@ -165,7 +165,7 @@ class TrainingStage(Stage):
 
     def settings(self, context: Context) -> dict[str, Any]:
         """Callbacks of the user may end a training, so the artifact depends on them."""
-        callbacks = [nodes for nodes in _of_user(context.config, CALLBACKS) if nodes]
+        callbacks = [nodes for nodes in of_user(context.config, CALLBACKS) if nodes]
         return super().settings(context) | ({CALLBACKS: callbacks} if callbacks else {})
 
     def lacks(self, context: Context) -> Iterator[str]:
@@ -207,6 +207,6 @@ class TrainingStage(Stage):
         return training_levers(config, self.name)
 
 
-def _of_user(config: Mapping[str, Any], group: str) -> list[Any]:
+def of_user(config: Mapping[str, Any], group: str) -> list[Any]:
     """The nodes of a group, and those that stand in the trainer."""
     return [config[group], config["trainer"].get(group)]

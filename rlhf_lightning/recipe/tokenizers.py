@@ -36,11 +36,18 @@ class Tokenizers:
     def of(self, name: str) -> PreTrainedTokenizerBase:
         """The tokenizer in the folder of a model."""
         path = self.path(name)
-        place = None if path is None else str(path)
+        if path is None:
+            return self.described()
         options = {} if name.partition("/")[0] in self.steps else self.options
-        if place not in self._loaded:
-            self._loaded[place] = self.make() if place is None else load_tokenizer(place, **options)
-        return self._loaded[place]
+        if str(path) not in self._loaded:
+            self._loaded[str(path)] = load_tokenizer(str(path), **options)
+        return self._loaded[str(path)]
+
+    def described(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the base model as the configuration has it, whatever a step made of it."""
+        if None not in self._loaded:
+            self._loaded[None] = self.make()
+        return self._loaded[None]
 
     def shared(self, step: str, models: Mapping[str, str]) -> PreTrainedTokenizerBase:
         """The tokenizer that the models of a step share, each by its role; that of the first one.

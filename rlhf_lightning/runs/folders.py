@@ -156,6 +156,33 @@ def other_settings(folder: Path, group: str, now: Any) -> str:
     return listed(old, new, found) if found else ""
 
 
+def claim_fault(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Why a step may not begin in a folder: what was made there from something else would be lost.
+
+    Args:
+        folder: The step's folder.
+        old: Its ``stage.json``; empty where there is none.
+        new: The same as it would be, with an identity that has the same parts.
+    """
+    if not old:
+        return (
+            f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
+            "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
+            if holds(folder, TORN)
+            else None
+        )
+    complete = old.get("status") == "complete"
+    old, new = ({**each, "identity": redacted(each["identity"])} for each in (old, new))
+    others = list(differences(old, new)) if complete or holds(folder, {*BEFORE_WORK, LOGS}) else []
+    return (
+        f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
+        f"  {listed(old, new, others)}\n"
+        "Use overwrite=true to make it again, or another run=<name> to keep both."
+        if others
+        else None
+    )
+
+
 def begin_stage(
     folder: Path,
     identity: Mapping[str, Any],
@@ -193,17 +220,8 @@ def begin_stage(
         check_files(folder)
         return "complete"
     now = {**(redacted(plain(about())) if complete or not same else {}), "identity": identity}
-    if old and not same and not overwrite and (complete or holds(folder, {*BEFORE_WORK, LOGS})):
-        raise PipelineError(
-            f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
-            f"  {listed(then, now, list(differences(then, now)))}\n"
-            "Use overwrite=true to make it again, or another run=<name> to keep both."
-        )
-    if not old and not overwrite and holds(folder, TORN):
-        raise PipelineError(
-            f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
-            "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
-        )
+    if not same and not overwrite and (refused := claim_fault(folder, old, now)):
+        raise PipelineError(refused)
     if verify is not None:
         verify()
     if same and not complete:

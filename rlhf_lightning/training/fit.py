@@ -15,6 +15,7 @@ from rlhf_lightning.arguments import Count
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.training.callbacks import LearningRates
 from rlhf_lightning.training.checkpoint import BatchCheckpoint, check_shardable, newest_whole
@@ -60,6 +61,9 @@ def fit_stage(
 
     Returns:
         The last value of every metric.
+
+    Raises:
+        PipelineError: When not one batch was trained, in this start or an earlier one.
     """
     trainer = make_trainer(
         max_epochs=epochs,
@@ -79,6 +83,11 @@ def fit_stage(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if not batches_done(trainer):
+        raise PipelineError(
+            "not one batch was trained, so there is no model of this step. See trainer.max_time, "
+            "trainer.limit_train_batches, and the callbacks that end a training."
+        )
     write_json(folder / "examples.json", {name: len(rows) for name, rows in data.examples.items()})
     _say_how_it_ended(trainer, callbacks, say)
     return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))

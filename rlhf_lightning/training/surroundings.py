@@ -2,7 +2,9 @@
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from rlhf_lightning.models.gradients import check_gradient_settings
-from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.parallel.processes import rank, world_size
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 
@@ -43,6 +45,12 @@ OWNED_CALLBACKS: dict[type[Callback], str] = {
 """Callbacks that set what the recipe sets, and what to do instead."""
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 """Environment variables that keep loggers from reporting to their makers."""
+LIBRARIES = {
+    "WandbLogger": ("wandb",),
+    "MLFlowLogger": ("mlflow",),
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+}
+"""What loggers need, one of each."""
 PRECISIONS = ("None", "32-true", "32", "bf16-mixed", "bf16", "64-true", "64")
 """Precisions of the trainer that keep weights which learn in 32 bits or more, and do not scale their gradients."""
 
@@ -64,6 +72,42 @@ def check_trainer(node: Mapping[str, Any]) -> None:
             "gradients, which PPO's limit on their norm does not know. Set trainer.precision=bf16-mixed or 32-true; "
             "model.causal_lm.dtype=bfloat16 keeps models that are frozen in 16 bits."
         )
+
+
+def surroundings_faults(
+    trainer: Mapping[str, Any], callbacks: Any, loggers: Any, build: Callable[..., Any]
+) -> Iterator[str]:
+    """What Lightning and libraries of loggers would refuse once a step is to train; nothing is written.
+
+    Args:
+        trainer: The node, without loggers and callbacks; one of several processes is left to the step.
+        callbacks: Nodes as those of `user_callbacks`.
+        loggers: Nodes as those of `user_loggers`.
+        build: Builds the object that a node describes, given further keyword arguments.
+    """
+    strategy = trainer.get("strategy", "auto")
+    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_notebook", "_fork")):
+        yield f"trainer.strategy={strategy} starts processes of its own; torchrun starts them. Name {strategy[:3]}."
+    elif trainer.get("check_val_every_n_epoch", 1) == 0:
+        yield "trainer.check_val_every_n_epoch=0 divides by zero. For no validation set trainer.limit_val_batches=0."
+    elif world_size() == 1:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        yield from _said(lambda: build(trainer, enable_model_summary=False, **quiet), "trainer: ")
+    yield from _said(lambda: user_callbacks(callbacks, build), "")
+    for node in _each(loggers):
+        yield from _said(lambda node=node: build(node, _partial_=True), "")
+        names = LIBRARIES.get(str(node.get("_target_")).rpartition(".")[2], ())
+        if names and not any(map(find_spec, names)):
+            yield f"{node['_target_']} needs {' or '.join(names)}, which is not installed: pip install {names[0]}."
+
+
+def _said(make: Callable[[], Any], where: str) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make()
+    except PipelineError as error:  # builders say of what its cause is said
+        yield f"{where}{error.__cause__ if where else error}"
 
 
 def user_loggers(nodes: Any, build: Callable[..., Any], folder: Path, tags: Sequence[str] = ()) -> list[Logger]:

@@ -1,6 +1,7 @@
 """Before the first file of a run is written, everything that its steps will lack is said at once."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from rlhf_lightning.recipe import look_ahead, model_names
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs
+from rlhf_lightning.runs.identity import plain
 from rlhf_lightning.runs.targets import builder
+from rlhf_lightning.training import surroundings
 
 SMALL = str(Path(rlhf_lightning.__file__).parent / "sandbox" / "base" / "small")
 ROWS = {
@@ -57,13 +60,13 @@ def data(folder: Path, *names: str) -> list[str]:
     return ["data=jsonl", f"data.root={folder}", *SHORT]
 
 
-def finish(runs: Path, run: str, step: str, *parts: str) -> None:
+def finish(runs: Path, run: str, step: str, *parts: str, **record: Any) -> None:
     """A finished step with a model."""
     for part in ("model", *parts):
         (runs / run / step / part).mkdir(parents=True)
         (runs / run / step / part / "config.json").write_bytes((Path(SMALL) / "config.json").read_bytes())
         (runs / run / step / part / "model.safetensors").touch()
-    write_json(runs / run / step / "stage.json", {"status": "complete", "identity": {}, "fingerprint": step})
+    write_json(runs / run / step / "stage.json", {"status": "complete", "identity": {}, "fingerprint": step} | record)
 
 
 def test_the_papers_preset_says_at_once_all_that_an_incomplete_folder_lacks(
@@ -255,3 +258,69 @@ def test_every_step_that_names_a_model_says_what_it_leaves() -> None:
     leaves = {stage.name: stage.leaves for stage in RECIPE}
     assert {name for name, kind in leaves.items() if kind == "reward model"} == {"judge", "reward"}
     assert {name for name, kind in leaves.items() if not kind} == {"check", "curate", "collect", "evaluate"}
+
+
+def test_what_other_runs_have_is_nothing_to_a_step_that_this_run_makes(tmp_path: Path) -> None:
+    """Neither the epochs, the tokenizer nor the health of what it will not read."""
+    for step in ("pretrain", "curate", "sft", "reward"):
+        finish(
+            tmp_path,
+            "done",
+            step,
+            identity={"config": {"model": {}, "data": {}}, "data": ""},
+            files={"gone": {"size": 1}},
+        )
+    own = ["upstream=done", "model=sandbox_scratch_small", "sft.keep_epochs=true", "ppo.init=sft/epoch-1"]
+    pipeline(tmp_path, "stages=[pretrain,curate,sft,collect,reward,ppo]", *DEMO[1:], *own).look_ahead()
+    with pytest.raises(PipelineError, match="stages=.reward. overwrite=true"):
+        pipeline(tmp_path, "stages=[pretrain,curate,sft,ppo]", *DEMO[1:], *own).look_ahead()
+
+
+@pytest.mark.parametrize("status", ["complete", "half-done"])
+def test_a_later_step_with_other_settings_is_refused_before_the_first_one(status: str, tmp_path: Path) -> None:
+    same = pipeline(tmp_path, *DEMO)
+    reward = next(stage for stage in same.stages if stage.name == "reward")
+    identity = {"config": plain(same.context.held(reward.settings(same.context))), "parents": {}}
+    finish(tmp_path, "demo", "reward", status=status, identity=identity)
+    fine(tmp_path, *DEMO)
+    other = ("reward.data.batch_size=3", "ppo.init=sftt")
+    sentence, init = said(tmp_path, *DEMO, *other)
+    assert sentence.startswith(f"{tmp_path}/demo/reward is {status} with other settings:\n  reward.data.batch_size: ")
+    assert "overwrite=true" in sentence and "init=sftt" in init
+    assert len(said(tmp_path, *DEMO, *other, "overwrite=true")) == 1
+    record = tmp_path / "demo" / "reward" / "stage.json"
+    record.write_text('{"status": "comp')
+    assert "is torn (16 bytes)" in said(tmp_path, *DEMO)[0]
+    record.unlink()
+    assert "is not empty and has no stage.json" in said(tmp_path, *DEMO)[0]
+    fine(tmp_path, *DEMO, "overwrite=true")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("+trainer.gradient_clip_algorithm=foo", "trainer: .*foo"),
+        ("+trainer.val_check_interval=-1", "trainer: .*val_check_interval"),
+        ("+trainer.overfit_batches=-3", "trainer: .*overfit_batches"),
+        ("trainer.limit_train_batches=-2", "trainer: .*limit_train_batches"),
+        ("trainer.limit_train_batches=1.5", "trainer: .*limit_train_batches"),
+        ("+trainer.strategy=ddpp", "trainer: .*ddpp"),
+        ("+trainer.plugins=[foo]", "trainer: .*foo"),
+        ("trainer.devices=[0]", "trainer: .*devices"),
+        ("+trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn starts processes of its own"),
+        ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0 "),
+        ("callbacks.timer.duration=never", ".*Timer"),
+        ("+callbacks.mine._target_=torch.optim.Adam", "callbacks name torch.optim.Adam, which is no Callback"),
+        ("callbacks.early_stopping.mode=up", ".*EarlyStopping"),
+        ("logger=wandb", ".*WandbLogger needs wandb, which is not installed"),
+    ],
+)
+def test_what_stands_around_the_training_is_built_once_ahead(
+    override: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "find_spec", lambda name: None)
+    group = override.partition("callbacks.")[2].partition(".")[0]
+    options = [f"callbacks={group}"] if group in ("timer", "early_stopping") else []
+    (found,) = said(tmp_path, *DEMO, *options, override)
+    assert re.match(sentence, found, re.DOTALL), found
+    fine(tmp_path, *DEMO, *options)

@@ -73,9 +73,8 @@ def fit(tiny_gpt2: Any, tiny_tokenizer: Any) -> Callable[..., list[str]]:
         validation = RECORDS[:4] if options.pop("validation", True) else None
         data = RLHFDataModule("sft", tiny_tokenizer, RECORDS, validation, batch_size=4)
         counts = {"epochs": 3, "checkpoint_every": 1, "log_every": 1}
-        fit_stage(
-            module, data, folder, partial(L.Trainer, accelerator="cpu"), callbacks, said.append, **counts, **options
-        )
+        make_trainer = options.pop("make_trainer", partial(L.Trainer, accelerator="cpu"))
+        fit_stage(module, data, folder, make_trainer, callbacks, said.append, **counts, **options)
         return said
 
     return run
@@ -262,3 +261,12 @@ def test_callbacks_that_would_change_the_recipe_are_refused(target: str, sentenc
 def test_what_is_no_callback_is_refused() -> None:
     with pytest.raises(PipelineError, match=r"torch\.nn\.Identity, which is no Callback of Lightning"):
         user_callbacks({"one": {"_target_": "torch.nn.Identity"}}, builder([]))
+
+
+@pytest.mark.parametrize("ended", [{"limit_train_batches": 0}, {"max_time": "00:00:00:00"}])
+def test_a_step_that_trained_nothing_is_not_complete(ended: Any, fit: Any, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"not one batch was trained.*trainer\.max_time"):
+        fit(tmp_path, make_trainer=partial(L.Trainer, accelerator="cpu", **ended))
+    fit(tmp_path)
+    fit(tmp_path)  # at its end already
+    fit(tmp_path, make_trainer=partial(L.Trainer, accelerator="cpu", max_time="00:00:00:00"))
