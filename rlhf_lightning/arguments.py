@@ -170,7 +170,8 @@ def allowed(annotation: Any, none: str) -> str:
     if origin is Sequence:
         return "a list" if parts[0] is Any else f"a list ({allowed(parts[0], none)} each)"
     if origin is Mapping:
-        return "a mapping" if parts[1] is Any else f"a mapping ({allowed(parts[1], none)} each)"
+        by = f" by {allowed(parts[0], none)}" if get_origin(parts[0]) is Literal else ""
+        return f"a mapping{by}" + ("" if parts[1] is Any else f" ({allowed(parts[1], none)} each)")
     return _SCALARS.get(annotation, "an object")
 
 
@@ -212,7 +213,7 @@ def _judged(annotation: Any, objects: Any) -> Any:
         return Any if objects is Any and (items is Any or origin is Iterable) else _LIST[items]
     if origin in (dict, Mapping):
         key, item = (_judged(part, objects) for part in parts or (Any, Any))
-        return Any if objects is Any and item is Any else _MAPPING[key, item]
+        return Any if objects is Any and item is Any and key in (Any, str) else _MAPPING[key, item]
     return objects
 
 

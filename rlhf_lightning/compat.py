@@ -1,6 +1,6 @@
 """Private interfaces of other libraries, each with the version it was tried on and what happens where it is missing.
 
-Nothing else in the package touches a name with a leading underscore of another library, except `cli.py`, which alone
+Nothing else in the package touches a name with a leading underscore of another library, except `cli`, which alone
 may import hydra.
 """
 

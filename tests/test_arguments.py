@@ -32,6 +32,7 @@ WRONG: list[tuple[Any, Any, str]] = [
     (tuple[float, float], [0.9], "a list (a number each) of 2"),
     (tuple[float, float], [0.9, "b"], "a list (a number each) of 2"),
     (Mapping[str, Fraction], {"a": 2}, "a mapping (a number in [0, 1] each)"),
+    (Mapping[Literal["a", "b"], Any], {"c": 2}, "a mapping by one of a, b"),
 ]
 
 

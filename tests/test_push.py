@@ -20,7 +20,7 @@ def step(tmp_path: Path) -> Path:
     (folder / "model").mkdir(parents=True)
     for name, text in files.items():
         (folder / "model" / name).write_text(text)
-    (folder / "stage.json").write_text(json.dumps({"status": "complete"}))
+    (folder / "stage.json").write_text(json.dumps({"status": "complete", "identity": {}}))
     (folder / "checkpoints").mkdir()
     return folder
 
@@ -147,7 +147,7 @@ def test_a_mistaken_name_is_a_sentence(
 
 
 def test_a_step_that_is_not_complete_is_refused(step: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (step / "stage.json").write_text(json.dumps({"status": "half-done"}))
+    (step / "stage.json").write_text(json.dumps({"status": "half-done", "identity": {}}))
     with pytest.raises(SystemExit):
         push.main([str(step), "me/policy", "--yes"])
     assert "not complete" in capsys.readouterr().err

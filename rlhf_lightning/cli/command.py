@@ -28,6 +28,7 @@ from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_vie
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
+from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.targets import builder
@@ -38,9 +39,13 @@ def run(config: DictConfig) -> float | None:
     _keep_freed_memory()
     plain = resolved(config)
     remember_secrets(OmegaConf.to_container(config), plain)
+    if faults := setting_faults(plain, RECIPE, plain.get("allowed_targets") or []):
+        raise PipelineError("\n".join(faults))
     hydra_config: Any = HydraConfig.instance().cfg
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
-    init_process_group(gpu=plain["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available())
+    init_process_group(
+        gpu=plain["trainer"].get("accelerator", "auto") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    )
     console = Console(quiet=rank() != 0)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own
@@ -70,7 +75,7 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
     Raises:
         PipelineError: Saying how to start them.
     """
-    devices = trainer["devices"]
+    devices = trainer.get("devices", "auto")
     each = len(devices) if isinstance(devices, list) else devices
     needed = each * int(trainer.get("num_nodes", 1)) if isinstance(each, int) else None
     if sweeping and (started > 1 or needed != 1):
@@ -123,7 +128,7 @@ def _main(config: DictConfig) -> float | None:
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)
         SweepSummary.failures[hydra_config.hydra.job.num] = said
-        return None
+        return None if config.optimized_metric is None else math.nan
 
 
 def _run_folder(config: DictConfig, hydra_config: Any) -> Path | None:

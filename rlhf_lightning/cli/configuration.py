@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +145,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     # A run may be called 1, which Hydra reads as a number.
     found["run"], found["upstream"] = _as_names(found.get("run")), _as_names(found.get("upstream"))
     for step, other in LIKE.items():
-        if step in found:
+        if step in found and other in found:
             found[step] = _inherited(found[step], found[other])
-            _check_rate(step, found[step], other, found[other])
     return found
 
 
@@ -155,18 +154,6 @@ def _as_names(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_names(each) for each in value]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _check_rate(step: str, settings: Mapping[str, Any], other: str, others: Mapping[str, Any]) -> None:
-    """Adapters learn at another rate than whole weights: a step with them and one without do not share it."""
-    adapted, rates = zip(
-        *((bool(each["lora"]["rank"]), each["module"]["optimizer"]["lr"]) for each in (settings, others)), strict=True
-    )
-    if adapted[0] != adapted[1] and rates[0] == rates[1]:
-        raise PipelineError(
-            f"{step} has lora.rank={settings['lora']['rank']} and {other} lora.rank={others['lora']['rank']}, but one "
-            f"learning rate, which suits one of them alone. Set {step}.module.optimizer.lr."
-        )
 
 
 def _inherited(settings: Any, others: Any, name: str = "") -> Any:

@@ -5,24 +5,26 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
 import transformers
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 from yaml import YAMLError
 
-from rlhf_lightning.cli.configuration import composed
+from rlhf_lightning.cli.configuration import CONFIG_DIR, composed
 from rlhf_lightning.parallel.processes import says
+from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.terminal import harmless
@@ -39,10 +41,33 @@ FORESEEN = (
     OmegaConfBaseException,
 )
 """Errors whose message is a sentence for the user; of any other the place in the code is said too."""
+MERGED = "{0} is a node, and Hydra adds to it; to replace it write '~{0}' '+{0}=<value>'."
+KNOWN = (
+    (r"Error merging override ([^=]+)=", MERGED),
+    (
+        r"Could not append to config\. An item is already at '([^']+)'",
+        "{0} has a value already: write {0}=<value>, without +.",
+    ),
+    (r"Could not delete from config\. [^']*'([^']+)'", "{0} is not there, so that it cannot be taken out."),
+    (
+        r"Multiple values for ([\w/@.]+)\.",
+        "{0} is a group, of which one option holds: write {0}=<option>, without +.",
+    ),
+    (
+        r"(?s).*Missing mandatory value: ([\w.]+)",
+        "{0} has no value, and the chosen options need one. Give it: {0}=<value>.",
+    ),
+    (r"In '.*?': Could not load '([^']+)'", "{0} is no option. rlhf --help lists those of each group."),
+    (
+        r"(Cannot find primary config '.*?')",
+        "{0}. The primary configuration is called config; leave --config-name out.",
+    ),
+)
+"""How Hydra's and OmegaConf's sentences begin, and ours in their place."""
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = [
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    *(Path(library.__file__).resolve().parents[1] for library in (hydra, torch, transformers)),
+    *(Path(str(library.__file__)).resolve().parents[1] for library in (hydra, torch, transformers)),
 ]
 """Where code lies that is nobody's here; libraries may also be somewhere else on the path."""
 
@@ -57,11 +82,11 @@ def report(error: BaseException, folder: Path | None = None) -> str:
     Returns:
         The sentence.
     """
-    said, where = sentence(error), [*getattr(error, "__notes__", ())]
+    own = own_traceback(error)
+    said = sentence(error) if own is None else traceback.format_exception_only(error)[0].strip()
     if not says(error):
         return str(redacted(said))
-    trace = "".join(traceback.format_exception(error))
-    own = own_traceback(error)
+    where, trace = [*getattr(error, "__notes__", ())], "".join(traceback.format_exception(error))
     console = Console(stderr=True, soft_wrap=True)
     if os.environ.get("HYDRA_FULL_ERROR"):
         _print(console, trace)
@@ -92,69 +117,66 @@ def _print(console: Console, text: str) -> None:
 
 def sentence(error: BaseException) -> str:
     """One sentence or a few of what was wrong, by the kind of the error."""
+    if isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error):
+        return _composition_sentence(error)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}."
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}."
+    if isinstance(error, FORESEEN):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}{_place(error)}"
+
+
+def _composition_sentence(error: BaseException) -> str:
+    """What Hydra and OmegaConf refuse, with the setting and what to write instead."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         others = ", ".join(error.options)
         return f"{group}={option}: there is no such option{_meant(option, error.options)} {group} has {others}."
     if isinstance(error, OverrideParseException):
         return f"{error.override} is no override of Hydra: {error.message.splitlines()[0]}. Quote what the shell reads."
-    if isinstance(error, ConfigCompositionException):
-        return _composition_sentence(error)
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}: {error.msg}."
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}."
-    if "Config group override must be a string" in str(error):
-        without = [argument for argument in sys.argv[1:] if argument.endswith(("=null", "=", "=[]"))]
-        return f"{' '.join(without)}: a group needs an option. rlhf --help lists those of each group."
-    if isinstance(error, FORESEEN):
-        return str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error}{_place(error)}"
-
-
-def _composition_sentence(error: ConfigCompositionException) -> str:
     text = str(error)
-    if found := re.match(r"Could not (?:override|append to|delete)[^']*'([^']+)'", text):
-        return unknown_key(found[1], _known())
-    if found := re.match(r"Multiple values for ([\w/@.]+)\.", text):
-        return f"{found[1]} is a group, of which one option holds: write {found[1]}=<option>, without +."
+    for pattern, words in KNOWN:
+        if found := re.match(pattern, text):
+            return words.format(*found.groups())
+    if found := re.match(r"Could not override '([^']+)'", text):
+        return _unknown(found[1])
+    nothing = [each for each in sys.argv[1:] if each.startswith("~") or each.endswith(("=null", "=", "=[]"))]
+    if "Config group override" in text:
+        groups = nothing or [each for each in sys.argv[1:] if (CONFIG_DIR / each.partition("=")[0]).is_dir()]
+        return f"{' '.join(groups)}: a group needs an option. rlhf --help lists those of each group."
+    if isinstance(error, OmegaConfBaseException):
+        first = text.splitlines()[0].rstrip(".")
+        if nothing:
+            return f"{first}. {' and '.join(nothing)} takes away what others refer to: set what it holds."
+        return f"{error.full_key or 'a setting'}: {first}. Mend what it refers to."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
     return " ".join(f"{text} {cause}".split())
 
 
-def unknown_key(path: str, known: Mapping[str, Any]) -> str:
-    """That a setting is not known, and which one may have been meant.
-
-    Args:
-        path: The setting, such as `sft.fit.epoch`.
-        known: The whole configuration.
-    """
-    node: Any = known
-    parts = path.split(".")
-    for number, part in enumerate(parts):
-        if not isinstance(node, Mapping) or part not in node:
-            there = list(node) if isinstance(node, Mapping) else []
-            near = get_close_matches(part, map(str, there), 1) or [name for name in there if name == parts[-1]]
-            before = ".".join(parts[:number])
-            meant = [".".join([*parts[:number], *near[:1], *parts[number + 1 :]])] if near else []
-            meant = meant or [each for each in _paths(known) if each.endswith(f".{parts[-1]}")][:3]
-            of_it = f" {before} has {', '.join(map(str, there))}." if number and there else ""
-            did = f"; did you mean {' or '.join(meant)}?" if meant else "."
-            return f"{path} is no setting{did}{of_it} rlhf --cfg job prints all of them."
-        node = node[part]
-    return f"{path} cannot be set so."
-
-
-def _paths(node: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        yield f"{before}{name}"
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{before}{name}.")
-
-
-def _known() -> dict[str, Any]:
+def _unknown(setting: str) -> str:
+    """Of a setting that no file of the chosen options has: whether there is one of that name, or which was meant."""
+    arguments = get_args_parser().parse_args()
+    added = [f"++{each}" if _names_a_key(each) else each for each in arguments.overrides]
+    if arguments.config_dir:
+        added.append(f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]")
     GlobalHydra.instance().clear()
-    return composed([])
+    try:
+        faults = setting_faults(composed(added), RECIPE, [])
+    except Exception:  # the command has further faults
+        faults = setting_faults({**composed([]), setting: None}, RECIPE, [])
+    value = next((each.partition("=")[2] for each in arguments.overrides if each.startswith(f"{setting}=")), "")
+    if value.startswith(("{", "[")):
+        faults.append(MERGED.format(setting))
+    elif not faults:
+        return f"{setting} stands in no file of the chosen options; it can be set: write +{setting}=<value>."
+    return "\n".join(faults)
+
+
+def _names_a_key(override: str) -> bool:
+    name = override.partition("=")[0]
+    return not name.startswith(("+", "~")) and not (CONFIG_DIR / name.partition("@")[0]).is_dir()
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

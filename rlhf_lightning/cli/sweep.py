@@ -33,6 +33,10 @@ class SweepSummary(Callback):
         self.jobs: dict[str, Path] = {}
         self.numbers: dict[int, str] = {}
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget another multirun of this process."""
+        self.failures.clear()
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Remember what a job of a multirun was called and where it wrote."""
         if not is_sweep(config):

@@ -16,12 +16,12 @@ from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter, hidd
 from rlhf_lightning.curation.groups import SPLITS, GroupSplits
 from rlhf_lightning.curation.keys import words_of
 from rlhf_lightning.curation.overlap import EvaluationOverlap
-from rlhf_lightning.curation.rows import Progress, Row, chunks, watched
+from rlhf_lightning.curation.rows import Progress, Row, watched
 from rlhf_lightning.curation.thinning import OVERLAP, Thinning, Waiting, drop_overlaps
 from rlhf_lightning.data.records import Demonstration, PromptText, RecordError
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.sources import RecordStream
-from rlhf_lightning.data.tokenize import Tokenization
+from rlhf_lightning.data.tokenize import Tokenization, chunks
 from rlhf_lightning.runs.files import replacing
 
 BySplit = Mapping[str, Iterable[Any]]

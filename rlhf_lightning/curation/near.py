@@ -10,9 +10,11 @@ from rlhf_lightning.curation.extras import needs_extra
 
 SHINGLE = 5
 """Characters per string that two texts can have in common; a shorter text is one string."""
+PERMUTATIONS = 128
+"""Hashes per text, which estimate a similarity of 0.8 within 0.035 (one standard deviation)."""
 
 
-def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permutations: int = 128) -> NDArray[np.int64]:
+def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8) -> NDArray[np.int64]:
     """Numbers the groups of texts that are alike; texts alone in their group differ from all others.
 
     Two texts belong together when the Jaccard similarity of their sets of 5-character strings, estimated by MinHash, is
@@ -22,7 +24,6 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permuta
     Args:
         texts: Normalised.
         similarity: Least similarity of two texts in one group, above 0 and at most 1.
-        permutations: Hashes per text; 128 estimate a similarity of 0.8 within 0.035 (one standard deviation).
 
     Returns:
         For each text the place of the first one of its group.
@@ -34,7 +35,7 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permuta
         from datasketch import MinHash, MinHashLSH
 
     # Rather too many candidates than too few: each is compared.
-    index = MinHashLSH(similarity, permutations, weights=(0.1, 0.9))
+    index = MinHashLSH(similarity, PERMUTATIONS, weights=(0.1, 0.9))
     signatures: list[NDArray[np.uint32]] = []
     parents: list[int] = []
 
@@ -43,7 +44,7 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8, permuta
             parents[place] = place = parents[parents[place]]
         return place
 
-    empty = MinHash(permutations, hashfunc=zlib.crc32)
+    empty = MinHash(PERMUTATIONS, hashfunc=zlib.crc32)
     for place, text in enumerate(texts):
         sketch = empty.copy()
         count = max(1, len(text) - SHINGLE + 1)

@@ -1,14 +1,12 @@
 """Rows on their way through curation."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-Item = TypeVar("Item")
+from rlhf_lightning.data.tokenize import CHUNK, Item
+
 Progress = Callable[[str, int], None]
 """Told what is being done, and with how many more rows."""
-CHUNK = 1000
-"""Rows that are tokenized together."""
 
 
 class Row(NamedTuple):
@@ -27,13 +25,6 @@ class Row(NamedTuple):
     record: Any
     prompt_tokens: int = 0
     response_tokens: int = 0
-
-
-def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
-    """Lists of so many items, the last one shorter."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def watched(items: Iterable[Item], what: str, progress: Progress) -> Iterator[Item]:

@@ -100,9 +100,6 @@ class Thinning:
         near_similarity: Prompts are one from this Jaccard similarity on, such as 0.8; None does not look.
         most_per_group: Most prompts of a group [3.2: 200].
         seed: Another seed keeps others.
-
-    Raises:
-        ValueError: When a number is out of range.
     """
 
     kinds: Sequence[str] = ("prompts",)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
@@ -46,7 +46,8 @@ class Task:
     adds_text: bool = False
 
 
-TASKS = {
+TaskName = Literal["pretrain", "sft", "reward", "ppo"]
+TASKS: dict[TaskName, Task] = {
     "pretrain": Task(Text, lambda tokens, records, size: tokens.texts(records, size), collate_lm),
     "sft": Task(Demonstration, lambda tokens, records, _: tokens.demonstrations(records), collate_lm, mixes_text=True),
     "reward": Task(Comparison, lambda tokens, records, _: tokens.comparisons(records), collate_comparisons),
@@ -89,13 +90,13 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         num_workers: Processes that collate batches.
 
     Raises:
-        ValueError: When the task is unknown, a share or size is out of range, or nothing is left to train on.
+        ValueError: When nothing is left to train on.
     """
 
     @checked
     def __init__(
         self,
-        task: str,
+        task: TaskName,
         tokenizer: PreTrainedTokenizerBase,
         train: Source,
         validation: Source | None = None,
@@ -116,8 +117,6 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
         self.task, self._kind = task, TASKS[task]
         self.train, self.validation, self.text = train, validation, text
         self.tokenization = Tokenization(

@@ -16,6 +16,7 @@ from rlhf_lightning.runs.identity import file_digest, fingerprint, once
 from rlhf_lightning.runs.row_books import row_book
 
 Split = Literal["train", "validation", "test"]
+Kind = Literal["demonstrations", "comparisons", "judge_comparisons", "prompts", "text"]
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
     "comparisons": Comparison,
@@ -124,14 +125,14 @@ class FileData:
             `demonstrations.train.jsonl` or with another suffix of a file that can be read.
 
     Raises:
-        ValueError: When a kind or a key is unknown, a file does not exist, or `by_name` finds none.
+        ValueError: When a key is unknown, a file does not exist, or `by_name` finds none.
     """
 
     @checked
     def __init__(
         self,
         root: str | None,
-        files: Mapping[str, Mapping[Split, Any]],
+        files: Mapping[Kind, Mapping[Split, Any]],
         on_error: Literal["stop", "quarantine"] = "stop",
         quarantine: str | None = None,
         by_name: bool = False,
@@ -147,8 +148,6 @@ class FileData:
         self.files: dict[str, dict[str, list[Any]]] = {}
         absent: list[str] = []
         for name, splits in files.items():
-            if name not in RECORD_TYPES:
-                raise ValueError(f"data.files.{name} is unknown; the kinds are {', '.join(RECORD_TYPES)}.")
             self.files[name] = {}
             for split, sources in splits.items():
                 listed = sources if isinstance(sources, list) else [sources]

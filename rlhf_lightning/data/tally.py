@@ -1,7 +1,9 @@
 """How many records were left out and how many lost their end, by set, reason and source."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 DROPPED, CUT = "dropped", "cut"
 """What is counted: records that were left out, and those that stayed without their end."""
@@ -67,6 +69,23 @@ class Tallied:
     def cut(self) -> Counter[str]:
         """Responses that lost their end at the limit, and rankings in which that made ties; they are not left out."""
         return self.tally.total(CUT)
+
+
+def flat(counts: Mapping[str, Any], place: str = "") -> dict[str, int]:
+    """The counts on one level.
+
+    Args:
+        counts: By set, reason and source.
+        place: What each name begins with.
+
+    Examples:
+        >>> flat({"train": {"too long": {"forum": 2, "users": 1}, "tied": 4}})
+        {'train: too long: forum': 2, 'train: too long: users': 1, 'train: tied': 4}
+    """
+    found: dict[str, int] = {}
+    for name, count in counts.items():
+        found |= flat(count, f"{place}{name}: ") if isinstance(count, Mapping) else {f"{place}{name}": count}
+    return found
 
 
 def sentence(counts: Counts) -> str:

@@ -29,7 +29,8 @@ from rlhf_lightning.tokenization.formats import FormatName
 TrainOn = Literal["last", "all"]
 LAST, ALL = get_args(TrainOn)
 """Which turns of the assistant a demonstration trains."""
-_AT_ONCE = 1000
+CHUNK = 1000
+"""Records that are tokenized together."""
 RANKED = "ranked responses"
 """What is counted where responses of a ranking are cut."""
 _ANYTHING = "?"
@@ -165,7 +166,7 @@ class Tokenization(Tallied):
         """
         text, stream = self.dialogue.text, []
         eos: Any = self.tokenizer.eos_token_id
-        for chunk in _chunks(records):
+        for chunk in chunks(records):
             for ids in text.rows([text.as_text(record.text) for record in chunk]):
                 stream += [*text.opening, *ids, int(eos)]
         blocks = [stream[start : start + block_size] for start in range(0, len(stream), block_size)]
@@ -205,7 +206,7 @@ class Tokenization(Tallied):
         Raises:
             RecordError: Where the record is that cannot be encoded, why, and what to do.
         """
-        for chunk in _chunks(enumerate(records)):
+        for chunk in chunks(enumerate(records)):
             try:
                 found = self._encoded_at_once(chunk, responses_of)
             except ValueError:  # one by one, to say which it is
@@ -260,7 +261,8 @@ def _placed(number: int, record: Any, error: Exception) -> RecordError:
     return RecordError(f"{getattr(record, 'place', None) or f'{record.kind} number {number}'}: {error}")
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of `CHUNK` items, the last one shorter."""
     rest = iter(items)
-    while chunk := list(islice(rest, _AT_ONCE)):
+    while chunk := list(islice(rest, CHUNK)):
         yield chunk

@@ -1,12 +1,13 @@
 """What a finished step left, read for the report: a damaged file costs its own part of the page, and nothing else."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.data.tally import flat
 from rlhf_lightning.runs.files import read_json, read_json_lines, read_metrics
-from rlhf_lightning.runs.folders import PipelineError, Runs, is_complete, read_stage
+from rlhf_lightning.runs.folders import PipelineError, read_stage
 
 SHOWN_PROMPTS = 12
 
@@ -25,9 +26,9 @@ class StepFiles:
         self.record: dict[str, Any] = self._found("stage.json", _record, {})
         self.columns: dict[str, list[tuple[int, float]]] = self._found("metrics.csv", _columns, {})
         """The finite numbers of metrics.csv with their steps, by column."""
-        self.dropped: dict[str, int] = self._found("dropped.json", _counts, {})
-        self.cut: dict[str, int] = self._found("cut.json", _counts, {})
-        self.warnings: list[str] = self._found("warnings.json", _sentences, [])
+        self.dropped: dict[str, int] = self._found("dropped.json", lambda path: flat(read_json(path)), {})
+        self.cut: dict[str, int] = self._found("cut.json", lambda path: flat(read_json(path)), {})
+        self.warnings: list[str] = self._found("warnings.json", lambda path: list(map(str, read_json(path))), [])
         self.episodes: list[dict[str, Any]] = self._found("samples.jsonl", _episodes, [])
         """Training samples of the first and of the last iteration that has some."""
         self.samples: dict[str, Any] | None = self._found("samples.json", _samples, None)
@@ -46,18 +47,6 @@ class StepFiles:
         return default
 
 
-def folder_of(runs: Runs, step: str) -> Path | None:
-    """The finished step in a run or upstream, or one of which a torn stage.json hides whether it is finished."""
-    for run in (runs.run, *runs.upstream):
-        folder = runs.root / run / step
-        try:
-            if is_complete(folder):
-                return folder
-        except PipelineError:
-            return folder
-    return None
-
-
 def _record(path: Path) -> dict[str, Any]:
     record = read_stage(path.parent)
     if lacking := [name for name in ("identity", "metrics") if not isinstance(record.get(name), dict)]:
@@ -72,25 +61,6 @@ def _columns(path: Path) -> dict[str, list[tuple[int, float]]]:
             if name != "step" and math.isfinite(value):
                 columns.setdefault(name, []).append((row["step"], value))
     return columns
-
-
-def _counts(path: Path) -> dict[str, int]:
-    """Counts by set, reason and source, on one level."""
-    flat: dict[str, int] = {}
-
-    def add(place: tuple[str, ...], count: Any) -> None:
-        if isinstance(count, Mapping):
-            for name, part in count.items():
-                add((*place, name), part)
-        else:
-            flat[": ".join(place)] = count
-
-    add((), read_json(path))
-    return flat
-
-
-def _sentences(path: Path) -> list[str]:
-    return [str(sentence) for sentence in read_json(path)]
 
 
 def _episodes(path: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.generation.buffers import BufferedLayer, moved
 from rlhf_lightning.models.architecture import alike, check_length, eval_mode, probe_tokens
 from rlhf_lightning.models.attention import additive_mask, attends_eagerly, fast_attention
-from rlhf_lightning.models.log_probs import causal_logits
+from rlhf_lightning.models.forward import token_logits
 from rlhf_lightning.models.padding import left_aligned, length_groups, position_ids
 
 PREFILL_TOKENS = 2048
@@ -117,7 +117,7 @@ class Decoder:
         for group in groups:
             width = int(lengths[group[0]])
             ids, real = input_ids[group, :width], mask[group, :width]
-            read = causal_logits(self.model, ids, real, position_ids(real))
+            read = token_logits(self.model, ids, real, position_ids(real))
             logits.append(read[torch.arange(len(group), device=self.device), lengths[group] - 1])
         return torch.cat(logits)[torch.cat(groups).argsort()]
 

@@ -26,7 +26,8 @@ Sampler: TypeAlias = Callable[[nn.Module, PromptBatch, SamplingOptions, Sequence
 """Samples one response per prompt from the full distribution of a policy; arguments as `sample_responses`."""
 
 
-def make_sampler(engine: str, **options: Any) -> Sampler:
+@checked
+def make_sampler(engine: Engine, **options: Any) -> Sampler:
     """The sampler of that name.
 
     Args:
@@ -36,14 +37,13 @@ def make_sampler(engine: str, **options: Any) -> Sampler:
     Raises:
         ValueError: When there is no such engine, or the loop is given options.
     """
-    if engine == "loop" and not options:
-        return sample_responses
-    classes: dict[str, Callable[..., Sampler]] = {"transformers": ContinuousBatchingSampler, "vllm": VLLMSampler}
-    if engine not in classes:
-        named = f"{engine} with options {options}" if engine == "loop" else engine
-        known = f"there are loop (no options), {', '.join(classes)}"
-        raise ValueError(f"generation.engine={named} is not known; {known}.")
-    return classes[engine](**options)
+    if engine == "transformers":
+        return ContinuousBatchingSampler(**options)
+    if engine == "vllm":
+        return VLLMSampler(**options)
+    if options:
+        raise ValueError(f"the engine loop has no options, got {options}.")
+    return sample_responses
 
 
 class ContinuousBatchingSampler:

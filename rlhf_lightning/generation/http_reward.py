@@ -31,7 +31,7 @@ class HTTPReward:
         api_key_env: Name of the environment variable with a key, sent as `Authorization: Bearer <key>`.
 
     Raises:
-        ValueError: When the address has a password in it, the variable is not set, or a number is out of its range.
+        ValueError: When the address has a password in it, or the variable is not set.
     """
 
     @checked

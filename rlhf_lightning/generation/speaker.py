@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from rlhf_lightning.models.loading import DType, fit_to_tokenizer, load_causal_lm, model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE
-from rlhf_lightning.runs.exported import exported_model, stage_of
+from rlhf_lightning.runs.exported import data_settings, exported_model
 from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
 from rlhf_lightning.tokenization.endings import end_token_ids, stop_strings
@@ -55,7 +55,7 @@ class Speaker:
         dtype: DType = "float32" if device == "cpu" else "bfloat16"
         model = fit_to_tokenizer(load_causal_lm(source, dtype=dtype), self.tokenizer)
         self.model: Any = torch.nn.Module.to(model, device).eval()
-        data = _at(stage_of(source), "identity", "config", "data")
+        data = data_settings(source)
         self.encoder = DialogueEncoder(self.tokenizer, data.get("prompt_template"))
         own = self.model.generation_config
         self.limit = max_new_tokens or own.max_new_tokens or data.get("max_response_tokens") or LIMIT
@@ -192,9 +192,3 @@ def _check_writes(source: str, path: str) -> None:
         raise ValueError(
             f"{path} is a reward model: it scores text and writes none. Name a policy, such as step sft's."
         )
-
-
-def _at(node: Any, *names: str) -> dict[str, Any]:
-    for name in names:
-        node = node.get(name, {}) if isinstance(node, dict) else {}
-    return cast(dict[str, Any], node)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.chat import rendered
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
 
-Reads = Literal["dialogue", "response"]
-DIALOGUE, RESPONSE = get_args(Reads)
-"""What a classifier reads."""
 _PROMPT, _RESPONSE = "{prompt}", "{response}"
 
 
@@ -39,15 +36,14 @@ class TextReward(nn.Module):
         batch_size: Texts per forward pass.
         dtype: Name of the torch dtype of the body's weights; the head computes in 32 bits, as do the scores.
         label: Name or number of the label whose log-odds are the score, for two labels or more.
-        reads: `dialogue`: prompt and response; `response`: the response alone.
-        template: The text that it reads instead, with `{prompt}` and `{response}`; special tokens of a decoder's
-            template are special.
+        template: The text that it reads instead, with `{response}`, and `{prompt}` unless it reads the response alone;
+            special tokens of a decoder's template are special.
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
-        ValueError: When the folder holds no classifier, it has several labels and none is named, or an argument is none
-            of its values.
+        ValueError: When the folder holds no classifier, it has several labels and none is named, or the template has no
+            place for the response.
     """
 
     @checked
@@ -58,15 +54,15 @@ class TextReward(nn.Module):
         batch_size: Count = 32,
         dtype: DType = "float32",
         label: str | int | None = None,
-        reads: Reads = DIALOGUE,
         template: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.cut = path, batch_size, 0
         source, options = model_source(path), {"trust_remote_code": trust_remote_code}
-        self._check(reads, template)
-        self.reads, self.template = reads, template
+        if template is not None and _RESPONSE not in template:
+            raise ValueError(f"template must contain {_RESPONSE}, got {template!r}.")
+        self.template = template
         architecture = model_config(path, trust_remote_code=trust_remote_code)
         self.ours = (Path(source) / HEAD_FILE).exists() or hasattr(architecture, "reward_bias")
         if self.ours and label is not None:
@@ -122,22 +118,22 @@ class TextReward(nn.Module):
         Raises:
             ValueError: When the conversation cannot be written for this model.
         """
-        if self.reads == DIALOGUE and self.template is None:
+        if self.template is None:
             if self.ours:
                 return self._limited(self._trained(messages, response))
             if self.tokenizer.chat_template and self.dialogue is not None:
                 text, turn = self.dialogue.text, [*messages, {"role": "assistant", "content": response}]
                 spoken = [{**message, "content": text.as_text(message["content"])} for message in turn]
                 return self._limited(text.rows([rendered(self.tokenizer, spoken, generation_prompt=False)])[0])
-        prompt = self._plain(messages) if self.reads == DIALOGUE else ""
+        prompt = self._plain(messages) if self.template is None or _PROMPT in self.template else ""
         if self.is_decoder and self.dialogue is not None:
             text = self.dialogue.text
-            usual = f"{_PROMPT}\n\n{_RESPONSE}" if self.reads == DIALOGUE else _RESPONSE
-            filled = _filled(self.template or usual, text.as_text(prompt), text.as_text(response))
+            template = self.template or f"{_PROMPT}\n\n{_RESPONSE}"
+            filled = _filled(template, text.as_text(prompt), text.as_text(response))
             return self._limited([*text.opening, *text.rows([filled])[0], *text.ends[: self.template is None]])
-        if self.template is not None:
-            return self._encoded(_filled(self.template, prompt, response))
-        return self._encoded(prompt, response) if self.reads == DIALOGUE else self._encoded(response)
+        if self.template is None:
+            return self._encoded(prompt, response)
+        return self._encoded(_filled(self.template, prompt, response))
 
     def _trained(self, messages: list[dict[str, str]], response: str) -> list[int]:
         assert self.dialogue is not None
@@ -150,7 +146,7 @@ class TextReward(nn.Module):
             raise ValueError(
                 f"the prompt is a conversation of {len(messages)} messages, and the classifier {self.name} has no chat "
                 "template to write it by. Put its chat_template.jinja into the folder, or let it read the response "
-                "alone: reads: response."
+                "alone: template: '{response}'."
             )
         return messages[0]["content"]
 
@@ -208,14 +204,6 @@ class TextReward(nn.Module):
         own, others = logits[:, self.label], torch.cat([logits[:, : self.label], logits[:, self.label + 1 :]], 1)
         independent = self.model.config.problem_type == "multi_label_classification"
         return own if independent else own - others.logsumexp(1)
-
-    @staticmethod
-    def _check(reads: str, template: str | None) -> None:
-        if template is not None and (_RESPONSE not in template or reads == RESPONSE):
-            raise ValueError(
-                f"template must contain {_RESPONSE} and goes with reads={DIALOGUE}, got template={template!r} and "
-                f"reads={reads!r}."
-            )
 
 
 def _filled(template: str, prompt: str, response: str) -> str:

@@ -11,19 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.adapter_folder import ADAPTER_WEIGHTS, PREFIX, peft_module
-from rlhf_lightning.models.export import (
-    check_scalar_export,
-    complete_folder,
-    export_causal_lm,
-    export_scalar_model,
-    head_state,
-)
+from rlhf_lightning.models.export import check_scalar_export, complete_folder, export_model, head_state
 from rlhf_lightning.models.lora import without_adapters
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
 
 Form = Literal["merged", "adapter", "both"]
-MERGED, ADAPTER, BOTH = FORMS = get_args(Form)
+MERGED, ADAPTER, BOTH = get_args(Form)
 """How a step writes its model."""
 
 
@@ -36,13 +30,9 @@ def check_form(step: str, options: Mapping[str, Any]) -> None:
 
     Raises:
         ImportError: When peft is missing.
-        ValueError: When the form is unknown, or there will be no adapters to write.
+        ValueError: When there will be no adapters to write.
     """
     form, size = options.get("export"), options.get("lora", {}).get("rank", 0)
-    if not isinstance(size, int) or size < 0:
-        raise ValueError(f"{step}.lora.rank is {size!r}; it is a whole number, 0 for no adapters.")
-    if form not in (None, *FORMS):
-        raise ValueError(f"{step}.export is {form!r}; a model is written {', '.join(FORMS)} (null: merged).")
     if form in (ADAPTER, BOTH) and not size:
         raise ValueError(f"{step}.export={form} needs adapters, but {step}.lora.rank is {size}; set it, to 16 say.")
     if size and find_spec("peft") is None:
@@ -54,7 +44,7 @@ def export_trained(
     start: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     base: Path,
-    form: str | None,
+    form: Form | None,
     folder: Path,
 ) -> None:
     """Write a model, an adapter, or both, then the adapter beside the model (`adapter` beside `model`).
@@ -64,17 +54,17 @@ def export_trained(
         start: The causal language model that it was made from, or itself.
         tokenizer: The tokenizer that is written beside each.
         base: Where the start is written to if no folder holds it: its vocabulary grew, or it was an adapter itself.
-        form: One of `FORMS`; None is `merged`.
+        form: How it is written; None is `merged`.
         folder: The folder to write; an older one there is replaced.
     """
     if form != ADAPTER:
-        _export_plain(model, start, tokenizer, folder)
+        export_model(model, start.config, tokenizer, folder)
     if form == BOTH:
         name = folder.name.replace("model", "adapter")
         folder = folder.with_name(name if name != folder.name else f"{name}-adapter")
     if form in (ADAPTER, BOTH):
         if not start.name_or_path and not base.exists():
-            _export_plain(without_adapters(model), start, tokenizer, base)
+            export_model(without_adapters(model), start.config, tokenizer, base)
         name = start.name_or_path or str(base)
         place = str(Path(name).resolve()) if Path(name).exists() else name
         export_adapter(model, start, tokenizer, place, folder)
@@ -124,12 +114,3 @@ def export_adapter(
                 save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
             else:
                 start.generation_config.save_pretrained(unfinished)
-
-
-def _export_plain(
-    model: PreTrainedModel | ScalarHeadModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    if isinstance(model, ScalarHeadModel):
-        export_scalar_model(model, start.config, tokenizer, folder)
-    else:
-        export_causal_lm(model, tokenizer, folder)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
@@ -58,7 +59,7 @@ def keywords_of(model: nn.Module) -> Keywords:
                 f"{type(model).__name__}.forward needs {', '.join(lacking)}, which it is not given: it is called with "
                 "input_ids, attention_mask and position_ids. Take those names, or give the others a default."
             )
-        known = frozenset(name for name in (*_KEYWORDS, "logits_to_keep") if name in names)
+        known = frozenset(name for name in _KEYWORDS if name in names)
         positioned = "position_ids" in known or isinstance(model, PreTrainedModel)
         _INSPECTED[model] = Keywords(named, known | set(_KEYWORDS) if open_ended else known, positioned)
     return _INSPECTED[model]
@@ -69,29 +70,32 @@ def token_logits(
     input_ids: Int[Tensor, "rows time"],
     mask: Bool[Tensor, "rows time"],
     positions: Int[Tensor, "rows time"],
-    last: int | None = None,
-) -> Float[Tensor, "rows kept vocab"]:
-    """Logits of any causal language model; arguments as `rlhf_lightning.models.log_probs.causal_logits`.
+) -> Float[Tensor, "rows time vocab"]:
+    """Logits of any causal language model.
+
+    Args:
+        model: A transformers model, or any module that maps ids and mask to logits.
+        input_ids: The tokens.
+        mask: True on real tokens.
+        positions: The position of each token (`rlhf_lightning.models.padding.position_ids`).
 
     Raises:
-        ValueError: When the module gives anything else.
+        ValueError: When the rows are too long for one reading (`check_length`), or the module gives anything else.
     """
+    check_length(model, input_ids.shape[1])
     if not keywords_of(model).positioned and not bool((mask[:, 1:] <= mask[:, :-1]).all()):
         order = (~mask).int().argsort(dim=1, stable=True)
         ids, mask, positions = (values.gather(1, order) for values in (input_ids, mask, positions))
         logits = token_logits(model, ids, mask, positions)
-        logits = logits.gather(1, order.argsort(1).unsqueeze(-1).expand_as(logits))
-        return logits if last is None else logits[:, -last:]
-    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
-    if last is not None:
-        options["logits_to_keep"] = last
+        return logits.gather(1, order.argsort(1).unsqueeze(-1).expand_as(logits))
+    options = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
     logits = _called(model, input_ids, options)
-    if logits.dim() != 3 or len(logits) != len(input_ids) or (last is None and logits.shape[1] != input_ids.shape[1]):
+    if logits.dim() != 3 or logits.shape[:2] != input_ids.shape:
         raise ValueError(
             f"{type(model).__name__} gives {tuple(logits.shape)} for {tuple(input_ids.shape)} ids; a language model "
             "gives logits, rows x time x vocabulary, as a tensor or in `logits`."
         )
-    return logits if last is None else logits[:, -last:]
+    return logits
 
 
 def token_scores(

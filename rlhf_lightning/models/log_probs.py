@@ -1,4 +1,4 @@
-"""What a causal language model says: logits where they are asked for, log-probabilities without keeping the logits."""
+"""Log-probabilities of the tokens of a causal language model, without keeping its logits."""
 
 import math
 import sys
@@ -23,26 +23,6 @@ CHUNK = 2**22
 """Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
 KEPT = 2**25
 """Logits up to this many are kept for the backward pass (128 MiB in 32 bits), more are computed again."""
-
-
-def causal_logits(
-    model: nn.Module,
-    input_ids: Int[Tensor, "rows time"],
-    mask: Bool[Tensor, "rows time"],
-    positions: Int[Tensor, "rows time"],
-    last: int | None = None,
-) -> Float[Tensor, "rows kept vocab"]:
-    """Logits of any causal language model, of the last positions only where that is asked for.
-
-    Args:
-        model: A transformers model, or any module that maps ids and mask to logits (`rlhf_lightning.models.forward`).
-        input_ids: The tokens.
-        mask: True on real tokens.
-        positions: The position of each token (`rlhf_lightning.models.padding.position_ids`).
-        last: How many positions are kept, from the end; None keeps all.
-    """
-    check_length(model, input_ids.shape[1])
-    return token_logits(model, input_ids, mask, positions, last)
 
 
 def causal_log_probs(
@@ -79,7 +59,7 @@ def causal_log_probs(
         weight = cast(Tensor, model.get_output_embeddings().weight)
         log_probs = linear_log_probs(hidden, weight, targets, temperature)
     else:
-        logits = causal_logits(model, input_ids, mask, position_ids(mask))[rows, times]
+        logits = token_logits(model, input_ids, mask, position_ids(mask))[rows, times]
         log_probs = token_log_probs(logits / temperature, targets)
     return log_probs.new_zeros(counts[:, 1:].shape).index_put((rows, times), log_probs)
 

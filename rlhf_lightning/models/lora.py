@@ -39,8 +39,8 @@ def add_adapters(
 
     Raises:
         ImportError: When peft is not installed.
-        ValueError: When the rank is below 1, the model has adapters already, or a target is none of its layers, or one
-            of its embedding and output layers.
+        ValueError: When the model has adapters already, or a target is none of its layers, or one of its embedding and
+            output layers.
     """
     peft = peft_module()
     if has_adapters(model):

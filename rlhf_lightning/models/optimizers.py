@@ -60,20 +60,19 @@ def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> st
     optimizer: Optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, 1))], lr=1.0)
     try:
         if isinstance(factory, type) and issubclass(factory, Optimizer):
-            factory(optimizer.param_groups[0]["params"], **options)
-            return None
+            built = factory(optimizer.param_groups[0]["params"], **options)
+            return None if built.defaults.get("lr", 1) else "lr=0 would train nothing"
         defaults = parameters_of(schedule_factory).defaults
         for name, value in options.items():
             if isinstance(value, int | float) and value < 0 and not is_default(value, defaults, name):
                 return f"{name}={value} must not be below 0"
         with warnings.catch_warnings(action="ignore"):
             schedule = build_scheduler(partial(schedule_factory, **options), optimizer, 100)
-            for step in range(100):
-                rate = optimizer.param_groups[0]["lr"]
-                if not 0 <= rate < math.inf:
-                    return f"it multiplies the learning rate by {rate} at step {step} of 100"
-                optimizer.step()
-                schedule.step()
+            optimizer.step()
+            schedule.step()
+        rate = optimizer.param_groups[0]["lr"]
+        if not 0 <= rate < math.inf:
+            return f"it multiplies the learning rate by {rate}"
     except (ValueError, TypeError) as error:
         return str(error)
     return None

@@ -14,14 +14,13 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
-from rlhf_lightning.models.export import sampling_as_trained
+from rlhf_lightning.models.export import sampling_as_trained, save_model
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
 from rlhf_lightning.models.non_finite import non_finite_error
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories, scheduled
-from rlhf_lightning.models.saving import save_model
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
 from rlhf_lightning.parallel.random_state import random_states, restore_random_states
 from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard

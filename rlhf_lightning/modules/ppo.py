@@ -79,9 +79,6 @@ class PPOModule(RLHFModule):
         activation_checkpointing: Compute the activations of policy and critic again in the backward pass.
         offload_frozen: Keep reference and reward model in the CPU's memory except while they score.
         seed: Seed of sampling and minibatches.
-
-    Raises:
-        ValueError: When an argument is out of its range.
     """
 
     frozen, learner = ("reference", "reward"), "policy"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult
 
+from rlhf_lightning.data.tally import flat
 from rlhf_lightning.evaluation.plots import number
 from rlhf_lightning.evaluation.tables import (
     COLUMNS,
@@ -170,7 +171,7 @@ def _parts(splits: Mapping[str, Any]) -> Iterator[Any]:
 def left_out(folder: Path) -> list[tuple[str, int]]:
     """Records that a step left out or cut, by reason."""
     counts = {what: _read(folder / f"{name}.json") for name, what in (("dropped", "left out"), ("cut", "cut"))}
-    return list(_leaves(counts, separator=": "))
+    return list(flat(counts).items())
 
 
 def settings_rows(config: Mapping[str, Any], step: str) -> Iterator[tuple[str, Any]]:
@@ -179,12 +180,12 @@ def settings_rows(config: Mapping[str, Any], step: str) -> Iterator[tuple[str, A
     yield from _leaves(public({step: config[step], "data.lengths": config["data"], **shared}))
 
 
-def _leaves(node: Mapping[str, Any], path: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
+def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         if isinstance(value, Mapping):
             if str(value.get("_target_", "")).startswith(("torch.", "transformers.")):
                 yield f"{path}{name}", value["_target_"]
-            yield from _leaves(value, f"{path}{name}{separator}", separator)
+            yield from _leaves(value, f"{path}{name}.")
         elif value is not None and not name.startswith("_"):
             yield f"{path}{name}", value
 

@@ -19,7 +19,7 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.inputs import collection_lacking
+from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
@@ -132,10 +132,10 @@ def collect_comparisons(
         The comparisons, and how many prompts were dropped, by reason.
 
     Raises:
-        ValueError: When K is out of range or there is nobody to ask.
+        ValueError: When there is no such K, or nobody to ask.
     """
-    if min_responses > max_responses:
-        raise ValueError(f"K must be between 2 and more: min_responses={min_responses}, max_responses={max_responses}.")
+    for lacking in counts_lacking(min_responses, max_responses):
+        raise ValueError(lacking)
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)

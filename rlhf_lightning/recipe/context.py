@@ -24,10 +24,9 @@ from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import Messages, longest_row, no_rankings, no_records, too_long
 from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
-from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, check_files, other_settings, step_fingerprint
 from rlhf_lightning.runs.hub import model_folder
-from rlhf_lightning.runs.identity import by_content, model_fingerprint, records_fingerprint
-from rlhf_lightning.runs.secrets import redacted
+from rlhf_lightning.runs.identity import by_content, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
@@ -116,10 +115,16 @@ class Context(Messages):
         )
 
     def verify(self, names: Iterable[str], curated: bool) -> None:
-        """Make sure that steps still hold what they made: those of models, and curate where its records are read."""
-        steps = {PRETRAIN if name == BASE else name.partition("/")[0] for name in names} & {*self.steps}
+        """Make sure that models and records of steps hold what they held: those named, and the curated ones if read."""
         with self.heartbeat.during("verifying what earlier steps left"):
-            self.runs.verify(steps | ({CURATE} if curated else set()))
+            for name in {*names, *([CURATE] if curated else [])}:
+                if (folder := self._made_in(name)) is not None:
+                    check_files(folder, contents=True, of=Path(str(self.model_path(name))))
+
+    def _made_in(self, name: str) -> Path | None:
+        """The folder of the finished step that the model or the records are of; None where no step made them."""
+        step = PRETRAIN if name == BASE else name.partition("/")[0]
+        return self.runs.find(step) if step in self.steps else None
 
     def available(self, name: str) -> bool:
         """Whether that model can be loaded."""
@@ -152,11 +157,11 @@ class Context(Messages):
 
     def _pretrained(self) -> Path | None:
         """The base model that this run or its upstream made, if the configuration still describes it."""
-        folder, model = self.runs.read(PRETRAIN), redacted(self.held(self.config["model"]))
-        if folder is not None and read_stage(folder)["identity"]["config"]["model"] != model:
+        folder = self.runs.read(PRETRAIN)
+        if folder is not None and (found := other_settings(folder, "model", self.held(self.config["model"]))):
             raise PipelineError(
-                f"{folder} holds a base model made with other settings of 'model'. Give the same model=..., or another "
-                "run or upstream."
+                f"{folder} holds a base model made with other settings of 'model':\n  {found}\n"
+                "Give the same model=..., or another run or upstream."
             )
         return folder
 
@@ -250,7 +255,7 @@ class Context(Messages):
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""
         folder = self.runs.read(CURATE)
-        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.held(self.config))
+        return None if folder is None else CuratedData(folder, self._data_fingerprint, self.config, self.held)
 
     def batches(self, examples: Sequence[Any], collate: Callable[..., Batch], size: int) -> list[Batch]:
         """Examples in order, padded."""
@@ -268,15 +273,13 @@ class Context(Messages):
         left = self._curated() if curated else None
         return left.fingerprint if left else self._data_fingerprint
 
-    def about(self, settings: Mapping[str, Any], curated: bool) -> dict[str, Any]:
-        """What is kept beside the identity of a step with these settings."""
-        named: dict[str, Path] = {}
-        self.held(settings, named)
-        return provenance(self.config, self.data, self._curated() if curated else None, self.device, named)
+    def about(self, curated: bool) -> dict[str, Any]:
+        """What is kept beside the identity of a step."""
+        return provenance(self.config, self.data, self._curated() if curated else None, self.device)
 
-    def held(self, settings: Mapping[str, Any], named: dict[str, Path] | None = None) -> Any:
-        """Settings with what files and model folders hold in place of their paths; `named` gets these."""
-        return by_content(settings, (BASE, *self.steps), self._runs_code, found=named)
+    def held(self, settings: Mapping[str, Any]) -> Any:
+        """Settings with what files and model folders hold in place of their paths."""
+        return by_content(settings, (BASE, *self.steps), self._runs_code)
 
     @property
     def _runs_code(self) -> bool:
@@ -284,13 +287,10 @@ class Context(Messages):
 
     def model_fingerprint(self, name: str) -> str:
         """Changes when the model changes, by the names of `model_path`, or the records that a step left."""
-        path = self.model_path(name)
-        if path is None:
-            path = str(self.config["model"]["causal_lm"].get("path"))
-        if name.partition("/")[0] in self.steps and not Path(path).exists():
-            folder = self.step_folder(name.partition("/")[0])
-            return records_fingerprint(folder) or str(read_stage(folder)["fingerprint"])
-        return model_fingerprint(model_folder(str(path)), self._runs_code)
+        path = str(self.model_path(name) or self.config["model"]["causal_lm"].get("path"))
+        if (folder := self._made_in(name)) is not None:
+            return step_fingerprint(folder, path, self._runs_code)
+        return model_fingerprint(model_folder(path), self._runs_code)
 
 
 def counted(batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]) -> Iterator[Batch]:

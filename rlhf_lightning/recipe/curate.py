@@ -21,11 +21,8 @@ from rlhf_lightning.recipe.context import COLLECT, Context
 from rlhf_lightning.recipe.schemas import CurateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import is_hub_id
 from rlhf_lightning.training.progress import progress_bar
-
-_NOTHING = f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate."
 
 
 @dataclass(frozen=True)
@@ -49,24 +46,18 @@ class Curation(Stage):
         """Something to curate, and the files that are named besides."""
         options = context.config[self.name]
         if not options["few_shot"] and not any(context.data.has(kind, split) for kind in DATASETS for split in SPLITS):
-            yield _NOTHING
+            yield f"the data option has none of {', '.join(DATASETS)}; there is nothing to curate."
         for role, paths in (("few_shot", options["few_shot"]), ("evaluation", options["evaluation"])):
             for path in (source.get("path") if isinstance(source, Mapping) else source for source in paths):
                 if not Path(str(path)).exists() and (role == "few_shot" or not is_hub_id(str(path))):
                     yield f"{path} does not exist. Mend the path in curate.{role}, or take it out."
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
-        """Write records, ``dropped.jsonl`` and the data card; returns the counts of every kind.
-
-        Raises:
-            PipelineError: When the data option has nothing to curate.
-        """
+        """Write records, ``dropped.jsonl`` and the data card; returns the counts of every kind."""
         options = context.config[self.name]
         curator: Curator = context.build(options["curator"])
         records = _records(context.data)
         few_shot, malformed = _few_shot(context.data, options["few_shot"])
-        if not records.keys() & DATASETS and not few_shot:
-            raise PipelineError(_NOTHING)
         with progress_bar(context.heartbeat, self.name, _rows(records)) as (bar, task):
             account = curator.curate(
                 records,

@@ -1,13 +1,14 @@
 """What curation left, as a source of records for the steps after it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.data.sources import RECORD_TYPES
+from rlhf_lightning.runs.digests import known_digests
 from rlhf_lightning.runs.folders import PipelineError, read_stage
-from rlhf_lightning.runs.identity import records_fingerprint
+from rlhf_lightning.runs.identity import plain, records_fingerprint
 from rlhf_lightning.runs.secrets import redacted
 
 
@@ -17,21 +18,23 @@ class CuratedData:
     Args:
         folder: The step's folder.
         data: The fingerprint of the data option as it is now.
-        config: The configuration as it is now, by content, with ``data.lengths`` and ``model.tokenizer``.
+        config: The configuration as it is now.
+        held: Puts what files hold in place of their paths; see `Context.held`.
 
     Raises:
         PipelineError: When the stage curated other data, or for shorter texts or another tokenizer, so that responses
             which it cut would seem to be whole.
     """
 
-    def __init__(self, folder: Path, data: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, data: str, config: Mapping[str, Any], held: Callable[[Any], Any]) -> None:
         stage = read_stage(folder)
         if stage["identity"]["data"] != data:
             raise PipelineError(
                 f"{folder} holds records curated from other data. Give the same data=..., name another run or upstream "
                 "or curate these: stages=[curate,...]."
             )
-        self.folder, self.fingerprint = folder, records_fingerprint(folder)
+        self.folder = folder
+        self.fingerprint = records_fingerprint(folder, known_digests(folder, stage.get("files", {})))
         self._metrics, then = stage.get("metrics", {}), stage["identity"]["config"]
         for name in ("max_prompt_tokens", "max_response_tokens"):
             if config["data"]["lengths"][name] > then["data"][name]:
@@ -41,7 +44,7 @@ class CuratedData:
                     "stages=[curate,...] in another run."
                 )
         cut = any(books["changed"].get("response cut") for books in self._metrics.values())
-        if cut and redacted(config["model"]["tokenizer"]) != then["model"]["tokenizer"]:
+        if cut and redacted(plain(held(config["model"]["tokenizer"]))) != then["model"]["tokenizer"]:
             raise PipelineError(
                 f"{folder} holds responses that were cut by the tokens of another tokenizer. Give the same model=..., "
                 "or curate again: stages=[curate,...] in another run."

@@ -25,7 +25,7 @@ from rlhf_lightning.recipe.rewards import reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import EvaluateSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 
@@ -62,16 +62,11 @@ class Evaluation(Stage):
 
         Returns:
             ``policies``, ``baseline``, ``prompts``, and ``judge``: its name and whether it trained one of the policies.
-
-        Raises:
-            PipelineError: When the baseline is not among the policies.
         """
         options = context.config[self.name]
         names = [name for name in options["policies"] if will_be(context, name, options)]
         if out := [name for name in options["policies"] if name not in names]:
             context.say(self.name, f"left out, as there is no model or no few_shot_prefix: {', '.join(out)}")
-        if options["baseline"] not in names:
-            raise PipelineError(f"evaluate.baseline={options['baseline']} is not among the policies {names}.")
         judge = main_judge(context, self.name)
         tests = _Tests(context, options, reward_of(context, judge))
         context.report_dropped(self.name, folder, tests.tokenization.tally)

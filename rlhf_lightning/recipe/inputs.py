@@ -4,8 +4,7 @@ Every function gives a sentence for each thing that lacks, without the name of t
 is read.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import placed_records
 from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData
-from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.recipe.context import COLLECT, CURATE, Context
 from rlhf_lightning.recipe.curated import CuratedData
@@ -111,26 +109,24 @@ def collection_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
             f"(collect.labelers), {rankings}"
         )
     yield from unread_prompt(context, {"labelers": options["labelers"]}, "train", f"Name others, {rankings}")
-    least, most = (options["sampling"][name] for name in ("min_responses", "max_responses"))
-    if not 2 <= least <= most:
-        yield f"K must be between 2 and more: sampling.min_responses={least}, sampling.max_responses={most}."
+    yield from counts_lacking(*(options["sampling"][name] for name in ("min_responses", "max_responses")))
+
+
+def counts_lacking(least: int, most: int) -> Iterator[str]:
+    """Whether there is a K, the number of responses to a prompt."""
+    if least > most:
+        yield f"K is from min_responses={least} to max_responses={most}: there is none. Raise max_responses."
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
-    """Who samples, a batch for every minibatch, and that the trainer clips no gradient."""
+    """A batch for every minibatch, and that the trainer clips no gradient."""
     count, size = options["module"]["num_minibatches"], options["data"]["batch_size"]
     if count > size:
         yield f"data.batch_size={size} episodes cannot be split into module.num_minibatches={count}. Lower the latter."
-    generation, clip = context.config["generation"], context.config["trainer"].get("gradient_clip_val")
-    checks: tuple[Callable[[], object], ...] = (
-        partial(make_sampler, generation["engine"], **generation["options"]),
-        partial(check_gradient_settings, 1, clip, automatic=False),
-    )
-    for check in checks:
-        try:
-            check()
-        except (TypeError, ValueError) as error:
-            yield str(error)
+    try:
+        check_gradient_settings(1, context.config["trainer"].get("gradient_clip_val"), automatic=False)
+    except ValueError as error:
+        yield str(error)
 
 
 def first_prompt(context: Context, split: str) -> str | None:

@@ -77,7 +77,22 @@ def _is_made(stage: Stage, context: Context) -> bool:
     return bool(record["identity"].get("config", now) == now)
 
 
+def _rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
+    """Adapters learn at another rate than whole weights: a step with them and one without do not share it."""
+    step, other = stage.name, stage.like
+    settings, others = config[step], config[other or step]
+    ranks, rates = zip(
+        *((bool(each["lora"]["rank"]), each["module"]["optimizer"]["lr"]) for each in (settings, others)), strict=True
+    )
+    if ranks[0] != ranks[1] and rates[0] == rates[1]:
+        yield (
+            f"{step} has lora.rank={settings['lora']['rank']} and {other} lora.rank={others['lora']['rank']}, but one "
+            f"learning rate, which suits one of them alone. Set {step}.module.optimizer.lr."
+        )
+
+
 def _lacks(stage: Stage, context: Context) -> Iterator[str]:
+    yield from _rate_lacking(stage, context.config) if stage.like else ()
     try:
         yield from stage.lacks(context)
     except PipelineError as error:

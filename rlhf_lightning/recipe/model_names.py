@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -131,9 +130,7 @@ def base_lacking(context: Context) -> Iterator[str]:
     """Whether the base model is there: made by step pretrain, to be made, or described by the configuration."""
     if PRETRAIN in context.coming or context.model_path(BASE) is None:
         node = context.config["model"]["causal_lm"]
-        dtype, attention = node.get("dtype", "float32"), node.get("attention", "sdpa")
-        if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
-            yield f"model.causal_lm.dtype={dtype} is no type of torch; there are float32, bfloat16, float16."
+        attention = node.get("attention", "sdpa")
         kernels = ["sdpa", "eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
         if attention not in kernels and "/" not in str(attention):
             near = get_close_matches(str(attention), kernels, 1)

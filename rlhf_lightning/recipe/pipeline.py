@@ -11,7 +11,6 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
-from rlhf_lightning.evaluation.step_files import folder_of
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
@@ -25,13 +24,20 @@ from rlhf_lightning.recipe.look_ahead import check_names, look_ahead
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
-from rlhf_lightning.recipe.provenance import go_on_in
+from rlhf_lightning.recipe.provenance import environment, go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
-from rlhf_lightning.runs.folders import PipelineError, Progress, Runs, begin_stage, complete_stage, read_stage
+from rlhf_lightning.runs.folders import (
+    PipelineError,
+    Progress,
+    Runs,
+    begin_stage,
+    complete_stage,
+    read_stage,
+    unless_begun,
+)
 from rlhf_lightning.runs.lock import being_made
-from rlhf_lightning.runs.places import unless_begun
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.tokenization.chat import template_date
 from rlhf_lightning.training.metrics_file import refuse_non_finite
@@ -136,13 +142,12 @@ class Pipeline:
         if not stage.keeps_artifact:
             on_rank_zero(verify)
             return on_rank_zero(partial(stage.run, self._context_of(stage), folder))
-        if on_rank_zero(lambda: self._begin(stage, folder, identity)) == "complete":
+        if on_rank_zero(lambda: self._begin(stage, folder, identity, verify)) == "complete":
             self.context.say(stage.name, f"complete already, skipped ({folder})")
             return read_stage(folder)["metrics"]
         L.seed_everything(self.context.seed, workers=True, verbose=False)
         start = time.perf_counter()
         with unless_begun(folder):
-            on_rank_zero(verify)
             run = partial(stage.run, self._context_of(stage), folder)
             metrics = run() if stage.all_processes else on_rank_zero(run)
         self.context.report_malformed(stage.name)
@@ -168,12 +173,15 @@ class Pipeline:
         identity, date = stage.identity(self.context), template_date(self._context_of(stage).tokenizer)
         return {**identity, **({"template_date": date} if date else {})}
 
-    def _begin(self, stage: Stage, folder: Path, identity: Mapping[str, Any]) -> Progress:
-        about = self.context.about(stage.settings(self.context), stage.reads_curated)
-        progress = begin_stage(folder, identity, self.config["overwrite"], about)
-        if progress == "half-done" and (remark := go_on_in(folder, about["environment"])):
-            self.context.say(stage.name, remark)
-        if progress != "complete":
+    def _begin(self, stage: Stage, folder: Path, identity: Mapping[str, Any], verify: Callable[[], None]) -> Progress:
+        about = partial(self.context.about, stage.reads_curated)
+        progress = begin_stage(folder, identity, self.config["overwrite"], about, verify)
+        if progress == "complete":
+            return progress
+        with unless_begun(folder):
+            now = environment(self.config, self.context.device)
+            if progress == "half-done" and (remark := go_on_in(folder, now)):
+                self.context.say(stage.name, remark)
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         return progress
@@ -183,7 +191,7 @@ class Pipeline:
         stages = [
             ReportedStage(stage.name, folder, stage.curves, stage.unit, stage.measured_on_rankings)
             for stage in self.recipe
-            if (folder := folder_of(self.runs, stage.name)) is not None
+            if (folder := self.runs.find(stage.name, torn=True)) is not None
         ]
         self.context.say(
             "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))

@@ -13,15 +13,11 @@ from rlhf_lightning.parallel.processes import world_size
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import read_stage
-from rlhf_lightning.runs.identity import by_content, processor
+from rlhf_lightning.runs.identity import by_content, processor, record_files
 
 
 def provenance(
-    config: Mapping[str, Any],
-    data: DataSource,
-    curated: CuratedData | None,
-    device: torch.device,
-    named: Mapping[str, Path],
+    config: Mapping[str, Any], data: DataSource, curated: CuratedData | None, device: torch.device
 ) -> dict[str, Any]:
     """What `begin_stage` keeps of a step, so that a message can say what is another now.
 
@@ -30,35 +26,28 @@ def provenance(
         data: The data option.
         curated: What step curate left, where that is read.
         device: The device that samples and trains.
-        named: The files and folders that settings of the step name, by what stands for them there (`by_content`).
 
     Returns:
         ``records``: under ``files`` the books of each file by kind and split, under ``source`` the settings of a source
-        without files, under ``named`` the books of files that settings name. ``environment``: see that function.
+        without files. ``environment``: see that function.
     """
     records: dict[str, Any] = {}
     if curated is not None:
-        files = sorted(curated.folder.glob("*.jsonl"))
+        files = record_files(curated.folder)
         records["files"] = {file.stem: [{**file_book(file, curated.folder), "options": {}}] for file in files}
     elif isinstance(data, FileData):
         records["files"] = data.books()
     else:
         records["source"] = by_content(config["data"]["source"])
-    records["named"] = {
-        content: file_book(path, path.resolve().parent) if path.is_file() else {"file": path.name, "digest": content}
-        for content, path in named.items()
-    }
-    precision, attention = config["trainer"].get("precision"), config["model"]["causal_lm"].get("attention")
-    return {"records": records, "environment": environment(device, precision, attention)}
+    return {"records": records, "environment": environment(config, device)}
 
 
-def environment(device: torch.device, precision: Any, attention: Any) -> dict[str, Any]:
+def environment(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """What changes the last bit of a result and is no setting of the step, as plain types.
 
     Args:
+        config: The resolved configuration.
         device: The device that samples and trains.
-        precision: The trainer's precision.
-        attention: The kernel that the model's attention is to use; None is the library's choice.
     """
     gpu = device.type == "cuda"
     return {
@@ -68,8 +57,8 @@ def environment(device: torch.device, precision: Any, attention: Any) -> dict[st
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "matrix products": "oneDNN" if onednn_is_faster() else "torch",
         "precision of products": torch.get_float32_matmul_precision(),
-        "precision": precision,
-        "attention": attention,
+        "precision": config["trainer"].get("precision"),
+        "attention": config["model"]["causal_lm"].get("attention"),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         **{name: version(name) for name in ("torch", "transformers")},
     }

@@ -6,7 +6,6 @@ list, a weighted sum, whose items are any of these or `{reward: ..., weight: ...
 """
 
 import hashlib
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,7 +46,7 @@ def reward_of(context: Context, setting: Any, *, tokens: bool = True) -> Reward:
         tokens: Whether the model of a step reads the policy's tokens; otherwise it reads texts, as others do.
 
     Raises:
-        PipelineError: When the setting is none of the forms, or its function may not be called.
+        PipelineError: When there is none, or its function may not be called.
     """
     parts = _parts(setting)
     rewards = [_loaded(context, part, tokens) for part, _ in parts]
@@ -60,9 +59,9 @@ def reward_parts(setting: Any, role: str = REWARD) -> dict[str, Any]:
     return {role if number == 1 else f"{role}_{number}": part for number, part in enumerate(parts, 1)}
 
 
-def reward_steps(context: Context, setting: Any, role: str = REWARD) -> dict[str, str]:
+def reward_steps(context: Context, setting: Any) -> dict[str, str]:
     """Those of the parts that are models of steps."""
-    named = {name: _path(part) for name, part in reward_parts(setting, role).items()}
+    named = {name: _path(part) for name, part in reward_parts(setting).items()}
     return {name: str(path) for name, path in named.items() if _is_step(context, path)}
 
 
@@ -146,17 +145,12 @@ def _is_sum(setting: Any) -> bool:
 
 def _parts(setting: Any) -> list[tuple[Any, float]]:
     """What is added up, each with its weight."""
-    if isinstance(setting, list) and setting:
+    if isinstance(setting, list):
         return [part for item in setting for part in _parts(item)]
     if isinstance(setting, Mapping) and _PART in setting:
-        weight, more = setting.get(_WEIGHT, 1.0), setting.keys() - {_PART, _WEIGHT}
-        if more or isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise PipelineError(f"an item of a weighted sum is {{reward: ..., weight: <number>}}, got {dict(setting)}.")
-        return [(part, weight * inner) for part, inner in _parts(setting[_PART])]
-    if isinstance(setting, Mapping):
-        _kind(setting)
-    elif not isinstance(setting, str) or not setting:
-        raise PipelineError(f"a reward is {FORMS}; got {setting!r}.")
+        return [(part, setting.get(_WEIGHT, 1.0) * inner) for part, inner in _parts(setting[_PART])]
+    if setting is None:  # which is a setting: nobody judges
+        raise PipelineError(f"a reward is {FORMS}; got null.")
     return [(setting, 1.0)]
 
 
@@ -170,13 +164,8 @@ def _kind(node: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, str]:
     """The class that a node describes, and the name of what it describes."""
     if _TARGET in node:
         return None, str(node[_TARGET])
-    for key, kind in KINDS.items():
-        if key in node:
-            known = inspect.signature(kind).parameters
-            if unknown := [name for name in node if name not in known]:
-                raise PipelineError(f"a reward with {key} has no {', '.join(unknown)}; it has {', '.join(known)}.")
-            return kind, str(node[key])
-    raise PipelineError(f"a reward is {FORMS}; got {dict(node)}.")
+    key = next(key for key in KINDS if key in node)
+    return KINDS[key], str(node[key])
 
 
 def _loaded(context: Context, part: Any, tokens: bool) -> Reward:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from annotated_types import Ge, Le
 from transformers import ContinuousBatchingConfig
 
 from rlhf_lightning.arguments import Count, Decay, Node, NonNegativeFloat, NonNegativeInt
@@ -238,7 +239,7 @@ class Settings(TypedDict):
     overwrite: bool
     keep_going: bool
     plan: bool
-    seed: NonNegativeInt
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)]
     tags: list[str]
     optimized_metric: str | None
     allowed_targets: list[str]

@@ -1,6 +1,7 @@
 """Which model folder is meant by a folder that somebody names: a model, an adapter, a step of a run."""
 
 from pathlib import Path
+from typing import Any
 
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.hub import model_source
@@ -34,7 +35,10 @@ def exported_model(path: str) -> str:
     raise FileNotFoundError(f"{path} holds no model; {hint}.")
 
 
-def stage_of(model: str) -> dict[str, object]:
-    """`stage.json` of the step that exported a model; empty where no step did."""
+def data_settings(model: str) -> dict[str, Any]:
+    """Settings of the data that the step which exported a model learned from; empty where no step did."""
     folder = Path(model)
-    return next((record for parent in (folder.parent, folder.parent.parent) if (record := read_stage(parent))), {})
+    found: Any = next(filter(None, map(read_stage, (folder.parent, folder.parent.parent))), {})
+    for name in ("identity", "config", "data"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}

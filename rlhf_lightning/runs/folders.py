@@ -2,27 +2,30 @@
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_lightning.runs.digests import damage, recorded
+from rlhf_lightning.parallel.processes import rank
+from rlhf_lightning.runs.digests import damage, known_digests, recorded
 from rlhf_lightning.runs.errors import PipelineError as PipelineError
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.identity import differences, fingerprint, git_commit, listed, plain
-from rlhf_lightning.runs.places import (
-    has_files_of_ours_alone,
-    holds_work,
-    is_empty,
-    real_folder,
-    take_away,
-    writable,
+from rlhf_lightning.runs.identity import (
+    differences,
+    fingerprint,
+    git_commit,
+    listed,
+    model_fingerprint,
+    plain,
+    records_fingerprint,
 )
+from rlhf_lightning.runs.places import BEFORE_WORK, LOGS, TORN, holds, real_folder, take_away, writable
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.runs.trash import move_to_trash
+from rlhf_lightning.runs.trash import move_back, move_to_trash
 
 Progress = Literal["fresh", "half-done", "complete"]
 
@@ -48,21 +51,31 @@ class Runs:
         """Stay below the folder of all runs."""
         for name in (self.run, *self.upstream):
             parts = Path(name).parts
-            if not parts or ".." in parts or Path(name).is_absolute():
+            if not parts or Path(name).is_absolute() or any(part.startswith(".") for part in parts):
                 raise PipelineError(
                     f"run and upstream must be names of folders below paths.runs ({self.root}), got {name!r}. Set "
                     "paths.runs to write elsewhere."
                 )
+        within = self.root / self.run
+        step = next((each for each in (within, *within.parents) if (each / "stage.json").exists()), None)
+        if step is not None:
+            raise PipelineError(f"run={self.run} lies within {step}, which is a step of another run. Name another one.")
 
     def folder(self, stage: str) -> Path:
         """Where this run puts a stage."""
         return self.root / self.run / stage
 
-    def find(self, stage: str) -> Path | None:
-        """The finished stage, in this run or else upstream."""
+    def find(self, stage: str, torn: bool = False) -> Path | None:
+        """The finished stage, in this run or else upstream; with `torn` also one whose stage.json cannot tell."""
         for run in (self.run, *self.upstream):
-            if is_complete(self.root / run / stage):
-                return self.root / run / stage
+            folder = self.root / run / stage
+            try:
+                if is_complete(folder):
+                    return folder
+            except PipelineError:
+                if torn:
+                    return folder
+                raise
         return None
 
     def read(self, stage: str) -> Path | None:
@@ -75,16 +88,6 @@ class Runs:
         if folder is not None:
             check_files(folder)
         return folder
-
-    def verify(self, stages: Iterable[str]) -> None:
-        """Read the files of those of the stages that are finished: they hold what they held then.
-
-        Raises:
-            PipelineError: When one is missing or holds something else.
-        """
-        for stage in stages:
-            if (folder := self.find(stage)) is not None:
-                check_files(folder, contents=True)
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
         return {}
     except ValueError:
         stage = None
-    if not isinstance(stage, dict):
+    if not isinstance(stage, dict) or not isinstance(stage.get("identity"), dict):
         raise PipelineError(
             f"{path} is torn ({path.stat().st_size} bytes), as after a power cut or on a full disk, so what {folder} "
             "was made from is not known. Name the stage in stages with overwrite=true to make it again, or put the "
@@ -114,21 +117,51 @@ def is_complete(folder: Path) -> bool:
     return read_stage(folder).get("status") == "complete"
 
 
-def check_files(folder: Path, contents: bool = False) -> None:
-    """Make sure that a finished stage still has what it was complete with; `damage` has the arguments.
+def check_files(folder: Path, contents: bool = False, of: Path | None = None) -> None:
+    """Make sure that a finished stage still has what it was complete with.
+
+    Args:
+        folder: The step's folder.
+        contents: Whether what is in the files is looked at too (`damage`); otherwise their sizes alone.
+        of: The folder of the model that is read, of a step that has some; None looks at all files.
 
     Raises:
         PipelineError: When a file is missing or another one, with its name and what to do.
     """
-    if found := damage(folder, read_stage(folder).get("files", {}), contents):
+    if found := damage(folder, read_stage(folder).get("files", {}), contents, of):
         raise PipelineError(
             f"{found}, so later steps would not read what stage {folder.name} made. Put the file back, or make the "
             f"stage again: run={folder.parent.name} stages=[{folder.name}] overwrite=true."
         )
 
 
+def step_fingerprint(folder: Path, model: str, code: bool) -> str:
+    """`model_fingerprint` of a finished step's model, or of its records where it left none, by what its record says.
+
+    The files are compared with the record (`check_files`) before anything is made of them.
+    """
+    stage = read_stage(folder)
+    known = known_digests(folder, stage.get("files", {}))
+    if Path(model).exists():
+        return model_fingerprint(model, code, known)
+    return records_fingerprint(folder, known) or str(stage["fingerprint"])
+
+
+def other_settings(folder: Path, group: str, now: Any) -> str:
+    """How the settings of a group that a finished step was made with differ from these; "" where they do not."""
+    stage = read_stage(folder)
+    old = {**stage, "identity": {"config": {group: redacted(stage["identity"].get("config", {}).get(group))}}}
+    new = {"identity": {"config": {group: redacted(plain(now))}}, "environment": {}}
+    found = list(differences(old, new))
+    return listed(old, new, found) if found else ""
+
+
 def begin_stage(
-    folder: Path, identity: Mapping[str, Any], overwrite: bool, about: Mapping[str, Any] | None = None
+    folder: Path,
+    identity: Mapping[str, Any],
+    overwrite: bool,
+    about: Callable[[], Mapping[str, Any]] = dict,
+    verify: Callable[[], None] | None = None,
 ) -> Progress:
     """Compare what a stage would be made from with what its folder was made from, and claim the folder.
 
@@ -138,7 +171,9 @@ def begin_stage(
         folder: The step's folder.
         identity: Stage, parents, data and resolved config, as plain types; kept without secrets.
         overwrite: Whether a stage made from something else, or whose files are damaged, is replaced.
-        about: What is written beside the identity and makes no stage another one: ``records``, ``environment``.
+        about: Finds what is written beside the identity and makes no stage another one: ``records``, ``environment``;
+            asked where one is begun or refused.
+        verify: Refuses parents that are not as they were; asked before a stage is begun or gone on with.
 
     Raises:
         PipelineError: When the folder holds a stage made from something else, with the difference, or none can tell,
@@ -151,37 +186,67 @@ def begin_stage(
         if not overwrite:
             raise
         old = {}
-    identity, about = redacted(plain(identity)), redacted(plain(about or {}))
-    complete = old.get("status") == "complete"
-    if old:
-        now, old = {**about, "identity": identity}, {**old, "identity": redacted(old["identity"])}
-        others = list(differences(old, now))
-        if not others and not (complete and overwrite and damage(folder, old.get("files", {}), contents=True)):
-            if complete:
-                check_files(folder)
-            return "complete" if complete else "half-done"
-        if others and not overwrite and (complete or holds_work(folder)):
-            raise PipelineError(
-                f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
-                f"  {listed(old, now, others)}\n"
-                "Use overwrite=true to make it again, or another run=<name> to keep both."
-            )
-    elif not overwrite and not is_empty(folder):
+    identity, complete = redacted(plain(identity)), old.get("status") == "complete"
+    then = {**old, "identity": redacted(old.get("identity", {}))}
+    same = bool(old) and not any(True for _ in differences(then, {"identity": identity}))
+    if same and complete and not (overwrite and damage(folder, old.get("files", {}), contents=True)):
+        check_files(folder)
+        return "complete"
+    now = {**(redacted(plain(about())) if complete or not same else {}), "identity": identity}
+    if old and not same and not overwrite and (complete or holds(folder, {*BEFORE_WORK, LOGS})):
+        raise PipelineError(
+            f"{folder} is {'complete' if complete else 'half-done'} with other settings:\n"
+            f"  {listed(then, now, list(differences(then, now)))}\n"
+            "Use overwrite=true to make it again, or another run=<name> to keep both."
+        )
+    if not old and not overwrite and holds(folder, TORN):
         raise PipelineError(
             f"{folder} is not empty and has no stage.json, so nobody knows what is in it. Put stage.json back or move "
             "the folder away; overwrite=true moves it to the trash of the run, run=<name> leaves it where it is."
         )
-    # What lies there must not be resumed from.
+    if verify is not None:
+        verify()
+    if same and not complete:
+        return "half-done"
     with writable(folder):
-        if old and not complete and has_files_of_ours_alone(folder):
-            take_away(folder)
-        elif not is_empty(folder):
-            move_to_trash(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        half_done = {"status": "half-done", "identity": identity, "fingerprint": fingerprint(identity), **about}
-        _write_stage(folder, half_done)
-        (folder / "checkpoints").mkdir(exist_ok=True)
+        _claim(folder, old, {"status": "half-done", "fingerprint": fingerprint(identity), **now})
     return "fresh"
+
+
+def _claim(folder: Path, old: Mapping[str, Any], stage: Mapping[str, Any]) -> None:
+    """Move away what must not be resumed from, and write ``stage.json``; without that all is as it was."""
+    replaced = old.get("replaced")
+    if old and old.get("status") != "complete" and not holds(folder, BEFORE_WORK):
+        take_away(folder)
+    elif holds(folder, TORN):
+        replaced = move_to_trash(folder).name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "stage.json", {**stage, **({"replaced": replaced} if replaced else {})})
+        (folder / "checkpoints").mkdir(exist_ok=True)
+    except BaseException:
+        if replaced:
+            take_away(folder)
+            move_back(replaced, folder)
+        raise
+
+
+@contextmanager
+def unless_begun(folder: Path) -> Iterator[None]:
+    """Take a step's folder away when the block fails before there is any work in it; rank 0 does.
+
+    What it replaced is in its place again.
+    """
+    ours = not holds(folder, BEFORE_WORK)
+    try:
+        yield
+    except BaseException:
+        if rank() == 0 and ours and not holds(folder, {*BEFORE_WORK, LOGS}):
+            replaced = read_stage(folder).get("replaced")
+            take_away(folder)
+            if replaced:
+                move_back(replaced, folder)
+        raise
 
 
 def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, seed: int) -> None:
@@ -189,23 +254,16 @@ def complete_stage(folder: Path, metrics: Mapping[str, Any], seconds: float, see
 
     ``seconds`` are those of the last start; an interrupted stage took longer.
     """
-    stage = read_stage(folder)
-    _write_stage(
-        folder,
-        {
-            **stage,
-            "status": "complete",
-            "files": recorded(folder),
-            "metrics": dict(metrics),
-            "seconds": round(seconds, 2),
-            "date": datetime.now(UTC).date().isoformat(),
-            "seed": seed,
-            "git_commit": git_commit(),
-            "versions": {name: version(name) for name in ("lightning", "torch", "transformers", "hydra-core")}
-            | {"python": platform.python_version()},
-        },
-    )
-
-
-def _write_stage(folder: Path, stage: Mapping[str, Any]) -> None:
-    write_json(folder / "stage.json", stage)
+    final = {
+        **read_stage(folder),
+        "status": "complete",
+        "files": recorded(folder),
+        "metrics": dict(metrics),
+        "seconds": round(seconds, 2),
+        "date": datetime.now(UTC).date().isoformat(),
+        "seed": seed,
+        "git_commit": git_commit(),
+        "versions": {name: version(name) for name in ("lightning", "torch", "transformers", "hydra-core")}
+        | {"python": platform.python_version()},
+    }
+    write_json(folder / "stage.json", final)

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
@@ -27,6 +28,7 @@ _LEFTOVERS = ("trainer_state.json", "all_results.json", "train_results.json", "e
 _WRITERS = ("trainer", "callbacks")
 """Groups whose files are written, not read: what they name is there when a step goes on, and was not before."""
 _NO_RECORDS = ("samples.jsonl", "dropped.jsonl")
+NOTHING: Mapping[Path, str] = MappingProxyType({})
 MOST_SHOWN, _SHOWN = 12, 160
 """Differences that a message lists, and characters of each setting."""
 
@@ -46,7 +48,7 @@ def file_digest(file: Path) -> str:
     return str(once(_file_digest, file))
 
 
-def model_fingerprint(path: str, code: bool = False) -> str:
+def model_fingerprint(path: str, code: bool = False, known: Mapping[Path, str] = NOTHING) -> str:
     """What a model is by content: a folder's weights, configuration and tokenizer, of an adapter with its model.
 
     Cards, code and what trainings leave beside a model do not count. A hub id is itself, with the commit that is in
@@ -55,6 +57,7 @@ def model_fingerprint(path: str, code: bool = False) -> str:
     Args:
         path: A folder, a file or a hub id.
         code: Whether the folder's code runs (``trust_remote_code``), and counts.
+        known: Digests of files that need not be read for it, by their resolved paths.
     """
     folder = Path(path)
     if not folder.exists():
@@ -62,30 +65,29 @@ def model_fingerprint(path: str, code: bool = False) -> str:
     if folder.is_file():
         return file_digest(folder)[:16]
     base = adapter_base(path)
-    found = [] if base is None else [model_fingerprint(base, code)]
+    found = [] if base is None else [model_fingerprint(base, code, known)]
     if _holds_model(folder):
         files = sorted(file for file in folder.iterdir() if file.is_file() and _counts(file, code))
     else:
         files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     for file in files:
-        digest = once(_json_digest, file) if file.suffix == ".json" else file_digest(file)
+        digest = once(_json_digest, file) if file.suffix == ".json" else _digest(file, known)
         found.append(f"{file.relative_to(folder).as_posix()} {digest}")
     return fingerprint(found)
 
 
-def records_fingerprint(folder: Path) -> str:
-    """What the records that a step left hold, without malformed rows and samples; "" where it left none."""
-    files = sorted(file for file in folder.glob("*.jsonl") if file.name not in _NO_RECORDS)
-    return fingerprint({file.name: file_digest(file) for file in files}) if files else ""
+def record_files(folder: Path) -> list[Path]:
+    """The records that a step left, without what it left out and samples."""
+    return sorted(file for file in folder.glob("*.jsonl") if file.name not in _NO_RECORDS)
 
 
-def by_content(
-    value: Any,
-    names: Collection[str] = (),
-    code: bool = False,
-    key: str = "",
-    found: dict[str, Path] | None = None,
-) -> Any:
+def records_fingerprint(folder: Path, known: Mapping[Path, str] = NOTHING) -> str:
+    """What these hold; "" where there are none. ``known`` as for `model_fingerprint`."""
+    files = record_files(folder)
+    return fingerprint({file.name: _digest(file, known) for file in files}) if files else ""
+
+
+def by_content(value: Any, names: Collection[str] = (), code: bool = False, key: str = "") -> Any:
     """Settings in which a digest stands for each file and each model folder that they name.
 
     Args:
@@ -93,16 +95,13 @@ def by_content(
         names: Names of steps; no path, whatever lies here.
         code: As for `model_fingerprint`.
         key: The key that the value stands under; a folder under ``path`` counts, whatever is in it.
-        found: Gets the files and folders, by what stands for them.
     """
     if key in _WRITERS:
         return value
     if isinstance(value, Mapping):
-        return {
-            by_content(name, names, code): by_content(item, names, code, name, found) for name, item in value.items()
-        }
+        return {by_content(name, names, code): by_content(item, names, code, name) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [by_content(item, names, code, key, found) for item in value]
+        return [by_content(item, names, code, key) for item in value]
     if not isinstance(value, str) or value.partition("/")[0] in names:
         return value
     value = model_folder(value) if key == "path" else value
@@ -114,12 +113,7 @@ def by_content(
     else:
         # A bare word such as `source` is an option, even where a file is called so.
         counts = path.is_file() and (path.suffix != "" or len(path.parts) > 1)
-    if not counts:
-        return value
-    content = CONTENT + model_fingerprint(value, code)
-    if found is not None:
-        found[content] = path
-    return content
+    return CONTENT + model_fingerprint(value, code) if counts else value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +130,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
         if key == "config":
             # Of the data a step's configuration has the lengths alone.
             there, here = ({**each, "data": {"lengths": each.get("data")}} for each in (one, other))
-            yield from _setting_differences(there, here, "", (_records(old, "named"), _records(new, "named")))
+            yield from _setting_differences(there, here, "")
         elif key == "parents":
             for role in sorted(one.keys() | other.keys()):
                 # What a setting names is told of as a setting.
@@ -208,6 +202,10 @@ def _json_digest(path: Path, *state: int) -> str:
     return fingerprint(kept)
 
 
+def _digest(file: Path, known: Mapping[Path, str]) -> str:
+    return known.get(file.resolve()) or file_digest(file)
+
+
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
 
@@ -240,22 +238,16 @@ def _records(stage: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     return found
 
 
-def _setting_differences(
-    old: Any, new: Any, path: str, named: tuple[Mapping[str, Any], ...] = ({}, {})
-) -> Iterator[str]:
-    """Differences of settings, each with the name that overrides it; `named` has the books of the files in them."""
+def _setting_differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Differences of settings, each with the name that overrides it."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted(old.keys() | new.keys()):
-            yield from _setting_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key, named)
+            yield from _setting_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for one, other in zip(old, new, strict=True):
-            yield from _setting_differences(one, other, path, named)
+            yield from _setting_differences(one, other, path)
     elif old != new:
-        book, another = (books.get(str(value)) for value, books in zip((old, new), named, strict=True))
-        if book and another:
-            yield f"{path}: {another['file']} {_rows_that_differ(book, another)}"
-        else:
-            yield f"{path}: {_shown(old)} there, {_shown(new)} now"
+        yield f"{path}: {_shown(old)} there, {_shown(new)} now"
 
 
 def _shown(value: Any) -> str:

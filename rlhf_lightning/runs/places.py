@@ -2,16 +2,17 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.errors import PipelineError
 
-_BEFORE_WORK = {"stage.json", "stage.json.unfinished", "config.yaml", "dropped.json", "cut.json"}
+TORN = {"stage.json.unfinished"}
+"""What a kill leaves before the first ``stage.json`` is complete."""
+BEFORE_WORK = {*TORN, "stage.json", "config.yaml", "dropped.json", "cut.json", "warnings.json"}
 """Files that a step may write before its first batch; loggers write to ``logs`` before it."""
-_LOGS = "logs"
+LOGS = "logs"
 
 
 def real_folder(folder: Path) -> Path:
@@ -49,45 +50,19 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether there is no file below a folder but what a kill leaves before the first ``stage.json`` is complete."""
-    return _files(folder) <= {"stage.json.unfinished"}
-
-
-def has_files_of_ours_alone(folder: Path) -> bool:
-    """Whether a step's folder has nothing but what the pipeline itself writes before the first batch."""
-    return _files(folder) <= _BEFORE_WORK
-
-
-def holds_work(folder: Path) -> bool:
-    """Whether a step's folder has anything but that, and but what loggers write before the first batch."""
-    return any(name.partition("/")[0] != _LOGS for name in _files(folder) - _BEFORE_WORK)
+def holds(folder: Path, besides: Collection[str]) -> bool:
+    """Whether there is a file or a link below a folder besides those with these names, or in folders with these."""
+    parts = (part for part in folder.rglob("*") if part.is_symlink() or not part.is_dir())
+    names = (part.relative_to(folder).as_posix() for part in parts)
+    return any(name not in besides and name.partition("/")[0] not in besides for name in names)
 
 
 def take_away(folder: Path) -> None:
     """Delete the folder of a step in which there is no work yet; a link to it stays."""
-    for name in _BEFORE_WORK:
+    for name in BEFORE_WORK:
         (folder / name).unlink(missing_ok=True)
-    if not (folder / _LOGS).is_symlink():
-        shutil.rmtree(folder / _LOGS, ignore_errors=True)
+    if not (folder / LOGS).is_symlink():
+        shutil.rmtree(folder / LOGS, ignore_errors=True)
     for place in (folder / "checkpoints", folder):
         with suppress(OSError):  # a link, or something else is in there
             place.rmdir()
-
-
-@contextmanager
-def unless_begun(folder: Path) -> Iterator[None]:
-    """Take a step's folder away again when the block fails before there is any work in it; rank 0 does."""
-    ours = has_files_of_ours_alone(folder)
-    try:
-        yield
-    except BaseException:
-        if rank() == 0 and ours and not holds_work(folder):
-            take_away(folder)
-        raise
-
-
-def _files(folder: Path) -> set[str]:
-    """Names of all files and links within a folder."""
-    parts = (part for part in folder.rglob("*") if part.is_symlink() or not part.is_dir())
-    return {part.relative_to(folder).as_posix() for part in parts}

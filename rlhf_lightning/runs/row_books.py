@@ -1,9 +1,8 @@
 """Which rows of a file are others than they were: a few numbers for each file, kept beside a step."""
 
 import base64
-import sys
-from array import array
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 from zlib import crc32
@@ -23,7 +22,7 @@ def row_book(rows: Iterable[bytes]) -> dict[str, Any]:
         >>> book["rows"], book["block"], first_other_row(book, row_book([b"a", b"B", b"c"]))
         (3, 1, (2, 2))
     """
-    block, count, sums = 1, 0, array("H")
+    block, count, sums = 1, 0, list[int]()
     for number, row in enumerate(rows):
         if number == block * BLOCKS:
             block, sums = 2 * block, _halved(sums)
@@ -32,9 +31,7 @@ def row_book(rows: Iterable[bytes]) -> dict[str, Any]:
         # The number as the start value: two rows that changed places are no longer the same.
         sums[-1] = (sums[-1] + (crc32(row, number) & 0xFFFF)) & 0xFFFF
         count = number + 1
-    if sys.byteorder == "big":
-        sums.byteswap()
-    return {"rows": count, "block": block, "sums": base64.b64encode(sums.tobytes()).decode()}
+    return {"rows": count, "block": block, "sums": base64.b64encode(struct.pack(f"<{len(sums)}H", *sums)).decode()}
 
 
 def first_other_row(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -47,17 +44,13 @@ def first_other_row(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[int
     return None
 
 
-def _sums(book: Mapping[str, Any], block: int) -> "array[int]":
+def _sums(book: Mapping[str, Any], block: int) -> list[int]:
     """The checksums of blocks of that many rows."""
-    sums = array("H")
-    sums.frombytes(base64.b64decode(book["sums"]))
-    if sys.byteorder == "big":
-        sums.byteswap()
+    sums = [each for (each,) in struct.iter_unpack("<H", base64.b64decode(book["sums"]))]
     for _ in range((block // book["block"]).bit_length() - 1):
         sums = _halved(sums)
     return sums
 
 
-def _halved(sums: "array[int]") -> "array[int]":
-    pairs = zip_longest(sums[::2], sums[1::2], fillvalue=0)
-    return array("H", ((one + other) & 0xFFFF for one, other in pairs))
+def _halved(sums: Sequence[int]) -> list[int]:
+    return [(one + other) & 0xFFFF for one, other in zip_longest(sums[::2], sums[1::2], fillvalue=0)]

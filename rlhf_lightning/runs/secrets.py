@@ -31,6 +31,7 @@ from rlhf_lightning.runs.secret_forms import (
 _SHORTEST_SECRET = 8
 """What has fewer characters could stand anywhere by chance: it is redacted beside its name alone."""
 
+_WORD = re.compile(r"[a-z]{1,15}|[A-Z]{1,15}")
 _remembered: set[str] = set()
 
 
@@ -156,7 +157,8 @@ def _spellings(secret: str) -> set[str]:
 
 @lru_cache(maxsize=4)
 def _of_environment(variables: frozenset[tuple[str, str]]) -> frozenset[str]:
-    values = (text for name, text in variables if is_secret(name, text))
+    # A word such as "disabled" is no key, whatever the variable is called, and stands in many texts.
+    values = (text for name, text in variables if is_secret(name, text) and not _WORD.fullmatch(text))
     return frozenset(form for text in values for form in _spellings(text))
 
 

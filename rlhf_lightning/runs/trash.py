@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from rich.filesize import decimal
+
 TRASH = ".trash"
 
 
@@ -31,6 +33,22 @@ def move_to_trash(folder: Path) -> Path:
     return target
 
 
+def move_back(name: str, folder: Path) -> None:
+    """Undo `move_to_trash`, where what it moved is still there.
+
+    Args:
+        name: The name that it got in the trash.
+        folder: The folder that it was, which does not exist, or is a link or empty.
+    """
+    trashed = folder.resolve().parent / TRASH / name
+    if not folder.exists() and trashed.is_dir():
+        trashed.rename(folder)
+    elif trashed.is_dir():
+        for part in list(trashed.iterdir()):
+            part.rename(folder / part.name)
+        trashed.rmdir()
+
+
 def trash_sentence(run_folder: Path, steps: Iterable[str]) -> str | None:
     """How many replaced steps lie in the trash of a run and what they take; None where there are none.
 
@@ -47,17 +65,4 @@ def trash_sentence(run_folder: Path, steps: Iterable[str]) -> str | None:
     size = sum(file.lstat().st_size for part in found for file in [part, *part.rglob("*")] if not file.is_dir())
     places = ", ".join(sorted({TRASH if part.parent == own else str(part.parent) for part in found}))
     count = f"{len(found)} replaced step{'s' if len(found) > 1 else ''}"
-    return f"{count} in {places}, {_shown(size)}; delete it when you no longer need them."
-
-
-def _shown(size: float) -> str:
-    """Bytes as people read them.
-
-    Examples:
-        >>> _shown(1_300_000_000), _shown(1500), _shown(12)
-        ('1.3 GB', '1.5 kB', '12 bytes')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} bytes"
+    return f"{count} in {places}, {decimal(size)}; delete it when you no longer need them."

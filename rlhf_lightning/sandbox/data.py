@@ -39,20 +39,17 @@ class SandboxData:
         """Whether the sandbox makes that kind of record; it does not make comparisons, which have to be collected.
 
         Raises:
-            ValueError: When the kind or the split does not exist.
+            ValueError: When the split does not exist.
         """
         if split not in get_args(Split):
             raise ValueError(f"split {split!r} does not exist; use one of {', '.join(get_args(Split))}.")
-        kinds = (*_MADE, "comparisons", "judge_comparisons")
-        if name not in kinds:
-            raise ValueError(f"the sandbox has no records called {name!r}; it has {', '.join(kinds)}.")
         return name in _MADE
 
     def records(self, name: str, split: str) -> list[Any] | None:
-        """The records of one kind and split; None for comparisons.
+        """The records of one kind and split; None where the sandbox makes none.
 
-        Each split is a stream with its own users and its own instructions: none of either occurs in two splits. A kind
-        or split that does not exist is an error as in `has`.
+        Each split is a stream with its own users and its own instructions: none of either occurs in two splits. A
+        split that does not exist is an error as in `has`.
         """
         if not self.has(name, split):
             return None

@@ -16,6 +16,9 @@ from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
 from rlhf_lightning.training.metrics_file import NO_ROWS, batches_done, check_mark, marked
 
+ROWS = 4
+"""Rollouts that `SampleTable` writes each time."""
+
 
 class LearningRates(L.Callback):
     """Logs the learning rate of every optimizer as `lr/<model>`, such as `lr/policy` and `lr/value`.
@@ -49,21 +52,18 @@ class LearningRates(L.Callback):
 
 
 class SampleTable(L.Callback):
-    """Appends a few rollouts of PPO to `samples.jsonl` every so many iterations, the first and the last ones always.
+    """Appends `ROWS` rollouts of PPO to `samples.jsonl` every so many iterations, the first and the last ones always.
 
     Args:
         path: The file that grows.
         tokenizer: The policy's tokenizer.
         every_n_iterations: Iterations between two times.
-        rows: Episodes each time.
     """
 
     @checked
-    def __init__(
-        self, path: Path, tokenizer: PreTrainedTokenizerBase, every_n_iterations: Count = 10, rows: Count = 4
-    ) -> None:
+    def __init__(self, path: Path, tokenizer: PreTrainedTokenizerBase, every_n_iterations: Count = 10) -> None:
         self.tokenizer = tokenizer
-        self.path, self.every_n_iterations, self.rows = path, every_n_iterations, rows
+        self.path, self.every_n_iterations = path, every_n_iterations
         self._written = -1
         self._samples: list[dict[str, Any]] = []
         self._mark = NO_ROWS
@@ -110,7 +110,7 @@ class SampleTable(L.Callback):
             return
         self._written = iteration
         texts = response_texts(self.tokenizer, experience.rollout)
-        for row in range(min(self.rows, len(texts))):
+        for row in range(min(ROWS, len(texts))):
             sample = {
                 "iteration": iteration,
                 "prompt": experience.rollout.prompts.texts[row],

@@ -12,12 +12,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.models.checkpoint_state import LayoutError
 from rlhf_lightning.parallel.processes import all_reduce_sum, on_rank_zero
 from rlhf_lightning.runs.files import full_disk, put_in_place, sync
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.signals import handling
-from rlhf_lightning.training.metrics_file import MetricsFile, batches_done
+from rlhf_lightning.training.metrics_file import MetricsFile, batches_done, check_mark
 
 LATEST, BEFORE = "last.ckpt", "previous.ckpt"
 
@@ -34,14 +35,10 @@ class BatchCheckpoint(L.Callback):
         folder: The folder of the checkpoints.
         every_n_batches: Batches (PPO iterations) between two checkpoints.
         say: Function that tells the user where a run that was ended will go on.
-
-    Raises:
-        ValueError: When there would be less than one batch between two checkpoints.
     """
 
-    def __init__(self, folder: Path, every_n_batches: int, say: Callable[[str], None] = print) -> None:
-        if every_n_batches < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 batch, got {every_n_batches}.")
+    @checked
+    def __init__(self, folder: Path, every_n_batches: Count, say: Callable[[str], None] = print) -> None:
         self.path, self.every_n_batches, self.say = folder / LATEST, every_n_batches, say
         self._unfinished = self.path.with_suffix(".unfinished")
         self._nameless = False
@@ -63,7 +60,7 @@ class BatchCheckpoint(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that metrics.csv is the one that the checkpoint was saved with."""
         if self._metrics is not None:
-            self._metrics.check(state_dict.get("metrics", {}))
+            check_mark(self._metrics.path, self._metrics.rows, state_dict.get("metrics", {}))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the metrics of batches that will be made again, and listen for signals."""
@@ -113,6 +110,8 @@ class BatchCheckpoint(L.Callback):
                 sync(self._unfinished)
         except (OSError, RuntimeError) as error:
             self._unfinished.unlink(missing_ok=True)
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from error
             kept = f"the one before it, {self.path}, is whole" if self.path.exists() else "there is none before it"
             raise PipelineError(
                 f"the checkpoint after batch {batches_done(trainer)} could not be written to {self.path.parent} "
@@ -138,6 +137,13 @@ class BatchCheckpoint(L.Callback):
         number = self._came or signal.SIGTERM  # which another process got
         self.say(f"ended by {signal.Signals(number).name}; the same command goes on from {self.path}")
         raise SystemExit(128 + number)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C came in the middle: torch then raises an error of its own, of a file that is too short."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class _PlainFile(TorchCheckpointIO):

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.parallel.processes import on_rank_zero
-from rlhf_lightning.runs.files import put_in_place, read_metrics
+from rlhf_lightning.runs.files import read_metrics, replacing
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.identity import fingerprint
 
@@ -37,7 +37,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._rows: list[dict[str, Any]] = read_metrics(path) if path.exists() else []
+        self.rows: list[dict[str, Any]] = read_metrics(path) if path.exists() else []
         self.mark = NO_ROWS
         """What the rows are known by, once the training goes on."""
         self._columns: list[str] = []  # of none, so that the first row writes all: the last line may be torn
@@ -50,7 +50,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write one row."""
         row: dict[str, Any] = {"step": step, **metrics}
-        self._rows.append(row)
+        self.rows.append(row)
         self.mark = marked(self.mark, row)
         if row.keys() <= set(self._columns):
             with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -61,23 +61,17 @@ class MetricsFile(Logger):
     @rank_zero_only
     def cut(self, steps: int) -> None:
         """Keep the rows of the first so many steps: an interrupted run may have logged more than it saved."""
-        self._rows = [row for row in self._rows if row["step"] < steps]
-        self.mark = reduce(marked, self._rows, NO_ROWS)
+        self.rows = [row for row in self.rows if row["step"] < steps]
+        self.mark = reduce(marked, self.rows, NO_ROWS)
         if self.path.exists():
             self._write_all()
 
-    def check(self, mark: Mapping[str, Any]) -> None:
-        """Make sure that the rows are those of the training that saved a checkpoint; see `check_mark`."""
-        check_mark(self.path, self._rows, mark)
-
     def _write_all(self) -> None:
-        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        unfinished = self.path.with_suffix(".unfinished")
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        self._columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with replacing(self.path, newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
-            writer.writerows(self._rows)
-        put_in_place(unfinished, self.path)
+            writer.writerows(self.rows)
 
 
 def marked(mark: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,10 +130,5 @@ def _each(nodes: Any) -> Iterator[Any]:
     if isinstance(nodes, (list, tuple)):
         for node in nodes:
             yield from _each(node)
-    elif isinstance(nodes, Mapping):
-        yield nodes
     elif nodes is not None:
-        raise PipelineError(
-            f"{nodes!r} is no node with _target_; options of the groups are named without 'trainer': "
-            "logger=tensorboard, logger=none, callbacks=lr_monitor."
-        )
+        yield nodes

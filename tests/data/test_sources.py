@@ -406,7 +406,7 @@ def test_bad_arguments(tmp_path):
         FileData(str(tmp_path), {}, on_error="skip")
     with pytest.raises(ValueError, match="on_error=quarantine needs the folder"):
         FileData(str(tmp_path), {}, on_error="quarantine")
-    with pytest.raises(ValueError, match=r"data\.files\.promts is unknown; the kinds are demonstrations, "):
+    with pytest.raises(ValueError, match=r"files must be a mapping by one of demonstrations, .* by one of train"):
         FileData(str(tmp_path), {"promts": {}})
     for entry, sentence in (
         ({"path": "a", "colums": {}}, r" has the key 'colums'; it takes hub, path, load, split, .*\. Mend the key"),

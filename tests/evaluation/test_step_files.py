@@ -7,7 +7,6 @@ import pytest
 from test_report import LEGEND, Page, write_report, write_run
 from test_tables import rows_of, write_job
 
-from rlhf_lightning.evaluation.step_files import folder_of
 from rlhf_lightning.evaluation.tables import sample_view, sweep_table
 from rlhf_lightning.runs.folders import Runs
 
@@ -71,9 +70,9 @@ def test_a_step_with_a_torn_stage_file_is_in_the_report(whole, tmp_path):
     (root / "mine" / "sft" / "stage.json").write_bytes(b'{"status": "comp')
     shutil.rmtree(root / "mine" / "ppo")
     runs = Runs(root, "mine", ("first",))
-    assert folder_of(runs, "sft") == root / "mine" / "sft"
-    assert folder_of(runs, "ppo") == root / "first" / "ppo"
-    assert folder_of(runs, "curate") is None
+    assert runs.find("sft", torn=True) == root / "mine" / "sft"
+    assert runs.find("ppo", torn=True) == root / "first" / "ppo"
+    assert runs.find("curate", torn=True) is None
 
 
 def test_the_closing_tables_show_the_rest(tmp_path):

@@ -82,7 +82,7 @@ def test_samples_stand_side_by_side():
 
 def write_stage(folder, metrics, samples=None):
     folder.mkdir(parents=True)
-    (folder / "stage.json").write_text(json.dumps({"status": "complete", "metrics": metrics}))
+    (folder / "stage.json").write_text(json.dumps({"status": "complete", "identity": {}, "metrics": metrics}))
     if samples is not None:
         (folder / "samples.json").write_text(json.dumps(samples))
 
@@ -132,7 +132,7 @@ def test_sweep_table_without_evaluation(tmp_path):
 @pytest.mark.parametrize("folder", ["nothing", "half"])
 def test_sweep_table_of_jobs_that_did_not_get_that_far(tmp_path, folder):
     (tmp_path / "half" / "evaluate").mkdir(parents=True)
-    (tmp_path / "half" / "evaluate" / "stage.json").write_text('{"status": "half-done"}')
+    (tmp_path / "half" / "evaluate" / "stage.json").write_text('{"status": "half-done", "identity": {}}')
     assert rows_of(sweep_table({"seed=1": tmp_path / folder}))[1] == []
 
 

@@ -99,10 +99,11 @@ def test_special_tokens_that_people_spell_are_text(tmp_path, made):
 def test_responses_alone_and_templates(tmp_path):
     (tmp_path / "bert").mkdir()
     model, tokenizer = written(tmp_path / "bert", bert)
-    alone = TextReward(str(tmp_path / "bert"), reads="response")
+    alone = TextReward(str(tmp_path / "bert"), template="{response}")
     with torch.no_grad():
         expected = float(model(**tokenizer("no {prompt}", return_tensors="pt")).logits)
     assert alone(["a"], ["no {prompt}"]) == pytest.approx([expected], abs=1e-6)
+    assert alone([conversation(TALK)], ["no {prompt}"]) == pytest.approx([expected], abs=1e-6)
     framed = TextReward(str(tmp_path / "bert"), template="q: {prompt} a: {response}")
     with torch.no_grad():
         expected = float(model(**tokenizer("q: {response} a: {prompt}", return_tensors="pt")).logits)
@@ -111,9 +112,8 @@ def test_responses_alone_and_templates(tmp_path):
     framed = TextReward(str(tmp_path / "gpt2"), template="{prompt}: {response}<|endoftext|>")
     expected = float(logits(model, tokenizer("a: b<|endoftext|>")["input_ids"])[0])
     assert framed(["a"], ["b"]) == pytest.approx([expected], abs=1e-6)
-    for wrong in ({"reads": "prompt"}, {"template": "{prompt}"}, {"template": "{response}", "reads": "response"}):
-        with pytest.raises(ValueError, match=r"^(reads|template) must"):
-            TextReward(str(tmp_path / "bert"), **wrong)
+    with pytest.raises(ValueError, match=r"^template must contain {response}"):
+        TextReward(str(tmp_path / "bert"), template="{prompt}")
     with pytest.raises(ValueError, match=r"^dtype must be one of float32, "):
         TextReward(str(tmp_path / "bert"), dtype="half-ish")
 

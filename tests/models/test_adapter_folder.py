@@ -272,7 +272,5 @@ def test_a_head_of_its_own_parts_from_the_embedding(make_tiny_lm: Any, tiny_toke
 def test_forms_are_checked_before_work() -> None:
     check_form("curate", {})
     check_form("sft", {"export": "both", "lora": {"rank": 2}})
-    with pytest.raises(ValueError, match=r"sft\.export is 'peft'; a model is written merged, adapter, both"):
-        check_form("sft", {"export": "peft", "lora": {"rank": 2}})
     with pytest.raises(ValueError, match=r"ppo\.export=adapter needs adapters, but ppo\.lora\.rank is 0"):
         check_form("ppo", {"export": "adapter", "lora": {"rank": 0}})

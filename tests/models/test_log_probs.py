@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models import log_probs as module
 from rlhf_lightning.models import padding
-from rlhf_lightning.models.log_probs import causal_log_probs, causal_logits, linear_log_probs
+from rlhf_lightning.models.forward import token_logits
+from rlhf_lightning.models.log_probs import causal_log_probs, linear_log_probs
 from rlhf_lightning.models.padding import position_ids
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
@@ -25,12 +26,10 @@ class Plain(torch.nn.Module):
         return self.model(input_ids, attention_mask=attention_mask, position_ids=position_ids).logits
 
 
-@pytest.mark.parametrize("last", [None, 1, 3])
-def test_logits_of_the_last_positions(tiny_lm, last):
+def test_logits_of_any_module(tiny_lm):
     mask = torch.ones_like(IDS, dtype=torch.bool)
-    expected = tiny_lm(IDS).logits[:, -(last or 5) :]
-    torch.testing.assert_close(causal_logits(tiny_lm, IDS, mask, position_ids(mask), last), expected)
-    torch.testing.assert_close(causal_logits(Plain(tiny_lm), IDS, mask, position_ids(mask), last), expected)
+    for model in (tiny_lm, Plain(tiny_lm)):
+        torch.testing.assert_close(token_logits(model, IDS, mask, position_ids(mask)), tiny_lm(IDS).logits)
 
 
 # The head in chunks
@@ -119,7 +118,7 @@ def ragged(seed=0):
 
 
 def plain_form(model, ids, mask, counts, temperature=1.0):
-    logits = causal_logits(model, ids, mask, position_ids(mask))[:, :-1] / temperature
+    logits = token_logits(model, ids, mask, position_ids(mask))[:, :-1] / temperature
     return torch.where(counts[:, 1:], token_log_probs(logits, ids[:, 1:]), 0.0)
 
 

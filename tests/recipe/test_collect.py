@@ -154,7 +154,10 @@ def test_policies_take_turns(tiny_tokenizer, k, first):
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(1, 4, "min_responses must be a whole number of at least 2, got 1"), (5, 4, "min_responses=5, max_responses=4")],
+    [
+        (1, 4, "min_responses must be a whole number of at least 2, got 1"),
+        (5, 4, "from min_responses=5 to max_responses=4"),
+    ],
 )
 def test_k_out_of_range(tiny_tokenizer, low, high, said):
     with pytest.raises(ValueError, match=said):

@@ -11,8 +11,9 @@ from rich.console import Console
 from rlhf_lightning.cli import CONFIG_DIR, resolved, run
 from rlhf_lightning.curation.rows import CHUNK
 from rlhf_lightning.data.records import Prompt, RecordError
+from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.pipeline import Pipeline
-from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
+from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, complete_stage, read_stage
 from rlhf_lightning.runs.identity import records_fingerprint
 from rlhf_lightning.runs.targets import builder
 
@@ -374,3 +375,12 @@ def test_the_card_says_how_far_labelers_agree(data, tmp_path):
     assert found["alpha"] == pytest.approx(7 / 12)
     page = (tmp_path / "r" / "curate" / "data_card.html").read_text()
     assert "On 3 pairs of responses that two of them order: 66.7 %" in page
+
+
+def test_a_tokenizer_is_compared_as_json_keeps_it(tmp_path):
+    lengths = {"max_prompt_tokens": 8, "max_response_tokens": 8}
+    tokenizer = {"added_tokens_decoder": {0: "<s>"}}
+    begin_stage(tmp_path, {"data": "x", "config": {"data": lengths, "model": {"tokenizer": tokenizer}}}, False)
+    complete_stage(tmp_path, {"prompts": {"changed": {"response cut": 1}}}, 1.0, 1)
+    now = {"data": {"lengths": lengths}, "model": {"tokenizer": tokenizer}}
+    assert CuratedData(tmp_path, "x", now, held=dict).holds("prompts")

@@ -1,5 +1,6 @@
 """What a run goes on with, and what it refuses: data and models are known by what they hold."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -80,6 +81,19 @@ def test_the_same_elsewhere_is_complete(place: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.count(COMPLETE) == 3
 
 
+def test_nothing_is_read_for_what_is_complete(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda file, kind: (read.append(Path(file.name)), digest(file, kind))[1])
+    monkeypatch.setattr("rlhf_lightning.data.sources.row_book", None)
+    rlhf(place, "stages=[sft,reward,ppo]")
+    assert read
+    assert not [file for file in read if file.is_relative_to(place / "runs")]
+    (place / "runs" / "default" / "ppo" / "samples.jsonl").unlink()
+    (place / "runs" / "default" / "sft" / "examples.json").write_text("torn")
+    rlhf(place, "stages=[sft,reward,ppo]")
+
+
 def test_so_are_files_with_other_names(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "data" / "comparisons.train.jsonl").rename(place / "data" / "mine.jsonl")
     renamed = ("stages=[sft,reward,ppo]", "data.source.files.comparisons.train=mine.jsonl")
@@ -104,7 +118,9 @@ def test_a_model_that_a_setting_names_may_move(place: Path, capsys: pytest.Captu
     rlhf(place, *moved)
     assert capsys.readouterr().out.count(COMPLETE) == 1
     change(place / "judge moved")
-    with pytest.raises(PipelineError, match=r"ppo\.reward: judge moved differs\n.*parents\.reward: '\w+' there, '\w+'"):
+    with pytest.raises(
+        PipelineError, match=r"ppo\.reward: 'content:\w+' there, .*\n.*parents\.reward: '\w+' there, '\w+'"
+    ):
         rlhf(place, *moved)
 
 

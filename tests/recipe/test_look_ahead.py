@@ -108,7 +108,7 @@ WRONG = [
     ("collect.policies=[sft/epoch-1]", "collect: policies=sft/epoch-1: sft keeps no epochs. Set sft.keep_epochs="),
     ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
-    ("collect.sampling.max_responses=3", "collect: K must be between 2 and more: sampling.min_responses=4, "),
+    ("collect.sampling.max_responses=3", "collect: K is from min_responses=4 to max_responses=3"),
     ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
     ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
     ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),

@@ -171,12 +171,12 @@ def test_the_console_script_runs_a_function_and_a_sum(place: Path) -> None:
         ("rules:nothing", r"rules.py defines no function nothing"),
         ("rules:lost", r"rules:lost asks for solution, which no record has. There are .*answer.* source"),
         ("./nowhere/model", "there is no file or folder ./nowhere/model"),
-        ("{url:'http://x/',speed:1}", r"a reward with url has no speed; it has url, timeout"),
-        ("{weight:1}", r"a reward is a step, a folder .* got \{'weight': 1\}"),
-        ("[{reward:'rules:score',wait:1}]", "an item of a weighted sum is"),
-        ("[{reward:'rules:score',weight:much}]", "an item of a weighted sum is"),
+        ("{url:'http://x/',speed:1}", r"ppo\.reward\.speed=1 is no setting"),
+        ("{weight:1}", r"ppo\.reward must be a step, a folder .* got \{'weight': 1\}"),
+        ("[{reward:'rules:score',wait:1}]", r"ppo\.reward\.0\.wait=1 is no setting"),
+        ("[{reward:'rules:score',weight:much}]", r"ppo\.reward\.0\.weight must be a number"),
         ("null", "a reward is a step"),
-        ("[]", "a reward is a step"),
+        ("[]", r"ppo\.reward must be a step"),
     ],
 )
 def test_what_is_no_reward_is_refused_before_the_first_step(place: Path, setting: str, sentence: str) -> None:

@@ -88,6 +88,24 @@ def test_a_model_that_has_changed_is_refused_by_the_step_that_reads_it(runs: Pat
         rlhf(runs, "stages=[check]", "run=new", "upstream=tiny")
 
 
+@pytest.mark.parametrize("cause", ["damaged parent", "no model"])
+def test_a_step_stays_when_what_replaces_it_is_refused(runs: Path, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise PipelineError("there is no such model")
+
+    reward, weights = runs / "tiny" / "reward", runs / "tiny" / "sft" / "model" / "model.safetensors"
+    before = (reward / "stage.json").read_bytes()
+    if cause == "no model":
+        monkeypatch.setattr("rlhf_lightning.recipe.context.Context.causal_lm", broken)
+    else:
+        weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(PipelineError, match=r"holds something else|no such model"):
+        rlhf(runs, "stages=[reward]", "overwrite=true", "reward.module.optimizer.lr=1e-4")
+    assert (reward / "stage.json").read_bytes() == before
+    assert (reward / "model").is_dir()
+    assert not list((runs / "tiny").glob(".trash/*"))
+
+
 def test_what_is_replaced_goes_to_the_trash_and_the_report_says_so(runs: Path) -> None:
     old = (runs / "tiny" / "reward" / "stage.json").read_bytes()
     rlhf(

@@ -9,12 +9,11 @@ import pytest
 
 from rlhf_lightning.models.export import complete_folder
 from rlhf_lightning.runs.files import write_json
-from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, complete_stage, read_stage
-from rlhf_lightning.runs.places import unless_begun
+from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, complete_stage, read_stage, unless_begun
 from rlhf_lightning.runs.trash import trash_sentence
 
 
-@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"\xff\x00", b"[]"])
+@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"\xff\x00", b"[]", b'{"status": "complete"}'])
 def test_a_torn_stage_file_is_a_sentence(tmp_path, content):
     folder = tmp_path / "demo" / "sft"
     begin_stage(folder, {"seed": 1}, overwrite=False)
@@ -227,7 +226,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch, nu
 # --- what never began -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("files", [(), ("config.yaml",), ("dropped.json", "logs/events")])
+@pytest.mark.parametrize("files", [(), ("config.yaml",), ("dropped.json", "logs/events"), ("warnings.json",)])
 def test_a_step_that_fails_before_its_work_leaves_nothing(tmp_path, files):
     def fail():
         for name in files:
@@ -266,3 +265,34 @@ def test_a_link_stays_when_a_step_fails(tmp_path):
         raise KeyError
     assert folder.is_symlink()
     assert list((tmp_path / "disk").iterdir()) == []
+
+
+def refused(*_):
+    raise KeyError
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("seeds", [(2,), (2, 3)])
+def test_what_was_replaced_is_in_its_place_again_when_nothing_is_made(tmp_path, elsewhere, seeds, monkeypatch):
+    folder = tmp_path / "demo" / "sft"
+    if elsewhere:
+        for place in (tmp_path / "disk" / "big", folder.parent):
+            place.mkdir(parents=True)
+        folder.symlink_to(tmp_path / "disk" / "big")
+    before = content_of(finished(folder, model__weights="good"))
+    with pytest.raises(KeyError):
+        begin_stage(folder, {"seed": 2}, overwrite=True, verify=refused)
+    assert content_of(folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_lightning.runs.folders.write_json", refused)
+        with pytest.raises(KeyError):
+            begin_stage(folder, {"seed": 2}, overwrite=True)
+    assert content_of(folder) == before
+    for seed in seeds:  # a kill comes before the second
+        assert begin_stage(folder, {"seed": seed}, overwrite=True) == "fresh"
+    (folder / "warnings.json").write_text("[]")
+    with pytest.raises(KeyError), unless_begun(folder):
+        refused()
+    assert content_of(folder) == before
+    assert folder.is_symlink() == elsewhere
+    assert not list(tmp_path.rglob(".trash/*"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.runs import identity
-from rlhf_lightning.runs.folders import PipelineError, begin_stage
+from rlhf_lightning.runs.folders import PipelineError, begin_stage, other_settings
 from rlhf_lightning.runs.identity import by_content, git_commit, model_fingerprint
 from rlhf_lightning.runs.row_books import first_other_row, row_book
 
@@ -154,7 +154,7 @@ def test_rows_that_changed_places_are_others():
 
 def stage(tmp_path, identity_, about):
     folder = tmp_path / "sft"
-    begin_stage(folder, identity_, overwrite=False, about=about)
+    begin_stage(folder, identity_, overwrite=False, about=lambda: about)
     (folder / "metrics.csv").write_text("step\r\n")
     return folder
 
@@ -177,7 +177,15 @@ def test_what_an_earlier_version_made_is_a_sentence(tmp_path):
     folder = stage(tmp_path, {"config": {"model": {"path": "/old"}}, "data": "x"}, {})
     now = {"config": {"model": {"path": "content:abc"}}, "data": "y"}
     with pytest.raises(PipelineError, match=r"an earlier version of rlhf_lightning made it, .* \(2 differences\)"):
-        begin_stage(folder, now, overwrite=False, about={"environment": {"threads": 1}})
+        begin_stage(folder, now, overwrite=False, about=lambda: {"environment": {"threads": 1}})
+
+
+def test_settings_are_compared_as_json_keeps_them(tmp_path):
+    folder = stage(tmp_path, {"config": {"model": {"id2label": {0: "x"}}}}, {})
+    assert other_settings(folder, "model", {"id2label": {0: "x"}}) == ""
+    assert "an earlier version of rlhf_lightning made it" in other_settings(folder, "model", {"id2label": {0: "y"}})
+    folder = stage(tmp_path / "now", {"config": {"model": {"id2label": {0: "x"}}}}, {"environment": {}})
+    assert other_settings(folder, "model", {"id2label": {0: "y"}}) == "model.id2label.0: 'x' there, 'y' now"
 
 
 def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):

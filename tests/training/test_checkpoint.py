@@ -202,5 +202,5 @@ def test_a_checkpoint_of_another_layout_ends_the_run(fit: Any, tmp_path: Path, n
 def test_nothing_there_is_nothing_to_say(tmp_path: Path, make_tiny_lm: Any) -> None:
     module = LanguageModelModule(make_tiny_lm("gpt2"), torch.optim.SGD)
     assert newest_whole(tmp_path, module, lambda _: pytest.fail("there was nothing")) is None
-    with pytest.raises(ValueError, match="at least 1 batch, got 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         BatchCheckpoint(tmp_path, 0)

@@ -111,11 +111,10 @@ def test_nothing_there_is_no_logger_and_no_callback(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("node", [True, "tensorboard", {"_target_": "os.system", "command": "true"}])
-def test_what_is_no_logger_is_refused(node: Any, tmp_path: Path) -> None:
+def test_what_is_no_logger_is_refused(tmp_path: Path) -> None:
     for make in (partial(user_loggers, folder=tmp_path), user_callbacks):
-        with pytest.raises(PipelineError, match=r"no node with _target_|os\.system is neither"):
-            make(node, build=BUILD)
+        with pytest.raises(PipelineError, match=r"os\.system is neither"):
+            make({"_target_": "os.system", "command": "true"}, build=BUILD)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Commands that are wrong, hostile or clumsy, and what each must say: the rows of docs/trust.md.
 
-A row is what is wrong, the arguments behind `rlhf experiment=small`, a part of the sentence that must come, and what is
-done to the folder before. Rows without `experiment=small` begin with `!`.
+A row is what is wrong, the arguments behind `rlhf`, a part of the sentence that must come, and what is done to the
+folder before. `experiment=small` stands behind all arguments that do not begin with `!`.
 """
 
 import json
@@ -94,16 +94,15 @@ def endless_template(folder):
 
 DEMONSTRATION = {"prompt": "Say hello.", "response": "Hello."}
 RANKING = {"prompt": "Say hello.", "completions": ["Hello.", "Go away."], "ranks": [1, 2]}
-LENGTHS = "data.lengths.block_size=64 data.lengths.max_prompt_tokens=48 data.lengths.max_response_tokens=26"
-OWN = f"! data=jsonl data.root=data run=own {LENGTHS}"
+OWN = "! experiment=own"
 SETTINGS = {
     "A key that no constructor knows": [
-        ("a key at the top", "foo=1", "foo is no setting", None),
+        ("a key at the top", "foo=1", "foo=1 is no setting", None),
         ("the same, added", "+foo=1", "foo", None),
         ("a misspelt key", "sft.fit.epoch=3", "did you mean sft.fit.epochs", None),
         ("the same, added", "+sft.fit.epoch=3", "did you mean sft.fit.epochs", None),
-        ("a key without its node", "epochs=3", "sft.fit.epochs", None),
-        ("a misspelt step", "sfft.fit.epochs=3", "did you mean sft.fit.epochs", None),
+        ("a key without its node", "epochs=3", "fit.epochs", None),
+        ("a misspelt step", "sfft.fit.epochs=3", "did you mean sft", None),
         ("a key in the wrong node", "++ppo.kl_coef=0.1", "ppo.module.kl_coef", None),
         ("a misspelt argument of PPO", "+ppo.module.kl_coeff=0.1", "did you mean ppo.module.kl_coef", None),
         ("of the data", "+sft.data.batchsize=3", "sft.data.batch_size", None),
@@ -147,7 +146,7 @@ SETTINGS = {
         ("a word for a count", "reward.bias_demonstrations=half", "reward.bias_demonstrations", None),
         ("a word for a switch", "sft.keep_epochs=sometimes", "sft.keep_epochs", None),
         ("a number for packages", "allowed_targets=5", "allowed_targets", None),
-        ("a mapping for a name", "run={a: 1}", "run", None),
+        ("a mapping for a name", "'run={a: 1}'", "run", None),
         ("a number for tags", "tags=5", "tags", None),
         ("a word for a length", "data.lengths.block_size=long", "data.lengths.block_size", None),
         ("a word in a pair", "sft.module.optimizer.betas=[a,b]", "sft.module.optimizer", None),
@@ -294,7 +293,7 @@ SETTINGS = {
         ),
         (
             "a chat template without an end",
-            "! data=jsonl data.root=data model=folder model.path=chat run=chat stages=[sft]",
+            f"{OWN} model=folder model.path=chat stages=[sft]",
             "chat",
             both(rows_of("demonstrations", DEMONSTRATION), endless_template),
         ),
@@ -382,6 +381,6 @@ SETTINGS = {
         ("weights that learn in 16 bits", "trainer.precision=16-true", "trainer.precision", None),
         ("a length for the trainer", "+trainer.max_epochs=3", "sft.fit.epochs", None),
         ("batches that add up", "+trainer.accumulate_grad_batches=2", "accumulate_grad_batches", None),
-        ("a sweep in which a job is wrong", "-m stages=[sft] run=swept sft.fit.epochs=0,1", "1 of 2 jobs failed", None),
+        ("a sweep in which a job is wrong", "-m stages=[sft] run=swept sft.fit.epochs=0,1", "at least 1, got 0", None),
     ],
 }

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ class Said(NamedTuple):
 
 
 def _rlhf(arguments: Sequence[str], folder: Path, written: Path, environment: Mapping[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.update(environment)
     with written.open("w") as file, Path(os.devnull).open() as nothing:
