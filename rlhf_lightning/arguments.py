@@ -12,7 +12,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, reduce, wraps
+from numbers import Number
 from operator import or_
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -104,17 +106,28 @@ def checked(function: _Function) -> _Function:
     @wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
         try:
-            given = signature.bind(*args, **keywords).arguments
+            bound = signature.bind(*args, **keywords)
         except TypeError:
-            given = {}  # the function says better which are missing
+            return function(*args, **keywords)  # which says better what is missing
         parameters = parameters_of(function)
-        for name in given.keys() & parameters.types.keys():
-            said = fault(given[name], parameters.types[name])
-            if said is not None and not is_default(given[name], parameters.defaults, name):
-                raise ValueError(f"{name} {said}.")
-        return function(*args, **keywords)
+        for name, annotation in parameters.types.items():
+            if name in bound.arguments and annotation is not Any:
+                value = bound.arguments[name] = _plain(bound.arguments[name], annotation)
+                said = fault(value, annotation)
+                if said is not None and not is_default(value, parameters.defaults, name):
+                    raise ValueError(f"{name} {said}.")
+        return function(*bound.args, **bound.kwargs)
 
     return cast(_Function, call)
+
+
+def _plain(value: Any, annotation: Any) -> Any:
+    """A number of another library, such as numpy's, as Python's own, and a path as text where text is asked for."""
+    if isinstance(value, Number) and not isinstance(value, int | float | complex):
+        return value.item() if hasattr(value, "item") else float(cast(Any, value))
+    if isinstance(value, PathLike) and str in (annotation, *get_args(annotation)):
+        return fspath(value)
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else value
 
 
 def is_default(value: Any, defaults: Mapping[str, Any], name: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
@@ -47,12 +47,13 @@ class Task:
 
 
 TaskName = Literal["pretrain", "sft", "reward", "ppo"]
-TASKS: dict[TaskName, Task] = {
-    "pretrain": Task(Text, lambda tokens, records, size: tokens.texts(records, size), collate_lm),
-    "sft": Task(Demonstration, lambda tokens, records, _: tokens.demonstrations(records), collate_lm, mixes_text=True),
-    "reward": Task(Comparison, lambda tokens, records, _: tokens.comparisons(records), collate_comparisons),
-    "ppo": Task(Prompt, lambda tokens, records, _: tokens.prompts(records), collate_prompts, adds_text=True),
-}
+_TASKS = (
+    Task(Text, lambda tokens, records, size: tokens.texts(records, size), collate_lm),
+    Task(Demonstration, lambda tokens, records, _: tokens.demonstrations(records), collate_lm, mixes_text=True),
+    Task(Comparison, lambda tokens, records, _: tokens.comparisons(records), collate_comparisons),
+    Task(Prompt, lambda tokens, records, _: tokens.prompts(records), collate_prompts, adds_text=True),
+)
+TASKS: dict[TaskName, Task] = dict(zip(get_args(TaskName), _TASKS, strict=True))
 TASK_OF = {task.record: name for name, task in TASKS.items()}
 """The task that learns from a kind of record."""
 

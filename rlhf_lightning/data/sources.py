@@ -1,7 +1,7 @@
 """Where the pipeline gets records from: files and folders, by kind and split."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -191,28 +191,31 @@ class FileData:
         aside = None if self.quarantine is None else self.quarantine / f"{name}.{split}.jsonl"
         return RecordStream(self.files[name][split], RECORD_TYPES[name], aside, self.malformed, self.check)
 
-    def fingerprint(self) -> str:
-        """Hash of what the files hold and how it is read, by kind and split; neither paths nor names of files count."""
-        return fingerprint(
-            {place: [[_options(source), _contents(source)] for source in found] for place, found in self._places()}
-        )
+    def fingerprint(self, kinds: Collection[str] = ()) -> str:
+        """Hash of what the files hold and how it is read, by kind and split; neither paths nor names of files count.
 
-    def books(self) -> dict[str, list[dict[str, Any]]]:
+        Args:
+            kinds: The kinds that count; () stands for all.
+        """
+        places = self._places(kinds)
+        return fingerprint({place: [[_options(each), _contents(each)] for each in found] for place, found in places})
+
+    def books(self, kinds: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
         """Of every file its name below the root, what it holds and its rows (`file_book`), by kind and split."""
         root = (self.root or Path()).resolve()
         return {
             place: [
                 {**file_book(file, root), "options": _options(source)} for source in found for file in _files(source)
             ]
-            for place, found in self._places()
+            for place, found in self._places(kinds)
         }
 
-    def _places(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    def _places(self, kinds: Collection[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         return (
             (f"{name}.{split}", sources)
             for name, splits in self.files.items()
             for split, sources in splits.items()
-            if sources
+            if sources and (not kinds or name in kinds)
         )
 
     def _sources(self) -> list[dict[str, Any]]:

@@ -57,6 +57,10 @@ class Collection(Stage):
         """The policies."""
         return {name: name for name in context.config[self.name]["policies"]}
 
+    def kinds(self, context: Context) -> tuple[str, ...]:
+        """Prompts."""
+        return ("prompts",)
+
     def not_needed(self, context: Context) -> str | None:
         """Rankings that are there already."""
         return "the data option brings rankings of its own" if context.brings("comparisons") else None

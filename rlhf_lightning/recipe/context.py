@@ -1,6 +1,6 @@
 """What a step starts from: records, tokenizer and models, from the configuration and from earlier steps."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -268,14 +268,16 @@ class Context(Messages):
     def _data_fingerprint(self) -> str:
         return self.data.fingerprint()
 
-    def data_fingerprint(self, curated: bool) -> str:
-        """Changes when the records change: those of the data option, or what step curate made of them."""
+    def data_fingerprint(self, curated: bool, kinds: Collection[str]) -> str:
+        """Changes when records of these kinds change: those of the data option, or what step curate made of them."""
         left = self._curated() if curated else None
-        return left.fingerprint if left else self._data_fingerprint
+        if left:
+            return left.fingerprint
+        return self.data.fingerprint(kinds) if isinstance(self.data, FileData) else self._data_fingerprint
 
-    def about(self, curated: bool) -> dict[str, Any]:
+    def about(self, curated: bool, kinds: Collection[str]) -> dict[str, Any]:
         """What is kept beside the identity of a step."""
-        return provenance(self.config, self.data, self._curated() if curated else None, self.device)
+        return provenance(self.config, self.data, self._curated() if curated else None, self.device, kinds)
 
     def held(self, settings: Mapping[str, Any]) -> Any:
         """Settings with what files and model folders hold in place of their paths."""

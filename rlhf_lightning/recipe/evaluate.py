@@ -43,6 +43,10 @@ class Evaluation(Stage):
         wanted += [step for judge in judge_settings(options).values() for step in reward_steps(context, judge).values()]
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
+    def kinds(self, context: Context) -> tuple[str, ...]:
+        """Prompts, and text for the loss on it."""
+        return "prompts", "text"
+
     def models(self, context: Context) -> dict[str, str]:
         """Those, and the base model where it is prompted."""
         few_shot = {FEW_SHOT: BASE} if FEW_SHOT in context.config[self.name]["policies"] else {}

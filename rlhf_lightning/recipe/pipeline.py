@@ -174,7 +174,7 @@ class Pipeline:
         return {**identity, **({"template_date": date} if date else {})}
 
     def _begin(self, stage: Stage, folder: Path, identity: Mapping[str, Any], verify: Callable[[], None]) -> Progress:
-        about = partial(self.context.about, stage.reads_curated)
+        about = partial(self.context.about, stage.reads_curated, stage.kinds(self.context))
         progress = begin_stage(folder, identity, self.config["overwrite"], about, verify)
         if progress == "complete":
             return progress

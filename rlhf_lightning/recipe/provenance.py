@@ -1,6 +1,6 @@
 """What is kept beside a step's identity: which rows it read, and what computed it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ from rlhf_lightning.runs.identity import by_content, processor, record_files
 
 
 def provenance(
-    config: Mapping[str, Any], data: DataSource, curated: CuratedData | None, device: torch.device
+    config: Mapping[str, Any],
+    data: DataSource,
+    curated: CuratedData | None,
+    device: torch.device,
+    kinds: Collection[str],
 ) -> dict[str, Any]:
     """What `begin_stage` keeps of a step, so that a message can say what is another now.
 
@@ -26,6 +30,7 @@ def provenance(
         data: The data option.
         curated: What step curate left, where that is read.
         device: The device that samples and trains.
+        kinds: Kinds of the records that the step reads; () stands for all.
 
     Returns:
         ``records``: under ``files`` the books of each file by kind and split, under ``source`` the settings of a source
@@ -36,7 +41,7 @@ def provenance(
         files = record_files(curated.folder)
         records["files"] = {file.stem: [{**file_book(file, curated.folder), "options": {}}] for file in files}
     elif isinstance(data, FileData):
-        records["files"] = data.books()
+        records["files"] = data.books(kinds)
     else:
         records["source"] = by_content(config["data"]["source"])
     return {"records": records, "environment": environment(config, device)}

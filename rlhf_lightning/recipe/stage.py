@@ -90,9 +90,13 @@ class Stage(ABC):
         return {
             "stage": self.name,
             "config": context.held(self.settings(context)),
-            "data": context.data_fingerprint(self.reads_curated),
+            "data": context.data_fingerprint(self.reads_curated, self.kinds(context)),
             "parents": context.held({role: context.model_fingerprint(model) for role, model in parents.items()}),
         }
+
+    def kinds(self, context: Context) -> tuple[str, ...]:
+        """Kinds of the records that it reads; () stands for all."""
+        return ()
 
     def lacks(self, context: Context) -> Iterator[str]:
         """What it needs and nothing brings or makes, a sentence each; asked before the first step of the run."""
@@ -191,6 +195,12 @@ class TrainingStage(Stage):
             **context.config["data"]["lengths"],
             **options,
         )
+
+    def kinds(self, context: Context) -> tuple[str, ...]:
+        """What it learns from, text beside it, and demonstrations that scores are centred by."""
+        options = context.config[self.name]
+        text = ["text"] * bool(options["data"].get("text_share") or options["data"].get("text_batch_size"))
+        return (self.reads, *text, *["demonstrations"] * bool(options.get("bias_demonstrations")))
 
     def levers(self, config: Mapping[str, Any]) -> list[Lever]:
         """Activation checkpointing and smaller batches."""

@@ -99,7 +99,7 @@ def by_content(value: Any, names: Collection[str] = (), code: bool = False, key:
     if key in _WRITERS:
         return value
     if isinstance(value, Mapping):
-        return {by_content(name, names, code): by_content(item, names, code, name) for name, item in value.items()}
+        return {name: by_content(item, names, code, name) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [by_content(item, names, code, key) for item in value]
     if not isinstance(value, str) or value.partition("/")[0] in names:

@@ -124,19 +124,35 @@ def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages, generation_pro
         forms = "".join(f"|replace('{form}','{today.strftime(form)}')" for form in _FORMATS)
         macro = f"{{% macro strftime_now(format) %}}{{{{ format{forms} }}}}{{% endmacro %}}\n"
         options |= {"chat_template": macro + template, "date_string": today.strftime("%d %b %Y")}
-    whose = f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
-    remedy = "Name another template (model.chat_template), or mend this one."
-    try:
-        with _limited_time():
-            text = str(tokenizer.apply_chat_template(conversation, **options))
-    except (_OutOfTimeError, MemoryError, RecursionError) as error:
-        limits = {MemoryError: "fills the memory", RecursionError: "calls itself without an end"}
-        what = limits.get(type(error), f"is not done after {MAX_SECONDS:g} s")
-        raise TemplateLimitError(f"{whose} {what}. {remedy}") from error
+    text = rendered_within_limits(tokenizer, conversation, **options)
+    whose, remedy = _whose(tokenizer)
     longest = MAX_ADDED + MAX_TIMES * sum(len(message["content"]) for message in messages)
     if len(text) > longest:
         raise TemplateLimitError(f"{whose} writes {len(text):,} characters, where {longest:,} are allowed. {remedy}")
     return text
+
+
+def rendered_within_limits(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any) -> str:
+    """`apply_chat_template` as text, within limits.
+
+    Raises:
+        TemplateLimitError: When the template does not end, or takes all memory; it names the folder.
+    """
+    whose, remedy = _whose(tokenizer)
+    try:
+        with _limited_time():
+            return str(
+                tokenizer.apply_chat_template([dict(each) for each in messages], **{"tokenize": False, **options})
+            )
+    except (_OutOfTimeError, MemoryError, RecursionError) as error:
+        limits = {MemoryError: "fills the memory", RecursionError: "calls itself without an end"}
+        what = limits.get(type(error), f"is not done after {MAX_SECONDS:g} s")
+        raise TemplateLimitError(f"{whose} {what}. {remedy}") from error
+
+
+def _whose(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    name = tokenizer.name_or_path or "the tokenizer"
+    return f"the chat template of {name}", "Name another template (model.chat_template), or mend this one."
 
 
 class _OutOfTimeError(Exception):

@@ -14,6 +14,7 @@ from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.tokenization.chat import rendered_within_limits
 from rlhf_lightning.tokenization.endings import end_token_ids
 
 _BREAK, _OPEN, _CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
@@ -135,10 +136,8 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> 
     found += tokenizer.convert_ids_to_tokens(list(ends))
     if tokenizer.chat_template:
         try:
-            written = tokenizer.apply_chat_template(
-                [{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True
-            )
+            written = rendered_within_limits(tokenizer, [{"role": "user", "content": ""}], add_generation_prompt=True)
         except (TemplateError, TypeError):  # refused with a sentence where a conversation is rendered
             written = ""
-        found += [token for token in tokenizer.get_added_vocab() if token.strip() and token in str(written)]
+        found += [token for token in tokenizer.get_added_vocab() if token.strip() and token in written]
     return tuple(dict.fromkeys(found))

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from rlhf_lightning.tokenization.chat import template_date
+from rlhf_lightning.tokenization.chat import rendered_within_limits, template_date
 
 END_TOKENS, _STRINGS = "end_tokens", "stop_strings"
 """Fields of `tokenizer_config.json`."""
@@ -108,7 +108,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     messages = [{"role": "user", "content": _ANSWER}, {"role": "assistant", "content": _ANSWER}]
     try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        text = rendered_within_limits(tokenizer, messages)
     except (TemplateError, TypeError):  # refused with a sentence where a conversation is rendered
         return None
     behind = text.rpartition(_ANSWER)[2].lstrip()

@@ -72,6 +72,7 @@ def write_job(runs: Path, job: Job, changes: Changes | None = None) -> None:
             _epochs(folder / "metrics.csv", job, changes)
         record = {
             "status": "complete",
+            "identity": {},
             "fingerprint": runner.fingerprint_of(job, stage, runs),
             "metrics": metrics,
             "seconds": 10.0,
