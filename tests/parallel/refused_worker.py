@@ -15,7 +15,7 @@ from rlhf_lightning.cli.command import main
 from rlhf_lightning.cli.errors import report
 from rlhf_lightning.parallel.processes import init_process_group, on_rank_zero, rank
 from rlhf_lightning.training.callbacks import SampleTable
-from rlhf_lightning.training.metrics_file import MetricsFile
+from rlhf_lightning.training.metrics_file import MetricsFile, check_mark
 
 
 def fail(error: BaseException) -> None:
@@ -35,7 +35,7 @@ def metrics(folder: str) -> None:
     """A metrics.csv that is not the checkpoint's."""
     path = Path(folder) / "metrics.csv"
     on_rank_zero(partial(path.write_text, "step,loss\n0,0.5\n"))
-    MetricsFile(path).check({"rows": 1, "digest": "another"})
+    check_mark(path, MetricsFile(path).rows, {"rows": 1, "digest": "another"})
 
 
 def samples(folder: str) -> None:
