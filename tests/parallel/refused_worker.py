@@ -42,7 +42,7 @@ def samples(folder: str) -> None:
     """A samples.jsonl that is damaged."""
     path = Path(folder) / "samples.jsonl"
     on_rank_zero(partial(path.write_text, '{"iteration": 0\n{}\n'))
-    table: Any = SampleTable(path, None, 1, 1)
+    table: Any = SampleTable(path, None)
     table.setup(SimpleNamespace(is_global_zero=rank() == 0), None, "fit")
 
 
