@@ -83,5 +83,5 @@ def test_what_the_first_process_refuses_ends_all_of_them_and_is_said_once(tmp_pa
             command
         )
         assert there[2] == "" or command[0] == "last", (command, there)
-    assert "rlhf: the last one alone" in second[-1][2]
+    assert "the last one alone" in second[-1][2]
     assert not list(runs.rglob("error.txt"))
