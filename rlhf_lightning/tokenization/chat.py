@@ -171,10 +171,11 @@ def _limited_time() -> Iterator[None]:
     if timer is None or threading.current_thread() is not threading.main_thread() or signal.getitimer(timer)[0]:
         yield
         return
-
-    end = time.thread_time() + MAX_SECONDS
+    end, over = time.thread_time() + MAX_SECONDS, False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if over:  # one that was on its way must not set the clock again
+            return
         if (left := end - time.thread_time()) <= 0:
             raise _OutOfTimeError
         signal.setitimer(timer, max(left, 0.01))
@@ -184,6 +185,7 @@ def _limited_time() -> Iterator[None]:
         signal.setitimer(timer, MAX_SECONDS)
         yield
     finally:
+        over = True
         signal.setitimer(timer, 0)
         signal.signal(signal.SIGPROF, before)
 

@@ -15,7 +15,7 @@ from rlhf_lightning.cli.command import main
 from rlhf_lightning.cli.errors import report
 from rlhf_lightning.parallel.processes import init_process_group, on_rank_zero, rank
 from rlhf_lightning.training.callbacks import SampleTable
-from rlhf_lightning.training.metrics_file import MetricsFile
+from rlhf_lightning.training.metrics_file import MetricsFile, check_mark
 
 
 def fail(error: BaseException) -> None:
@@ -35,14 +35,14 @@ def metrics(folder: str) -> None:
     """A metrics.csv that is not the checkpoint's."""
     path = Path(folder) / "metrics.csv"
     on_rank_zero(partial(path.write_text, "step,loss\n0,0.5\n"))
-    MetricsFile(path).check({"rows": 1, "digest": "another"})
+    check_mark(path, MetricsFile(path).rows, {"rows": 1, "digest": "another"})
 
 
 def samples(folder: str) -> None:
     """A samples.jsonl that is damaged."""
     path = Path(folder) / "samples.jsonl"
     on_rank_zero(partial(path.write_text, '{"iteration": 0\n{}\n'))
-    table: Any = SampleTable(path, None, 1, 1)
+    table: Any = SampleTable(path, None)
     table.setup(SimpleNamespace(is_global_zero=rank() == 0), None, "fit")
 
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from rlhf_lightning.data.records import Comparison
-from rlhf_lightning.recipe.kept import KeptRankings
+from rlhf_lightning.evaluation.policies import PolicySamples
+from rlhf_lightning.recipe.kept import KeptPolicies, KeptRankings
 from rlhf_lightning.runs.folders import PipelineError
 
 OURS = {"step": "abc", "seed": 4, "batch_size": 2}
@@ -76,3 +77,20 @@ def test_a_foreign_or_damaged_line_is_named_with_what_to_do(file, number, line, 
     with pytest.raises(PipelineError, match=rf"ranked\.train\.unfinished.*{said}.*delete the damaged line"):
         KeptRankings(file, OURS)
     assert file.read_bytes() == b"".join(lines)
+
+
+def test_a_policy_is_measured_once(tmp_path):
+    samples = PolicySamples(["a", "b\ud800"], [1.0, 2.0], kl=[0.1, 1 / 3], metadata={"rude": [None, 1.0]})
+    kept = KeptPolicies(tmp_path / "measured", OURS)
+    assert kept.of("sft", lambda: (samples, 0.1)) == (samples, 0.1)
+    assert kept.of("ppo", lambda: (samples, None)) == (samples, None)
+    again = KeptPolicies(tmp_path / "measured", OURS)
+    assert again.of("sft", lambda: pytest.fail("measured again")) == (samples, 0.1)
+    assert again.of("ppo", lambda: pytest.fail("measured again")) == (samples, None)
+
+
+@pytest.mark.parametrize("line", ["7", '["sft", {}]', '["sft", {"answers": []}, null]', '["sft", 7, null]'])
+def test_a_line_that_is_no_policy_is_named(tmp_path, line):
+    (tmp_path / "measured").write_text(f"{json.dumps(OURS)}\n{line}\n")
+    with pytest.raises(PipelineError, match=r"measured, line 2: no measured policy.*will be made again"):
+        KeptPolicies(tmp_path / "measured", OURS)

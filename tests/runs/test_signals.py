@@ -105,3 +105,13 @@ def test_children_are_run_as_by_subprocess_and_not_after_the_end() -> None:
         assert (done.returncode, done.stdout) == (3, "hello\n")
     with pytest.raises(RuntimeError, match="is not started: this process ends"):
         children.run([sys.executable, "-c", ""])
+
+
+def test_processes_that_ended_are_not_killed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
+    with Children() as children:
+        process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True)
+        children._running.append(process)  # as `run` does in another thread
+    assert process.returncode == -signal.SIGTERM
+    assert not killed

@@ -210,6 +210,30 @@ def test_a_template_without_an_end_is_refused_by_name(dated, tmp_path, monkeypat
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
+def test_what_other_threads_compute_does_not_count(monkeypatch):
+    monkeypatch.setattr("rlhf_lightning.tokenization.chat.MAX_SECONDS", 0.2)
+    tokenizer = byte_tokenizer([])
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    write = tokenizer.apply_chat_template
+    # Half a second beside threads that compute, and next to nothing of its own.
+
+    def slowly(*arguments, **options):
+        time.sleep(0.5)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", slowly)
+    over = threading.Event()
+    busy = [threading.Thread(target=lambda: [None for _ in iter(over.is_set, True)]) for _ in range(2)]
+    for thread in busy:
+        thread.start()
+    try:
+        assert rendered(tokenizer, TURNS, generation_prompt=True) == "abcab"
+    finally:
+        over.set()
+        for thread in busy:
+            thread.join()
+
+
 @pytest.mark.parametrize(
     "template",
     [
