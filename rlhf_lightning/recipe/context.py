@@ -21,7 +21,7 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
-from rlhf_lightning.recipe.messages import Messages, longest_row, no_rankings, no_records, too_long
+from rlhf_lightning.recipe.messages import Messages, longest_row, no_rankings, no_records, row_lengths, too_long
 from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
 from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
@@ -168,7 +168,7 @@ class Context(Messages):
             ValueError: When the model would read rows so long in another way beside others (`check_length`).
         """
         before = len(self.tokenization.text_ids(prefix, opens=True)) if prefix else 0
-        lengths = self.config["data"]["lengths"]
+        lengths = row_lengths(self.config, self.data)
         check_length(model, longest_row(lengths, before))
         if fault := too_long(lengths, model.config, f"{name} ({model.name_or_path})", before):
             raise PipelineError(fault)

@@ -58,6 +58,8 @@ def check_trainer(node: Mapping[str, Any]) -> None:
             raise PipelineError(f"trainer.{name}={node[name]} is not for the trainer to say: {instead}.")
     check_gradient_settings(node.get("accumulate_grad_batches", 1), node.get("gradient_clip_val"))
     precision = str(node.get("precision"))
+    if "16" not in precision and precision not in PRECISIONS:
+        raise PipelineError(f"trainer.precision={precision} is unknown. There are 32-true, bf16-mixed and 64-true.")
     if precision not in PRECISIONS:
         raise PipelineError(
             f"trainer.precision={precision}: weights in 16 bits swallow most steps of training; float16 needs scaled "

@@ -108,7 +108,6 @@ WRONG = [
     ("collect.policies=[sft/epoch-1]", "collect: policies=sft/epoch-1: sft keeps no epochs. Set sft.keep_epochs="),
     ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
-    ("collect.sampling.max_responses=3", "collect: K is from min_responses=4 to max_responses=3"),
     ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
     ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
     ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
@@ -255,3 +254,25 @@ def test_every_step_that_names_a_model_says_what_it_leaves() -> None:
     leaves = {stage.name: stage.leaves for stage in RECIPE}
     assert {name for name, kind in leaves.items() if kind == "reward model"} == {"judge", "reward"}
     assert {name for name, kind in leaves.items() if not kind} == {"check", "curate", "collect", "evaluate"}
+
+
+def test_blocks_count_only_where_a_named_step_reads_text(tmp_path: Path) -> None:
+    runs, large = tmp_path / "runs", "data.lengths.block_size=1024"
+    own = data(tmp_path / "data", "demonstrations.train", "text.train", "text.test", "prompts.test")
+    fine(runs, "stages=[sft]", *own, large)
+    fine(runs, "stages=[pretrain,sft]", *own, large)  # a base with weights is not pretrained
+    for named in (
+        ["stages=[ppo_init]"],
+        ["stages=[sft]", "sft.data.text_share=0.5"],
+        ["stages=[pretrain,sft]", "pretrain.on_weights=true"],
+    ):
+        (found,) = said(runs, *named, *own, large)
+        assert "reads 192 tokens, but data.lengths allow 1024 (prompt and response, or block)" in found
+    (found,) = said(runs, "stages=[sft]", *own, "data.lengths.max_prompt_tokens=180")
+    assert found.endswith("allow 196 (prompt and response). Lower data.lengths.max_prompt_tokens, max_response_tokens.")
+
+
+def test_the_base_model_can_write_the_stop(tmp_path: Path) -> None:
+    (found,) = said(tmp_path / "runs", *DEMO, "evaluate.base_stop=nonesuchword")
+    assert found.startswith("evaluate: base_stop=nonesuchword is no text that the tokenizer of the base model can ")
+    fine(tmp_path / "runs", *DEMO, "evaluate.base_stop=yes")
