@@ -51,7 +51,13 @@ class CheckedConfigs(ConfigLoaderImpl):
 
     def load_configuration(self, *args: Any, **options: Any) -> DictConfig:
         """That of a command."""
-        return _checked(super().load_configuration(*args, **options))
+        try:
+            return _checked(super().load_configuration(*args, **options))
+        except TypeError as error:  # Hydra's, at an option of a group that is no text
+            raise ConfigCompositionException(
+                f"a list of options, such as callbacks=[lr_monitor,timer], takes names alone, and no null ({error}). "
+                "Take it out."
+            ) from error
 
     def load_sweep_config(self, *args: Any, **options: Any) -> DictConfig:
         """That of a job."""

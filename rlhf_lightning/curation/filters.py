@@ -23,11 +23,22 @@ class PersonalFilter:
     Args:
         action: ``filter`` drops the row, ``mask`` puts the type in place of what was found.
         finders: What else finds personal data, besides `find_personal`, which is always on.
+
+    Raises:
+        ValueError: When a finder takes no text.
     """
 
     @checked
     def __init__(self, action: Literal["filter", "mask"] = "filter", finders: Sequence[Finder] = ()) -> None:
         self.action, self.finders = action, finders
+        for finder in finders:
+            try:
+                list(finder("."))
+            except Exception as error:
+                raise ValueError(
+                    f"finders names a {type(finder).__name__}, which finds nothing in a text ({error}). Give what "
+                    "takes a text and returns its findings: kind, start and end of each."
+                ) from error
 
     def __call__(self, record: Any, books: KindAccount) -> Any | None:
         """The record, perhaps with masks; None where it is to be dropped."""

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class Thinning:
         seed: Another seed keeps others.
     """
 
-    kinds: Sequence[str] = ("prompts",)
+    kinds: Sequence[Literal["demonstrations", "comparisons", "judge_comparisons", "prompts"]] = ("prompts",)
     prefix_characters: Count = PREFIX_CHARACTERS
     near_similarity: Share | None = None
     most_per_group: Count = 200

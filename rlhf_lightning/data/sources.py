@@ -233,7 +233,7 @@ class FileData:
 
     def _found(self, source: Any, name: str, split: str, absent: list[str]) -> dict[str, Any] | None:
         """The source with its place filled in; None, and noted, where the root does not hold it."""
-        where = f"data.files.{name}.{split}"
+        where = f"data.source.files.{name}.{split}"
         found: dict[str, Any] = {"split": split, **(source if isinstance(source, Mapping) else {"path": str(source)})}
         check_source(found, where, ("hub", *KEYS))
         if not found.keys() & {"path", "hub"}:

@@ -66,6 +66,8 @@ def factory_fault(factory: Callable[..., Any], options: Mapping[str, Any]) -> st
         for name, value in options.items():
             if isinstance(value, int | float) and value < 0 and not is_default(value, defaults, name):
                 return f"{name}={value} must not be below 0"
+            if name.endswith(("_lr_rate", "_lr_ratio")) and isinstance(value, int | float) and value > 1:
+                return f"{name}={value} must be in [0, 1]: it is a share of the highest rate"
         with warnings.catch_warnings(action="ignore"):
             schedule = build_scheduler(partial(schedule_factory, **options), optimizer, 100)
             optimizer.step()

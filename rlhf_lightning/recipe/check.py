@@ -18,6 +18,7 @@ from rlhf_lightning.recipe.context import BASE, COLLECT, Context
 from rlhf_lightning.recipe.inputs import records_lacking
 from rlhf_lightning.recipe.model_names import models_lacking
 from rlhf_lightning.recipe.rewards import INIT
+from rlhf_lightning.recipe.schemas import CheckSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
@@ -30,6 +31,7 @@ PPO = "ppo"
 class Checking(Stage):
     """Checks what step ppo would start from; nothing is skipped or resumed."""
 
+    schema: ClassVar[type] = CheckSettings
     keeps_artifact: ClassVar[bool] = False
 
     def parents(self, context: Context) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -53,13 +53,11 @@ class Collection(Stage):
 
     schema = CollectSettings
 
+    record_kinds: ClassVar[tuple[str, ...]] = ("prompts",)
+
     def parents(self, context: Context) -> dict[str, str]:
         """The policies."""
         return {name: name for name in context.config[self.name]["policies"]}
-
-    def kinds(self, context: Context) -> tuple[str, ...]:
-        """Prompts."""
-        return ("prompts",)
 
     def not_needed(self, context: Context) -> str | None:
         """Rankings that are there already."""

@@ -20,7 +20,15 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
-from rlhf_lightning.recipe.messages import Messages, longest_row, no_rankings, no_records, too_long
+from rlhf_lightning.recipe.messages import (
+    Messages,
+    longest_row,
+    no_rankings,
+    no_records,
+    not_made,
+    row_lengths,
+    too_long,
+)
 from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
 from rlhf_lightning.runs.folders import PipelineError, Runs, check_files, other_settings, step_fingerprint
@@ -95,27 +103,15 @@ class Context(Messages):
         return averaged if averaged.exists() and variant != "raw" else folder / "model"
 
     def step_folder(self, step: str) -> Path:
-        """The folder of a finished step, in this run or upstream.
-
-        Raises:
-            PipelineError: When it has not run.
-        """
+        """The folder of a finished step, in this run or upstream; a `PipelineError` says that it has not run."""
         folder = self._left(step)
         if folder is None:
-            raise PipelineError(self.not_made(step))
+            raise PipelineError(not_made(self.runs, step))
         return folder
 
     def _left(self, step: str) -> Path | None:
         """The same; None where there is none yet: what other runs have is nothing to a step that this one makes."""
         return None if step in self.coming else self.runs.read(step)
-
-    def not_made(self, step: str) -> str:
-        """That a step has not run, and what to do."""
-        return (
-            f"the model of stage {step} is needed, but {self.runs.folder(step)} is not complete"
-            + (f", nor is it in run {' or '.join(self.runs.upstream)}" if self.runs.upstream else "")
-            + f". Add it: stages=[{step},...], or name a run that has it: upstream=<run>."
-        )
 
     def verify(self, names: Iterable[str], curated: bool) -> None:
         """Make sure that models and records of steps hold what they held: those named, and the curated ones if read."""
@@ -176,7 +172,7 @@ class Context(Messages):
             ValueError: When the model would read rows so long in another way beside others (`check_length`).
         """
         before = len(self.tokenization.text_ids(prefix, opens=True)) if prefix else 0
-        lengths = self.config["data"]["lengths"]
+        lengths = row_lengths(self.config, self.data)
         check_length(model, longest_row(lengths, before))
         if fault := too_long(lengths, model.config, f"{name} ({model.name_or_path})", before):
             raise PipelineError(fault)

@@ -35,6 +35,7 @@ class Evaluation(Stage):
 
     schema = EvaluateSettings
     reported: ClassVar[bool] = True
+    record_kinds: ClassVar[tuple[str, ...]] = ("prompts", "text")
 
     def parents(self, context: Context) -> dict[str, str]:
         """The policies, the reference, the reward model and the judges of steps, as far as they are there."""
@@ -42,10 +43,6 @@ class Evaluation(Stage):
         wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
         wanted += [step for judge in judge_settings(options).values() for step in reward_steps(context, judge).values()]
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
-
-    def kinds(self, context: Context) -> tuple[str, ...]:
-        """Prompts, and text for the loss on it."""
-        return "prompts", "text"
 
     def models(self, context: Context) -> dict[str, str]:
         """Those, and the base model where it is prompted."""

@@ -4,7 +4,7 @@ Every function gives a sentence for each thing that lacks, without the name of t
 is read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rlhf_lightning.recipe.context import COLLECT, CURATE, Context
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import no_rankings, no_records
 from rlhf_lightning.recipe.model_names import model_lacking
+from rlhf_lightning.runs.folders import PipelineError
 
 POLICIES = "policies"
 _WORLD = "rlhf_lightning.sandbox."
@@ -85,6 +86,20 @@ def training_lacking(context: Context, step: str, kind: str, curated: bool) -> I
         yield from _learned_lacking(context, kind, "validation", curated)
 
 
+def check_sources(setting: str, named: Iterable[str], records: Iterable[Any]) -> None:
+    """Refuse sources that no record has, with a `PipelineError` that says which there are.
+
+    Args:
+        setting: The setting that names them.
+        named: The names.
+        records: The records.
+    """
+    sources = {record.source for record in records} if named else set()
+    if unknown := [name for name in named if name not in sources]:
+        there = ", ".join(sorted(source for source in sources if source)) or "none"
+        raise PipelineError(f"{setting} names {unknown[0]}, which is the source of no record. There are {there}.")
+
+
 def _learned_lacking(context: Context, kind: str, split: str, curated: bool) -> Iterator[str]:
     """Rankings may also be those that step collect made or will make."""
     if RECORD_TYPES[kind] is not Comparison or context.brings(kind):
@@ -109,13 +124,20 @@ def collection_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
             f"(collect.labelers), {rankings}"
         )
     yield from unread_prompt(context, {"labelers": options["labelers"]}, "train", f"Name others, {rankings}")
-    yield from counts_lacking(*(options["sampling"][name] for name in ("min_responses", "max_responses")))
 
 
 def counts_lacking(least: int, most: int) -> Iterator[str]:
     """Whether there is a K, the number of responses to a prompt."""
     if least > most:
         yield f"K is from min_responses={least} to max_responses={most}: there is none. Raise max_responses."
+
+
+def sampling_lacking(options: Any) -> Iterator[str]:
+    """The same of the settings of step collect, of any type."""
+    sampling = options.get("sampling") if isinstance(options, Mapping) else None
+    if isinstance(sampling, Mapping):
+        least, most = sampling.get("min_responses"), sampling.get("max_responses")
+        yield from counts_lacking(least, most) if type(least) is int and type(most) is int and most > 1 else ()
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
 from rlhf_lightning.recipe.inputs import POLICIES, records_lacking, rows_of, unread_prompt
-from rlhf_lightning.recipe.messages import too_long
+from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
 from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_label, reward_lacking
 from rlhf_lightning.runs.folders import read_stage
@@ -49,22 +49,30 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
     yield from records_lacking(context, "prompts", "test")
     judges = judge_settings(options)
     if JUDGE not in judges and not will_be(context, JUDGE, options) and not will_be(context, REWARD, options):
-        yield f"nobody judges: evaluate.judge is null, and no step made a reward model. {context.not_made(REWARD)}"
+        yield f"nobody judges: evaluate.judge is null, and no step made a reward model. {not_made(context.runs, REWARD)}"
     remedy = "Name a judge of your own in evaluate.judge and evaluate.judges, and evaluate.metadata=null."
     for role, judge in judges.items():
         yield from reward_lacking(context, role, judge, partial(rows_of, context, "prompts", "test"))
-    if policies.get(FEW_SHOT) and not any(base_lacking(context)):
-        yield from _prefix_lacking(context, options["few_shot_prefix"])
+    if (policies.get(FEW_SHOT) or policies.get(BASE)) and not any(base_lacking(context)):
+        prefix = options["few_shot_prefix"] if policies.get(FEW_SHOT) else None
+        yield from _texts_lacking(context, prefix, options["base_stop"])
     yield from unread_prompt(context, {**judges, "metadata": options["metadata"]}, "test", remedy)
 
 
-def _prefix_lacking(context: Context, prefix: str) -> Iterator[str]:
-    """Whether prompts still fit into the base model behind a few-shot prefix."""
+def _texts_lacking(context: Context, prefix: str | None, stop: str | None) -> Iterator[str]:
+    """Whether prompts still fit into the base model behind a few-shot prefix, and whether it can write the stop."""
     path = context.model_path(BASE) or context.config["model"]["causal_lm"].get("path")
-    if path is not None and Path(model_folder(str(path))).is_dir():
+    if path is None or not Path(model_folder(str(path))).is_dir():
+        return
+    if prefix:
         before = len(context.tokenization.text_ids(prefix, opens=True))
-        fault = too_long(context.config["data"]["lengths"], model_config(str(path)), FEW_SHOT, before)
+        fault = too_long(row_lengths(context.config, context.data), model_config(str(path)), FEW_SHOT, before)
         yield from [fault] if fault else []
+    if stop is not None:
+        tokenizer = context.tokenizer
+        ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+        if not ids or (tokenizer.unk_token_id in ids and stop != tokenizer.unk_token):
+            yield f"base_stop={stop} is no text that the tokenizer of the base model can write. Name one, or null."
 
 
 def will_be(context: Context, name: str, options: Mapping[str, Any]) -> bool:

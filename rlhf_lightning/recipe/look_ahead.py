@@ -47,15 +47,11 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
     Raises:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
-    found: dict[str, list[str]] = {}
     context.coming.clear()
-    for sentence in (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"])):
-        found[sentence] = []
-    needed: list[Stage] = []
-    for stage in stages:
-        if stage.not_needed(context) is not None:
-            continue
-        needed.append(stage)
+    about_all = (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"]))
+    found: dict[str, list[str]] = {sentence: [] for sentence in about_all}
+    needed = [stage for stage in stages if stage.not_needed(context) is None]
+    for stage in needed:
         if stage.keeps_artifact and not context.config["overwrite"]:
             if refused := _refused(stage, context):
                 found[refused] = []
@@ -70,14 +66,12 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
         found |= {sentence: [] for sentence in _surroundings_lacking(context)}
     to_make = {*context.coming}
     context.coming.clear()
-    for sentence in _metric_lacking(context, {stage.name: stage for stage in needed}):
-        found[sentence] = []
-    said = [f"{', '.join(steps)}: {sentence}" if steps else sentence for sentence, steps in found.items()]
-    if len(said) == 1:
-        raise PipelineError(said[0])
-    if said:
+    found |= {sentence: [] for sentence in _metric_lacking(context, {stage.name: stage for stage in needed})}
+    if found:
+        said = [f"{', '.join(steps)}: {sentence}" if steps else sentence for sentence, steps in found.items()]
         listed = "".join(f"\n  - {sentence}" for sentence in said)
-        raise PipelineError(f"{len(said)} things lack or are wrong, and nothing was made:{listed}")
+        more = f"{len(said)} things lack or are wrong, and nothing was made:{listed}"
+        raise PipelineError(said[0] if len(said) == 1 else more)
     return to_make
 
 

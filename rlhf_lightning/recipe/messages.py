@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.data.tally import CUT, DROPPED, Tally, sentence
+from rlhf_lightning.evaluation.tables import EVALUATE
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import naming_full_disk, write_json
-from rlhf_lightning.runs.folders import is_complete
+from rlhf_lightning.runs.folders import Runs, is_complete
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.signals import Ended, ended_by_signals
 from rlhf_lightning.runs.terminal import HarmlessOutput
@@ -31,6 +32,15 @@ def no_records(name: str, split: str) -> str:
     )
 
 
+def not_made(runs: Runs, step: str) -> str:
+    """That a step has not run, and what to do."""
+    return (
+        f"the model of stage {step} is needed, but {runs.folder(step)} is not complete"
+        + (f", nor is it in run {' or '.join(runs.upstream)}" if runs.upstream else "")
+        + f". Add it: stages=[{step},...], or name a run that has it: upstream=<run>."
+    )
+
+
 def no_rankings(name: str) -> str:
     """That neither the data option nor step collect has rankings."""
     if name != "comparisons":
@@ -41,9 +51,23 @@ def no_rankings(name: str) -> str:
     )
 
 
+def row_lengths(config: Mapping[str, Any], data: DataSource) -> dict[str, Any]:
+    """`data.lengths`, with blocks of text only where a named step reads some."""
+    named, lengths = config["stages"], dict(config["data"]["lengths"])
+    has_weights = config["model"]["causal_lm"].get("path") is not None
+    steps = {name: config.get(name) or {} for name in ([named] if isinstance(named, str) else named)}
+    rows = (step.get("data", {}) for step in steps.values())
+    trained = "pretrain" in steps and (not has_weights or steps["pretrain"].get("on_weights"))
+    learned = trained or any(row.get("text_share") or row.get("text_batch_size") for row in rows)
+    if not learned and not (steps.get(EVALUATE, {}).get("num_texts") and data.has("text", "test")):
+        del lengths["block_size"]
+    return lengths
+
+
 def longest_row(lengths: Mapping[str, Any], before: int = 0) -> int:
-    """Tokens of the longest row that `data.lengths` allow, behind so many of a prefix."""
-    return int(max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], lengths["block_size"]))
+    """Tokens of the longest row that `row_lengths` allow, behind so many of a prefix."""
+    block = lengths.get("block_size", 0)
+    return int(max(before + lengths["max_prompt_tokens"] + lengths["max_response_tokens"], block))
 
 
 def too_long(lengths: Mapping[str, Any], config: Any, name: str, before: int = 0) -> str | None:
@@ -51,9 +75,10 @@ def too_long(lengths: Mapping[str, Any], config: Any, name: str, before: int = 0
     positions, needed = getattr(config.get_text_config(), "max_position_embeddings", None), longest_row(lengths, before)
     if positions is None or needed <= positions:
         return None
+    block, size = (", or block", ", block_size") if "block_size" in lengths else ("", "")
     return (
-        f"the model {name} reads {positions} tokens, but data.lengths allow {needed} (prompt and response, or block). "
-        "Lower data.lengths.max_prompt_tokens, max_response_tokens, block_size"
+        f"the model {name} reads {positions} tokens, but data.lengths allow {needed} (prompt and response{block}). "
+        f"Lower data.lengths.max_prompt_tokens, max_response_tokens{size}"
         + (f", or shorten evaluate.few_shot_prefix, which has {before}." if before else ".")
     )
 

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, PRETRAIN, SCORES, WRITES, Context
-from rlhf_lightning.recipe.messages import too_long
+from rlhf_lightning.recipe.messages import row_lengths, too_long
 from rlhf_lightning.runs.exported import exported_model
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import here_or_hub_id, is_hub_id, model_folder
@@ -72,7 +72,7 @@ def _step_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
         yield f"{role}={name}: step {step} leaves {instead}. {_named(context, kinds)}"
         return
     if step not in context.coming and folder is None:
-        yield context.not_made(step)
+        yield not_made(context.runs, step)
         return
     number, options = variant.removeprefix("epoch-"), context.config.get(step, {})
     if not variant or (variant == "raw" and leaves == WRITES):
@@ -101,7 +101,9 @@ def folder_lacking(context: Context, role: str, name: str) -> Iterator[str]:
         if folder.exists():
             node = context.config["model"]["causal_lm"]
             config = model_config(name, trust_remote_code=node.get("trust_remote_code", False))
-            fault = None if role in (REWARD, JUDGE) else too_long(context.config["data"]["lengths"], config, shown)
+            fault = (
+                None if role in (REWARD, JUDGE) else too_long(row_lengths(context.config, context.data), config, shown)
+            )
             if fault:
                 yield fault
             return
@@ -141,7 +143,7 @@ def base_lacking(context: Context, anew: bool = False) -> Iterator[str]:
             yield from folder_lacking(context, _BASE_PATH, path)
         elif isinstance(node.get("config"), Mapping) and "model_type" in node["config"]:
             try:
-                fault = too_long(context.config["data"]["lengths"], model_config(config=node["config"]), BASE)
+                fault = too_long(row_lengths(context.config, context.data), model_config(config=node["config"]), BASE)
             except (ValueError, KeyError) as error:
                 fault = f"model.causal_lm.config: {error}"
             if fault:

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from annotated_types import Ge, Le
 from transformers import ContinuousBatchingConfig
 
-from rlhf_lightning.arguments import Count, Decay, Node, NonNegativeFloat, NonNegativeInt
+from rlhf_lightning.arguments import (
+    Count,
+    Decay,
+    Fraction,
+    Node,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    Share,
+)
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
 from rlhf_lightning.evaluation.tables import REWARD
@@ -46,10 +55,12 @@ class Given:
     Args:
         names: Names of those arguments.
         nodes: Names of arguments that are `Nodes`.
+        judged_later: Names of arguments for which the recipe has a check of its own.
     """
 
     names: tuple[str, ...]
     nodes: tuple[str, ...] = ()
+    judged_later: tuple[str, ...] = ()
 
 
 class Kind:
@@ -148,6 +159,10 @@ class PpoSettings(TypedDict):
     export: Form | None
 
 
+class CheckSettings(TypedDict):
+    """Step `check` has none."""
+
+
 class CurateSettings(TypedDict):
     """Group `curate`."""
 
@@ -209,10 +224,32 @@ class GenerationSettings(TypedDict):
     options: Mapping[str, Any]
 
 
-ENGINES: dict[str, Keywords | None] = {
+class Batching(TypedDict, total=False):
+    """Ranges of what `ContinuousBatchingConfig` takes, and does not look at itself."""
+
+    page_size: Annotated[int, Ge(4)]
+    block_size: Annotated[int, Ge(4)] | None
+    num_blocks: Count | None
+    max_batch_tokens: Count | None
+    max_memory_percent: Share | None
+    max_requests_per_batch: Count | None
+    max_blocks_per_request: NonNegativeInt | None
+    q_padding_interval_size: NonNegativeInt
+    kv_padding_interval_size: NonNegativeInt
+    default_compile_level: Annotated[int, Ge(0), Le(3)]
+    scheduler_type: Literal["fifo", "prefill_first"]
+    safety_margin: Fraction | None
+    seed: NonNegativeInt | None
+    cpu_offload_space: NonNegativeFloat | None
+    cpu_offload_space_safety_threshold: Fraction
+    max_queue_size: NonNegativeInt
+    cpu_group_timeout: PositiveFloat | None
+
+
+ENGINES: dict[str, Any] = {
     "loop": None,
-    "transformers": Keywords(ContinuousBatchingConfig),
-    "vllm": Keywords(VLLMSampler),
+    "transformers": Annotated[Batching, Keywords(ContinuousBatchingConfig)],
+    "vllm": Annotated[dict[str, Any], Keywords(VLLMSampler)],
 }
 """What the options of each engine are; our loop has none."""
 
@@ -227,7 +264,7 @@ class Settings(TypedDict):
     """The whole tree, but for the steps."""
 
     paths: PathSettings
-    trainer: Annotated[Node, Given((), ("logger", "callbacks"))]
+    trainer: Annotated[Node, Given((), ("logger", "callbacks"), ("precision",))]
     logger: Nodes
     callbacks: Nodes
     data: DataSettings

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, get_args, g
 from rlhf_lightning.arguments import Node, fault, is_default, nearest, parameters_of
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.optimizers import GIVEN_LATER, factory_fault
+from rlhf_lightning.recipe.inputs import sampling_lacking
 from rlhf_lightning.recipe.rewards import FORMS, KINDS
 from rlhf_lightning.recipe.schemas import (
     ENGINES,
@@ -44,6 +45,7 @@ def setting_faults(config: Mapping[str, Any], recipe: Sequence[Stage], more_targ
     tree.idle = frozenset(schemas) - {named if isinstance(named, str) else str(name) for name in _listed(named)}
     tree.mapping("", config, keys._replace(types={**keys.types, **schemas}))
     tree.shorthands(config)
+    tree.faults += [("collect.sampling", f": {words}") for words in sampling_lacking(config.get("collect"))]
     if REMOTE_CODE not in tree.more_targets:
         tree.faults += [(path, TRUSTS_CODE) for path, value in _leaves(config) if value and TRUST in path.split(".")]
     return tree.sentences({stage.name: stage.like for stage in recipe if stage.like})
@@ -71,7 +73,7 @@ class _Tree:
     def __init__(self, more_targets: Sequence[str]) -> None:
         self.more_targets, self.idle = more_targets, frozenset[str]()
         self.faults: list[tuple[str, str]] = []
-        self.unknown: list[tuple[str, str, Any, list[str]]] = []
+        self.unknown: list[tuple[str, str, Any, list[str], str]] = []
         self.known: list[str] = []
 
     def visit(self, path: str, value: Any, annotation: Any, objects: Any = Node) -> None:
@@ -111,7 +113,7 @@ class _Tree:
         for key, item in value.items():
             place = _joined(path, key)
             if key not in keys.types:
-                self.unknown += [] if keys.takes_any else [(path, key, item, list(keys.types))]
+                self.unknown += [] if keys.takes_any else [(path, key, item, list(keys.types), "")]
             elif place == "generation" and isinstance(item, Mapping):
                 self.generation(item, keys.types[key])
             elif not is_default(item, keys.defaults, key):
@@ -136,13 +138,13 @@ class _Tree:
             return
         given = given or Given(GIVEN_LATER if node.get("_partial_") is True else ())
         types = {name: each for name, each in parameters.types.items() if name not in given.names}
-        types |= dict.fromkeys(given.nodes, Nodes)
+        types |= dict.fromkeys(given.nodes, Nodes) | dict.fromkeys(given.judged_later, Any)
         self.known += [_joined(path, key) for key in types]
         ours = found.__module__.partition(".")[0] == __name__.partition(".")[0]
         options = {key: item for key, item in node.items() if key not in _NODE}
         for key, item in options.items():
             if key not in types:
-                self.unknown += [] if parameters.takes_any else [(path, key, item, list(types))]
+                self.unknown += [] if parameters.takes_any else [(path, key, item, list(types), "" if ours else target)]
             elif not is_default(item, parameters.defaults, key):
                 self.visit(_joined(path, key), item, types[key], Node if ours or _has_scalar(types[key]) else Any)
         if node.get("_partial_") is True and len(self.faults) == before and _MISSING not in options.values():
@@ -166,6 +168,8 @@ class _Tree:
         if isinstance(value, list) and value:
             for number, item in enumerate(value):
                 self.reward(f"{path}.{number}", item)
+            if all(isinstance(item, Mapping) and item.get("weight") == 0 for item in value):
+                self.add(path, "has weights of 0 alone, so that nothing is rewarded; give one another weight")
         elif isinstance(value, Mapping) and "_target_" in value:
             self.object(path, value)
         elif isinstance(value, Mapping) and REWARD in value:
@@ -181,9 +185,9 @@ class _Tree:
         """Judge the options of the engine that is named."""
         self.visit("generation", {**value, "options": {}}, annotation)
         engine, options = value.get("engine"), value.get("options", {})
-        keywords = ENGINES.get(str(engine))
-        if keywords is not None:
-            self.visit("generation.options", options, Annotated[dict[str, Any], keywords])
+        known = ENGINES.get(str(engine))
+        if known is not None:
+            self.visit("generation.options", options, known)
         elif options:
             self.add("generation.options", f"must be {{}} for the engine {engine}, got {options}")
 
@@ -207,22 +211,27 @@ class _Tree:
         sentences = []
         for path, words in found:
             step, _, rest = path.partition(".")
-            if (f"{like.get(step)}.{rest}", words.partition(";")[0]) not in said:
+            short = f"{step}.{path.rpartition('.')[2]}"
+            twice = path != short and short.rpartition(".")[2] in SHORTHANDS.get(step, {}) and (short, words) in found
+            if not twice and (f"{like.get(step)}.{rest}", words.partition(";")[0]) not in said:
                 sentences.append(f"{path}{words}" if words.endswith((".", "?")) else f"{path}{words}.")
         return sentences
 
-    def _unknown(self, path: str, key: str, value: Any, siblings: list[str]) -> str:
-        """An unknown key, with the known one that is nearest: of that name anywhere, beside it, or like it anywhere."""
+    def _unknown(self, path: str, key: str, value: Any, siblings: list[str], target: str) -> str:
+        """An unknown key, with the known one that is nearest: of that name anywhere, beside it, or like it anywhere.
+
+        Arguments of a class that is not ours, `target`, say nothing of the other ones.
+        """
         group = path.partition(".")[0]
         known = sorted(reversed(self.known), key=lambda name: ("." not in name, name.partition(".")[0] == group))
         names = {name.rpartition(".")[2]: name for name in known}
         beside = {name: _joined(path, name) for name in siblings}
-        near = (
-            among.get(nearest(key, among, cutoff) or "")
-            for among, cutoff in ((beside, 0.75), (names, 0.75), (beside, 0.6))
-        )
-        found = names.get(key) or next((name for name in near if name), None)
-        hint = f"did you mean {found}?" if found else f"{path or 'the configuration'} takes {', '.join(siblings)}"
+        ways = ((beside, 0.75), ({} if target else names, 0.75), (beside, 0.6))
+        near = (among.get(nearest(key, among, cutoff) or "") for among, cutoff in ways)
+        found = (None if target else names.get(key)) or next((name for name in near if name), None)
+        takes = f"{target or path or 'the configuration'} takes {', '.join(siblings) or 'none'}"
+        takes += f"; ~{path}.{key} takes it out" if target else ""
+        hint = f"did you mean {found}?" if found else takes
         return f"={redacted({key: value})[key]!r:.40} is no setting; {hint}"
 
 
@@ -244,9 +253,9 @@ def _keys_of(annotation: Any) -> _Keys | None:
         names = [] if keywords.every else parameters.keywords
         taken = [name for name in names or parameters.types if name not in keywords.without]
         needed = {name for name in taken if name not in parameters.defaults} | set(keywords.required)
-        types = {**keys.types, **{name: parameters.types[name] for name in taken}}
+        types = {**{name: parameters.types[name] for name in taken}, **keys.types}
         return _Keys(types, parameters.defaults, keys.required | needed, parameters.takes_any)
-    return keys if keys.types else None
+    return keys if keys.types or is_typeddict(base) else None
 
 
 def _each_of(annotation: Any) -> Any:

@@ -14,7 +14,7 @@ from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
 from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
-from rlhf_lightning.recipe.inputs import training_lacking
+from rlhf_lightning.recipe.inputs import check_sources, training_lacking
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.recipe.model_names import models_lacking
 from rlhf_lightning.training.fit import fit_stage
@@ -62,6 +62,8 @@ class Stage(ABC):
     """Whether the report has a table of its accuracy on rankings."""
     reported: ClassVar[bool] = False
     """Whether the report is written when it is complete."""
+    record_kinds: ClassVar[tuple[str, ...]] = ()
+    """Those that `kinds` says."""
     leaves: ClassVar[str] = ""
     """What its ``model/`` is, `WRITES` or `SCORES`; "" where it leaves none."""
 
@@ -96,7 +98,7 @@ class Stage(ABC):
 
     def kinds(self, context: Context) -> tuple[str, ...]:
         """Kinds of the records that it reads; () stands for all."""
-        return ()
+        return self.record_kinds
 
     def lacks(self, context: Context) -> Iterator[str]:
         """What it needs and nothing brings or makes, a sentence each; asked before the first step of the run."""
@@ -183,7 +185,9 @@ class TrainingStage(Stage):
         uses_text = options.get("text_share") or options.get("text_batch_size")
         limits = {name: options.pop(name, None) for name in ("max_train", "max_validation")}
         left_out = options.pop("leave_out", None) or []
-        train = [record for record in self.records(context, "train") if record.source not in left_out]
+        read = self.records(context, "train")
+        check_sources(f"{self.name}.data.leave_out", left_out, read)
+        train = [record for record in read if record.source not in left_out]
         train = train[: limits["max_train"]]
         return RLHFDataModule(
             TASK_OF[RECORD_TYPES[self.reads]],

@@ -19,8 +19,21 @@ FACTORIES = (
     "rlhf_lightning.sandbox.probes.sandbox_probes",
     "rlhf_lightning.sandbox.tokenizer.build_tokenizer",
     "rlhf_lightning.tokenization.loading.load_tokenizer",
-    "transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup",
-    "transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
+    *(
+        f"transformers.optimization.get_{name}"
+        for name in (
+            "constant_schedule",
+            "constant_schedule_with_warmup",
+            "cosine_schedule_with_warmup",
+            "cosine_with_hard_restarts_schedule_with_warmup",
+            "cosine_with_min_lr_schedule_with_warmup",
+            "cosine_with_min_lr_schedule_with_warmup_lr_rate",
+            "inverse_sqrt_schedule",
+            "linear_schedule_with_warmup",
+            "polynomial_decay_schedule_with_warmup",
+            "wsd_schedule",
+        )
+    ),
 )
 """Functions that a configuration may call."""
 DISPATCHERS = ("lightning.pytorch.cli",)

@@ -4,6 +4,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def check_trainer(node: Mapping[str, Any]) -> None:
             raise PipelineError(f"trainer.{name}={node[name]} is not for the trainer to say: {instead}.")
     check_gradient_settings(node.get("accumulate_grad_batches", 1), node.get("gradient_clip_val"))
     precision = str(node.get("precision"))
+    if "16" not in precision and precision not in PRECISIONS:
+        raise PipelineError(f"trainer.precision={precision} is unknown. There are 32-true, bf16-mixed and 64-true.")
     if precision not in PRECISIONS:
         raise PipelineError(
             f"trainer.precision={precision}: weights in 16 bits swallow most steps of training; float16 needs scaled "
@@ -95,7 +98,7 @@ def surroundings_faults(
         yield from _said(lambda: build(trainer, enable_model_summary=False, **quiet), "trainer: ")
     yield from _said(lambda: user_callbacks(callbacks, build), "")
     for node in _each(loggers):
-        yield from _said(lambda node=node: build(node, _partial_=True), "")
+        yield from _said(partial(build, node, _partial_=True), "")
         names = LIBRARIES.get(str(node.get("_target_")).rpartition(".")[2], ())
         if names and not any(map(find_spec, names)):
             yield f"{node['_target_']} needs {' or '.join(names)}, which is not installed: pip install {names[0]}."

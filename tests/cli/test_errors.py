@@ -121,3 +121,10 @@ def test_ctrl_c_says_where_the_run_goes_on(tmp_path):
     again = rlhf(small, here)
     assert again.code == 0
     assert Path(here / "runs/default/sft/model").is_dir()
+
+
+def test_null_among_options_is_a_sentence(tmp_path):
+    said = rlhf([f"paths.runs={tmp_path}/runs", "callbacks=[lr_monitor,null]", "plan=true"], tmp_path)
+    assert said.code == 1
+    assert "takes names alone, and no null" in said.text
+    assert "TypeError" not in said.text

@@ -111,7 +111,6 @@ WRONG = [
     ("collect.policies=[sft/epoch-1]", "collect: policies=sft/epoch-1: sft keeps no epochs. Set sft.keep_epochs="),
     ("collect.policies=[]", "collect: policies is empty. Name whose responses are ranked"),
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
-    ("collect.sampling.max_responses=3", "collect: K is from min_responses=4 to max_responses=3"),
     ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
     ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
     ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
@@ -272,7 +271,7 @@ def test_what_other_runs_have_is_nothing_to_a_step_that_this_run_makes(tmp_path:
         )
     own = ["upstream=done", "model=sandbox_scratch_small", "sft.keep_epochs=true", "ppo.init=sft/epoch-1"]
     pipeline(tmp_path, "stages=[pretrain,curate,sft,collect,reward,ppo]", *DEMO[1:], *own).look_ahead()
-    with pytest.raises(PipelineError, match="stages=.reward. overwrite=true"):
+    with pytest.raises(PipelineError, match=r"stages=.reward. overwrite=true"):
         pipeline(tmp_path, "stages=[pretrain,curate,sft,ppo]", *DEMO[1:], *own).look_ahead()
 
 
@@ -286,7 +285,8 @@ def test_a_later_step_with_other_settings_is_refused_before_the_first_one(status
     other = ("reward.data.batch_size=3", "ppo.init=sftt")
     sentence, init = said(tmp_path, *DEMO, *other)
     assert sentence.startswith(f"{tmp_path}/demo/reward is {status} with other settings:\n  reward.data.batch_size: ")
-    assert "overwrite=true" in sentence and "init=sftt" in init
+    assert "overwrite=true" in sentence
+    assert "init=sftt" in init
     assert len(said(tmp_path, *DEMO, *other, "overwrite=true")) == 1
     record = tmp_path / "demo" / "reward" / "stage.json"
     record.write_text('{"status": "comp')
@@ -324,3 +324,25 @@ def test_what_stands_around_the_training_is_built_once_ahead(
     (found,) = said(tmp_path, *DEMO, *options, override)
     assert re.match(sentence, found, re.DOTALL), found
     fine(tmp_path, *DEMO, *options)
+
+
+def test_blocks_count_only_where_a_named_step_reads_text(tmp_path: Path) -> None:
+    runs, large = tmp_path / "runs", "data.lengths.block_size=1024"
+    own = data(tmp_path / "data", "demonstrations.train", "text.train", "text.test", "prompts.test")
+    fine(runs, "stages=[sft]", *own, large)
+    fine(runs, "stages=[pretrain,sft]", *own, large)  # a base with weights is not pretrained
+    for named in (
+        ["stages=[ppo_init]"],
+        ["stages=[sft]", "sft.data.text_share=0.5"],
+        ["stages=[pretrain,sft]", "pretrain.on_weights=true"],
+    ):
+        (found,) = said(runs, *named, *own, large)
+        assert "reads 192 tokens, but data.lengths allow 1024 (prompt and response, or block)" in found
+    (found,) = said(runs, "stages=[sft]", *own, "data.lengths.max_prompt_tokens=180")
+    assert found.endswith("allow 196 (prompt and response). Lower data.lengths.max_prompt_tokens, max_response_tokens.")
+
+
+def test_the_base_model_can_write_the_stop(tmp_path: Path) -> None:
+    (found,) = said(tmp_path / "runs", *DEMO, "evaluate.base_stop=nonesuchword")
+    assert found.startswith("evaluate: base_stop=nonesuchword is no text that the tokenizer of the base model can ")
+    fine(tmp_path / "runs", *DEMO, "evaluate.base_stop=yes")

@@ -59,7 +59,34 @@ def column_value(row: Mapping[str, Any], column: Any) -> Any:
             return dense_ranks(scores, highest_is_best=column["best"] == "highest")
         except RecordError as error:
             raise RecordError(f"column '{column['rank']}' {error}") from error
-    raise RecordError(
+    raise RecordError(_no_column(column))
+
+
+def check_column(column: Any) -> None:
+    """Refuse what stands for no value of any row.
+
+    Raises:
+        RecordError: Says what stands for one.
+    """
+    if isinstance(column, str):
+        rest = _PLACE.sub("", column)
+        if rest.count("{") != rest.count("}"):
+            raise RecordError(f"the template {short(column)} has a brace that is not closed. Mend 'columns'.")
+    elif isinstance(column, Sequence):
+        for name in column:
+            check_column(name)
+    elif isinstance(column, Mapping):
+        place = next((name for keys, name in _FORMS if column.keys() == keys), None)
+        table = isinstance(column.get("values", {}), Mapping)
+        if place is None or not table or column.get("best", "highest") not in ("highest", "lowest"):
+            raise RecordError(_no_column(column))
+        check_column(column[place])
+    elif column is not None:
+        raise RecordError(_no_column(column))
+
+
+def _no_column(column: Any) -> str:
+    return (
         f"'columns' holds {short(column)}, which is no name, template, list, message, {{column: ..., values: ...}} or "
         "{rank: ..., best: highest or lowest}. Mend 'columns'."
     )

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 from datasets import Dataset
 
+from rlhf_lightning.arguments import Node, fault
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
-from rlhf_lightning.data.rows.columns import column_value, columns_of, label_values
+from rlhf_lightning.data.rows.columns import check_column, column_value, columns_of, label_values
 from rlhf_lightning.data.rows.files import read_rows
 from rlhf_lightning.data.rows.formats import record_from_row, why_left_out
 from rlhf_lightning.data.rows.malformed import MalformedRows
@@ -21,6 +22,12 @@ Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Iterable[Record] 
 
 KEYS = ("path", "load", "split", "shape", "where", "columns", "set")
 """What a mapping may say of a source."""
+
+_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("path", "hub", "split"), str | None),
+    **dict.fromkeys(("load", "where"), Mapping[str, Any] | None),
+}
+"""What it may say there."""
 
 FIELDS = tuple(
     dict.fromkeys(
@@ -151,6 +158,11 @@ def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KE
     if unknown := [str(key) for key in source if key not in keys]:
         known = f"it takes {', '.join(keys)}"
         raise RecordError(f"{where} has the key {short(unknown[0])}; {known}. Mend the key or take it out.")
+    for name, kind in _TYPES.items():
+        said = None if isinstance(source.get(name), Path) else fault(source.get(name), kind, plain=True, objects=Node)
+        if said is not None:
+            raise RecordError(f"{where}.{name} {said}.")
+    shaped((), source.get("shape"))
     for name in ("columns", "set"):
         columns = source.get(name) or {}
         if not isinstance(columns, Mapping):
@@ -161,6 +173,22 @@ def check_source(source: Mapping[str, Any], where: str, keys: Sequence[str] = KE
                 f"{where}: '{name}' names {short(unknown[0])}, which no record has; the fields are "
                 f"{', '.join(FIELDS)}. Mend the name, or put it below 'labels' or 'fields'."
             )
+    for name, column in (source.get("columns") or {}).items():
+        try:
+            _check_columns(name, column)
+        except RecordError as error:
+            raise RecordError(f"{where}.columns.{name}: {error}") from error
+
+
+def _check_columns(name: str, column: Any) -> None:
+    """Refuse what names no columns, before a row is read."""
+    for each in column.values() if _names_columns(name, column) else [column]:
+        check_column(each)
+
+
+def _names_columns(name: str, column: Any) -> bool:
+    """Whether an entry of ``columns`` names a column for each label or field."""
+    return name in ("labels", "fields") and isinstance(column, Mapping) and column.keys() != {"column", "values"}
 
 
 def _record(row: SourceRow, kind: type[Any], options: Mapping[str, Any], places: dict[Any, str]) -> Record | str | None:
@@ -193,8 +221,7 @@ def _values(row: Mapping[str, Any], kind: type[Any], options: Mapping[str, Any])
     columns = options.get("columns") or {}
     values = dict(row)
     for name, column in columns.items():
-        named = name in ("labels", "fields") and isinstance(column, Mapping) and column.keys() != {"column", "values"}
-        if not named:
+        if not _names_columns(name, column):
             value = column_value(row, column)
             values[name] = _as_json(value) if name == "fields" else value
         elif name == "labels":

@@ -24,7 +24,7 @@ def shaped(rows: Iterable[SourceRow], shape: Any) -> Iterable[SourceRow]:
         return rows
     if shape == "message_trees":
         return message_rankings(rows)
-    if isinstance(shape, Mapping) and shape.keys() == {"group_by"}:
+    if isinstance(shape, Mapping) and shape.keys() == {"group_by"} and isinstance(shape["group_by"], str):
         return grouped(rows, shape["group_by"])
     shapes = "message_trees, {group_by: <column>} or left out"
     raise RecordError(f"'shape' is {short(shape)}; it must be {shapes}. Mend 'shape'.")

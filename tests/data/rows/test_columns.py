@@ -1,4 +1,6 @@
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.data.rows.columns import column_value
+from rlhf_lightning.data.rows.records_of import check_source
 
 pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 
@@ -122,3 +125,30 @@ def test_any_path_is_a_value_or_a_record_error(row, column):
     except RecordError as error:
         message = str(error)
     assert "column" in message
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"path": 5}, r"here\.path must be text or null, got 5"),
+        ({"path": "x", "where": 5}, r"here\.where must be a mapping or null, got 5"),
+        ({"path": "x", "load": 5}, r"here\.load must be a mapping or null, got 5"),
+        ({"path": "x", "shape": {"group_by": 5}}, r"'shape' is .*it must be message_trees, "),
+        ({"path": "x", "columns": {"prompt": 5}}, r"here\.columns\.prompt: 'columns' holds 5, which is no name"),
+        ({"path": "x", "columns": {"prompt": ["a", 5]}}, r"here\.columns\.prompt: 'columns' holds 5"),
+        ({"path": "x", "columns": {"labels": {"tone": 5}}}, r"here\.columns\.labels: 'columns' holds 5"),
+        ({"path": "x", "columns": {"ranks": {"column": "ranks", "values": 5}}}, r"here\.columns\.ranks: 'columns' ho"),
+        ({"path": "x", "columns": {"ranks": {"rank": "ranks", "best": "most"}}}, r"here\.columns\.ranks: 'columns' h"),
+        ({"path": "x", "columns": {"prompt": "{prompt"}}, r"here\.columns\.prompt: the template .*not closed"),
+    ],
+    ids=str,
+)
+def test_what_stands_for_no_column_is_refused_before_a_row_is_read(source: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecordError, match=said):
+        check_source(source, "here")
+
+
+def test_every_form_of_a_column_is_right() -> None:
+    forms = ["a", "a[*].b", "{a}\n{b}", ["a"], [{"role": "user", "content": "{a}"}], {"rank": "a", "best": "lowest"}]
+    for form in (*forms, None, {"column": "a", "values": {"b": 1}}):
+        check_source({"path": Path("x"), "columns": {"prompt": form, "labels": {"tone": form}}}, "here")
