@@ -49,7 +49,8 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
     yield from records_lacking(context, "prompts", "test")
     judges = judge_settings(options)
     if JUDGE not in judges and not will_be(context, JUDGE, options) and not will_be(context, REWARD, options):
-        yield f"nobody judges: evaluate.judge is null, and no step made a reward model. {not_made(context.runs, REWARD)}"
+        reason = not_made(context.runs, REWARD)
+        yield f"nobody judges: evaluate.judge is null, and no step made a reward model. {reason}"
     remedy = "Name a judge of your own in evaluate.judge and evaluate.judges, and evaluate.metadata=null."
     for role, judge in judges.items():
         yield from reward_lacking(context, role, judge, partial(rows_of, context, "prompts", "test"))

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, PRETRAIN, SCORES, WRITES, Context
-from rlhf_lightning.recipe.messages import row_lengths, too_long
+from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.runs.exported import exported_model
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import here_or_hub_id, is_hub_id, model_folder
