@@ -85,8 +85,7 @@ class Context(Messages):
             PipelineError: When the step has not run.
         """
         if name == BASE:
-            pretrained = self._pretrained()
-            return None if pretrained is None else pretrained / "model"
+            return (pretrained := self._pretrained()) and pretrained / "model"
         step, _, variant = name.partition("/")
         if step not in self.steps:
             return name
@@ -102,13 +101,12 @@ class Context(Messages):
         Raises:
             PipelineError: When it has not run.
         """
-        folder = self._left(step)
-        if folder is None:
+        if (folder := self._left(step)) is None:
             raise PipelineError(self.not_made(step))
         return folder
 
     def _left(self, step: str) -> Path | None:
-        """The same; None where there is none yet: what other runs have is nothing to a step that this one makes."""
+        # What other runs have is nothing to a step that this one makes.
         return None if step in self.coming else self.runs.read(step)
 
     def not_made(self, step: str) -> str:
@@ -197,9 +195,8 @@ class Context(Messages):
         """
         check_form(step, self.config.get(step, {}))
         context = copy(self)
-        context._shared = self.tokenizers.shared(step, models) if models else None
-        if step == PRETRAIN:
-            context._shared = self.tokenizers.described()
+        own = self.tokenizers.described() if step == PRETRAIN else None
+        context._shared = self.tokenizers.shared(step, models) if models else own
         for remark in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
             self.say(step, remark)
         if isinstance(self.data, FileData):
@@ -211,8 +208,7 @@ class Context(Messages):
     @property
     def tokenization(self) -> Tokenization:
         """Lengths and prompt template of the data option."""
-        lengths = dict(self.config["data"]["lengths"])
-        lengths.pop("block_size")
+        lengths = {name: value for name, value in self.config["data"]["lengths"].items() if name != "block_size"}
         return Tokenization(self.tokenizer, **lengths)
 
     def brings(self, name: str) -> bool:
@@ -290,9 +286,7 @@ class Context(Messages):
 
     def model_fingerprint(self, name: str) -> str:
         """Changes when the model changes, by the names of `model_path`, or the records that a step left."""
-        path = self.model_path(name)
-        if path is None:
-            path = str(self.config["model"]["causal_lm"].get("path"))
+        path = self.model_path(name) or str(self.config["model"]["causal_lm"].get("path"))
         if name.partition("/")[0] in self.steps and not Path(path).exists():
             folder = self.step_folder(name.partition("/")[0])
             return records_fingerprint(folder) or str(read_stage(folder)["fingerprint"])
