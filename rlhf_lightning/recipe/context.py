@@ -20,6 +20,7 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
+from rlhf_lightning.recipe.messages import PRETRAIN as PRETRAIN
 from rlhf_lightning.recipe.messages import (
     Messages,
     longest_row,
@@ -37,7 +38,7 @@ from rlhf_lightning.runs.identity import by_content, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
-BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE = "base", "prompted", "pretrain", "collect", "curate"
+BASE, FEW_SHOT, COLLECT, CURATE = "base", "prompted", "collect", "curate"
 """The base model, the same behind a few-shot prefix, and the steps whose artifacts others look for by name."""
 WRITES, SCORES = "language model", "reward model"
 """What the model of a step is."""
@@ -91,8 +92,7 @@ class Context(Messages):
             PipelineError: When the step has not run.
         """
         if name == BASE:
-            pretrained = self._pretrained()
-            return None if pretrained is None else pretrained / "model"
+            return (pretrained := self._pretrained()) and pretrained / "model"
         step, _, variant = name.partition("/")
         if step not in self.steps:
             return name
@@ -110,7 +110,7 @@ class Context(Messages):
         return folder
 
     def _left(self, step: str) -> Path | None:
-        """The same; None where there is none yet: what other runs have is nothing to a step that this one makes."""
+        # What other runs have is nothing to a step that this one makes.
         return None if step in self.coming else self.runs.read(step)
 
     def verify(self, names: Iterable[str], curated: bool) -> None:
@@ -197,9 +197,8 @@ class Context(Messages):
         """
         check_form(step, self.config.get(step, {}))
         context = copy(self)
-        context._shared = self.tokenizers.shared(step, models) if models else None
-        if step == PRETRAIN:
-            context._shared = self.tokenizers.described()
+        own = self.tokenizers.described() if step == PRETRAIN else None
+        context._shared = self.tokenizers.shared(step, models) if models else own
         for remark in self.tokenizers.other_formats(step, models, context.tokenization.dialogue.format):
             self.say(step, remark)
         if isinstance(self.data, FileData):
@@ -211,8 +210,7 @@ class Context(Messages):
     @property
     def tokenization(self) -> Tokenization:
         """Lengths and prompt template of the data option."""
-        lengths = dict(self.config["data"]["lengths"])
-        lengths.pop("block_size")
+        lengths = {name: value for name, value in self.config["data"]["lengths"].items() if name != "block_size"}
         return Tokenization(self.tokenizer, **lengths)
 
     def brings(self, name: str) -> bool:

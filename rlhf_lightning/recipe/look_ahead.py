@@ -48,31 +48,41 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
     context.coming.clear()
-    about_all = (*_upstream_lacking(context), *_devices_lacking(context.config["trainer"]))
-    found: dict[str, list[str]] = {sentence: [] for sentence in about_all}
-    needed = [stage for stage in stages if stage.not_needed(context) is None]
-    for stage in needed:
-        if stage.keeps_artifact and not context.config["overwrite"]:
-            if refused := _refused(stage, context):
-                found[refused] = []
-            elif is_complete(context.runs.folder(stage.name)):
-                continue  # what it was made from may be gone
-        for sentence in _lacks(stage, context):
-            steps = found.setdefault(sentence, [])
-            steps += [] if stage.name in steps else [stage.name]
-        if stage.keeps_artifact:
-            context.coming.add(stage.name)
-    if any(isinstance(stage, TrainingStage) and stage.name in context.coming for stage in needed):
-        found |= {sentence: [] for sentence in _surroundings_lacking(context)}
+    found: dict[str, list[str]] = {key: [] for key in _upstream_lacking(context)}
+    found |= {key: [] for key in _devices_lacking(context.config["trainer"])}
+    needed: dict[str, Stage] = {}
+    for stage in stages:
+        if stage.not_needed(context) is None:
+            needed[stage.name] = stage
+            for sentence, about in _lacks(stage, context):
+                found[sentence] = [*found.get(sentence, []), *([about] if about else [])]
     to_make = {*context.coming}
     context.coming.clear()
-    found |= {sentence: [] for sentence in _metric_lacking(context, {stage.name: stage for stage in needed})}
-    if found:
-        said = [f"{', '.join(steps)}: {sentence}" if steps else sentence for sentence, steps in found.items()]
+    if any(isinstance(needed[name], TrainingStage) for name in to_make):
+        found |= {key: [] for key in _surroundings_lacking(context)}
+    found |= {key: [] for key in _metric_lacking(context, needed)}
+    said = [
+        f"{', '.join(dict.fromkeys(about))}: {sentence}" if about else sentence for sentence, about in found.items()
+    ]
+    if len(said) == 1:
+        raise PipelineError(said[0])
+    if said:
         listed = "".join(f"\n  - {sentence}" for sentence in said)
         more = f"{len(said)} things lack or are wrong, and nothing was made:{listed}"
         raise PipelineError(said[0] if len(said) == 1 else more)
     return to_make
+
+
+def _lacks(stage: Stage, context: Context) -> Iterator[tuple[str, str]]:
+    """What a step lacks, each with its name where the sentence does not say it; the step is coming, unless complete."""
+    if stage.keeps_artifact and not context.config["overwrite"]:
+        if refused := _refused(stage, context):
+            yield refused, ""
+        elif is_complete(context.runs.folder(stage.name)):
+            return  # what it was made from may be gone
+    for sentence in _inputs_lacking(stage, context):
+        yield sentence, stage.name
+    context.coming |= {stage.name} if stage.keeps_artifact else set()
 
 
 def _refused(stage: Stage, context: Context) -> str | None:
@@ -101,7 +111,7 @@ def _rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _lacks(stage: Stage, context: Context) -> Iterator[str]:
+def _inputs_lacking(stage: Stage, context: Context) -> Iterator[str]:
     yield from _rate_lacking(stage, context.config) if stage.like else ()
     try:
         yield from stage.lacks(context)
