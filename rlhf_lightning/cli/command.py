@@ -88,8 +88,9 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
             "each job by torchrun, or sweep with trainer.devices=1."
         )
     if needed != started:
+        several = f" with trainer.num_nodes={nodes}" if nodes != 1 else ""
         raise PipelineError(
-            f"trainer.devices={devices}{f' with trainer.num_nodes={nodes}' if nodes != 1 else ''} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
+            f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
             f"{started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
             "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
         )
