@@ -77,15 +77,20 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
     """
     devices = trainer.get("devices", "auto")
     each = len(devices) if isinstance(devices, list) else devices
-    needed = each * int(trainer.get("num_nodes", 1)) if isinstance(each, int) else None
+    each = int(each) if isinstance(each, str) and each.isdecimal() else each  # as Lightning reads it
+    nodes = trainer.get("num_nodes", 1)
+    if isinstance(nodes, int) and nodes < 1:
+        raise PipelineError(f"trainer.num_nodes={nodes} must be at least 1: the machines that torchrun starts it on.")
+    needed = each * int(nodes) if isinstance(each, int) else None
     if sweeping and (started > 1 or needed != 1):
         raise PipelineError(
             f"trainer.devices={devices} cannot be used in a multirun: every process would start the sweep again. Run "
             "each job by torchrun, or sweep with trainer.devices=1."
         )
     if needed != started:
+        several = f" with trainer.num_nodes={nodes}" if nodes != 1 else ""
         raise PipelineError(
-            f"trainer.devices={devices} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
+            f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
             f"{started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
             "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
         )

@@ -21,6 +21,7 @@ from rlhf_lightning.arguments import checked
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
+NEEDS_VLLM = "generation.engine=vllm needs vLLM: pip install 'rlhf-lightning[vllm]'. Or set generation.engine=loop."
 Engine = Literal["loop", "transformers", "vllm"]
 Sampler: TypeAlias = Callable[[nn.Module, PromptBatch, SamplingOptions, Sequence[int]], Rollout]
 """Samples one response per prompt from the full distribution of a policy; arguments as `sample_responses`."""
@@ -159,9 +160,7 @@ class VLLMSampler:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise ImportError(
-                "generation.engine=vllm needs vLLM: pip install 'rlhf-lightning[vllm]'. Or set generation.engine=loop."
-            ) from error
+            raise ImportError(NEEDS_VLLM) from error
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             return LLM(

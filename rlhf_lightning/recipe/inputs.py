@@ -5,6 +5,7 @@ is read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import placed_records
 from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData
+from rlhf_lightning.generation.engines import NEEDS_VLLM
 from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.recipe.context import COLLECT, CURATE, Context
 from rlhf_lightning.recipe.curated import CuratedData
@@ -141,7 +143,9 @@ def sampling_lacking(options: Any) -> Iterator[str]:
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
-    """A batch for every minibatch, and that the trainer clips no gradient."""
+    """A batch for every minibatch, that the trainer clips no gradient, and the library that samples."""
+    if context.config["generation"]["engine"] == "vllm" and find_spec("vllm") is None:
+        yield NEEDS_VLLM
     count, size = options["module"]["num_minibatches"], options["data"]["batch_size"]
     if count > size:
         yield f"data.batch_size={size} episodes cannot be split into module.num_minibatches={count}. Lower the latter."

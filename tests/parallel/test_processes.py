@@ -140,7 +140,8 @@ def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tm
     ("trainer", "started", "sweeping", "sentence"),
     [
         ({"devices": 2}, 1, False, "devices=2 needs 2 processes, and 1 runs.*torchrun --nproc-per-node"),
-        ({"devices": [0, 1], "num_nodes": 2}, 2, False, "needs 4 processes, and 2"),
+        ({"devices": [0, 1], "num_nodes": 2}, 2, False, "with trainer.num_nodes=2 needs 4 processes, and 2"),
+        ({"devices": 1, "num_nodes": 0}, 1, False, "trainer.num_nodes=0 must be at least 1"),
         ({"devices": "auto"}, 1, False, "devices=auto needs a number of processes"),
         ({"devices": 2}, 1, True, "cannot be used in a multirun.*trainer.devices=1"),
         ({"devices": 1}, 2, True, "cannot be used in a multirun"),
@@ -154,3 +155,4 @@ def test_several_devices_need_a_process_each(trainer, started, sweeping, sentenc
 def test_one_process_per_device_is_accepted():
     check_processes({"devices": 2, "num_nodes": 2}, 4, sweeping=False)
     check_processes({"devices": [3]}, 1, sweeping=True)
+    check_processes({"devices": "1"}, 1, sweeping=True)

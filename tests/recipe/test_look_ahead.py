@@ -11,7 +11,7 @@ import pytest
 
 import rlhf_lightning
 from rlhf_lightning.cli import composed
-from rlhf_lightning.recipe import look_ahead, model_names
+from rlhf_lightning.recipe import inputs, look_ahead, model_names
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs
@@ -121,6 +121,7 @@ WRONG = [
         "ppo.module.num_minibatches=256",
         "ppo, ppo_ptx: data.batch_size=128 episodes cannot be split into module.num",
     ),
+    ("generation.engine=vllm", "ppo, ppo_ptx: generation.engine=vllm needs vLLM"),
     ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: trainer.gradient_clip_val=1.0 does nothing for PPO"),
     (
         "trainer.accelerator=cdua",
@@ -168,6 +169,7 @@ def test_what_is_wrong_is_said_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(look_ahead.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(inputs, "find_spec", lambda name: None)
     sentences = said(tmp_path / "runs", *DEMO, *(override for override, _ in group))
     for override, beginning in group:
         assert sum(sentence.startswith(beginning) for sentence in sentences) == 1, (override, sentences)
