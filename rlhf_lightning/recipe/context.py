@@ -20,7 +20,6 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, load_scalar_model
 from rlhf_lightning.recipe.curated import CuratedData
-from rlhf_lightning.recipe.messages import PRETRAIN as PRETRAIN
 from rlhf_lightning.recipe.messages import (
     Messages,
     longest_row,
@@ -38,7 +37,7 @@ from rlhf_lightning.runs.identity import by_content, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
-BASE, FEW_SHOT, COLLECT, CURATE = "base", "prompted", "collect", "curate"
+BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE = "base", "prompted", "pretrain", "collect", "curate"
 """The base model, the same behind a few-shot prefix, and the steps whose artifacts others look for by name."""
 WRITES, SCORES = "language model", "reward model"
 """What the model of a step is."""

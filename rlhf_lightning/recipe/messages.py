@@ -24,9 +24,6 @@ KEPT = ("**/*.ckpt", "**/scores.json", "ranked.*.unfinished", "measured.unfinish
 """What a step that was interrupted goes on from."""
 
 
-PRETRAIN = "pretrain"
-
-
 def no_records(name: str, split: str) -> str:
     """That there are no records of a kind and split, and where to name them."""
     return (
@@ -60,7 +57,7 @@ def row_lengths(config: Mapping[str, Any], data: DataSource) -> dict[str, Any]:
     has_weights = config["model"]["causal_lm"].get("path") is not None
     steps = {name: config.get(name) or {} for name in ([named] if isinstance(named, str) else named)}
     rows = (step.get("data", {}) for step in steps.values())
-    trained = PRETRAIN in steps and (not has_weights or steps[PRETRAIN].get("on_weights"))
+    trained = any(not has_weights or step["on_weights"] for step in steps.values() if "on_weights" in step)
     learned = trained or any(row.get("text_share") or row.get("text_batch_size") for row in rows)
     if not learned and not (steps.get(EVALUATE, {}).get("num_texts") and data.has("text", "test")):
         del lengths["block_size"]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, get_args, g
 from rlhf_lightning.arguments import Node, fault, is_default, nearest, parameters_of
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.optimizers import GIVEN_LATER, factory_fault
+from rlhf_lightning.recipe.context import COLLECT
 from rlhf_lightning.recipe.inputs import sampling_lacking
 from rlhf_lightning.recipe.rewards import FORMS, KINDS
 from rlhf_lightning.recipe.schemas import (
@@ -45,7 +46,7 @@ def setting_faults(config: Mapping[str, Any], recipe: Sequence[Stage], more_targ
     tree.idle = frozenset(schemas) - {named if isinstance(named, str) else str(name) for name in _listed(named)}
     tree.mapping("", config, keys._replace(types={**keys.types, **schemas}))
     tree.shorthands(config)
-    tree.faults += [("collect.sampling", f": {words}") for words in sampling_lacking(config.get("collect"))]
+    tree.faults += [("collect.sampling", f": {words}") for words in sampling_lacking(config.get(COLLECT))]
     if REMOTE_CODE not in tree.more_targets:
         tree.faults += [(path, TRUSTS_CODE) for path, value in _leaves(config) if value and TRUST in path.split(".")]
     return tree.sentences({stage.name: stage.like for stage in recipe if stage.like})

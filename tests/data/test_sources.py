@@ -356,7 +356,7 @@ def test_a_set_of_the_hub_in_a_folder(tmp_path):
     assert data.records("demonstrations", "validation") is None
     assert [source["path"] for source in data.files["demonstrations"]["train"]] == [str(tmp_path / "extra")]
     with pytest.raises(
-        ValueError, match=r"holds no \.jsonl.* file for nobody/nothing \(data\.files\.prompts\.test\)\. Name"
+        ValueError, match=r"holds no \.jsonl.* file for nobody/nothing \(data\.source\.files\.prompts\.test\)\. Name"
     ):
         FileData(str(tmp_path), {"prompts": {"test": rows}})
     # Without a folder the hub is asked.
@@ -397,7 +397,7 @@ def test_paths_without_a_root(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("entry", ["gone.jsonl", "gone.jsonl.gz", "./gone", {"path": "gone.json"}, ["gone.jsonl"]])
 def test_a_missing_file_is_a_sentence(tmp_path, entry):
-    with pytest.raises(ValueError, match=r"data\.files\.prompts\.train: .*gone.* does not exist\. Set data\.root"):
+    with pytest.raises(ValueError, match=r"data\.source\.files\.prompts\.train: .*gone.* does not exist\. Set d"):
         FileData(str(tmp_path), {"prompts": {"train": entry}})
 
 
@@ -417,7 +417,7 @@ def test_bad_arguments(tmp_path):
         ),
         ({"path": "a", "set": {"sorce": "x"}}, r": 'set' names 'sorce', .* the fields are prompt, user, source, "),
     ):
-        with pytest.raises(ValueError, match=rf"data\.files\.text\.train{sentence}"):
+        with pytest.raises(ValueError, match=rf"data\.source\.files\.text\.train{sentence}"):
             FileData(str(tmp_path), {"text": {"train": entry}})
 
 
