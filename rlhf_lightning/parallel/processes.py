@@ -10,6 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import copy
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -124,7 +125,8 @@ def on_rank_zero(function: Callable[[], T]) -> T:
 def _portable(error: BaseException) -> BaseException:
     """An error that other processes can read: itself, or one that says the same."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)
+        copy(error)  # is built anew as a reader of the pickle would build it
     except Exception:  # a class may be built from anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -97,7 +97,7 @@ def _refused(stage: Stage, context: Context) -> str | None:
     return claim_fault(folder, old and {**old, "identity": {"config": then}}, {"identity": {"config": now}})
 
 
-def _rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
+def rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
     """Adapters learn at another rate than whole weights: a step with them and one without do not share it."""
     step, other = stage.name, stage.like
     settings, others = config[step], config[other or step]
@@ -112,7 +112,7 @@ def _rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _inputs_lacking(stage: Stage, context: Context) -> Iterator[str]:
-    yield from _rate_lacking(stage, context.config) if stage.like else ()
+    yield from rate_lacking(stage, context.config) if stage.like else ()
     try:
         yield from stage.lacks(context)
     except PipelineError as error:
