@@ -90,8 +90,8 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
     if needed != started:
         several = f" with trainer.num_nodes={nodes}" if nodes != 1 else ""
         raise PipelineError(
-            f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, and "
-            f"{started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
+            f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, "
+            f"and {started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
             "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
         )
 
