@@ -283,7 +283,7 @@ class Settings(TypedDict):
 
 
 SHORTHANDS: Mapping[str, Mapping[str, Any]] = {
-    "model": dict.fromkeys(("path", "tokenizer_path", "size", "eos", "stop", "chat_template", "date")),
+    "model": dict.fromkeys(("path", "size", "eos", "stop", "chat_template", "date")),
     "data": {"root": None, "on_error": "stop", "format": None, "train_on": "last", "id": None, "tasks": None},
 }
 """Settings that nodes beside them refer to, each with the value that says nothing."""

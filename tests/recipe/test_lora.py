@@ -154,7 +154,7 @@ def test_a_policy_samples_as_it_was_trained(start: Path, tmp_path: Path) -> None
 
 
 def test_adapters_that_could_not_be_written_are_refused_before_the_first_step(start: Path, tmp_path: Path) -> None:
-    more = ["stages=[sft,ppo]", "run=a", "ppo.export=adapter", "ppo.lora.rank=0"]
+    more = ["stages=[sft,collect,reward,ppo]", "run=a", "ppo.export=adapter", "ppo.lora.rank=0"]
     with pytest.raises(ValueError, match=r"ppo\.export=adapter needs adapters, but ppo\.lora\.rank is 0"):
         rlhf(tmp_path, f"model.path={start}", *more)
     assert not (tmp_path / "a" / "sft").exists()
