@@ -45,7 +45,7 @@ def rlhf(folder: Path, *overrides: str) -> float | None:
         return run(compose("config", [f"paths.runs={folder}", *TINY, *overrides]))
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture(params=["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def start(request: pytest.FixtureRequest, make_tiny_lm: Callable[..., Any], tmp_path: Path) -> Path:
     """A folder with a fresh model that reads the words of the sandbox."""
     tokenizer = load_tokenizer("sandbox")
