@@ -188,6 +188,19 @@ def allowed(annotation: Any, none: str) -> str:
     return _SCALARS.get(annotation, "an object")
 
 
+def is_function(annotation: Any) -> bool:
+    """Whether a type is that of functions, or of None beside them."""
+    return any(get_origin(part) is Callable for part in (annotation, *get_args(annotation)))
+
+
+def can_be_called(found: Any, arguments: Iterable[str]) -> bool:
+    """Whether the objects of a class can; what a function returns is not known, and passes if it has its arguments."""
+    if isinstance(found, type):
+        return any("__call__" in vars(base) for base in found.__mro__)
+    parameters = parameters_of(found)
+    return not parameters.types.keys() - parameters.defaults - set(arguments)
+
+
 def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most like a key; None where none is as like as the cutoff.
 

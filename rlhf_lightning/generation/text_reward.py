@@ -60,13 +60,7 @@ class TextReward(nn.Module):
         super().__init__()
         self.name, self.batch_size, self.cut = path, batch_size, 0
         source, options = model_source(path), {"trust_remote_code": trust_remote_code}
-        if template is not None and _RESPONSE not in template:
-            raise ValueError(f"template must contain {_RESPONSE}, got {template!r}.")
-        self.template = template
-        architecture = model_config(path, trust_remote_code=trust_remote_code)
-        self.ours = (Path(source) / HEAD_FILE).exists() or hasattr(architecture, "reward_bias")
-        if self.ours and label is not None:
-            raise ValueError(f"{path} is a reward model of ours, with one score; leave label={label} out.")
+        self.template, self.ours = template, check_classifier(path, label, template, trust_remote_code)
         model: Any
         if self.ours:
             model = load_scalar_model(path, dtype=dtype)
@@ -204,6 +198,28 @@ class TextReward(nn.Module):
         own, others = logits[:, self.label], torch.cat([logits[:, : self.label], logits[:, self.label + 1 :]], 1)
         independent = self.model.config.problem_type == "multi_label_classification"
         return own if independent else own - others.logsumexp(1)
+
+
+def check_classifier(
+    path: str, label: str | int | None = None, template: str | None = None, trust_remote_code: bool = False
+) -> bool:
+    """Refuse what can be seen to be no reward without its weights, by a `ValueError`; arguments are `TextReward`'s.
+
+    Returns:
+        Whether it is a reward model of ours.
+    """
+    if template is not None and _RESPONSE not in template:
+        raise ValueError(f"template must contain {_RESPONSE}, got {template!r}.")
+    config: Any = model_config(path, trust_remote_code=trust_remote_code)
+    ours = (Path(model_source(path)) / HEAD_FILE).exists() or hasattr(config, "reward_bias")
+    if ours and label is not None:
+        raise ValueError(f"{path} is a reward model of ours, with one score; leave label={label} out.")
+    if not ours and adapter_base(path) is None:
+        made = (config.architectures or [""])[0]
+        if made and not made.endswith("SequenceClassification"):
+            raise ValueError(f"{path} is a {made}, and a reward must be a sequence classifier. Name another folder.")
+        _label_number(path, config, label)
+    return ours
 
 
 def _filled(template: str, prompt: str, response: str) -> str:

@@ -9,17 +9,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import placed_records
 from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData
 from rlhf_lightning.generation.engines import NEEDS_VLLM
 from rlhf_lightning.models.gradients import check_gradient_settings
-from rlhf_lightning.recipe.context import COLLECT, CURATE, Context
+from rlhf_lightning.models.loading import model_config
+from rlhf_lightning.models.lora import with_adapters
+from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, Context
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import no_rankings, no_records
 from rlhf_lightning.recipe.model_names import model_lacking
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.hub import model_folder
 
 POLICIES = "policies"
 _WORLD = "rlhf_lightning.sandbox."
@@ -86,6 +92,23 @@ def training_lacking(context: Context, step: str, kind: str, curated: bool) -> I
         yield from records_lacking(context, "demonstrations")
     if options.get("folds"):
         yield from _learned_lacking(context, kind, "validation", curated)
+    yield from _adapters_lacking(context, options.get("lora") or {})
+
+
+def _adapters_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
+    """Layers of the base model that are to have adapters, tried on one without weights."""
+    path = model_folder(str(context.model_path(BASE) or context.config["model"]["causal_lm"].get("path") or ""))
+    if (
+        options.get("rank")
+        and not isinstance(options.get("targets", ""), str)
+        and (Path(path) / "config.json").exists()
+    ):
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(model_config(path))
+                with_adapters(model, **options)
+        except (ImportError, ValueError) as error:
+            yield str(error)
 
 
 def check_sources(setting: str, named: Iterable[str], records: Iterable[Any]) -> None:

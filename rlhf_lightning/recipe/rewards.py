@@ -19,12 +19,13 @@ from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.function_reward import check_fields, has_fields
 from rlhf_lightning.generation.http_reward import HTTPReward
 from rlhf_lightning.generation.rewards import Reward, WeightedSum
-from rlhf_lightning.generation.text_reward import TextReward
+from rlhf_lightning.generation.text_reward import TextReward, check_classifier
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel
 from rlhf_lightning.recipe.context import SCORES, Context
 from rlhf_lightning.recipe.model_names import model_lacking
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import named_function
@@ -88,12 +89,11 @@ def reward_lacking(context: Context, role: str, setting: Any, prompts: Callable[
     functions = []
     try:
         for part in reward_parts(setting).values():
-            path = _path(part)
             if isinstance(part, str) and _FUNCTION.fullmatch(part):
                 functions.append(_function(context, part))
-            elif path is not None and not _is_address(path):
-                yield from model_lacking(context, role, path, (SCORES,))
-    except PipelineError as error:
+            else:
+                yield from _part_lacking(context, role, part)
+    except ValueError as error:
         yield str(error)
     for function in functions:
         fields: dict[str, None] = {}
@@ -105,6 +105,20 @@ def reward_lacking(context: Context, role: str, setting: Any, prompts: Callable[
             check_fields(function, fields)
         except ValueError as error:
             yield str(error)
+
+
+def _part_lacking(context: Context, role: str, part: Any) -> Iterator[str]:
+    """Of a model or an address; a `ValueError` says what is wrong with how it is named."""
+    path = _path(part)
+    node: dict[str, Any] = {"url" if _is_address(part) else "path": part} if isinstance(part, str) else part
+    if path is not None and not _is_address(path):
+        lacking = list(model_lacking(context, role, path, (SCORES,)))
+        yield from lacking
+        if not lacking and not _is_step(context, path) and Path(model_folder(path)).is_dir():
+            known = ("path", "label", "template", "trust_remote_code")
+            check_classifier(**{name: node[name] for name in known if name in node})
+    elif _TARGET not in node:
+        HTTPReward(**node)
 
 
 def critic_start(context: Context, name: str | None, reward: Reward, policy: Any) -> ScalarHeadModel:

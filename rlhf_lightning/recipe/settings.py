@@ -1,9 +1,9 @@
 """All that is wrong with a configuration, before anything is built: unknown names, types, values out of range."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, get_args, get_origin
 
-from rlhf_lightning.arguments import Node, fault, is_default, nearest, parameters_of
+from rlhf_lightning.arguments import Node, can_be_called, fault, is_default, is_function, nearest, parameters_of
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.optimizers import GIVEN_LATER, factory_fault
 from rlhf_lightning.recipe.context import COLLECT
@@ -20,6 +20,7 @@ from rlhf_lightning.recipe.schemas import (
     Reward,
     Settings,
 )
+from rlhf_lightning.recipe.setting_types import NO_KEYS, Keys, each_of, has_scalar, keys_of, present
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
@@ -42,7 +43,7 @@ def setting_faults(config: Mapping[str, Any], recipe: Sequence[Stage], more_targ
     named = config.get("stages")
     tree = _Tree(more_targets if fault(more_targets, list[str]) is None else [])
     schemas = {stage.name: Any if stage.schema is None else stage.schema for stage in recipe}
-    keys = _keys_of(Settings) or _NONE
+    keys = keys_of(Settings) or NO_KEYS
     tree.idle = frozenset(schemas) - {named if isinstance(named, str) else str(name) for name in _listed(named)}
     tree.mapping("", config, keys._replace(types={**keys.types, **schemas}))
     tree.shorthands(config)
@@ -50,18 +51,6 @@ def setting_faults(config: Mapping[str, Any], recipe: Sequence[Stage], more_targ
     if REMOTE_CODE not in tree.more_targets:
         tree.faults += [(path, TRUSTS_CODE) for path, value in _leaves(config) if value and TRUST in path.split(".")]
     return tree.sentences({stage.name: stage.like for stage in recipe if stage.like})
-
-
-class _Keys(NamedTuple):
-    """What a mapping may hold."""
-
-    types: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    required: frozenset[str]
-    takes_any: bool
-
-
-_NONE = _Keys({}, {}, frozenset(), False)
 
 
 class _Tree:
@@ -81,10 +70,10 @@ class _Tree:
         """Judge a setting by its type; `objects` is asked for in the place of what pydantic cannot judge."""
         if value == _MISSING:
             return
-        annotation = _present(annotation) if value is not None else annotation
+        annotation = present(annotation) if value is not None else annotation
         marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
         given = next((mark for mark in marks if isinstance(mark, Given)), None)
-        keys, each = _keys_of(annotation), _each_of(annotation)
+        keys, each = keys_of(annotation), each_of(annotation)
         judged = Mapping[str, Any] if keys else get_origin(annotation) if each else Node if given else annotation
         if REWARD_FORMS in marks:
             self.reward(path, value)
@@ -97,7 +86,7 @@ class _Tree:
         elif keys is not None:
             self.mapping(path, value, keys)
         elif isinstance(value, Mapping) and "_target_" in value:
-            self.object(path, value, given)
+            self.function(path, value) if is_function(annotation) else self.object(path, value, given)
         else:
             for key, item in _items(value):
                 self.visit(f"{path}.{key}", item, each or Any)
@@ -106,7 +95,7 @@ class _Tree:
         """Keep what is wrong with a setting."""
         self.faults.append((path, f" {words}"))
 
-    def mapping(self, path: str, value: Mapping[str, Any], keys: _Keys) -> None:
+    def mapping(self, path: str, value: Mapping[str, Any], keys: Keys) -> None:
         """Judge what a mapping holds by what it may hold."""
         self.known += [_joined(path, key) for key in keys.types]
         for key in sorted(keys.required - value.keys()):
@@ -120,23 +109,23 @@ class _Tree:
             elif not is_default(item, keys.defaults, key):
                 self.visit(place, item, keys.types[key])
 
-    def object(self, path: str, node: Mapping[str, Any], given: Given | None = None) -> None:
-        """Judge the arguments of a node by the signature of what it names, if that is allowed."""
+    def object(self, path: str, node: Mapping[str, Any], given: Given | None = None) -> Any:
+        """Judge the arguments of a node by the signature of what it names, and return that, if it is allowed."""
         target = str(node["_target_"])
         try:
             reason = refusal(target, self.more_targets)
         except PipelineError as error:
             if path.partition(".")[0] in self.idle and isinstance(error.__cause__, ModuleNotFoundError):
-                return  # a library that the steps which run do not need
+                return None  # a library that the steps which run do not need
             reason = str(error)
         if reason is not None:
             self.add(path, f"cannot be built: {reason}")
-            return
+            return None
         found, before = found_target(target), len(self.faults)
         try:
             parameters = parameters_of(found)
         except (ValueError, TypeError):
-            return
+            return found
         given = given or Given(GIVEN_LATER if node.get("_partial_") is True else ())
         types = {name: each for name, each in parameters.types.items() if name not in given.names}
         types |= dict.fromkeys(given.nodes, Nodes) | dict.fromkeys(given.judged_later, Any)
@@ -147,11 +136,20 @@ class _Tree:
             if key not in types:
                 self.unknown += [] if parameters.takes_any else [(path, key, item, list(types), "" if ours else target)]
             elif not is_default(item, parameters.defaults, key):
-                self.visit(_joined(path, key), item, types[key], Node if ours or _has_scalar(types[key]) else Any)
+                self.visit(_joined(path, key), item, types[key], Node if ours or has_scalar(types[key]) else Any)
         if node.get("_partial_") is True and len(self.faults) == before and _MISSING not in options.values():
             said = factory_fault(found, {key: item for key, item in options.items() if key in types})
             if said is not None:
                 self.add(path, f"is refused by {target}: {said}")
+        return found
+
+    def function(self, path: str, node: Mapping[str, Any]) -> None:
+        """Judge a node that must describe what can be called."""
+        found = self.object(path, node)
+        if found is not None and node.get("_partial_") is not True and not can_be_called(found, node):
+            self.add(
+                path, f"must be a function; a {node['_target_']} is none, _partial_: true leaves its own call open"
+            )
 
     def nodes(self, path: str, value: Any) -> None:
         """Judge nodes in mappings by name or in lists, however deep."""
@@ -172,10 +170,10 @@ class _Tree:
             if all(isinstance(item, Mapping) and item.get("weight") == 0 for item in value):
                 self.add(path, "has weights of 0 alone, so that nothing is rewarded; give one another weight")
         elif isinstance(value, Mapping) and "_target_" in value:
-            self.object(path, value)
+            self.function(path, value)
         elif isinstance(value, Mapping) and REWARD in value:
             self.mapping(
-                path, value, _NONE._replace(types={REWARD: Reward, "weight": float}, required=frozenset({REWARD}))
+                path, value, NO_KEYS._replace(types={REWARD: Reward, "weight": float}, required=frozenset({REWARD}))
             )
         elif isinstance(value, Mapping) and kind is not None:
             self.visit(path, value, Annotated[dict[str, Any], Keywords(kind, every=True)])
@@ -234,46 +232,6 @@ class _Tree:
         takes += f"; ~{path}.{key} takes it out" if target else ""
         hint = f"did you mean {found}?" if found else takes
         return f"={redacted({key: value})[key]!r:.40} is no setting; {hint}"
-
-
-def _keys_of(annotation: Any) -> _Keys | None:
-    """What a type says of the keys of a mapping; None where it says nothing."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    base, marks = (parts[0], parts[1:]) if origin is Annotated else (annotation, ())
-    keys = _NONE
-    if is_typeddict(base):
-        hints = get_type_hints(base, include_extras=True).items()
-        types = {name: get_args(each)[0] if get_origin(each) is NotRequired else each for name, each in hints}
-        keys = keys._replace(types=types, required=base.__required_keys__)
-    elif get_origin(base) is Mapping and get_origin(get_args(base)[0]) is Literal:
-        choices, item = get_args(base)
-        return keys._replace(types=dict.fromkeys(get_args(choices), item))
-    keywords = next((mark for mark in marks if isinstance(mark, Keywords)), None)
-    if keywords is not None:
-        parameters = parameters_of(keywords.function)
-        names = [] if keywords.every else parameters.keywords
-        taken = [name for name in names or parameters.types if name not in keywords.without]
-        needed = {name for name in taken if name not in parameters.defaults} | set(keywords.required)
-        types = {**{name: parameters.types[name] for name in taken}, **keys.types}
-        return _Keys(types, parameters.defaults, keys.required | needed, parameters.takes_any)
-    return keys if keys.types or is_typeddict(base) else None
-
-
-def _each_of(annotation: Any) -> Any:
-    """What each item of a list or a mapping is, where that says more than a plain type."""
-    each = get_args(annotation)[-1] if get_origin(annotation) in (list, Mapping) else None
-    return each if each == Reward or _keys_of(each) is not None else None
-
-
-def _has_scalar(annotation: Any) -> bool:
-    return not {int, float, str, bool}.isdisjoint(get_args(annotation))
-
-
-def _present(annotation: Any) -> Any:
-    """The type of a value that is not null, where it says more than a plain type."""
-    parts = [part for part in get_args(annotation) if part is not type(None)]
-    optional = len(parts) == 1 and type(None) in get_args(annotation)
-    return parts[0] if optional and (_keys_of(parts[0]) or _each_of(parts[0])) else annotation
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
@@ -95,22 +95,24 @@ def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
 
 
 def _text(text: str, hide: Callable[[str], str]) -> str:
-    def hidden(match: re.Match[str], group: str | int = 0) -> str:
-        before, after = match.start(group) - match.start(), match.end(group) - match.start()
-        return match[0][:before] + str(_hidden(match[group], hide)) + match[0][after:]
-
-    def in_address(match: re.Match[str]) -> str:
-        if match["name"] is None:
-            return hidden(match, "user" if match["password"] is None else "password")
-        return hidden(match, "value") if is_secret_in_query(match["name"]) else match[0]
-
-    text = _known(frozenset(_remembered) | _of_environment(frozenset(os.environ.items()))).sub(hidden, text)
-    text = WELL_KNOWN.sub(hidden, text)
-    text = IN_ADDRESS.sub(in_address, text)
-    text = DEFAULT.sub(lambda match: hidden(match, "default") if is_secret(match["name"]) else match[0], text)
+    known = _known(frozenset(_remembered) | _of_environment(frozenset(os.environ.items())))
+    text = WELL_KNOWN.sub(partial(_within, hide, 0), known.sub(partial(_within, hide, 0), text))
+    text = IN_ADDRESS.sub(partial(_in_address, hide), text)
+    text = DEFAULT.sub(lambda match: _within(hide, "default", match) if is_secret(match["name"]) else match[0], text)
     text = BLOCK.sub(lambda match: _block(match, hide), text)
-    text = _named(text, hide)
-    return SCHEME.sub(lambda match: hidden(match, "secret"), text)
+    return SCHEME.sub(partial(_within, hide, "secret"), _named(text, hide))
+
+
+def _within(hide: Callable[[str], str], group: str | int, match: re.Match[str]) -> str:
+    """What was found, with a group of it hidden."""
+    before, after = match.start(group) - match.start(), match.end(group) - match.start()
+    return match[0][:before] + str(_hidden(match[group], hide)) + match[0][after:]
+
+
+def _in_address(hide: Callable[[str], str], match: re.Match[str]) -> str:
+    if match["name"] is None:
+        return _within(hide, "user" if match["password"] is None else "password", match)
+    return _within(hide, "value", match) if is_secret_in_query(match["name"]) else match[0]
 
 
 def _named(text: str, hide: Callable[[str], str]) -> str:

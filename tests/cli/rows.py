@@ -9,6 +9,9 @@ import os
 import shutil
 from pathlib import Path
 
+SANDBOX = "rlhf_lightning.sandbox.data.SandboxData"
+PPO = "run=r upstream=done stages=[ppo]"
+
 
 def write(name, text):
     def before(folder):
@@ -300,6 +303,19 @@ SETTINGS = {
         ("a command for a class", "sft.module._target_=os.system", "allowed_targets", None),
         ("a class that there is not", "sft.module._target_=rlhf_lightning.Nope", "rlhf_lightning.Nope", None),
         ("a file of a reward that there is not", "ppo.reward=nofile:score run=r stages=[sft,ppo]", "nofile", None),
+        ("a reward that is none", f"ppo.reward={{_target_:{SANDBOX}}} {PPO}", "ppo.reward must be a function", None),
+        ("a model that writes as a reward", f"ppo.reward=./runs/done/sft/model {PPO}", "a sequence classifier", None),
+        ("an address without a host", f"ppo.reward={{url:nope}} {PPO}", "http(s)://host/", None),
+        ("a key that is not set", f"\"ppo.reward={{url:'http://x/y',api_key_env:NO_KEY}}\" {PPO}", "NO_KEY", None),
+        (
+            "a template without the response",
+            f"'ppo.reward={{path: runs/done/reward/model, template: x}}' {PPO}",
+            "{response}",
+            None,
+        ),
+        ("an optimizer made too early", "sft.module.optimizer._partial_=false", "_partial_: true", None),
+        ("a schedule made too early", "sft.module.scheduler._partial_=false", "_partial_: true", None),
+        ("a layer that there is not", "sft.lora={rank:2,targets:[nope]} run=r stages=[sft]", "nope", None),
         (
             "a function that there is not",
             "ppo.reward=mine:nope run=r stages=[sft,ppo]",

@@ -212,7 +212,7 @@ def test_another_class_of_ones_own_is_another_identity(place: Path) -> None:
 def test_a_reward_that_is_mended_goes_on_where_nothing_was_made(place: Path) -> None:
     with pytest.raises(ValueError, match="returned 1 scores for 8 responses"):
         rlhf(place, "stages=[ppo]", "ppo.reward=rules:one")
-    assert (place / "runs/default/ppo/stage.json").exists()
+    assert not (place / "runs/default/ppo").exists()
     mended = RULES.replace("return [1.0]\n\ndef lost", "return [1.0] * len(responses)\n\ndef lost")
     (place / "rules.py").write_text(mended, encoding="utf-8")
     del sys.modules["rules"]  # another command reads it anew
