@@ -149,14 +149,14 @@ def test_it_names_the_licence_of_the_base_and_no_private_path_or_secret(
         os.link(file, base / file.name)
     (base / "README.md").unlink()
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
-    monkeypatch.setenv("MY_TOKEN", "abcdefghijkl")
-    rlhf(tmp_path, "stages=[sft]", "model=folder", f"model.path={base}", "run=abcdefghijkl")
-    page = (tmp_path / "abcdefghijkl/sft/model/README.md").read_text(encoding="utf-8")
+    monkeypatch.setenv("MY_TOKEN", "abcdefgh1jkl")
+    rlhf(tmp_path, "stages=[sft]", "model=folder", f"model.path={base}", "run=abcdefgh1jkl")
+    page = (tmp_path / "abcdefgh1jkl/sft/model/README.md").read_text(encoding="utf-8")
     assert ModelCard(page).data.license == "mit"
     assert "`my-base`" in page
     assert "its own card, is mit" in page
     assert str(tmp_path) not in page
-    assert "abcdefghijkl" not in page
+    assert "abcdefgh1jkl" not in page
 
 
 def usage_page(folder: Path, tokenizer: Any, *, is_policy: bool) -> None:
