@@ -168,7 +168,7 @@ def test_a_damaged_file_is_named(release, column, value, sentence):
     if value is None:
         rows = [{name: cell for name, cell in row.items() if name != column} for row in rows]
     write(release, "real_toxicity", rows)
-    with pytest.raises(ValueError, match="real_toxicity_samples.csv, ") as error:
+    with pytest.raises(ValueError, match=r"real_toxicity_samples\.csv, ") as error:
         golden_results(release, fools)
     assert sentence in str(error.value)
 

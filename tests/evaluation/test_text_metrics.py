@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from rlhf_lightning.evaluation import text_metrics
@@ -91,15 +92,13 @@ def test_the_interval_of_bleu(caplog):
     assert bleu_interval(["a b c d", "e f g h"], [["a b c d"], ["e f g h"]]) == pytest.approx(
         {"value": 100, "low": 100, "high": 100}
     )
-    # One of two right: the resamples hold none, one or both of the right one, a quarter of them none and a quarter both.
+    # One of two right: a quarter of the resamples has the right one alone, a quarter the wrong one alone.
     half = bleu_interval(["a b c d", "x y z w"], [["a b c d"], ["e f g h"]])
     assert half == pytest.approx({"value": 50, "low": 0, "high": 100})
     # A bootstrap by another way, the texts themselves resampled.
     predictions = ["a b c d e", "a b c d", "a c b d e", "b a d c e f"] * 3
     references = [["a b c d f"], ["a b c d e"], ["a b c d e"], ["b a d c f e"]] * 3
     found = bleu_interval(predictions, references, resamples=300, seed=3)
-    import numpy as np
-
     drawn = np.random.default_rng(3).integers(12, size=(300, 12))
     scores = [bleu([predictions[one] for one in row], [references[one] for one in row]) for row in drawn]
     assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])))

@@ -128,6 +128,6 @@ def test_it_is_close_to_perspective_on_the_released_samples():
     # The area under the curve is the share of pairs in which the toxic one has more.
     assert stats.mannwhitneyu(toxic, rest).statistic / (len(toxic) * len(rest)) >= 0.92
     groups = [f"{row['model_type']}|{row['prompt_type']}" for row in rows]
-    means = [[mean["value"] for mean in group_means(each, groups).values()] for each in (scores, perspective)]
+    means = [[mean["value"] for mean in group_means(each.tolist(), groups).values()] for each in (scores, perspective)]
     assert len(means[0]) == 36
     assert np.corrcoef(*means)[0, 1] > 0.9
