@@ -154,7 +154,7 @@ def choice_entropy(log_probs: Sequence[float]) -> float:
         1.0
     """
     values = np.asarray(log_probs, dtype=float)
-    if len(values) == 0 or np.isnan(values).any() or not np.isfinite(values.max()):
+    if len(values) == 0 or not np.isfinite(values.max()):
         raise ValueError(f"the entropy of choices needs a finite log-probability, and no nan, got {list(log_probs)}.")
     return float(entr(np.exp(log_softmax(values))).sum() / np.log(2))
 
@@ -178,7 +178,7 @@ def _check_pairs(predictions: Sequence[str], references: Sequence[Sequence[str]]
 @cache
 def _bleu(effective_order: bool = False) -> Any:
     with needs_extra("BLEU", "eval"):
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     return BLEU(effective_order=effective_order)
 
 
