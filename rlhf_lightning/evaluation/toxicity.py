@@ -6,7 +6,7 @@ Apache-2.0). Words and n-grams are hashed: `toxicity.npz` holds a weight and a c
 
 It is for means of groups, such as the samples of one model on one kind of prompt, beside each other. Of a single text
 it knows words, not what is meant; a score by it is no ground to judge, filter or punish anybody's text. Its fitting
-texts are more toxic than most, so its means are higher than Perspective's (docs/evaluation.md says by how much).
+texts are more toxic than most, so its means are higher than Perspective's (docs/golden.md says by how much).
 """
 
 import re
