@@ -112,7 +112,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 @pytest.mark.parametrize(("step", "other"), LIKE.items())
 def test_one_override_sets_both(step: str, other: str) -> None:
-    own = {"ppo_ptx": {"ptx_coef"}, "ppo_init": {"epochs", "text_share"}, "judge": set()}[step]
+    own = {"ppo_ptx": {"ptx_coef"}, "ppo_init": {"epochs", "text_share", "text_share_of"}, "judge": set()}[step]
     settings = [path for path, _ in leaves(composed()[other]) if path[-1] not in own | {"_target_"}]
     assert len(settings) >= 11
     values = {".".join((other, *path)): 700 + number for number, path in enumerate(settings)}
