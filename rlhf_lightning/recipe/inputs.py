@@ -19,6 +19,7 @@ from rlhf_lightning.recipe.context import COLLECT, CURATE, Context
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import no_rankings, no_records
 from rlhf_lightning.recipe.model_names import model_lacking
+from rlhf_lightning.recipe.turns import shares_lacking
 from rlhf_lightning.runs.folders import PipelineError
 
 POLICIES = "policies"
@@ -140,6 +141,8 @@ def sampling_lacking(options: Any) -> Iterator[str]:
     if isinstance(sampling, Mapping):
         least, most = sampling.get("min_responses"), sampling.get("max_responses")
         yield from counts_lacking(least, most) if type(least) is int and type(most) is int and most > 1 else ()
+        policies, shares = options.get(POLICIES), sampling.get("shares")
+        yield from shares_lacking(policies, shares) if isinstance(policies, list) and isinstance(shares, list) else ()
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
