@@ -132,7 +132,7 @@ class FineTuningSettings(TypedDict):
 class RewardSettings(TypedDict):
     """Groups `reward` and `judge`."""
 
-    init: str
+    init: str | None
     module: LanguageModel
     data: Annotated[ValidatedRows, _data(*_SHARE, _ROWS)]
     fit: Fit
@@ -175,7 +175,7 @@ class EvaluateSettings(TypedDict):
     """Group `evaluate`."""
 
     policies: list[str]
-    baseline: str
+    baseline: str | None
     reference: str
     judge: Reward
     judges: Mapping[str, Reward] | None
