@@ -78,8 +78,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             per iteration for ``ppo``; over all ranks.
         num_batches: Batches per epoch; None makes an epoch one pass over the data.
         text_share: Share of pretraining text in what ``sft`` learns from, in [0, 1).
-        text_share_of: What it is a share of: ``rows``, or ``tokens`` that count in the loss. 10 % of rows of 1,024
-            tokens are 66 % of the tokens beside demonstrations of 60.
+        text_share_of: What it is a share of, which the paper does not say: ``rows`` (ours), or ``tokens`` that count in
+            the loss. 10 % of rows of 1,024 tokens are 65 % of the tokens in the loss beside responses of 60.
         text_batch_size: Pretraining rows per PPO iteration.
         as_pairs: Make every pair of a ranking an element of its own, shuffled among all others: what InstructGPT,
             section 3.5, advises against. For comparison with the K-wise form.

@@ -124,10 +124,10 @@ def collect_comparisons(
         labelers: Labelers; each prompt goes to one of them, drawn by the seed.
         min_responses: Smallest K, at least 2.
         max_responses: Largest K; K is uniform between the two.
-        temperature: Temperature of sampling.
+        temperature: Temperature of sampling (ours: 1).
         batch_size: Responses per batch.
-        rounds: Times to sample.
-        shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None lets them take turns.
+        rounds: Times to sample (ours).
+        shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None: in turn (both ours).
         seed: Seed of K, of sampling and of who ranks what.
         progress: Function that is called with the number of prompts finished since the last call.
         kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after

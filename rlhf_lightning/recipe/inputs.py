@@ -66,7 +66,7 @@ def _rows(data: DataSource | CuratedData, kind: str, split: str) -> Iterator[Any
         return
     for source in data.files.get(kind, {}).get(split) or []:
         keep = None if data.quarantine is None else _pass_over
-        yield from (record for _, record in placed_records(source, RECORD_TYPES[kind], keep))
+        yield from (record for _, record in placed_records({**source, "sample": None}, RECORD_TYPES[kind], keep))
 
 
 def _pass_over(row: SourceRow) -> None:
