@@ -46,9 +46,9 @@ def test_models_of_other_runs_are_called_by_their_runs() -> None:
     policies += ["/models/t0", "/runs/PPO/sft/model_ema"]
     legend = run_legend(RECIPE, composed([f"evaluate.policies=[base,prompted,ppo,{','.join(policies)}]"]))
     labels = [legend.label(name) for name in ("base", "prompted", "ppo", *policies)]
-    # /models/t0 is t0 already, and PPO the step of this run.
+    # /models/t0 is t0 already, ppo another policy, and PPO what it is called.
     assert labels == [
-        *("base", "base prompted", "PPO", "flan", "t0 SFT", "kl05 PPO", "kl05 PPO-ptx", "ppo", "y/model"),
+        *("base", "base prompted", "PPO", "flan", "t0 SFT", "kl05 PPO", "kl05 PPO-ptx", "ppo PPO", "y/model"),
         *("t0", "PPO SFT"),
     ]
 
