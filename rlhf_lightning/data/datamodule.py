@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -23,6 +22,7 @@ from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import Source, read_records
 from rlhf_lightning.data.tally import DROPPED, Tallied
+from rlhf_lightning.data.text_share import ShareOf, mixed_text, text_shares
 from rlhf_lightning.data.tokenize import LAST, Tokenization, TrainOn
 from rlhf_lightning.tokenization.formats import FormatName
 
@@ -72,12 +72,14 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         train: Records, rows as dicts (any format of `docs/data.md`), a JSONL file, a ``datasets`` data set or a hub
             id; see `rlhf_lightning.data.rows.records_of.read_records`.
         validation: Records to validate on, likewise, or None.
-        text: Pretraining text that is mixed in: for ``sft`` as a share of the rows (``text_share``), for ``ppo`` as a
-            second batch of ``text_batch_size`` rows (PPO-ptx).
+        text: Pretraining text that is mixed in: for ``sft`` as a share (``text_share``), for ``ppo`` as a second batch
+            of ``text_batch_size`` rows (PPO-ptx).
         batch_size: Rows per optimizer step for ``pretrain`` and ``sft``, prompts per batch for ``reward``, episodes
             per iteration for ``ppo``; over all ranks.
         num_batches: Batches per epoch; None makes an epoch one pass over the data.
-        text_share: Share of pretraining rows among the rows of ``sft``, in [0, 1).
+        text_share: Share of pretraining text in what ``sft`` learns from, in [0, 1).
+        text_share_of: What it is a share of, which the paper does not say: ``rows`` (ours), or ``tokens`` that count in
+            the loss. 10 % of rows of 1,024 tokens are 65 % of the tokens in the loss beside responses of 60.
         text_batch_size: Pretraining rows per PPO iteration.
         as_pairs: Make every pair of a ranking an element of its own, shuffled among all others: what InstructGPT,
             section 3.5, advises against. For comparison with the K-wise form.
@@ -106,6 +108,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         batch_size: Count = 32,
         num_batches: Count | None = None,
         text_share: Decay = 0.0,
+        text_share_of: ShareOf = "rows",
         text_batch_size: NonNegativeInt = 0,
         as_pairs: bool = False,
         block_size: AtLeastTwo = 1024,
@@ -125,7 +128,10 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         )
         self.tally = self.tokenization.tally
         self.batch_size, self.num_batches = batch_size, num_batches
-        self.text_share, self.text_batch_size, self.block_size = text_share, text_batch_size, block_size
+        self.text_share, self.text_share_of = text_share, text_share_of
+        self.text_batch_size, self.block_size = text_batch_size, block_size
+        self.text_shares: dict[str, float] = {}
+        """Share of the text among rows and tokens, by log key, where some is mixed in."""
         self.as_pairs = as_pairs
         self.seed, self.num_workers = seed, num_workers
         self.examples: dict[str, Sequence[Any]] = {}
@@ -152,9 +158,10 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         if self.text is not None and self._uses_text():
             self.examples["text"] = self.tokenization.texts(read_records(self.text, Text), self.block_size)
         if self._kind.mixes_text and "text" in self.examples:
-            train, text = self.examples["train"], self.examples["text"]
-            count = round(len(train) * self.text_share / (1 - self.text_share))
-            self.examples["train"] = [*train, *islice(cycle(text), count)]
+            train = self.examples["train"]
+            text = mixed_text(train, self.examples["text"], self.text_share, self.text_share_of)
+            self.text_shares = text_shares(train, text)
+            self.examples["train"] = [*train, *text]
 
     def train_dataloader(self) -> ResumableLoader | CombinedLoader:
         """One batch per optimizer step, or per PPO iteration."""

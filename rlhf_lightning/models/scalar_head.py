@@ -38,8 +38,8 @@ class ScalarHeadModel(nn.Module):
         backbone: A body without head, from `AutoModel` or `causal_lm.base_model`; its output has `last_hidden_state`.
         hidden_size: The width d of the body.
 
-    The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (Stiennon et al. 2020); it
-    computes in 32 bits, in whichever the body does.
+    The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (ours, as Stiennon et al. 2020);
+    it computes in 32 bits, in whichever the body does.
     `bias` is the constant that puts demonstrations at mean 0 (InstructGPT, section 3.5); it is not trained.
     """
 

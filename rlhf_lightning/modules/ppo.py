@@ -40,8 +40,8 @@ from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 class PPOModule(RLHFModule):
     """PPO against a reward model with a per-token KL penalty, optionally with pretraining gradients (PPO-ptx).
 
-    One `training_step` is one iteration: `rollout`, `score`, `update`. Dropout is off throughout. The scalars are
-    `hparams`. Source: InstructGPT, section 3.5, equation 2 and appendix C.4; *ours* marks what the paper does not say.
+    One `training_step` is one iteration: `rollout`, `score`, `update`. No dropout; advantages are whitened (ours). The
+    scalars are `hparams`. Source: InstructGPT, 3.5, equation 2 and C.4; *ours* marks what the paper does not say.
 
     Args:
         policy: The model that learns: any that maps ids and mask to logits (`rlhf_lightning.models.forward`).
@@ -57,25 +57,25 @@ class PPOModule(RLHFModule):
         sampler: Function that samples the responses (`rlhf_lightning.generation.engines`).
         max_new_tokens: Length limit of a response, its EOS included.
         temperature: Temperature of sampling; the paper uses 1.
-        num_minibatches: Optimizer steps per pass over a rollout; a smaller last batch has one per episode at most.
-        num_ppo_epochs: Passes over a rollout.
+        num_minibatches: Optimizer steps per pass (8 in the paper); a smaller last batch has one per episode at most.
+        num_ppo_epochs: Passes over a rollout; the paper makes 1.
         micro_batch_size: Rows per backward pass; changes memory, not the gradient. None takes a minibatch at once.
-        kl_coef: Weight of the KL penalty (beta), per nat.
-        kl_target: Nats of KL per response that `kl_coef` adapts to, None for a constant `kl_coef`.
-        kl_horizon: Episodes over which an adapting `kl_coef` reacts.
-        ptx_coef: Weight of the pretraining gradient (gamma); 0 is plain PPO.
-        discount: Discount of rewards, per token.
-        gae_lambda: Lambda of the advantage estimate.
-        clip_range: Trust region of the policy's ratio.
+        kl_coef: Weight of the KL penalty (beta), per nat; the paper uses 0.02.
+        kl_target: Nats of KL per response that `kl_coef` adapts to, None for a constant one (ours).
+        kl_horizon: Episodes over which an adapting `kl_coef` reacts (ours).
+        ptx_coef: Weight of the pretraining gradient (gamma), 27.8 in the paper; that it is of means per token is ours.
+        discount: Discount of rewards, per token; the paper has none.
+        gae_lambda: Lambda of the advantage estimate (ours).
+        clip_range: Trust region of the policy's ratio, 0.2 in the paper.
         value_clip_range: Trust region of the values (ours), None for none.
         stop_kl: Nats of KL per token from the policy that sampled; the first minibatch above and all later ones of the
             iteration are left out (ours). None for no limit.
         score_hook: What scores go through before the advantages (ours), see `generation.score_hooks`; None for none.
         score_scale: What they are multiplied by then (ours).
         whiten_scores: Whether they get mean 0 and variance 1 over each rollout before that (ours).
-        missing_eos_penalty: Penalty subtracted from the score of a response that was cut at the limit.
-        max_grad_norm: Norm that the policy's and the critic's gradients are clipped to, None for none.
-        ema_decay: Decay per optimizer step of the policy's moving average, None for none.
+        missing_eos_penalty: Penalty that a response which was cut at the limit loses of its score (ours).
+        max_grad_norm: Norm that the policy's and the critic's gradients are clipped to (ours), None for none.
+        ema_decay: Decay of the policy's moving average, 0.992 in the paper; per optimizer step is ours. None for none.
         activation_checkpointing: Compute the activations of policy and critic again in the backward pass.
         offload_frozen: Keep reference and reward model in the CPU's memory except while they score.
         seed: Seed of sampling and minibatches.

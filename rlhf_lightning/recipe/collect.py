@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
-from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, NonNegativeInt, checked
+from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, NonNegativeInt, PositiveFloat, checked
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
@@ -23,6 +23,7 @@ from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.recipe.turns import advance, shares_lacking, turns
 from rlhf_lightning.runs.files import write_lines
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
@@ -106,11 +107,12 @@ def collect_comparisons(
     temperature: NonNegativeFloat = 1.0,
     batch_size: Count = 256,
     rounds: Count = 3,
+    shares: Sequence[PositiveFloat] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     kept: KeptRankings | None = None,
 ) -> tuple[list[Comparison], dict[str, int]]:
-    """Sample K responses per prompt, in turn from the policies, and let one labeler rank each prompt's.
+    """Sample K responses per prompt from the policies, and let one labeler rank each prompt's.
 
     Identical responses of a prompt count once and are sampled again, ``rounds`` times at most; a prompt left with one
     response is dropped. Source: InstructGPT, section 3.5 and appendix C.2 (K between 4 and 9).
@@ -122,9 +124,10 @@ def collect_comparisons(
         labelers: Labelers; each prompt goes to one of them, drawn by the seed.
         min_responses: Smallest K, at least 2.
         max_responses: Largest K; K is uniform between the two.
-        temperature: Temperature of sampling.
+        temperature: Temperature of sampling (ours: 1).
         batch_size: Responses per batch.
-        rounds: Times to sample.
+        rounds: Times to sample (ours).
+        shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None: in turn (both ours).
         seed: Seed of K, of sampling and of who ranks what.
         progress: Function that is called with the number of prompts finished since the last call.
         kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after
@@ -136,7 +139,7 @@ def collect_comparisons(
     Raises:
         ValueError: When there is no such K, or nobody to ask.
     """
-    for lacking in counts_lacking(min_responses, max_responses):
+    for lacking in (*counts_lacking(min_responses, max_responses), *shares_lacking([*policies], shares)):
         raise ValueError(lacking)
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
@@ -147,11 +150,14 @@ def collect_comparisons(
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         if start >= len(rankings):
-            wanted = [random.Random(f"{seed}/{e.index}").randint(min_responses, max_responses) for e in chunk]
-            answers = zip(chunk, sampler.distinct(chunk, wanted, rounds, seed), strict=True)
+            each = partial(turns, len(policies), min_responses, max_responses, shares)
+            whose = [each(f"{seed}/{example.index}") for example in chunk]
+            answers = zip(chunk, sampler.distinct(chunk, whose, rounds, seed), strict=True)
             ranked = [
                 # Where there is one response there is nothing to choose from.
-                ranking(_drawn(labelers, seed, e), prompts[e.index], e.text, texts) if len(texts) > 1 else None
+                ranking(random.Random(f"{seed}/{e.index}/labeler").choice(labelers), prompts[e.index], e.text, texts)
+                if len(texts) > 1
+                else None
                 for e, texts in answers
             ]
             rankings += ranked
@@ -164,10 +170,6 @@ def collect_comparisons(
     return [each for each in rankings if each is not None], dropped
 
 
-def _drawn(labelers: Sequence[Labeler], seed: int, example: PromptExample) -> Labeler:
-    return random.Random(f"{seed}/{example.index}/labeler").choice(labelers)
-
-
 @dataclass(frozen=True)
 class _ResponseSampler:
     policies: Mapping[str, nn.Module]
@@ -176,14 +178,16 @@ class _ResponseSampler:
     batch_size: int
 
     def distinct(
-        self, examples: Sequence[PromptExample], wanted: Sequence[int], rounds: int, seed: int
+        self, examples: Sequence[PromptExample], whose: Sequence[list[int]], rounds: int, seed: int
     ) -> list[list[str]]:
-        """So many different responses to each prompt, as far as they come up within the rounds."""
+        """Different responses to each prompt, of these policies by number, as far as they come up within the rounds."""
         answers: list[list[str]] = [[] for _ in examples]
         for number in range(rounds):
-            open_slots = [(row, slot) for row, count in enumerate(wanted) for slot in range(len(answers[row]), count)]
+            open_slots = [
+                (row, slot, of[slot]) for row, of in enumerate(whose) for slot in range(len(answers[row]), len(of))
+            ]
             for which, model in enumerate(self.policies.values()):
-                rows = [(row, slot) for row, slot in open_slots if slot % len(self.policies) == which]
+                rows = [(row, slot) for row, slot, turn in open_slots if turn == which]
                 # Neighbours of similar length need little padding.
                 rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
                 for start in range(0, len(rows), self.batch_size):
@@ -191,15 +195,12 @@ class _ResponseSampler:
                     texts = self._sample(model, examples, part, (seed, number, which))
                     for (row, _), text in zip(part, texts, strict=True):
                         if text.strip() and text not in answers[row]:
+                            advance(whose[row], len(answers[row]), which)
                             answers[row].append(text)
         return answers
 
     def _sample(
-        self,
-        model: nn.Module,
-        examples: Sequence[PromptExample],
-        rows: Sequence[tuple[int, int]],
-        key: tuple[int, ...],
+        self, model: nn.Module, examples: Sequence[PromptExample], rows: Sequence[tuple[int, int]], key: Sequence[int]
     ) -> list[str]:
         tokenizer = self.tokenization.tokenizer
         options = SamplingOptions.from_tokenizer(tokenizer, self.tokenization.max_response_tokens, self.temperature)

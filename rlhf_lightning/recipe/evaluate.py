@@ -18,6 +18,7 @@ from rlhf_lightning.recipe.judges import (
     judge_record,
     judge_settings,
     main_judge,
+    policies_of,
     will_be,
 )
 from rlhf_lightning.recipe.kept import KeptPolicies
@@ -40,7 +41,7 @@ class Evaluation(Stage):
     def parents(self, context: Context) -> dict[str, str]:
         """The policies, the reference, the reward model and the judges of steps, as far as they are there."""
         options = context.config[self.name]
-        wanted = [*options["policies"], options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
+        wanted = [*policies_of(options), options["reference"], REWARD, *([] if options[JUDGE] else [JUDGE])]
         wanted += [step for judge in judge_settings(options).values() for step in reward_steps(context, judge).values()]
         return {name: name for name in wanted if name != FEW_SHOT and context.available(name)}
 
@@ -65,8 +66,8 @@ class Evaluation(Stage):
             ``policies``, ``baseline``, ``prompts``, and ``judge``: its name and whether it trained one of the policies.
         """
         options = context.config[self.name]
-        names = [name for name in options["policies"] if will_be(context, name, options)]
-        if out := [name for name in options["policies"] if name not in names]:
+        names = [name for name in policies_of(options) if will_be(context, name, options)]
+        if out := [name for name in policies_of(options) if name not in names]:
             context.say(self.name, f"left out, as there is no model or no few_shot_prefix: {', '.join(out)}")
         judge = main_judge(context, self.name)
         tests = _Tests(context, options, reward_of(context, judge))
@@ -81,8 +82,7 @@ class Evaluation(Stage):
                 kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
         samples = {name: kept.measured[name][0] for name in names}
         losses = {name: loss for name in names if (loss := kept.measured[name][1]) is not None}
-        rows = {name: asdict(policy) for name, policy in samples.items()}
-        write_json(folder / "samples.json", {"prompts": tests.questions, **rows})
+        write_json(folder / "samples.json", {"prompts": tests.questions} | {key: asdict(samples[key]) for key in names})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
         judged, count = judge_record(context, judge, names), len(tests.prompts)
         kept.path.unlink(missing_ok=True)

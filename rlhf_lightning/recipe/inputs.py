@@ -24,6 +24,7 @@ from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, Context
 from rlhf_lightning.recipe.curated import CuratedData
 from rlhf_lightning.recipe.messages import no_rankings, no_records
 from rlhf_lightning.recipe.model_names import model_lacking
+from rlhf_lightning.recipe.turns import shares_lacking
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import model_folder
 
@@ -71,7 +72,7 @@ def _rows(data: DataSource | CuratedData, kind: str, split: str) -> Iterator[Any
         return
     for source in data.files.get(kind, {}).get(split) or []:
         keep = None if data.quarantine is None else _pass_over
-        yield from (record for _, record in placed_records(source, RECORD_TYPES[kind], keep))
+        yield from (record for _, record in placed_records({**source, "sample": None}, RECORD_TYPES[kind], keep))
 
 
 def _pass_over(row: SourceRow) -> None:
@@ -163,6 +164,8 @@ def sampling_lacking(options: Any) -> Iterator[str]:
     if isinstance(sampling, Mapping):
         least, most = sampling.get("min_responses"), sampling.get("max_responses")
         yield from counts_lacking(least, most) if type(least) is int and type(most) is int and most > 1 else ()
+        policies, shares = options.get(POLICIES), sampling.get("shares")
+        yield from shares_lacking(policies, shares) if isinstance(policies, list) and isinstance(shares, list) else ()
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:

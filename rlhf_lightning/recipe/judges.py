@@ -34,14 +34,16 @@ def judge_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
     """What step evaluate needs and nothing brings or makes; policies of steps that do not run are left out there."""
-    policies = {name: will_be(context, name, options) for name in options[POLICIES]}
+    policies = {name: will_be(context, name, options) for name in policies_of(options)}
     for name, there in policies.items():
         if name != FEW_SHOT and (there or name.partition("/")[0] not in context.steps):
             yield from model_lacking(context, POLICIES, name)
     yield from model_lacking(context, "reference", options["reference"])
     if FEW_SHOT in policies and BASE not in policies:
         yield from base_lacking(context)
-    if not policies.get(options["baseline"]):
+    if options["baseline"] is None:
+        yield "baseline is null. Name one of the policies or the folder of another; the paper takes its 175B SFT model."
+    elif not policies.get(options["baseline"]):
         found = ", ".join(name for name, there in policies.items() if there) or "none is there"
         near = get_close_matches(str(options["baseline"]), policies, 1)
         meant = f" Did you mean {near[0]}?" if near and near[0] != options["baseline"] else ""
@@ -58,6 +60,12 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
         prefix = options["few_shot_prefix"] if policies.get(FEW_SHOT) else None
         yield from _texts_lacking(context, prefix, options["base_stop"])
     yield from unread_prompt(context, {**judges, "metadata": options["metadata"]}, "test", remedy)
+
+
+def policies_of(options: Mapping[str, Any]) -> list[str]:
+    """The policies that step evaluate samples: those named, and a baseline that is a folder, an id or a variant."""
+    named, baseline = options[POLICIES], options["baseline"]
+    return [*named, *([baseline] if baseline and "/" in baseline and baseline not in named else [])]
 
 
 def _texts_lacking(context: Context, prefix: str | None, stop: str | None) -> Iterator[str]:

@@ -17,13 +17,14 @@ def legend_of(recipe: Sequence[Stage], base: str = BASE, policies: Sequence[str]
     Args:
         recipe: The steps, which bring their titles and colours.
         base: Name of the base model.
-        policies: Policies that are folders or hub ids; each is called by as many of its last parts as tell it from the
-            others, a hub id by the whole.
+        policies: Policies that are folders or hub ids. The model of a run's step is called by the run (``flan`` for
+            ``runs/flan/sft/model``), with the step where that is not enough; another folder by as many of its last
+            parts as tell it from the others; a hub id by the whole.
     """
     steps = {stage.name: stage for stage in recipe if stage.keeps_artifact}
     labels = {BASE: base, FEW_SHOT: f"{base} prompted", **{name: stage.title for name, stage in steps.items()}}
     own = {
-        name: name if is_hub_id(name) else _shortest(name, [*policies, *labels.values()])
+        name: name if is_hub_id(name) else _label(name, [each for each in policies if each != name], labels)
         for name in policies
         if name.partition("/")[0] not in labels
     }
@@ -47,6 +48,19 @@ def base_name(model: Mapping[str, Any]) -> str:
     if path is None or model_folder(path) != path:
         return BASE
     return str(path) if is_hub_id(path) else Path(path).resolve().name
+
+
+def _label(name: str, others: Sequence[str], labels: Mapping[str, str]) -> str:
+    taken = {*labels.values(), *(Path(each).name for each in others)}
+    taken.update(*(_of_run(each, labels) for each in others))
+    free = [each for each in _of_run(name, labels) if each not in taken]
+    return free[0] if free else _shortest(name, [*others, *labels.values()])
+
+
+def _of_run(name: str, titles: Mapping[str, str]) -> tuple[str, ...]:
+    """What the model of a run's step may be called; () for any other folder."""
+    *_, run, step, model = ("", "", *Path(name).resolve().parts)
+    return (run, f"{run} {titles[step]}") if step in titles and model in ("model", "model_ema") else ()
 
 
 def _shortest(name: str, others: Sequence[str]) -> str:

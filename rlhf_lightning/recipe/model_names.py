@@ -19,6 +19,8 @@ from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import here_or_hub_id, is_hub_id, model_folder
 
 _BASE_PATH = "model.path"
+MISSING = "???"
+"""The value of a setting that its user must give."""
 _MODELS = {WRITES: "a model that writes responses", SCORES: "a reward model"}
 
 
@@ -36,15 +38,18 @@ def models_lacking(context: Context, models: Callable[[Context], Mapping[str, st
         yield from model_lacking(context, role, name, (SCORES, WRITES) if scores else (WRITES,))
 
 
-def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...] = (WRITES,)) -> Iterator[str]:
+def model_lacking(context: Context, role: str, name: str | None, kinds: tuple[str, ...] = (WRITES,)) -> Iterator[str]:
     """Whether there is a model of that name, by the names of `Context.model_path`.
 
     Args:
         context: Models and settings of the run.
         role: The setting that names it, such as `init`.
-        name: The name.
+        name: The name; None where the option leaves it to the user.
         kinds: What it may be.
     """
+    if name is None or name == MISSING:
+        yield f"{role} is still to be given. {_named(context, kinds)}"
+        return
     step, _, variant = name.partition("/")
     if name == BASE:
         yield from base_lacking(context)

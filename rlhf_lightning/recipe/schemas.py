@@ -74,12 +74,12 @@ Nodes = Annotated[Any, NODES]
 """Nodes with `_target_`, in mappings by name or in lists, however deep; null is none."""
 
 _LENGTHS = ("block_size", "max_prompt_tokens", "max_response_tokens", "prompt_template", "train_on", "format")
-_PAIRS, _SHARE, _ROWS = "as_pairs", "text_share", "text_batch_size"
+_PAIRS, _SHARE, _ROWS = "as_pairs", ("text_share", "text_share_of"), "text_batch_size"
 Lengths = Annotated[
     dict[str, Any],
     Keywords(
         RLHFDataModule,
-        ("text", "seed", "batch_size", "num_batches", "num_workers", _PAIRS, _SHARE, _ROWS),
+        ("text", "seed", "batch_size", "num_batches", "num_workers", _PAIRS, *_SHARE, _ROWS),
         _LENGTHS[:3],
     ),
 ]
@@ -110,7 +110,7 @@ class PretrainSettings(TypedDict):
     """Group `pretrain`."""
 
     module: LanguageModel
-    data: Annotated[ValidatedRows, _data(_PAIRS, _SHARE, _ROWS)]
+    data: Annotated[ValidatedRows, _data(_PAIRS, *_SHARE, _ROWS)]
     fit: Fit
     on_weights: bool
     export_dtype: DType
@@ -132,9 +132,9 @@ class FineTuningSettings(TypedDict):
 class RewardSettings(TypedDict):
     """Groups `reward` and `judge`."""
 
-    init: str
+    init: str | None
     module: LanguageModel
-    data: Annotated[ValidatedRows, _data(_SHARE, _ROWS)]
+    data: Annotated[ValidatedRows, _data(*_SHARE, _ROWS)]
     fit: Fit
     lora: Lora
     rates: NotRequired[dict[str, NonNegativeFloat]]
@@ -151,7 +151,7 @@ class PpoSettings(TypedDict):
     reward: Reward
     value_init: str | None
     module: Ppo
-    data: Annotated[Rows, _data(_PAIRS, _SHARE)]
+    data: Annotated[Rows, _data(_PAIRS, *_SHARE)]
     fit: Fit
     lora: Lora
     rates: NotRequired[dict[str, NonNegativeFloat]]
@@ -175,7 +175,7 @@ class EvaluateSettings(TypedDict):
     """Group `evaluate`."""
 
     policies: list[str]
-    baseline: str
+    baseline: str | None
     reference: str
     judge: Reward
     judges: Mapping[str, Reward] | None

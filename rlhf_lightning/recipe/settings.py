@@ -8,6 +8,7 @@ from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.optimizers import GIVEN_LATER, factory_fault
 from rlhf_lightning.recipe.context import COLLECT
 from rlhf_lightning.recipe.inputs import sampling_lacking
+from rlhf_lightning.recipe.model_names import MISSING
 from rlhf_lightning.recipe.rewards import FORMS, KINDS
 from rlhf_lightning.recipe.schemas import (
     ENGINES,
@@ -26,7 +27,6 @@ from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.targets import REMOTE_CODE, TRUST, TRUSTS_CODE, found_target, refusal
 
-_MISSING = "???"
 _NODE = ("_target_", "_args_", "_partial_")
 
 
@@ -68,7 +68,7 @@ class _Tree:
 
     def visit(self, path: str, value: Any, annotation: Any, objects: Any = Node) -> None:
         """Judge a setting by its type; `objects` is asked for in the place of what pydantic cannot judge."""
-        if value == _MISSING:
+        if value == MISSING:
             return
         annotation = present(annotation) if value is not None else annotation
         marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
@@ -137,7 +137,7 @@ class _Tree:
                 self.unknown += [] if parameters.takes_any else [(path, key, item, list(types), "" if ours else target)]
             elif not is_default(item, parameters.defaults, key):
                 self.visit(_joined(path, key), item, types[key], Node if ours or has_scalar(types[key]) else Any)
-        if node.get("_partial_") is True and len(self.faults) == before and _MISSING not in options.values():
+        if node.get("_partial_") is True and len(self.faults) == before and MISSING not in options.values():
             said = factory_fault(found, {key: item for key, item in options.items() if key in types})
             if said is not None:
                 self.add(path, f"is refused by {target}: {said}")
@@ -199,7 +199,7 @@ class _Tree:
                 for name in names.keys() & node.keys():
                     value = node[name]
                     judged = any(path == f"{group}.{name}" for path, _ in self.faults)
-                    said = isinstance(value, str) and value not in (_MISSING, names[name]) and not judged
+                    said = isinstance(value, str) and value not in (MISSING, names[name]) and not judged
                     if said and not any(f"/{value}/" in f"/{leaf}/" for leaf in read):
                         self.add(f"{group}.{name}", f"is {value}, but nothing in this option of {group} reads it")
 

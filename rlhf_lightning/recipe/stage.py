@@ -73,7 +73,7 @@ class Stage(ABC):
 
     def models(self, context: Context) -> dict[str, str]:
         """The parents that read the same tokens as the step, by their role; the first one brings the tokenizer."""
-        return {role: name for role, name in self.parents(context).items() if name != COLLECT}
+        return {role: name for role, name in self.parents(context).items() if name not in (COLLECT, None)}
 
     @abstractmethod
     def run(self, context: Context, folder: Path) -> dict[str, Any]:

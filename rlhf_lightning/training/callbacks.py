@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.arguments import Count, checked
+from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.generation.sample import response_texts
 from rlhf_lightning.parallel.processes import on_rank_zero
 from rlhf_lightning.runs.files import append_line, read_json_lines, write_lines
@@ -49,6 +50,21 @@ class LearningRates(L.Callback):
         for name, optimizer in self._names.items():
             for number, group in enumerate(optimizer.param_groups):
                 pl_module.log(f"{name}/{number}" if number else name, group["lr"])
+
+
+class TextShares(L.Callback):
+    """Logs which share of the rows, and of the tokens in the loss, is pretraining text, where some is mixed in.
+
+    Args:
+        data: What the model learns from.
+    """
+
+    def __init__(self, data: RLHFDataModule) -> None:
+        self.data = data
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """They are the same all the time."""
+        pl_module.log_dict(self.data.text_shares)
 
 
 class SampleTable(L.Callback):

@@ -13,6 +13,7 @@ from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.examples import ComparisonExample, LMExample
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.training.callbacks import TextShares
 from rlhf_lightning.training.heartbeat import Heartbeat
 from rlhf_lightning.training.progress import StageProgress
 
@@ -277,4 +278,4 @@ def watches(
     if hasattr(module, "rollout"):
         return [bar, warnings, PolicyWatch(warnings, step)]
     losses = [LossWatch(warnings, step, data)] if hasattr(module, "loss") else []
-    return [bar, warnings, CutWatch(warnings, data), *losses]
+    return [bar, warnings, CutWatch(warnings, data), TextShares(data), *losses]

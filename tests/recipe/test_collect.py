@@ -1,3 +1,4 @@
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from rlhf_lightning.data.records import Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.recipe.collect import collect_comparisons
 from rlhf_lightning.recipe.kept import KeptRankings
+from rlhf_lightning.recipe.turns import turns
 
 EOS, VOCABULARY = 1, 40
 
@@ -150,6 +152,36 @@ def test_policies_take_turns(tiny_tokenizer, k, first):
     whole = [record.completions for record in comparisons if len(record.completions) == k]
     assert len(whole) > 3
     assert {sum(int(text[1:]) < 30 for text in completions) for completions in whole} == {first}
+
+
+def test_policies_have_shares(tiny_tokenizer):
+    """Mostly SFT and some PPO: of 9 responses a fifth is 1.8, so that a prompt has 1 or 2, and 5 of 9 never."""
+    policies = {"sft": Speaker(*range(20, 30)), "ppo": Speaker(*range(30, 40))}
+    options = {"min_responses": 9, "max_responses": 9, "rounds": 9}
+    comparisons, _ = collect(tiny_tokenizer, policies, PROMPTS * 5, shares=[0.8, 0.2], **options)
+    of_ppo = [sum(int(text[1:]) >= 30 for text in record.completions) for record in comparisons]
+    assert set(of_ppo) == {1, 2}
+    # 60 prompts with 2 by chance .8 and 1 by .2: 3 standard deviations are 9.3.
+    assert abs(sum(of_ppo) - 60 * 1.8) < 9.3
+    assert collect(tiny_tokenizer, policies, shares=[1, 1], **options) != collect(tiny_tokenizer, policies, **options)
+
+
+@pytest.mark.parametrize("shares", [[0.8, 0.2], [3, 1, 1], [1.0]])
+def test_over_many_prompts_shares_are_what_they_say(shares):
+    drawn = [Counter(turns(len(shares), k, k, shares, f"{k}/{n}")) for k in (4, 5, 9) for n in range(2000)]
+    for policy, share in enumerate(shares):
+        exact = share / sum(shares)
+        assert sum(each[policy] for each in drawn) / (2000 * (4 + 5 + 9)) == pytest.approx(exact, abs=0.005)
+        for each in drawn:
+            assert abs(each[policy] - exact * each.total()) < 1
+
+
+def test_every_policy_needs_a_share(tiny_tokenizer):
+    policies = {"sft": Speaker(20, 21), "ppo": Speaker(30, 31)}
+    with pytest.raises(ValueError, match=r"shares=\[1.0\] is not one for each of the policies \(sft, ppo\)"):
+        collect(tiny_tokenizer, policies, shares=[1.0])
+    with pytest.raises(ValueError, match="shares"):
+        collect(tiny_tokenizer, policies, shares=[1.0, -1.0])
 
 
 @pytest.mark.parametrize(

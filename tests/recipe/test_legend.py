@@ -36,8 +36,20 @@ def test_policies_that_are_folders_or_hub_ids_have_short_names_that_differ(tmp_p
     legend = run_legend(RECIPE, composed(options))
     labels = [legend.label(name) for name in (*policies, "base")]
     assert labels == [
-        *("a/ppo/model", "b/ppo/model", "other", "x/SmolLM2", f"{tmp_path.name}/SFT"),
+        *("a", "b", "other", "x/SmolLM2", f"{tmp_path.name}/SFT"),
         *("Qwen/Qwen3-0.6B", "SFT", "sft/epoch-1", "SmolLM2"),
+    ]
+
+
+def test_models_of_other_runs_are_called_by_their_runs() -> None:
+    policies = [f"/runs/{name}/model" for name in ("flan/sft", "t0/sft", "kl05/ppo", "kl05/ppo_ptx", "ppo/ppo", "x/y")]
+    policies += ["/models/t0", "/runs/PPO/sft/model_ema"]
+    legend = run_legend(RECIPE, composed([f"evaluate.policies=[base,prompted,ppo,{','.join(policies)}]"]))
+    labels = [legend.label(name) for name in ("base", "prompted", "ppo", *policies)]
+    # /models/t0 is t0 already, ppo another policy, and PPO what it is called.
+    assert labels == [
+        *("base", "base prompted", "PPO", "flan", "t0 SFT", "kl05 PPO", "kl05 PPO-ptx", "ppo PPO", "y/model"),
+        *("t0", "PPO SFT"),
     ]
 
 

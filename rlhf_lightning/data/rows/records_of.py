@@ -1,14 +1,16 @@
 """From a source to records: every row becomes one, or a problem with its place."""
 
 import json
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from datasets import Dataset
 
-from rlhf_lightning.arguments import Node, fault
+from rlhf_lightning.arguments import Count, Node, fault
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, RecordError, Text, short
 from rlhf_lightning.data.rows.columns import check_column, column_value, columns_of, label_values
 from rlhf_lightning.data.rows.files import read_rows
@@ -20,12 +22,14 @@ from rlhf_lightning.data.rows.shapes import shaped
 Source: TypeAlias = str | Path | Mapping[str, Any] | Dataset | Iterable[Record] | Iterable[Mapping[str, Any]]
 """A path, a hub id, a mapping with ``path`` (see `read_records`), a data set, or records or rows in memory."""
 
-KEYS = ("path", "load", "split", "shape", "where", "columns", "set")
+Item = TypeVar("Item")
+KEYS = ("path", "load", "split", "shape", "where", "columns", "set", "sample")
 """What a mapping may say of a source."""
 
 _TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("path", "hub", "split"), str | None),
     **dict.fromkeys(("load", "where"), Mapping[str, Any] | None),
+    "sample": Count | None,
 }
 """What it may say there."""
 
@@ -60,7 +64,8 @@ def read_records(
             - ``columns``: record field -> column, see `rlhf_lightning.data.rows.columns.column_value`; for
               ``labels`` also label -> column, see `rlhf_lightning.data.rows.columns.label_values`; for ``fields`` of
               prompts likewise name -> column, instead of all columns that nothing else takes;
-            - ``set``: record field -> its value in every row.
+            - ``set``: record field -> its value in every row;
+            - ``sample``: how many of its records to take, drawn at random, always the same; all where there are fewer.
         kind: The record to build.
         keep: Gets malformed rows; None stops at them, once all are counted.
         left_out: Gets the rows that hold no such record though nothing is wrong with them (KTO rows with label false
@@ -119,7 +124,7 @@ def placed_records(
                 check(made)
         return made
 
-    for place, record in malformed.sift(rows, make, keep):
+    for place, record in drawn(malformed.sift(rows, make, keep), options.get("sample")):
         empty = False
         yield place, record
     if empty:
@@ -128,6 +133,23 @@ def placed_records(
         reason += f" ({others} rows with label false)" if others else ""
         remedy = "Mend it, name another, or set the entry to null." + (f"\n{malformed}" if malformed else "")
         raise RecordError(f"{name} holds no {kind.kind}: {reason}. {remedy}")
+
+
+def drawn(items: Iterable[Item], count: int | None) -> Iterable[Item]:
+    """So many of the items, each as likely, in their order; no more than these are held. None is all.
+
+    Examples:
+        >>> drawn("abc", 5)
+        ['a', 'b', 'c']
+    """
+    if count is None:
+        return items
+    lot, kept = random.Random(0), dict[int, tuple[int, Item]]()
+    for number, item in enumerate(items):
+        place = number if number < count else lot.randrange(number + 1)
+        if place < count:
+            kept[place] = number, item
+    return [item for _, item in sorted(kept.values(), key=itemgetter(0))]
 
 
 def _opened(source: Any) -> tuple[Mapping[str, Any], Iterable[SourceRow]]:
