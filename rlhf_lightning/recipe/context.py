@@ -37,7 +37,7 @@ from rlhf_lightning.runs.identity import by_content, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
-BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE = "base", "prompted", "pretrain", "collect", "curate"
+BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE, SELECT = "base", "prompted", "pretrain", "collect", "curate", "select"
 """The base model, the same behind a few-shot prefix, and the steps whose artifacts others look for by name."""
 WRITES, SCORES = "language model", "reward model"
 """What the model of a step is."""
