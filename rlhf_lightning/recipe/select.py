@@ -168,7 +168,7 @@ class _Trial:
             temperature=self.options["temperature"],
             seed=self.context.seed,
             prefix=prefix,
-            stop=self.options["base_stop"] if model == BASE else None,
+            stop=None if prefix is None else self.options["base_stop"],  # as `select` is sampled, uncut
         )
         bare = self.demonstrations if prefix is None else []
         return samples, pretraining_loss(policy, bare) if bare else None
