@@ -117,12 +117,15 @@ class Selection(Stage):
                 kept.of(name, partial(trial.measure, named.get(name, BASE), prefixes.get(name), advance))
         report_cut(context, self.name, trial.reward)
         rows = _rows({name: kept.measured[name] for name in named}, trial.questions)
-        metrics: dict[str, Any] = {CANDIDATES: rows, "best": _best(rows)}
+        metrics: dict[str, Any] = {CANDIDATES: rows, "best": (best := _best(rows))}
         if prefixes:
-            rows = _rows({name: kept.measured[name] for name in prefixes}, trial.questions)
-            metrics |= {"prefixes": rows, "best_prefix": prefixes[_best(rows)]}
-        _pass_on(context, named[metrics["best"]], folder / "model")
+            others = _rows({name: kept.measured[name] for name in prefixes}, trial.questions)
+            metrics |= {"prefixes": others, "best_prefix": prefixes[_best(others)]}
+        _pass_on(context, named[best], folder / "model")
         context.console.print(candidate_table(metrics, count, options["split"]))
+        if near := [row["name"] for row in rows if row["behind"]["low"] <= 0 and row["name"] != best]:
+            as_good = f"{', '.join(near)} may be as good: the interval of the difference contains 0."
+            context.say(self.name, f"{as_good} More prompts (num_prompts) tell more.")
         kept.path.unlink(missing_ok=True)
         return metrics
 

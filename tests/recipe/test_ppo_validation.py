@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ def planted(module: PPOModule, series: dict[int, float]) -> Any:
     return lambda prompts, responses: [series[int(module.iteration)]] * len(responses)
 
 
+def exporter(module: PPOModule) -> Any:
+    return lambda folder: save_model(module.policy, folder, module.tokenizer)
+
+
+def drawn(prompts: Any, responses: Any) -> list[float]:
+    """A judge that moves every random state."""
+    return [random.random() + np.random.rand() + float(torch.rand(())) for _ in responses]
+
+
 def test_each_prompt_is_measured_as_if_it_were_alone(make_tiny_lm: Any, tiny_tokenizer: Any) -> None:
     """By plain forward passes over one row; the noise depends on the prompt alone."""
     module = module_of(make_tiny_lm, tiny_tokenizer, missing_eos_penalty=0.25)
@@ -114,9 +124,8 @@ def test_training_is_the_same_with_it_and_without(make_tiny_lm: Any, tiny_tokeni
     ends = []
     for name in ("with", "without"):
         module = module_of(make_tiny_lm, tiny_tokenizer, ema_decay=0.9)
-        random.seed(3), np.random.seed(3), torch.manual_seed(3)
-        draw = lambda prompts, responses: [random.random() + np.random.rand() + float(torch.rand(())) for _ in responses]
-        every = PromptValidation(batches(tiny_tokenizer), 3, draw, None, tmp_path / name, "ppo")
+        L.seed_everything(3, verbose=False)
+        every = PromptValidation(batches(tiny_tokenizer), 3, drawn, None, tmp_path / name, "ppo")
         fit(module, tmp_path / name, *([every] if name == "with" else []))
         ends.append((module.state_dict(), random.random(), np.random.rand(), float(torch.rand(()))))
     assert all(torch.equal(value, ends[1][0][key]) for key, value in ends[0][0].items())
@@ -146,7 +155,7 @@ def test_the_best_weights_are_kept_over_a_kill(
 
     def run(*more: L.Callback) -> tuple[PPOModule, PromptValidation]:
         module = module_of(make_tiny_lm, tiny_tokenizer, ema_decay=None)
-        export = lambda folder: save_model(module.policy, folder, tiny_tokenizer)
+        export = exporter(module)
         judge = planted(module, RISING)
         validation = PromptValidation(batches(tiny_tokenizer), 1, judge, export, tmp_path, "ppo")
         weights.update({"now": module})
@@ -189,14 +198,10 @@ def test_few_models_are_on_the_disk_while_it_gets_better_and_better(
 
 
 def test_a_kept_model_that_is_gone_is_said(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    import shutil
-
     def made() -> tuple[PPOModule, PromptValidation]:
         module = module_of(make_tiny_lm, tiny_tokenizer, ema_decay=None)
-        export = lambda folder: save_model(module.policy, folder, tiny_tokenizer)
-        return module, PromptValidation(
-            batches(tiny_tokenizer), 1, planted(module, RISING), export, tmp_path, "ppo"
-        )
+        export = exporter(module)
+        return module, PromptValidation(batches(tiny_tokenizer), 1, planted(module, RISING), export, tmp_path, "ppo")
 
     module, validation = made()
     with pytest.raises(KilledError):
@@ -213,9 +218,11 @@ def test_a_judge_that_falls_is_said_once_also_over_a_kill(
     falling = {n: 1.0 - 0.1 * n for n in range(9)}
 
     def made() -> tuple[PPOModule, PromptValidation]:
-        made: list[PPOModule] = []
-        rising = lambda prompts, responses: [float(made[0].iteration)] * len(responses)
-        made.append(module := module_of(make_tiny_lm, tiny_tokenizer, rising))
+        models: list[PPOModule] = []
+        models.append(
+            module_of(make_tiny_lm, tiny_tokenizer, lambda _, texts: [float(models[0].iteration)] * len(texts))
+        )
+        (module,) = models
         return module, PromptValidation(batches(tiny_tokenizer), 2, planted(module, falling), None, tmp_path, "ppo")
 
     module, validation = made()
