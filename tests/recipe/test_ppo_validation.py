@@ -220,7 +220,7 @@ def test_a_judge_that_falls_is_said_once_also_over_a_kill(
     def made() -> tuple[PPOModule, PromptValidation]:
         models: list[PPOModule] = []
         models.append(
-            module_of(make_tiny_lm, tiny_tokenizer, lambda _, texts: [float(models[0].iteration)] * len(texts))
+            module_of(make_tiny_lm, tiny_tokenizer, lambda responses: [float(models[0].iteration)] * len(responses))
         )
         (module,) = models
         return module, PromptValidation(batches(tiny_tokenizer), 2, planted(module, falling), None, tmp_path, "ppo")
