@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from rlhf_lightning.evaluation.intervals import mean_interval
+from rlhf_lightning.evaluation.tables import JUDGE
 
 FALLS = 2
 """Validations in a row that have to say so: the best is a maximum over many, and overrated."""
@@ -40,12 +41,12 @@ class Overoptimisation:
             iteration: Iterations of PPO before it.
             found: `score` of each prompt, and `judge` where there is one.
         """
-        now = {"score": found["score"], "judge": found.get("judge", found["score"])}
-        if self.best is None or fmean(now["judge"]) > fmean(self.best["judge"]):
+        now = {"score": found["score"], JUDGE: found.get(JUDGE, found["score"])}
+        if self.best is None or fmean(now[JUDGE]) > fmean(self.best[JUDGE]):
             self.best, self.fallen = {"iteration": iteration, **now}, 0
             return True
         self._last = {name: (fmean(self.best[name]), fmean(values)) for name, values in now.items()}
-        lost = [new - old for new, old in zip(now["judge"], self.best["judge"], strict=True)]
+        lost = [new - old for new, old in zip(now[JUDGE], self.best[JUDGE], strict=True)]
         rises = self._last["score"][1] > self._last["score"][0]
         falls = rises and mean_interval(lost, self.clusters)["high"] < 0
         self.fallen = self.fallen + 1 if falls else 0
@@ -54,7 +55,7 @@ class Overoptimisation:
     def sentence(self, step: str) -> str:
         """What is wrong, and what to do."""
         assert self.best is not None
-        (judged, judge), (scored, score) = self._last["judge"], self._last["score"]
+        (judged, judge), (scored, score) = self._last[JUDGE], self._last["score"]
         return (
             f"on the validation prompts the judge's mean fell from {judged:.3g} after iteration "
             f"{self.best['iteration']} to {judge:.3g}, more than chance explains, while the reward's rose from "

@@ -4,7 +4,7 @@ from rlhf_lightning.evaluation.plots import Curve
 
 PPO_CURVES = (
     Curve("Score of the reward", "score", {"mean": "rollout/score"}),
-    Curve("Validation prompts", "score", {"reward": "validation/score", "judge": "validation/judge"}),
+    Curve("Validation prompts", "score", {"by the reward": "validation/score", "by the judge": "validation/judge"}),
     Curve("KL to the reference", "nats per response", {"k1": "rollout/kl", "k3": "rollout/kl_k3"}),
     Curve("Length", "tokens", {"mean": "rollout/length"}),
     Curve("Responses that end by themselves", "share of responses", {"share": "rollout/ended"}),

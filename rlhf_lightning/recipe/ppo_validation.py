@@ -46,7 +46,7 @@ _NOISE = -1
 """In the place of the iteration, so that every validation draws the same numbers, and no iteration does."""
 KEYS = {
     "score": "validation/score",
-    "judge": "validation/judge",
+    JUDGE: "validation/judge",
     "kl": "validation/kl",
     "length": "validation/length",
 }
@@ -161,7 +161,7 @@ class PromptValidation(L.Callback):
             logger.log_metrics(means, done - 1)  # also where `log_every` leaves the iteration out
         pl_module.log_dict(means, logger=False, prog_bar=True)
         if self.watch.warns:
-            _warn(trainer, "judge", self.watch.sentence(self.step))
+            _warn(trainer, JUDGE, self.watch.sentence(self.step))
 
     def finish(self) -> dict[str, Any]:
         """Put the best weights in place, as `model_best`; which iteration they are of."""
@@ -215,7 +215,7 @@ def answered(module: PPOModule, batches: Sequence[PromptBatch], judge: Reward | 
     """
     settings = module.hparams
     options = SamplingOptions.from_tokenizer(module.tokenizer, settings.max_new_tokens, settings.temperature)
-    scorers = {"score": module.reward, **({} if judge is None else {"judge": judge})}
+    scorers = {"score": module.reward, **({} if judge is None else {JUDGE: judge})}
     if isinstance(judge, nn.Module):
         judge.to(module.device)
     frozen = (module.reference, module.reward) if settings.offload_frozen else ()
