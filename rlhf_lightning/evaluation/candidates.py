@@ -18,7 +18,7 @@ def candidate_table(metrics: Mapping[str, Any], prompts: int, split: str) -> Tab
         split: The split that they are of.
     """
     table = Table(title=f"Mean reward on {prompts} prompts for {split}: {metrics['best']} is the best")
-    for name in ("candidate", "reward", "below the best", "length", "validation\nloss"):
+    for name in ("candidate", "mean reward", "below the best", "length", "validation\nloss"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
     for row in candidate_rows(metrics):
         table.add_row(

@@ -176,7 +176,8 @@ class PromptValidation(L.Callback):
         if not self.batches:
             return {}
         best = self.watch.best
-        self._saved = dict([*self._saved.items(), (self._done, best and best["iteration"])][-CHECKPOINTS:])
+        known = {**self._saved, self._done: None if best is None else int(best["iteration"])}
+        self._saved = dict(list(known.items())[-CHECKPOINTS:])
         return {"best": best, "fallen": self.watch.fallen, "saved": list(self._saved.items())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
