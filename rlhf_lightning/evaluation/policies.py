@@ -59,7 +59,7 @@ class PolicySamples:
 @checked
 def sample_policy(
     model: nn.Module,
-    reference: nn.Module,
+    reference: nn.Module | None,
     batches: Iterable[PromptBatch],
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -75,7 +75,7 @@ def sample_policy(
 
     Args:
         model: The policy.
-        reference: The model that the KL is measured from.
+        reference: The model that the KL is measured from; None leaves the KL out.
         batches: Held-out prompts, on the models' device.
         tokenizer: The tokenizer of both models.
         judge: The judge whose scores count.
@@ -99,7 +99,7 @@ def sample_policy(
         sampled = rollout
         if stop is not None:
             rollout = _cut(rollout, stop, tokenizer)
-        if prefix is None and temperature > 0:
+        if reference is not None and prefix is None and temperature > 0:
             policy, base = (response_log_probs(m, sampled, temperature) for m in (model, reference))
             samples.kl += torch.where(rollout.response_mask, policy - base, 0.0).sum(1).tolist()
         rollout = rollout._replace(prompts=batch)

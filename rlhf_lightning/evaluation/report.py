@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlhf_lightning.evaluation.candidates import candidate_rows
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
 from rlhf_lightning.evaluation.step_files import StepFiles
@@ -176,6 +177,7 @@ def _stage(stage: ReportedStage, files: StepFiles, legend: Legend) -> dict[str, 
         "plots": plots,
         "thinned": max((len(series) for series in columns.values()), default=0) > MOST_POINTS,
         "final": [(name, value) for name, value in metrics.items() if isinstance(value, int | float)],
+        "candidates": candidate_rows(metrics),
         "episodes": files.episodes,
     }
 

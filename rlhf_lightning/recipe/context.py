@@ -37,7 +37,7 @@ from rlhf_lightning.runs.identity import by_content, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
-BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE = "base", "prompted", "pretrain", "collect", "curate"
+BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE, SELECT = "base", "prompted", "pretrain", "collect", "curate", "select"
 """The base model, the same behind a few-shot prefix, and the steps whose artifacts others look for by name."""
 WRITES, SCORES = "language model", "reward model"
 """What the model of a step is."""
@@ -84,8 +84,9 @@ class Context(Messages):
         """Folder of a step's model or a model given by path; None is the base model of the configuration.
 
         Args:
-            name: ``base``, a step (``ppo/raw`` for the weights without averaging, ``sft/epoch-3`` for those after an
-                epoch, where they were kept), a folder or a hub id.
+            name: ``base``, a step (``ppo/raw`` for the weights without averaging, ``ppo/best`` for those of the best
+                validation, ``sft/epoch-3`` or ``sft/batch-400`` for those after an epoch or so many batches, where
+                they were kept), a folder or a hub id.
 
         Raises:
             PipelineError: When the step has not run.
@@ -96,8 +97,10 @@ class Context(Messages):
         if step not in self.steps:
             return name
         folder = self.step_folder(step)
-        if variant.startswith("epoch-"):
+        if variant.startswith(("epoch-", "batch-")):
             return folder / "epochs" / variant.removeprefix("epoch-")
+        if variant == "best":
+            return folder / "model_best"
         averaged = folder / "model_ema"
         return averaged if averaged.exists() and variant != "raw" else folder / "model"
 

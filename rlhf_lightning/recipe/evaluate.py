@@ -14,6 +14,7 @@ from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
 from rlhf_lightning.recipe.judges import (
     evaluation_lacking,
+    few_shot_prefix,
     judge_fingerprints,
     judge_record,
     judge_settings,
@@ -123,7 +124,7 @@ class _Tests:
         """
         context, options, few_shot = self.context, self.options, name == FEW_SHOT
         policy = context.causal_lm(BASE if few_shot else name)
-        prefix = options["few_shot_prefix"] if few_shot else None
+        prefix = few_shot_prefix(context, options) if few_shot else None
         context.check_lengths(policy, name, prefix or "")
         samples = sample_policy(
             policy,

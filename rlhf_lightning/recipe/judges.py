@@ -8,13 +8,14 @@ from typing import Any
 
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
-from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT, SELECT, Context
 from rlhf_lightning.recipe.inputs import POLICIES, records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
 from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_label, reward_lacking
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.identity import fingerprint
 
 
 def main_judge(context: Context, step: str) -> Any:
@@ -57,18 +58,38 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
     for role, judge in judges.items():
         yield from reward_lacking(context, role, judge, partial(rows_of, context, "prompts", "test"))
     if (policies.get(FEW_SHOT) or policies.get(BASE)) and not any(base_lacking(context)):
-        prefix = options["few_shot_prefix"] if policies.get(FEW_SHOT) else None
-        yield from _texts_lacking(context, prefix, options["base_stop"])
+        yield from _prefix_lacking(context, options) if policies.get(FEW_SHOT) else ()
+        prefix = few_shot_prefix(context, options) if policies.get(FEW_SHOT) else None
+        yield from texts_lacking(context, prefix, options["base_stop"])
     yield from unread_prompt(context, {**judges, "metadata": options["metadata"]}, "test", remedy)
 
 
 def policies_of(options: Mapping[str, Any]) -> list[str]:
-    """The policies that step evaluate samples: those named, and a baseline that is a folder, an id or a variant."""
+    """The policies that step evaluate samples: those named, and a baseline that step select, a folder or an id is."""
     named, baseline = options[POLICIES], options["baseline"]
-    return [*named, *([baseline] if baseline and "/" in baseline and baseline not in named else [])]
+    further = baseline and (baseline == SELECT or "/" in baseline) and baseline not in named
+    return [*named, *([baseline] if further else [])]
 
 
-def _texts_lacking(context: Context, prefix: str | None, stop: str | None) -> Iterator[str]:
+def few_shot_prefix(context: Context, options: Mapping[str, Any]) -> str | None:
+    """What the prompted base model reads first: the setting, or the best prefix of step select, once it is made."""
+    prefix: str | None = options["few_shot_prefix"]
+    if prefix != SELECT:
+        return prefix
+    folder = None if SELECT in context.coming else context.runs.find(SELECT)
+    best: str | None = None if folder is None else read_stage(folder)["metrics"].get("best_prefix")
+    return best
+
+
+def _prefix_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
+    if options["few_shot_prefix"] == SELECT and few_shot_prefix(context, options) is None:
+        if SELECT not in context.coming and context.runs.find(SELECT) is None:
+            yield not_made(context.runs, SELECT)
+        elif SELECT not in context.coming or not context.config[SELECT]["prefixes"]:
+            yield "few_shot_prefix=select: no prefixes compete in step select. List some in select.prefixes."
+
+
+def texts_lacking(context: Context, prefix: str | None, stop: str | None) -> Iterator[str]:
     """Whether prompts still fit into the base model behind a few-shot prefix, and whether it can write the stop."""
     path = context.model_path(BASE) or context.config["model"]["causal_lm"].get("path")
     if path is None or not Path(model_folder(str(path))).is_dir():
@@ -92,9 +113,11 @@ def will_be(context: Context, name: str, options: Mapping[str, Any]) -> bool:
 
 
 def judge_fingerprints(context: Context, options: Mapping[str, Any]) -> dict[str, str]:
-    """What every part of every judge is, by content."""
+    """What every part of every judge is, by content, and the prefix that step select chose."""
     each = [reward_fingerprints(context, judge, role) for role, judge in judge_settings(options).items()]
-    return {role: found for of_judge in each for role, found in of_judge.items()}
+    chosen = options["few_shot_prefix"] == SELECT and few_shot_prefix(context, options)
+    prefix = {"few_shot_prefix": fingerprint(chosen)} if chosen else {}
+    return {role: found for of_judge in (*each, prefix) for role, found in of_judge.items()}
 
 
 def judge_record(context: Context, judge: Any, policies: Iterable[str]) -> dict[str, Any]:

@@ -81,8 +81,8 @@ class FineTuning(TrainingStage):
         model: PreTrainedModel = context.causal_lm(BASE, residual_dropout=options["residual_dropout"])
         module = context.build(options["module"], model=with_adapters(model, **options["lora"]))
         export = partial(export_trained, model, model, context.export_tokenizer, folder / "base", options["export"])
-        epochs = [KeepEpochs(folder / "epochs", export)] if options["keep_epochs"] else []
-        metrics = self.fit(context, folder, module, epochs)
+        epochs = KeepEpochs(folder / "epochs", export, options["keep_epochs"], options["keep_every"])
+        metrics = self.fit(context, folder, module, [epochs])
         export(folder / "model")
         return metrics
 

@@ -23,7 +23,7 @@ from rlhf_lightning.recipe.card_facts import (
 )
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.rewards import reward_label, reward_parts
-from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.recipe.stage import Stage, TrainingStage
 from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.model_card import card_page, hub_id, licence, public, write_card
@@ -74,7 +74,8 @@ def write_cards(steps: Sequence[Stage], stage: Stage, context: Context) -> None:
     for step in steps if stage.reported else [stage]:
         folder = context.runs.folder(step.name)
         try:
-            for model in model_folders(folder) if is_complete(folder) else ():
+            trains = isinstance(step, TrainingStage)  # what step select passes on has its card
+            for model in model_folders(folder) if trains and is_complete(folder) else ():
                 if not write_card(model, _page(step, context, folder, model)):
                     context.say(step.name, f"{model / 'README.md'} was edited, so it stays as it is")
         except Exception as error:
@@ -100,6 +101,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     parts = [part for part in model.relative_to(folder).parts if part != "model"]
     name = public("-".join([context.runs.run, step.name, *parts]))
     epoch = model.name if model.parent.name == "epochs" else None
+    after = epoch and (f"{epoch.removeprefix('batch-')} batches" if "-" in epoch else f"epoch {epoch}")
     evaluation = evaluated(context, step, model) if kind.is_policy else None
     data = records_table(step, folder, config)
     metadata = ModelCardData(
@@ -118,7 +120,8 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
         "what": kind.what,
         "step": step.name,
         "averaged": model.name.endswith("_ema"),
-        "epoch": epoch,
+        "best": record["metrics"].get("best_iteration") if model.name == "model_best" else None,
+        "epoch": after,
         "is_policy": kind.is_policy,
         "base": _shown(base, context) if base else None,
         "base_id": hub_id(base) if base else None,

@@ -6,6 +6,7 @@ Every function gives a sentence for each thing that lacks, without the name of t
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -61,7 +62,7 @@ def model_lacking(context: Context, role: str, name: str | None, kinds: tuple[st
     else:
         known = [BASE, *(other for other, leaves in context.steps.items() if leaves)]
         near = get_close_matches(step.lower(), known, 1)
-        alike = near and (not variant or variant == "raw" or variant.startswith("epoch-"))
+        alike = near and (not variant or variant in ("raw", "best") or variant.startswith(("epoch-", "batch-")))
         if alike and not Path(name).exists() and not _is_cached(name):
             meant = f"{near[0]}/{variant}" if variant else near[0]
             yield f"{role}={name} is no step and no folder here. Did you mean {meant}? {_named(context, kinds)}"
@@ -79,23 +80,43 @@ def _step_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
     if step not in context.coming and folder is None:
         yield not_made(context.runs, step)
         return
-    number, options = variant.removeprefix("epoch-"), context.config.get(step, {})
-    if not variant or (variant == "raw" and leaves == WRITES):
-        if step not in context.coming:
-            yield from folder_lacking(context, role, str(context.model_path(name)))
-    elif number == variant or not number.isdecimal() or "keep_epochs" not in options:
-        raw = " but raw" * (leaves == WRITES) + ", and its epochs, such as epoch-1" * ("keep_epochs" in options)
-        yield f"{role}={name}: {step} has no variant{raw}. Mend the name."
-    elif step in context.coming:
-        epochs = options["fit"]["epochs"]
-        if not options["keep_epochs"]:
-            yield f"{role}={name}: {step} keeps no epochs. Set {step}.keep_epochs=true."
-        elif not 1 <= int(number) <= epochs:
-            yield f"{role}={name}: {step}.fit.epochs is {epochs}, so that there are epoch-1 to epoch-{epochs}."
-    elif folder is not None and not (folder / "epochs" / number).is_dir():
+    if variant and not (variant == "raw" and leaves == WRITES):
+        yield from _variant_lacking(context, f"{role}={name}", step, variant, folder)
+    elif step not in context.coming:
+        yield from folder_lacking(context, role, str(context.model_path(name)))
+
+
+def _variant_lacking(context: Context, where: str, step: str, variant: str, folder: Path | None) -> Iterator[str]:
+    """Whether a step keeps, or has kept in its folder, other weights than its last."""
+    unit, _, number = variant.partition("-")
+    options = context.config.get(step, {})
+    if variant == "best" and "keep" in options:
+        if folder is None and options["keep"] != "best":
+            yield f"{where}: {step} keeps the last weights alone. Set {step}.keep=best."
+        elif folder is not None and not (folder / "model_best").is_dir():
+            yield f"{where}: {folder} holds the last weights alone; {step}.keep=best keeps those too. Mend the name."
+    elif unit not in ("epoch", "batch") or not number.isdecimal() or "keep_epochs" not in options:
+        raw = " but raw" * (context.steps[step] == WRITES) + ", and best" * ("keep" in options)
+        raw += ", and its epochs, such as epoch-1, and batch-400" * ("keep_epochs" in options)
+        yield f"{where}: {step} has no variant{raw}. Mend the name."
+    elif folder is None:
+        yield from _kept_lacking(where, step, unit, int(number), options)
+    elif not (folder / "epochs" / variant.removeprefix("epoch-")).is_dir():
         kept = sorted(path.name for path in folder.glob("epochs/*"))
         held = f"holds epochs {', '.join(kept)}" if kept else f"kept no epochs; {step}.keep_epochs=true keeps them"
-        yield f"{role}={name}: {folder} {held}. Mend the name."
+        yield f"{where}: {folder} {held}. Mend the name."
+
+
+def _kept_lacking(where: str, step: str, unit: str, number: int, options: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a step that is still to run will keep the weights after an epoch, or so many batches."""
+    epochs, every = options["fit"]["epochs"], options["keep_every"]
+    if unit == "batch" and (every is None or number == 0 or number % every):
+        kept = "no batches" if every is None else f"each {every}th batch"
+        yield f"{where}: {step} keeps {kept}. Set {step}.keep_every={number or 100}."
+    elif unit == "epoch" and not options["keep_epochs"]:
+        yield f"{where}: {step} keeps no epochs. Set {step}.keep_epochs=true."
+    elif unit == "epoch" and not 1 <= number <= epochs:
+        yield f"{where}: {step}.fit.epochs is {epochs}, so that there are epoch-1 to epoch-{epochs}."
 
 
 def folder_lacking(context: Context, role: str, name: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
-from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, Context
+from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, SELECT, Context
 from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
@@ -26,6 +26,7 @@ from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.provenance import environment, go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
+from rlhf_lightning.recipe.select import Selection
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.folders import (
@@ -53,6 +54,7 @@ RECIPE: tuple[Stage, ...] = (
     Collection(COLLECT, "Comparisons", "#4fa3b8"),
     RewardModelling(JUDGE, "Judge", "#b5568f", like=REWARD, reads="judge_comparisons"),
     RewardModelling(REWARD, "Reward model", "#c0952b"),
+    Selection(SELECT, "Selected", "#6b8f3c"),
     PolicyOptimization(PPO, "PPO", "#e0743a"),
     PolicyOptimization("ppo_ptx", "PPO-ptx", "#259a78", like=PPO),
     Evaluation(EVALUATE, "Evaluation", "#7d8590"),

@@ -16,6 +16,8 @@ from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import rollouts_lacking, rows_of
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, ppo_levers, ppo_plan
+from rlhf_lightning.recipe.ppo_curves import PPO_CURVES
+from rlhf_lightning.recipe.ppo_validation import PromptValidation, judge_fingerprints, judge_steps, validation_lacking
 from rlhf_lightning.recipe.rewards import (
     INIT,
     critic_start,
@@ -42,50 +44,31 @@ class PolicyOptimization(TrainingStage):
     schema = PpoSettings
     shared_settings: ClassVar[tuple[str, ...]] = ("generation",)
     unit: ClassVar[str] = "iteration"
-    curves: ClassVar[tuple[Curve, ...]] = (
-        Curve("Score of the reward", "score", {"mean": "rollout/score"}),
-        Curve("KL to the reference", "nats per response", {"k1": "rollout/kl", "k3": "rollout/kl_k3"}),
-        Curve("Length", "tokens", {"mean": "rollout/length"}),
-        Curve("Responses that end by themselves", "share of responses", {"share": "rollout/ended"}),
-        Curve("Pretraining loss", "nats per token", {"train": "update/ptx_loss"}),
-        Curve("Clipped tokens", "share of tokens", {"share": "update/clip_fraction"}),
-        Curve("Change of the policy per iteration", "nats per token", {"approximate KL": "update/approx_kl"}),
-        Curve("Value loss", "score squared", {"mean": "update/value_loss"}),
-        Curve("Explained variance of the value", "share of variance", {"share": "rollout/explained_variance"}),
-        Curve("Gradient norms", "norm", {"policy": "update/policy_grad_norm", "value": "update/value_grad_norm"}),
-        Curve("Parts of the policy gradient", "norm", {"PPO": "update/ppo_grad_norm", "ptx": "update/ptx_grad_norm"}),
-        Curve("Angle between the two parts", "cosine", {"cosine": "update/grad_cosine"}),
-        Curve("KL coefficient", "score per nat", {"coefficient": "rollout/kl_coef"}, constant=False),
-        Curve(
-            "Time per iteration",
-            "seconds",
-            {phase: f"time/{phase}_seconds" for phase in ("update", "rollout", "score", "ptx")},
-        ),
-    )
+    curves: ClassVar[tuple[Curve, ...]] = PPO_CURVES
 
     def parents(self, context: Context) -> dict[str, str]:
         """The policy's start, the reward models of steps, and reference and critic's start where they are others."""
         options = context.config[self.name]
         parents = {INIT: options[INIT], **reward_steps(context, options[REWARD])}
         others = {role: options[role] for role in (REFERENCE, VALUE) if options[role] not in (INIT, None)}
-        return {**parents, **others}
+        return {**parents, **others, **judge_steps(context, self.name)}
 
     def identity(self, context: Context) -> dict[str, Any]:
         """With every part of the reward, also those that are no models of steps."""
         identity = super().identity(context)
-        return {**identity, "parents": identity["parents"] | reward_fingerprints(context, self._reward(context))}
+        rewards = reward_fingerprints(context, context.config[self.name][REWARD])
+        return {**identity, "parents": identity["parents"] | rewards | judge_fingerprints(context, self.name)}
 
     def lacks(self, context: Context) -> Iterator[str]:
         """Also every part of the reward, and that nothing but PPO's own limit clips."""
         yield from super().lacks(context)
-        yield from reward_lacking(context, REWARD, self._reward(context), partial(rows_of, context, self.reads))
+        prompts = partial(rows_of, context, self.reads)
+        yield from reward_lacking(context, REWARD, context.config[self.name][REWARD], prompts)
         yield from rollouts_lacking(context, context.config[self.name])
-
-    def _reward(self, context: Context) -> Any:
-        return context.config[self.name][REWARD]
+        yield from validation_lacking(context, self.name)
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
-        """Train and write ``model/``, ``model_ema/`` and ``samples.jsonl``."""
+        """Train and write ``model/``, ``model_ema/``, ``samples.jsonl``, and ``model_best/`` where it is kept."""
         options, generation = context.config[self.name], context.config["generation"]
         policy, reward = context.causal_lm(options[INIT]), reward_of(context, options[REWARD])
         reference = None if options[REFERENCE] == INIT else context.causal_lm(options[REFERENCE])
@@ -98,17 +81,19 @@ class PolicyOptimization(TrainingStage):
             max_new_tokens=context.tokenization.max_response_tokens,
             seed=context.seed,
         )
-        samples = SampleTable(folder / "samples.jsonl", context.tokenizer)
-        metrics = self.fit(context, folder, module, [samples])
-        report_cut(context, self.name, reward)
         export = partial(export_trained, policy, policy, context.export_tokenizer, folder / "base", options["export"])
         temperature, length = module.hparams.temperature, module.hparams.max_new_tokens
         policy.generation_config = sampling_as_trained(context.tokenizer, temperature, length)
+        validation = PromptValidation.of(context, self.name, folder, export)
+        metrics = self.fit(
+            context, folder, module, [SampleTable(folder / "samples.jsonl", context.tokenizer), validation]
+        )
+        report_cut(context, self.name, reward)
         export(folder / "model")
         if module.ema is not None:
             with module.ema.applied(policy):
                 export(folder / "model_ema")
-        return metrics
+        return metrics | validation.finish()
 
     def records(self, context: Context, split: str) -> list[Any]:
         """Training prompts; nothing is validated."""

@@ -60,9 +60,9 @@ def reward_parts(setting: Any, role: str = REWARD) -> dict[str, Any]:
     return {role if number == 1 else f"{role}_{number}": part for number, part in enumerate(parts, 1)}
 
 
-def reward_steps(context: Context, setting: Any) -> dict[str, str]:
+def reward_steps(context: Context, setting: Any, role: str = REWARD) -> dict[str, str]:
     """Those of the parts that are models of steps."""
-    named = {name: _path(part) for name, part in reward_parts(setting).items()}
+    named = {name: _path(part) for name, part in reward_parts(setting, role).items()}
     return {name: str(path) for name, path in named.items() if _is_step(context, path)}
 
 

@@ -127,6 +127,7 @@ class FineTuningSettings(TypedDict):
     export: Form | None
     residual_dropout: Decay
     keep_epochs: bool
+    keep_every: Count | None
 
 
 class RewardSettings(TypedDict):
@@ -157,6 +158,10 @@ class PpoSettings(TypedDict):
     rates: NotRequired[dict[str, NonNegativeFloat]]
     value_rates: NotRequired[dict[str, NonNegativeFloat]]
     export: Form | None
+    validate_every: Count | None
+    validation_prompts: Count | None
+    validation_judge: Reward
+    keep: Literal["best"] | None
 
 
 class CheckSettings(TypedDict):

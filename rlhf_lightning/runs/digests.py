@@ -8,7 +8,7 @@ from rlhf_lightning.runs.hub import ADAPTER_CONFIG
 from rlhf_lightning.runs.identity import file_digest, record_files
 
 _BASE = "base"
-MODELS = ("model", "model_ema", "adapter", _BASE, "epochs")
+MODELS = ("model", "model_ema", "model_best", "adapter", _BASE, "epochs")
 """Folders of a step that later steps read; besides them they read its records alone."""
 _CARD = "README.md"
 """In a model's folder; people edit it."""

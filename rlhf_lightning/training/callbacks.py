@@ -138,16 +138,26 @@ class SampleTable(L.Callback):
 
 
 class KeepEpochs(L.Callback):
-    """Writes the model after every epoch (InstructGPT, section 3.5 and appendix C.1, chooses among them).
+    """Writes the model after every epoch, and within them (InstructGPT, 3.5, C.1 and C.5, chooses among such models).
 
     Args:
-        folder: The folder of the epochs' folders: `1`, `2`, ...
+        folder: The folder of their folders: `1`, `2`, ... after epochs, `batch-400`, ... after so many batches.
         export: Function that writes the model to a folder.
+        epochs: Whether it is written after every epoch.
+        every_n_batches: Batches of all epochs between two times besides; None is never.
     """
 
-    def __init__(self, folder: Path, export: Callable[[Path], None]) -> None:
-        self.folder, self.export = folder, export
+    def __init__(
+        self, folder: Path, export: Callable[[Path], None], epochs: bool = True, every_n_batches: int | None = None
+    ) -> None:
+        self.folder, self.export, self.epochs, self.every_n_batches = folder, export, epochs, every_n_batches
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Write where so many batches are done."""
+        if self.every_n_batches is not None and batches_done(trainer) % self.every_n_batches == 0:
+            self.export(self.folder / f"batch-{batches_done(trainer)}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that just ended."""
-        self.export(self.folder / str(trainer.current_epoch + 1))
+        if self.epochs:
+            self.export(self.folder / str(trainer.current_epoch + 1))

@@ -1,0 +1,285 @@
+"""Step select: the best of several models by the reward on validation prompts (InstructGPT, 3.5, C.1, C.5)."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
+
+from rlhf_lightning.arguments import Count, NonNegativeFloat, NonNegativeInt
+from rlhf_lightning.data.loader import collate_lm, collate_prompts
+from rlhf_lightning.evaluation.candidates import candidate_table
+from rlhf_lightning.evaluation.intervals import first_places, mean_interval
+from rlhf_lightning.evaluation.policies import PolicySamples, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.tables import REWARD
+from rlhf_lightning.models.export import complete_folder, export_causal_lm
+from rlhf_lightning.recipe.context import BASE, WRITES, Context, counted
+from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
+from rlhf_lightning.recipe.judges import texts_lacking
+from rlhf_lightning.recipe.kept import KeptPolicies
+from rlhf_lightning.recipe.messages import not_made
+from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
+from rlhf_lightning.recipe.rewards import report_cut, reward_fingerprints, reward_lacking, reward_of, reward_steps
+from rlhf_lightning.recipe.schemas import Reward
+from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.exported import exported_model
+from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.training.progress import progress_bar
+
+CANDIDATES, PROMPTS, DEMONSTRATIONS = "candidates", "prompts", "demonstrations"
+SPLITS = ("validation", "train")
+"""Those that a model may be chosen on."""
+_LINKED = ".safetensors"
+"""Files that nobody edits; those of the winner are linked where they can be."""
+
+
+class SelectSettings(TypedDict):
+    """Group `select`."""
+
+    candidates: list[str]
+    prefixes: list[str]
+    base_stop: str | None
+    reward: Reward
+    split: str
+    num_prompts: Count
+    num_demonstrations: NonNegativeInt
+    temperature: NonNegativeFloat
+    batch_size: Count
+
+
+@dataclass(frozen=True)
+class Selection(Stage):
+    """Lets every candidate answer the same prompts with the same noise, and passes the best on as ``select``."""
+
+    schema = SelectSettings
+    record_kinds: ClassVar[tuple[str, ...]] = (PROMPTS, DEMONSTRATIONS)
+    leaves: ClassVar[str] = WRITES
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """The candidates, and the reward models of steps."""
+        options = context.config[self.name]
+        return {**candidates(context, options[CANDIDATES]), **reward_steps(context, options[REWARD])}
+
+    def models(self, context: Context) -> dict[str, str]:
+        """Those, and the base model where few-shot prefixes compete."""
+        return {**self.parents(context), **({BASE: BASE} if context.config[self.name]["prefixes"] else {})}
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """With every part of the reward, also those that are no models of steps, and the base model of prefixes."""
+        identity, options = super().identity(context), context.config[self.name]
+        base = {BASE: context.model_fingerprint(BASE)} if options["prefixes"] else {}
+        rewards = reward_fingerprints(context, options[REWARD])
+        return {**identity, "parents": {**identity["parents"], **rewards, **context.held(base)}}
+
+    def lacks(self, context: Context) -> Iterator[str]:
+        """Candidates, reward and prompts, which are none of the test."""
+        options = context.config[self.name]
+        split, reward = options["split"], {REWARD: options[REWARD]}
+        if split not in SPLITS:
+            yield (
+                f"split={split}: what is chosen on test prompts is overrated on them. Choose on split=validation, "
+                "or train."
+            )
+            return
+        if not options[CANDIDATES]:
+            yield "candidates is empty. Name what there is to choose from: select.candidates=[sft]; base is one too."
+        for name in options[CANDIDATES]:
+            yield from _candidate_lacking(context, name)
+        yield from records_lacking(context, PROMPTS, split)
+        yield from reward_lacking(context, REWARD, options[REWARD], partial(rows_of, context, PROMPTS, split))
+        yield from unread_prompt(context, reward, split, "Name another select.reward.")
+        yield from base_lacking(context) if options["prefixes"] else ()
+        for prefix in options["prefixes"] if not any(base_lacking(context)) else ():
+            yield from texts_lacking(context, prefix, options["base_stop"])
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Write ``model/``, that of the best candidate.
+
+        Returns:
+            ``candidates``, each with ``name``, ``score``, ``length``, ``validation_loss`` and ``behind``: how much its
+            score is below the best one, over the same prompts; ``best``, a name; of prefixes ``prefixes`` likewise, and
+            ``best_prefix``, a text.
+        """
+        options, named = context.config[self.name], candidates(context, context.config[self.name][CANDIDATES])
+        prefixes = {f"prefix {number}": prefix for number, prefix in enumerate(options["prefixes"], 1)}
+        trial = _Trial(context, options)
+        context.report_dropped(self.name, folder, trial.tokenization.tally)
+        kept = KeptPolicies(folder / "measured.unfinished", {"step": read_stage(folder)["fingerprint"]})
+        total, done = len(named) + len(prefixes), len(kept.measured)
+        count = len(trial.questions)
+        with progress_bar(context.heartbeat, self.name, total * count, done * count, "prompts") as (bar, task):
+            for name in (*named, *prefixes):
+                bar.update(task, figures=name)
+                advance = partial(bar.advance, task)
+                kept.of(name, partial(trial.measure, named.get(name, BASE), prefixes.get(name), advance))
+        report_cut(context, self.name, trial.reward)
+        rows = _rows({name: kept.measured[name] for name in named}, trial.questions)
+        metrics: dict[str, Any] = {CANDIDATES: rows, "best": (best := _best(rows))}
+        if prefixes:
+            others = _rows({name: kept.measured[name] for name in prefixes}, trial.questions)
+            metrics |= {"prefixes": others, "best_prefix": prefixes[_best(others)]}
+        _pass_on(context, named[best], folder / "model")
+        context.console.print(candidate_table(metrics, count, options["split"]))
+        if near := [row["name"] for row in rows if row["behind"]["low"] <= 0 and row["name"] != best]:
+            as_good = f"{', '.join(near)} may be as good: the interval of the difference contains 0."
+            context.say(self.name, f"{as_good} More prompts (num_prompts) tell more.")
+        kept.path.unlink(missing_ok=True)
+        return metrics
+
+
+class _Trial:
+    """What every candidate goes through.
+
+    Args:
+        context: Models and records of the run.
+        options: The step's settings.
+    """
+
+    def __init__(self, context: Context, options: Mapping[str, Any]) -> None:
+        self.context, self.options = context, options
+        self.reward = reward_of(context, options[REWARD])
+        self.tokenization = context.tokenization
+        self.tokenization.tally.part = split = options["split"]
+        prompts = self.tokenization.prompts(context.records(PROMPTS, split)[: options["num_prompts"]])
+        self.questions = [prompt.text for prompt in prompts]
+        self.batches = context.batches(prompts, collate_prompts, options["batch_size"])
+        records = context.records(DEMONSTRATIONS, split, required=False)[: options["num_demonstrations"]]
+        self.demonstrations = context.batches(self.tokenization.demonstrations(records), collate_lm, 32)
+
+    def measure(
+        self, model: str, prefix: str | None, advance: Callable[[int], None]
+    ) -> tuple[PolicySamples, float | None]:
+        """Responses with their scores, and the loss on demonstrations.
+
+        Args:
+            model: The model, by the names of `Context.model_path`.
+            prefix: The text that it reads before each prompt, or None.
+            advance: Called with the number of prompts that are done.
+        """
+        policy = self.context.causal_lm(model)
+        self.context.check_lengths(policy, model, prefix or "")
+        samples = sample_policy(
+            policy,
+            None,
+            counted(self.batches, policy.device, advance),
+            self.context.tokenizer,
+            judge=self.reward,
+            max_new_tokens=self.tokenization.max_response_tokens,
+            temperature=self.options["temperature"],
+            seed=self.context.seed,
+            prefix=prefix,
+            stop=None if prefix is None else self.options["base_stop"],  # as `select` is sampled, uncut
+        )
+        bare = self.demonstrations if prefix is None else []
+        return samples, pretraining_loss(policy, bare) if bare else None
+
+
+def candidates(context: Context, named: Sequence[str]) -> dict[str, str]:
+    """The models to choose from: what each is called, and its name for `Context.model_path`.
+
+    Args:
+        context: Where steps and runs are.
+        named: The setting. A step that keeps epochs stands for all that it kept, once it is made; so does such a step
+            of another run, as `<run>/<step>`, or its folder.
+    """
+    found: dict[str, str] = {}
+    for name in named:
+        step, _, variant = name.partition("/")
+        if step in (BASE, *context.steps):
+            epochs = _keeps_epochs(context, step) and not variant and step not in context.coming
+            names = _epochs(context.step_folder(step)) if epochs else {}
+            found |= {f"{name}/{epoch}": f"{name}/{epoch}" for epoch in names} or {name: name}
+            continue
+        folder = _folder(context, name)
+        epochs_there = {f"{name}/{epoch}": str(path) for epoch, path in _epochs(folder).items()}
+        found |= epochs_there or {name: exported_model(str(folder)) if folder.is_dir() else name}
+    return found
+
+
+def _folder(context: Context, name: str) -> Path:
+    """Where a candidate is that is no step of this run: below the folder of all runs, or where its path says."""
+    within = context.runs.root / name
+    return within if within.is_dir() else Path(model_folder(name))
+
+
+def _epochs(folder: Path) -> dict[str, Path]:
+    """The weights that a step kept, in order: `epoch-1`, ..., `batch-100`, ..."""
+    kept = {path.name if "-" in path.name else f"epoch-{path.name}": path for path in folder.glob("epochs/*")}
+    whole = {name: path for name, path in kept.items() if name.partition("-")[2].isdecimal()}
+    return dict(sorted(whole.items(), key=lambda item: (item[0][0] == "b", int(item[0].partition("-")[2]))))
+
+
+def _keeps_epochs(context: Context, step: str) -> bool:
+    return "keep_epochs" in context.config.get(step, {})
+
+
+def _candidate_lacking(context: Context, name: str) -> Iterator[str]:
+    step, _, variant = name.partition("/")
+    if not _keeps_epochs(context, step) or variant or step not in context.steps:
+        folder = _folder(context, name)
+        other = step not in (BASE, *context.steps) and folder.is_dir()
+        try:
+            named = exported_model(str(folder)) if other and not _epochs(folder) else name
+        except OSError as error:
+            yield f"{CANDIDATES}={name}: {error}"
+            return
+        yield from () if other and _epochs(folder) else model_lacking(context, CANDIDATES, named)
+        return
+    remedy = f"Set {step}.keep_epochs=true, or name models: select.candidates=[base,ppo]."
+    options, made = context.config[step], context.runs.find(step)
+    if step in context.coming:
+        if not options["keep_epochs"] and options["keep_every"] is None:
+            yield f"{CANDIDATES}={name} stands for the epochs of {step}, which keeps none. {remedy}"
+    elif made is None:
+        yield not_made(context.runs, step)
+    elif not _epochs(made):
+        yield f"{CANDIDATES}={name} stands for the epochs of {step}, and {made} kept none. {remedy}"
+
+
+def _rows(measured: Mapping[str, tuple[PolicySamples, float | None]], prompts: Sequence[str]) -> list[dict[str, Any]]:
+    clusters = first_places(prompts)
+    means = {name: mean_interval(samples.scores, clusters) for name, (samples, _) in measured.items()}
+    best = measured[max(means, key=lambda name: means[name]["value"])][0].scores
+    return [
+        {
+            "name": name,
+            "score": means[name],
+            "behind": mean_interval([most - own for most, own in zip(best, samples.scores, strict=True)], clusters),
+            "length": sum(samples.lengths) / len(samples.lengths),
+            "validation_loss": loss,
+        }
+        for name, (samples, loss) in measured.items()
+    ]
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the first with the best mean."""
+    best: str = max(rows, key=lambda row: row["score"]["value"])["name"]
+    return best
+
+
+def _pass_on(context: Context, name: str, target: Path) -> None:
+    """Write the folder of a model again: what is fresh, or on the hub, or in another format is exported."""
+    path = context.model_path(name) or context.config["model"]["causal_lm"].get("path")
+    source = Path(model_folder(str(path)))
+    if path is None or not any(source.glob(f"*{_LINKED}")):
+        export_causal_lm(context.causal_lm(name), context.export_tokenizer, target)
+        return
+    with complete_folder(target) as unfinished:
+        for file in sorted(source.iterdir()):
+            if file.is_file():
+                _copy(file, unfinished / file.name)
+
+
+def _copy(file: Path, target: Path) -> None:
+    if file.suffix == _LINKED:
+        try:
+            os.link(file.resolve(), target)
+        except OSError:  # another disk, or one that knows no links
+            pass
+        else:
+            return
+    shutil.copyfile(file, target)
