@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from rlhf_lightning.runs.extras import needs_extra
+
 TASKS = Path(__file__).parent / "tasks"
 THEIRS = "lm_eval/"
 """How the names of the harness's own tasks begin."""
@@ -56,7 +58,8 @@ def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | Non
         ImportError: When the extra `eval` is not installed.
         ValueError: When a task does not exist, or a file is damaged.
     """
-    from lm_eval.tasks import TaskManager
+    with needs_extra("the automatic suite", "eval"):
+        from lm_eval.tasks import TaskManager
 
     ours = [name for name in names if not name.startswith(THEIRS)]
     theirs = [name.removeprefix(THEIRS) for name in names if name.startswith(THEIRS)]
