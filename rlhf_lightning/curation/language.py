@@ -1,7 +1,7 @@
 """Which language a prompt is in."""
 
 from rlhf_lightning.arguments import Fraction, checked
-from rlhf_lightning.curation.extras import needs_extra
+from rlhf_lightning.runs.extras import needs_extra
 
 UNSURE = "unsure"
 """Where a text is too short, or too much a mixture, to tell."""
@@ -21,7 +21,7 @@ class LanguageIdentifier:
 
     @checked
     def __init__(self, certainty: Fraction = 0.5) -> None:
-        with needs_extra("language identification"):
+        with needs_extra("language identification", "curation"):
             from py3langid import langid
 
         self.certainty = certainty

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_lightning.curation.extras import needs_extra
+from rlhf_lightning.runs.extras import needs_extra
 
 SHINGLE = 5
 """Characters per string that two texts can have in common; a shorter text is one string."""
@@ -31,7 +31,7 @@ def near_duplicate_groups(texts: Iterable[str], similarity: float = 0.8) -> NDAr
     Raises:
         ImportError: When the extra ``curation`` is not installed.
     """
-    with needs_extra("near-duplicates"):
+    with needs_extra("near-duplicates", "curation"):
         from datasketch import MinHash, MinHashLSH
 
     # Rather too many candidates than too few: each is compared.

@@ -3,8 +3,8 @@
 from typing import Any
 
 from rlhf_lightning.arguments import Fraction, checked
-from rlhf_lightning.curation.extras import needs_extra
 from rlhf_lightning.curation.personal import Finding
+from rlhf_lightning.runs.extras import needs_extra
 
 NOT_PERSONAL = frozenset(
     {"DATE_TIME", "EMAIL", "EMAIL_ADDRESS", "IP_ADDRESS", "LOCATION", "NRP", "ORGANIZATION", "URL", "UUID"}
@@ -31,7 +31,7 @@ class PresidioFinder:
 
     @checked
     def __init__(self, model: str | None = None, language: str = "en", least_score: Fraction = 0.5) -> None:
-        with needs_extra("PresidioFinder"):
+        with needs_extra("PresidioFinder", "curation"):
             from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
             from presidio_analyzer.nlp_engine import SpacyNlpEngine
             from spacy import blank, load
