@@ -1,11 +1,13 @@
 """Step benchmarks: the public sets of the paper's automatic suite, on every policy."""
 
 import gc
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from rlhf_lightning.evaluation import benchmarks
 from rlhf_lightning.evaluation.benchmarks.documents import files, missing
@@ -20,6 +22,9 @@ from rlhf_lightning.evaluation.benchmarks.harness import (
     task_names,
 )
 from rlhf_lightning.evaluation.benchmarks.measures import TOXICITY, TRUTHFUL
+from rlhf_lightning.evaluation.benchmarks.model import HarnessModel
+from rlhf_lightning.evaluation.benchmarks.run import run_task
+from rlhf_lightning.evaluation.toxicity import ToxicityModel
 from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
@@ -27,7 +32,7 @@ from rlhf_lightning.recipe.memory_plan import available_memory
 from rlhf_lightning.recipe.model_names import model_lacking
 from rlhf_lightning.recipe.schemas import BenchmarksSettings
 from rlhf_lightning.recipe.stage import Stage
-from rlhf_lightning.runs.files import read_json, write_json, write_lines
+from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.identity import file_digest, fingerprint
 from rlhf_lightning.training.progress import progress_bar
@@ -146,7 +151,7 @@ class _Suite:
         """Of each task the measures, and whether more is better."""
         return {name: {"higher_is_better": task.higher_is_better()} for name, task in self.tasks.items()}
 
-    def measure(self, policy: str, show: Any, advance: Any) -> dict[str, Any]:
+    def measure(self, policy: str, show: Callable[..., None], advance: Callable[[int], None]) -> dict[str, Any]:
         """The figures of a policy by ``<task>@<shots>``; the model is loaded where something is not known yet.
 
         Args:
@@ -154,8 +159,8 @@ class _Suite:
             show: Called with the ``figures`` beside the progress bar.
             advance: Called with the number of tasks that are done.
         """
-        found, lm = {}, None
-        of_model = self._of_model(policy)
+        found, of_model = dict[str, Any](), self._of_model(policy)
+        lm: HarnessModel | None = None
         for name, task in self.tasks.items():
             for shots in shots_of(task, self.options["shots"]):
                 label = f"{name}@{shots}"
@@ -170,9 +175,7 @@ class _Suite:
                         f"{figures['left_out']} items of {label} do not fit into the context of {policy}. Leave the "
                         "task out, ask with fewer benchmarks.shots, or set benchmarks.too_long=leave_out."
                     )
-                path = (
-                    self.folder / "samples" / policy.strip("/").replace("/", "_") / f"{label.replace('/', '_')}.jsonl"
-                )
+                path = self.folder / "samples" / quote(policy, "") / f"{quote(label, '@')}.jsonl"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_lines(path, samples)
                 found[label] = figures
@@ -181,17 +184,13 @@ class _Suite:
         gc.collect()
         return found
 
-    def _model(self, policy: str) -> Any:
-        from rlhf_lightning.evaluation.benchmarks.model import HarnessModel
-
+    def _model(self, policy: str) -> HarnessModel:
         own = self.context.for_step("benchmarks", {POLICIES: policy})
         model = own.causal_lm(policy)
         size, tokens = self.options["batch_size"], _batch_tokens(own, model)
         return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size)
 
-    def _keep(self, path: Path, lm: Any, task: Any, shots: int) -> None:
-        from rlhf_lightning.evaluation.benchmarks.run import run_task
-
+    def _keep(self, path: Path, lm: HarnessModel, task: Any, shots: int) -> None:
         result = run_task(
             lm,
             task,
@@ -201,7 +200,8 @@ class _Suite:
             judges=self.judges,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"figures": result.figures, "samples": result.samples})
+        with replacing(path, alone=False) as file:  # another run may measure the same
+            json.dump({"figures": result.figures, "samples": result.samples}, file)
 
     def _of_model(self, policy: str) -> Any:
         """What the answers of a policy depend on."""
@@ -240,8 +240,6 @@ def _code() -> list[str]:
 def _toxicity(context: Context, options: Mapping[str, Any]) -> Any:
     if options["toxicity"]:
         return context.build(options["toxicity"])
-    from rlhf_lightning.evaluation.toxicity import ToxicityModel
-
     return ToxicityModel.load()
 
 

@@ -202,6 +202,5 @@ class Pipeline:
             for stage in self.recipe
             if (folder := self.runs.find(stage.name, torn=True)) is not None
         ]
-        self.context.say(
-            "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))
-        )
+        report = write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config))
+        self.context.say("report", str(report))

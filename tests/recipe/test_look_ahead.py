@@ -180,7 +180,7 @@ def test_what_is_wrong_is_said_and_nothing_else(
     ("stages", "sentence"),
     [
         ("[]", "stages is empty, so there is nothing to do. Name some of check, pretrain, "),
-        ("[sft,rewrd]", "stages names rewrd; the stages are check, .*evaluate. Did you mean reward?"),
+        ("[sft,rewrd]", "stages names rewrd; the stages are check, .*evaluate, .* Did you mean reward?"),
     ],
 )
 def test_stages_are_names_of_steps(stages: str, sentence: str, tmp_path: Path) -> None:

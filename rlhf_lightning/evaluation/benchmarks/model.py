@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import StopStringCriteria
@@ -52,7 +50,7 @@ class _Generation(NamedTuple):
 
 
 @checked
-class HarnessModel(LM):
+class HarnessModel:
     """Reads and writes by the rules of the recipe: text is text, one BOS or none, the end is any of the end tokens.
 
     A token that reaches over the border of context and continuation counts for the continuation. What does not fit
@@ -77,7 +75,6 @@ class HarnessModel(LM):
         seed: int = 0,
         advance: Callable[[int], None] | None = None,
     ) -> None:
-        super().__init__()
         self.model, self.tokenizer, self.encoder = model, tokenizer, TextEncoder(tokenizer)
         self.tokens, self.batch_size, self.seed, self.advance = tokens, batch_size, seed, advance
         self.greedy = False
@@ -91,7 +88,7 @@ class HarnessModel(LM):
         self.limit: int | None = min(limits, default=None)
         """Tokens that the model reads."""
 
-    def loglikelihood(self, requests: list[Instance]) -> list[Any]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """A `Likelihood` for each pair of context and continuation; None where they do not fit."""
         rows = self._rows([request.args[0] for request in requests], [request.args[1] for request in requests])
         found: list[Any] = [None] * len(rows)
@@ -101,7 +98,7 @@ class HarnessModel(LM):
             self._advance(len(group))
         return found
 
-    def generate_until(self, requests: list[Instance]) -> list[Any]:
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """A continuation of each context, cut where a text of `until` begins; None where it would not fit."""
         ids = self._ids([request.args[0] for request in requests])
         asked = [_generation(request.args[1]) for request in requests]
@@ -116,7 +113,7 @@ class HarnessModel(LM):
                 self._advance(len(part))
         return found
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Refused: perplexity of documents is what `evaluate.num_texts` measures."""
         raise ValueError("perplexity of whole documents is measured by step evaluate (evaluate.num_texts), not here.")
 
