@@ -84,10 +84,11 @@ class Benchmarks(Stage):
         there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
         for name in options[POLICIES]:
             if name in there or name.partition("/")[0] not in context.steps:
-                yield from model_lacking(context, POLICIES, name)
-        for name in there if options["chat_template"] else []:
-            if name.partition("/")[0] not in context.coming and not context.tokenizers.of(name).chat_template:
-                yield f"benchmarks.chat_template=true, but {name} has no chat template. Set it to false."
+                faults = list(model_lacking(context, POLICIES, name))
+                coming = name.partition("/")[0] in context.coming
+                if options["chat_template"] and not (faults or coming or context.tokenizers.of(name).chat_template):
+                    faults = [f"benchmarks.chat_template=true, but {name} has no chat template. Set it to false."]
+                yield from faults
         empty = [name for name, value in (("tasks", options["tasks"]), ("shots", options["shots"])) if not value]
         yield from (f"benchmarks.{name} is empty, so there is nothing to measure. Name some." for name in empty)
         if not there:

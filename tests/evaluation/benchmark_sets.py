@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-SURE, WINDOW = 1e4, 40
+SURE, WINDOW = 1e4, 120
 """The logit of what is known, and how many tokens before it are looked at."""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -281,12 +282,19 @@ def test_text_is_text_and_nothing_is_read_from_nothing(tokenizer: Any) -> None:
 
 
 def test_random_states_are_as_before(planted: Callable[..., HarnessModel], measured: Callable[..., TaskResult]) -> None:
-    random.seed(3)
+    """Python's own is not looked at: the checks of types in these tests draw from it."""
+
+    def judge(texts: list[str]) -> list[float]:
+        return (torch.rand(len(texts)) * np.random.rand()).tolist()
+
     torch.manual_seed(3)
-    before = random.getstate(), torch.get_rng_state()
+    np.random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1]
+    measured(planted([]), "real_toxicity_prompts", judges={"toxicity": judge})
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    # And examples are drawn by the seed alone.
     first = measured(planted([]), "rte", shots=1)
-    assert random.getstate() == before[0]
-    assert torch.equal(torch.get_rng_state(), before[1])
     random.seed(4)
     assert measured(planted([]), "rte", shots=1) == first
 

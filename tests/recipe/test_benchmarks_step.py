@@ -69,10 +69,7 @@ def test_two_policies_killed_and_gone_on(
     root: Path,
     tmp_path: Path,
     asked: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
     given = [f"benchmarks.policies=[{','.join(folders)}]", f"benchmarks.root={root}", "benchmarks.shots=[0,1]"]
     runs = tmp_path / "runs"
     asked["fails_after"] = 8
@@ -99,9 +96,7 @@ def test_two_policies_killed_and_gone_on(
     assert sum(row["toxicity"] for row in rows) / 4 == pytest.approx(
         found["policies"][folders[0]]["real_toxicity_prompts@0"]["value"]
     )
-    # Once more, and in a run of another name, from the same place: nothing is measured anew.
-    rlhf(runs, *given)
-    assert "complete already" in capsys.readouterr().out
+    # In a run of another name, from the same place: nothing is measured anew.
     rlhf(runs, *given, "run=other")
     assert asked["count"] == 12
     # What went on is what was never interrupted.
@@ -110,27 +105,25 @@ def test_two_policies_killed_and_gone_on(
     assert results(tmp_path / "whole") == found
     # Another set is another result, of its own tasks alone.
     (root / "sst2_dev.jsonl").write_text('{"sentence": "fine", "label": 1}\n' * 3)
-    with pytest.raises(PipelineError, match="data: other records"):
-        rlhf(runs, *given)
     rlhf(runs, *given, "overwrite=true")
     assert asked["count"] == 28
     assert results(runs)["policies"][folders[0]]["sst2@0"]["items"] == 3
 
 
 def test_a_model_of_short_context_is_told_of_or_refused(
-    make_chat_folder: Callable[..., Any],
+    folders: list[str],
     root: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    folder, tasks = make_chat_folder(), "benchmarks.tasks=[drop,truthfulqa_qa]"
+    folder, tasks = folders[0], "benchmarks.tasks=[drop,truthfulqa_qa]"
     given = [f"benchmarks.policies=[{folder}]", f"benchmarks.root={root}", tasks]
     rlhf(tmp_path / "runs", *given)
     found = results(tmp_path / "runs")
-    assert list(found["policies"][str(folder)]) == ["drop@0"]
-    assert found["left_out"] == {str(folder): {"truthfulqa_qa@0": 2}}
+    assert list(found["policies"][folder]) == ["drop@0"]
+    assert found["left_out"] == {folder: {"truthfulqa_qa@0": 2}}
     said = " ".join(capsys.readouterr().out.split())
     assert f"items that do not fit into the context of {folder}, left out: truthfulqa_qa@0 2" in said
     with pytest.raises(PipelineError, match="2 items of truthfulqa_qa@0 do not fit into the context of"):
@@ -155,27 +148,30 @@ def test_a_chat_template_writes_examples_and_question(
     assert read.endswith("<turn> model ")
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("benchmarks.root=/nowhere", "/nowhere/sst2_dev.jsonl.gz is not there, which the tasks on sst2 read"),
-        ("benchmarks.tasks=[drap]", "benchmarks.tasks names drap, which is no task. Did you mean drop?"),
-        (
-            "benchmarks.tasks=[truthfulqa_qa_written]",
-            "Name a callable in benchmarks.truth_judge, or take the form with",
-        ),
-        ("benchmarks.chat_template=true", "has no chat template. Set it to false"),
-        ("benchmarks.shots=[]", "benchmarks.shots is empty, so there is nothing to measure"),
-        ("benchmarks.policies=[sft,ppo]", r"none of benchmarks.policies \(sft, ppo\) is there"),
-        ("benchmarks.policies=[prompted]", "prompted is only a policy of step evaluate"),
-        ("benchmarks.shots=[-1]", "benchmarks.shots must be a list .a whole number of at least 0 each."),
-    ],
-)
-def test_what_lacks_is_said_before_anything_is_made(
-    override: str, words: str, folders: list[str], root: Path, tmp_path: Path, asked: dict[str, Any]
+def test_all_that_lacks_is_said_before_anything_is_made(
+    folders: list[str], root: Path, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
-    given = [f"benchmarks.policies=[{folders[0]}]", f"benchmarks.root={root}"]
-    with pytest.raises(PipelineError, match=words):
-        rlhf(tmp_path / "runs", *given, override)
+    with pytest.raises(PipelineError) as error:
+        rlhf(
+            tmp_path / "runs",
+            f"benchmarks.policies=[{folders[0]},prompted,/none]",
+            "benchmarks.root=/nowhere",
+            "benchmarks.tasks=[sst2,drap,truthfulqa_qa_written]",
+            "benchmarks.chat_template=true",
+            "benchmarks.shots=[]",
+        )
+    said = str(error.value)
+    for words in (
+        "/nowhere/sst2_dev.jsonl.gz is not there, which the tasks on sst2 read",
+        "benchmarks.tasks names drap, which is no task. Did you mean drop?",
+        "Name a callable in benchmarks.truth_judge, or take the form with choices, truthfulqa_qa.",
+        f"{folders[0]} has no chat template. Set it to false",
+        "benchmarks.shots is empty, so there is nothing to measure",
+        "prompted is only a policy of step evaluate",
+        "policies=/none",
+    ):
+        assert words in said
+    with pytest.raises(PipelineError, match=r"none of benchmarks.policies \(sft, ppo\) is there"):
+        rlhf(tmp_path / "runs", f"benchmarks.root={root}", "benchmarks.policies=[sft,ppo]")
     assert asked["count"] == 0
     assert not (tmp_path / "runs" / "default").exists()

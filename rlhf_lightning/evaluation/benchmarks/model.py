@@ -154,8 +154,9 @@ class HarnessModel:
         """Rows that fit, in batches of similar length."""
         places = [place for place, length in enumerate(lengths) if self.limit is None or length <= self.limit]
         self._advance(len(lengths) - len(places))
-        groups = length_groups(torch.tensor([lengths[place] for place in places]), self.tokens, self.batch_size)
-        return [[places[number] for number in group.tolist()] for group in groups] if places else []
+        sizes = torch.tensor([lengths[place] for place in places], dtype=torch.long)
+        groups = length_groups(sizes, self.tokens, self.batch_size)
+        return [[places[number] for number in group.tolist()] for group in groups]
 
     @torch.no_grad()
     def _likelihoods(self, rows: Sequence[LMExample]) -> list[Likelihood]:
