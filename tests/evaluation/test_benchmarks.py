@@ -383,3 +383,31 @@ def test_ways_of_sampling_that_are_not_followed_are_refused(tokenizer: Any) -> N
     lm = HarnessModel(Flat(len(tokenizer)), tokenizer)
     with pytest.raises(ValueError, match="generates with num_beams, which is not followed here"):
         lm.generate_until([Instance("generate_until", {}, ("a", {"until": ["x"], "num_beams": 4}), 0)])
+
+
+def test_tasks_of_the_harness_keep_their_own_measures(planted: Callable[..., HarnessModel]) -> None:
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
+
+    def rows(config_source: str) -> Any:
+        return {"test": Dataset.from_list([{"asked": "Is it so?", "gold": 1}, {"asked": "Was it so?", "gold": 0}])}
+
+    own = {
+        "task": "theirs",
+        "custom_dataset": rows,
+        "test_split": "test",
+        "doc_to_text": "{{asked}}",
+        "doc_to_target": "gold",
+        "doc_to_choice": ["no", "yes"],
+    }
+    manager = TaskManager(include_path=None, include_defaults=False)
+    chosen = manager.load([{**own, "output_type": "multiple_choice"}])["tasks"]["theirs"]
+    lm = planted([("Is it so?", " yes"), ("Was it so?", " yes")])
+    assert found(run_task(lm, chosen)) == {"acc": 0.5, "acc_norm": 0.5}
+    greedy = {"metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]}
+    chosen = manager.load([{**own, **greedy, "output_type": "multiple_choice"}])["tasks"]["theirs"]
+    # What greedy decoding would have written: " yes" both times.
+    assert found(run_task(lm, chosen)) == {"exact_match": 0.5}
+    rolled = {**own, "output_type": "loglikelihood_rolling", "doc_to_target": "{{asked}}", "doc_to_choice": None}
+    with pytest.raises(ValueError, match="perplexity of whole documents is measured by step evaluate"):
+        run_task(lm, manager.load([rolled])["tasks"]["theirs"])

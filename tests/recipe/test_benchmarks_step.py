@@ -16,8 +16,8 @@ from rlhf_lightning.cli import CONFIG_DIR, run
 from rlhf_lightning.recipe import benchmarks
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 
-TASKS = "benchmarks.tasks=[sst2,crows_pairs,wmt15_fr_en,real_toxicity_prompts]"
-LABELS = ["sst2@0", "sst2@1", "crows_pairs@0", "wmt15_fr_en@0", "wmt15_fr_en@1", "real_toxicity_prompts@0"]
+TASKS = "benchmarks.tasks=[sst2,crows_pairs,real_toxicity_prompts]"
+LABELS = ["sst2@0", "sst2@1", "crows_pairs@0", "real_toxicity_prompts@0"]
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def test_two_policies_killed_and_gone_on(
 ) -> None:
     given = [f"benchmarks.policies=[{','.join(folders)}]", f"benchmarks.root={root}", "benchmarks.shots=[0,1]"]
     runs = tmp_path / "runs"
-    asked["fails_after"] = 8
+    asked["fails_after"] = 5
     with pytest.raises(RuntimeError, match="killed"):
         rlhf(runs, *given)
     asked["fails_after"] = None
     rlhf(runs, *given)
-    assert asked["count"] == 12
+    assert asked["count"] == 8
     found = results(runs)
     assert list(found["policies"]) == folders
     for figures in found["policies"].values():
@@ -98,15 +98,15 @@ def test_two_policies_killed_and_gone_on(
     )
     # In a run of another name, from the same place: nothing is measured anew.
     rlhf(runs, *given, "run=other")
-    assert asked["count"] == 12
+    assert asked["count"] == 8
     # What went on is what was never interrupted.
     rlhf(tmp_path / "whole", *given)
-    assert asked["count"] == 24
+    assert asked["count"] == 16
     assert results(tmp_path / "whole") == found
     # Another set is another result, of its own tasks alone.
     (root / "sst2_dev.jsonl").write_text('{"sentence": "fine", "label": 1}\n' * 3)
     rlhf(runs, *given, "overwrite=true")
-    assert asked["count"] == 28
+    assert asked["count"] == 20
     assert results(runs)["policies"][folders[0]]["sst2@0"]["items"] == 3
 
 
