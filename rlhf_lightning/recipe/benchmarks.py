@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypedDict
 from urllib.parse import quote
 
+from rlhf_lightning.arguments import Count, Node, NonNegativeInt
 from rlhf_lightning.evaluation import benchmarks
 from rlhf_lightning.evaluation.benchmarks.documents import files, missing
 from rlhf_lightning.evaluation.benchmarks.harness import (
@@ -30,7 +31,6 @@ from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
 from rlhf_lightning.recipe.memory_plan import available_memory
 from rlhf_lightning.recipe.model_names import model_lacking
-from rlhf_lightning.recipe.schemas import BenchmarksSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
 from rlhf_lightning.runs.folders import PipelineError
@@ -43,6 +43,22 @@ _LEAVE_OUT = "leave_out"
 _PLACES = ("root", "batch_size")
 """Settings that say where the sets lie and how many rows are read at once; the results are the same."""
 _TOXIC = "real_toxicity_prompts"
+
+
+class BenchmarksSettings(TypedDict):
+    """Group `benchmarks`."""
+
+    policies: list[str]
+    tasks: list[str]
+    root: str | None
+    shots: list[NonNegativeInt]
+    limit: Count | None
+    batch_size: Count | None
+    chat_template: bool
+    uniform_toxicity: Count | None
+    too_long: Literal["leave_out", "refuse"]
+    toxicity: Node | None
+    truth_judge: Node | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,7 @@ class Benchmarks(Stage):
             context.say(self.name, f"left out, as there is no model: {', '.join(out)}")
         with context.heartbeat.during("reading the sets"):
             tasks = load_tasks(options["tasks"], options["root"], options["uniform_toxicity"])
-        suite = _Suite(context, options, tasks, folder)
+        suite = _Suite(context, self.name, tasks, folder)
         results: dict[str, Any] = {}
         count = sum(len(shots_of(task, options["shots"])) for task in tasks.values())
         with progress_bar(context.heartbeat, self.name, len(names) * count) as (bar, shown):
@@ -135,13 +151,14 @@ class _Suite:
 
     Args:
         context: Models of the run.
-        options: The step's settings.
+        step: The step's name.
         tasks: The tasks by name.
         folder: The step's output folder.
     """
 
-    def __init__(self, context: Context, options: Mapping[str, Any], tasks: Mapping[str, Any], folder: Path) -> None:
-        self.context, self.options, self.tasks, self.folder = context, options, tasks, folder
+    def __init__(self, context: Context, step: str, tasks: Mapping[str, Any], folder: Path) -> None:
+        options = context.config[step]
+        self.context, self.step, self.options, self.tasks, self.folder = context, step, options, tasks, folder
         self.judges: dict[str, Any] = {}
         if any(name.startswith(_TOXIC) for name in tasks):
             self.judges[TOXICITY] = _toxicity(context, options)
@@ -186,7 +203,7 @@ class _Suite:
         return found
 
     def _model(self, policy: str) -> HarnessModel:
-        own = self.context.for_step("benchmarks", {POLICIES: policy})
+        own = self.context.for_step(self.step, {POLICIES: policy})
         model = own.causal_lm(policy)
         size, tokens = self.options["batch_size"], _batch_tokens(own, model)
         return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size)

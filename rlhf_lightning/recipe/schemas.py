@@ -189,22 +189,6 @@ class EvaluateSettings(TypedDict):
     batch_size: Count
 
 
-class BenchmarksSettings(TypedDict):
-    """Group `benchmarks`."""
-
-    policies: list[str]
-    tasks: list[str]
-    root: str | None
-    shots: list[NonNegativeInt]
-    limit: Count | None
-    batch_size: Count | None
-    chat_template: bool
-    uniform_toxicity: Count | None
-    too_long: Literal["leave_out", "refuse"]
-    toxicity: Node | None
-    truth_judge: Node | None
-
-
 class ModelSettings(TypedDict):
     """Group `model`; what is not a node is there to be referred to."""
 
