@@ -273,8 +273,10 @@ def test_text_is_text_and_nothing_is_read_from_nothing(tokenizer: Any) -> None:
 
     seen: list[int] = []
     lm = HarnessModel(Watched(len(tokenizer)), tokenizer)
-    # Seven letters and signs of <eos> and x, none of them the token; each is counted.
+    # Five signs of <eos>, none of them the token, and the x behind them.
     assert ask("a", "<eos>x").tokens == 6
+    assert tokenizer.eos_token_id not in seen
+    assert ask("<eos>a", "b").tokens == 1
     assert tokenizer.eos_token_id not in seen
     # Before an empty context stands the end of another document, so that every token is counted.
     assert ask("", "abc").tokens == 3
