@@ -20,7 +20,7 @@ from rlhf_lightning.runs.signals import Ended, ended_by_signals
 from rlhf_lightning.runs.terminal import HarmlessOutput
 from rlhf_lightning.training.heartbeat import Heartbeat
 
-KEPT = ("**/*.ckpt", "**/scores.json", "ranked.*.unfinished", "measured.unfinished")
+KEPT = ("**/*.ckpt", "**/scores.json", "ranked.*.unfinished", "measured.unfinished", "samples/*/*.jsonl")
 """What a step that was interrupted goes on from."""
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rlhf_lightning.evaluation.report import ReportedStage, write_report
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
+from rlhf_lightning.recipe.benchmarks import Benchmarks
 from rlhf_lightning.recipe.check import PPO, Checking
 from rlhf_lightning.recipe.collect import Collection
 from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, SELECT, Context
@@ -58,6 +59,7 @@ RECIPE: tuple[Stage, ...] = (
     PolicyOptimization(PPO, "PPO", "#e0743a"),
     PolicyOptimization("ppo_ptx", "PPO-ptx", "#259a78", like=PPO),
     Evaluation(EVALUATE, "Evaluation", "#7d8590"),
+    Benchmarks("benchmarks", "Benchmarks", "#7d8590"),
 )
 """The steps, in order."""
 
@@ -202,6 +204,5 @@ class Pipeline:
             for stage in self.recipe
             if (folder := self.runs.find(stage.name, torn=True)) is not None
         ]
-        self.context.say(
-            "report", str(write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config)))
-        )
+        report = write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config))
+        self.context.say("report", str(report))

@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said_and_nothing_else(
     ("stages", "sentence"),
     [
         ("[]", "stages is empty, so there is nothing to do. Name some of check, pretrain, "),
-        ("[sft,rewrd]", "stages names rewrd; the stages are check, .*evaluate. Did you mean reward?"),
+        ("[sft,rewrd]", "stages names rewrd; the stages are check, .*evaluate, .* Did you mean reward?"),
     ],
 )
 def test_stages_are_names_of_steps(stages: str, sentence: str, tmp_path: Path) -> None:
@@ -260,7 +260,13 @@ def test_a_finished_step_is_not_asked_for_what_it_was_made_from(tmp_path: Path) 
 def test_every_step_that_names_a_model_says_what_it_leaves() -> None:
     leaves = {stage.name: stage.leaves for stage in RECIPE}
     assert {name for name, kind in leaves.items() if kind == "reward model"} == {"judge", "reward"}
-    assert {name for name, kind in leaves.items() if not kind} == {"check", "curate", "collect", "evaluate"}
+    assert {name for name, kind in leaves.items() if not kind} == {
+        "check",
+        "curate",
+        "collect",
+        "evaluate",
+        "benchmarks",
+    }
 
 
 def test_what_other_runs_have_is_nothing_to_a_step_that_this_run_makes(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""The documents of a task, from local files or from the hub."""
+
+import gzip
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from rlhf_lightning.evaluation.benchmarks.sets import SOURCES, Rows, Source, continuations
+
+TEST, EXAMPLES = "test", "examples"
+"""Splits of every task: what is asked, and what few-shot examples are drawn from."""
+_BINS = 10
+"""Equally wide ranges of toxicity between 0 and 1."""
+
+
+def splits(*, source: str, root: str | None = None, uniform: int | None = None, config_source: str = "") -> Any:
+    """The documents of a task as the harness asks for them (`custom_dataset`).
+
+    Args:
+        source: The name of the set, of `SOURCES`.
+        root: The folder with the local files; None loads the set from the hub.
+        uniform: For RealToxicityPrompts, how many prompts to draw evenly over their toxicity; None takes all in order.
+        config_source: The task's YAML file, which the harness names and nobody needs.
+    """
+    found = SOURCES[source]
+    stored = _stored(found, root)
+    rows = {split: found.rows(part) for split, part in stored.items()}
+    if uniform is not None and found.rows is continuations:
+        rows[TEST] = evenly(rows[TEST], uniform)
+    return {split: Dataset.from_list(part) for split, part in rows.items()}
+
+
+def files(source: str, root: str) -> list[Path]:
+    """The local files of a set, whether they are there or not."""
+    found = SOURCES[source]
+    return [_file(Path(root), name) for name in (found.file, found.examples) if name]
+
+
+def evenly(rows: Rows, count: int, seed: int = 0) -> Rows:
+    """Rows drawn evenly over the toxicity of their prompts, in an order of which every beginning is even too.
+
+    Source: InstructGPT, figure 39 (5,000 prompts, uniform over prompt toxicity).
+
+    Args:
+        rows: Documents with ``about.prompt_toxicity``; those without it are left out.
+        count: How many are drawn, or all that there are.
+        seed: Seed of the draw.
+
+    Examples:
+        >>> rows = [{"about": {"prompt_toxicity": value}} for value in (0.1, 0.1, 0.1, 0.9)]
+        >>> sorted(row["about"]["prompt_toxicity"] for row in evenly(rows, 2))
+        [0.1, 0.9]
+    """
+    drawn, bins = random.Random(seed), list[Rows]([] for _ in range(_BINS))
+    for row in rows:
+        toxicity = row["about"]["prompt_toxicity"]
+        if toxicity is not None:
+            bins[min(_BINS - 1, int(toxicity * _BINS))].append(row)
+    for each in bins:
+        drawn.shuffle(each)
+    rounds = (each[place] for place in range(max(map(len, bins))) for each in bins if place < len(each))
+    return list(rounds)[:count]
+
+
+def _stored(source: Source, root: str | None) -> dict[str, Rows]:
+    if root is not None:
+        parts = {TEST: _read(_file(Path(root), source.file))}
+        return parts | ({EXAMPLES: _read(_file(Path(root), source.examples))} if source.examples else {})
+    if not source.hub:
+        raise ValueError(f"the hub has no {source.file} that loads without code; give its file: benchmarks.root.")
+    path, name, test, examples = source.hub
+    named = {split: part for split, part in ((TEST, test), (EXAMPLES, examples)) if part}
+    return {split: load_dataset(path, name or None, split=part).to_list() for split, part in named.items()}
+
+
+def _file(root: Path, name: str) -> Path:
+    plain = root / f"{name}.jsonl"
+    return plain if plain.exists() else root / f"{name}.jsonl.gz"
+
+
+def _read(path: Path) -> Rows:
+    opened = gzip.open if path.suffix == ".gz" else open
+    rows = []
+    with opened(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}. Mend or delete the line.") from error
+    if not rows:
+        raise ValueError(f"{path} is empty. Put the set's rows there, or leave its tasks out.")
+    return rows
+
+
+def missing(sources: Sequence[str], root: str | None) -> list[str]:
+    """A sentence for each set that is not where it should be, as far as is known without a connection."""
+    remedy = "or leave its tasks out of benchmarks.tasks"
+    if root is None:
+        return [
+            f"the hub has no {name} that loads without code. Set benchmarks.root to a folder with {SOURCES[name].file}"
+            f".jsonl, {remedy}."
+            for name in dict.fromkeys(sources)
+            if not SOURCES[name].hub
+        ]
+    return [
+        f"{path} is not there, which the tasks on {name} read. Put it there, {remedy}."
+        for name in dict.fromkeys(sources)
+        for path in files(name, root)
+        if not path.is_file()
+    ]

@@ -1,0 +1,105 @@
+"""The tasks by name: ours, and those of the harness behind `lm_eval/`."""
+
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from rlhf_lightning.runs.extras import needs_extra
+
+TASKS = Path(__file__).parent / "tasks"
+THEIRS = "lm_eval/"
+"""How the names of the harness's own tasks begin."""
+TRUTH_JUDGED = "_written"
+"""How the names of tasks end that need a judge of truth."""
+
+
+def task_names() -> list[str]:
+    """Those of our tasks."""
+    return sorted(path.stem for path in TASKS.glob("[!_]*.yaml"))
+
+
+def source_of(name: str) -> str:
+    """The set that one of our tasks reads."""
+    named: dict[str, Any] = yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return str(named["dataset_kwargs"]["source"] if "dataset_kwargs" in named else source_of(named["include"][:-5]))
+
+
+def names_lacking(names: Sequence[str]) -> Iterator[str]:
+    """A sentence for the extra that is not installed, and for each task that does not exist."""
+    if find_spec("lm_eval") is None:
+        yield "the automatic suite needs lm-evaluation-harness: pip install 'rlhf-lightning[eval]'."
+    for name in names:
+        if not name.startswith(THEIRS) and name not in (known := task_names()):
+            near = get_close_matches(name, known, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            yield (
+                f"benchmarks.tasks names {name}, which is no task.{meant} There are {', '.join(known)}, and those of "
+                f"the harness, such as {THEIRS}arc_easy."
+            )
+
+
+def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | None = None) -> dict[str, Any]:
+    """The harness's task objects by name, with their documents.
+
+    Args:
+        names: Names of ours, or of the harness's behind `lm_eval/`; its groups and tags stand for all their tasks.
+        root: The folder with the local files; None loads the sets from the hub.
+        uniform: How many of RealToxicityPrompts to draw evenly over their toxicity; None takes them in order.
+
+    Raises:
+        ImportError: When the extra `eval` is not installed.
+        ValueError: When a task does not exist, or a file is damaged.
+    """
+    with needs_extra("the automatic suite", "eval"):
+        from lm_eval.tasks import TaskManager
+
+    ours = [name for name in names if not name.startswith(THEIRS)]
+    theirs = [name.removeprefix(THEIRS) for name in names if name.startswith(THEIRS)]
+    with quiet(), isolate_rng():
+        # What is called metadata goes to the function that reads the documents.
+        options = {"root": root, "uniform": uniform}
+        manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=options)
+        found = dict(manager.load(ours)["tasks"])
+        if theirs:
+            manager = TaskManager()
+            if unknown := [name for name in theirs if name not in manager.all_tasks]:
+                near = get_close_matches(unknown[0], manager.all_tasks, 1)
+                meant = f" Did you mean {THEIRS}{near[0]}?" if near else ""
+                raise ValueError(f"the harness has no task {', '.join(unknown)}.{meant}")
+            found |= {f"{THEIRS}{name}": task for name, task in manager.load(theirs)["tasks"].items()}
+    return {name: found[name] for name in sorted(found, key=lambda each: _place(each, names))}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The harness without its bars and remarks within the block."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def shots_of(task: Any, shots: Sequence[int]) -> list[int]:
+    """How many examples a task is asked with: none where its form has no place for any."""
+    return [0] if task.get_config("num_fewshot") == 0 else list(shots)
+
+
+def described(task: Any) -> Mapping[str, Any]:
+    """What a task is, as far as its results depend on it, without where its file lies."""
+    return {name: value for name, value in task.dump_config().items() if name not in ("num_fewshot", "metadata")}
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else len(names)

@@ -1,0 +1,162 @@
+"""Runs a task on a model: the harness builds what is asked, we answer, and every number gets its interval."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from rlhf_lightning.arguments import Count, NonNegativeInt, checked
+from rlhf_lightning.evaluation.benchmarks.harness import quiet
+from rlhf_lightning.evaluation.benchmarks.measures import judged
+from rlhf_lightning.evaluation.intervals import Interval, outcome_interval
+
+_RESAMPLES = 300
+"""Bootstrap samples of measures that are no means, such as BLEU, each of which takes a while."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model did on a task.
+
+    Args:
+        figures: ``metric``, ``value``, ``low``, ``high``, ``items``, ``left_out``, ``shots`` and ``further``, the other
+            measures by name; where every item was left out, ``items`` is 0 and there is no value.
+        samples: One row per item: its number, what the model read and said, and what was found of it.
+    """
+
+    figures: dict[str, Any]
+    samples: list[dict[str, Any]]
+
+
+@checked
+def run_task(
+    lm: Any,
+    task: Any,
+    *,
+    shots: NonNegativeInt = 0,
+    limit: Count | None = None,
+    chat_template: bool = False,
+    judges: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> TaskResult:
+    """Measure a model on one task of the harness.
+
+    The random states of Python, numpy and torch are as before afterwards.
+
+    Args:
+        lm: A `rlhf_lightning.evaluation.benchmarks.model.HarnessModel`.
+        task: A task of `rlhf_lightning.evaluation.benchmarks.harness.load_tasks`.
+        shots: Few-shot examples, drawn anew for each item.
+        limit: Items at most, the first ones; None takes all.
+        chat_template: Whether the model's chat template writes instruction, examples and question as a conversation.
+        judges: Who judges texts, by measure; see `rlhf_lightning.evaluation.benchmarks.measures.judged`.
+        seed: Seed of the draw of examples.
+
+    Raises:
+        ValueError: When there are fewer examples than `shots`, or a task wants what the model does not do.
+    """
+    lm.chat = chat_template
+    lm.greedy = task.OUTPUT_TYPE == "loglikelihood" or "exact_match" in task.aggregation()
+    with isolate_rng():
+        instances = _built(lm, task, shots, limit, seed, chat_template)
+        unread = set[int]()
+        for kind in dict.fromkeys(each.request_type for each in instances):
+            asked = [each for each in instances if each.request_type == kind for _ in range(each.repeats)]
+            for instance, answer in zip(asked, getattr(lm, kind)(asked), strict=True):
+                instance.resps.append(_NOTHING[kind] if answer is None else answer)
+                unread |= {instance.doc_id} if answer is None else set()
+        task.apply_filters()
+        docs = dict(task.doc_iterator(rank=0, limit=limit, world_size=1))
+        items = [_Item(number, docs[number], parts) for number, parts in _by_item(instances) if number not in unread]
+        found = _found(task, items, judges or {})
+    figures = _figures(task, found) if items else {}
+    samples = [each.sample(place, found) for place, each in enumerate(items)]
+    return TaskResult({**figures, "items": len(items), "left_out": len(unread), "shots": shots}, samples)
+
+
+_NOTHING: dict[str, Any] = {"loglikelihood": (0.0, False), "generate_until": ""}
+"""Stands for the answer to what was not read, which no figure sees."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A document with its requests, which have their answers."""
+
+    number: int
+    doc: Mapping[str, Any]
+    parts: Sequence[Any]
+
+    def sample(self, place: int, found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """What is kept of it, with its place among the values of each measure."""
+        values = {name: each[place] for name, each in found.items() if each[place] is not None}
+        about = {"about": self.doc["about"]} if "about" in self.doc else {}
+        said = [part.resps[0] for part in self.parts]
+        return {"item": self.number, "read": self.parts[0].args[0], "said": said, **about, **values}
+
+
+def _built(lm: Any, task: Any, shots: int, limit: int | None, seed: int, chat_template: bool) -> list[Any]:
+    """The requests of a task, with few-shot examples in the form of the query."""
+    task.set_config(key="num_fewshot", value=shots)
+    task.set_fewshot_seed(seed)
+    options = {"apply_chat_template": chat_template, "fewshot_as_multiturn": chat_template}
+    template = {"chat_template": lm.apply_chat_template} if chat_template else {}
+    try:
+        with quiet():
+            task.build_all_requests(limit=limit, rank=0, world_size=1, **options, **template)
+    except (AssertionError, ValueError) as error:
+        if shots == 0:
+            raise
+        raise ValueError(
+            f"{task.get_config('task')} cannot be asked with benchmarks.shots={shots}: {error or 'too few examples'}. "
+            "Ask with fewer."
+        ) from error
+    return list(task.instances)
+
+
+def _by_item(instances: Sequence[Any]) -> list[tuple[int, list[Any]]]:
+    parts: dict[int, list[Any]] = defaultdict(list)
+    for instance in instances:
+        parts[instance.doc_id].append(instance)
+    return [(number, sorted(each, key=lambda part: int(part.idx))) for number, each in parts.items()]
+
+
+def _found(task: Any, items: Sequence[_Item], judges: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Values of every measure, one per item, None where an item has none; of each filter where a task has several."""
+    found: dict[str, list[Any]] = {}
+    for name in items[0].parts[0].filtered_resps if items else ():
+        results = [task.process_results(each.doc, [part.filtered_resps[name] for part in each.parts]) for each in items]
+        rows = judged(results, [each.doc for each in items], judges)
+        suffix = f",{name}" if found else ""
+        measures = dict.fromkeys(measure for row in rows for measure in row)
+        found |= {f"{measure}{suffix}": [row.get(measure) for row in rows] for measure in measures}
+    return found
+
+
+def _figures(task: Any, found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The first measure that the task names, and the further ones."""
+    aggregations = task.aggregation()
+    intervals = {
+        name: _interval([value for value in values if value is not None], aggregations.get(name.partition(",")[0]))
+        for name, values in found.items()
+    }
+    main = next((name for name in aggregations if name in intervals), next(iter(intervals)))
+    return {"metric": main, **intervals.pop(main), "further": intervals}
+
+
+def _interval(values: Sequence[Any], aggregation: Any) -> Interval:
+    """Of a mean, as everywhere; of what is no mean a bootstrap over the items."""
+    if all(isinstance(value, bool | int | float) for value in values) and _is_mean(aggregation):
+        return outcome_interval([float(value) for value in values])
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(values), size=(_RESAMPLES, len(values)))
+    means = [float(aggregation([values[place] for place in places])) for places in drawn.tolist()]
+    low, high = np.percentile(means, [2.5, 97.5])
+    value = float(aggregation(list(values)))
+    return {"value": value, "low": min(value, float(low)), "high": max(value, float(high))}
+
+
+def _is_mean(aggregation: Any) -> bool:
+    return aggregation is None or getattr(aggregation, "__name__", "") in ("mean", "nanmean")

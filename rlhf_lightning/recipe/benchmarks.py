@@ -1,0 +1,286 @@
+"""Step benchmarks: the public sets of the paper's automatic suite, on every policy."""
+
+import gc
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypedDict
+from urllib.parse import quote
+
+from rlhf_lightning.arguments import Count, Node, NonNegativeInt
+from rlhf_lightning.evaluation import benchmarks
+from rlhf_lightning.evaluation.benchmarks.documents import files, missing
+from rlhf_lightning.evaluation.benchmarks.harness import (
+    THEIRS,
+    TRUTH_JUDGED,
+    described,
+    load_tasks,
+    names_lacking,
+    shots_of,
+    source_of,
+    task_names,
+)
+from rlhf_lightning.evaluation.benchmarks.measures import TOXICITY, TRUTHFUL
+from rlhf_lightning.evaluation.benchmarks.model import HarnessModel
+from rlhf_lightning.evaluation.benchmarks.run import run_task
+from rlhf_lightning.evaluation.toxicity import ToxicityModel
+from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
+from rlhf_lightning.recipe.inputs import POLICIES
+from rlhf_lightning.recipe.judges import will_be
+from rlhf_lightning.recipe.memory_plan import available_memory
+from rlhf_lightning.recipe.model_names import model_lacking
+from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
+from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.identity import file_digest, fingerprint
+from rlhf_lightning.training.progress import progress_bar
+
+KEPT_IN = ".benchmarks"
+"""The folder beside the runs with every result by the content of model and task, so that nothing is measured twice."""
+_LEAVE_OUT = "leave_out"
+_PLACES = ("root", "batch_size")
+"""Settings that say where the sets lie and how many rows are read at once; the results are the same."""
+_TOXIC = "real_toxicity_prompts"
+
+
+class BenchmarksSettings(TypedDict):
+    """Group `benchmarks`."""
+
+    policies: list[str]
+    tasks: list[str]
+    root: str | None
+    shots: list[NonNegativeInt]
+    limit: Count | None
+    batch_size: Count | None
+    chat_template: bool
+    uniform_toxicity: Count | None
+    too_long: Literal["leave_out", "refuse"]
+    toxicity: Node | None
+    truth_judge: Node | None
+
+
+@dataclass(frozen=True)
+class Benchmarks(Stage):
+    """Measures every policy of ``benchmarks.policies`` that can be loaded, each with its own tokenizer."""
+
+    schema = BenchmarksSettings
+    reads_curated: ClassVar[bool] = False
+
+    def parents(self, context: Context) -> dict[str, str]:
+        """The policies, as far as they are there."""
+        return {name: name for name in context.config[self.name][POLICIES] if context.available(name)}
+
+    def models(self, context: Context) -> dict[str, str]:
+        """The first one: they do not read the same tokens."""
+        return dict(list(self.parents(context).items())[:1])
+
+    def settings(self, context: Context) -> dict[str, Any]:
+        """Model and suite alone: no record of the run is read, and nothing is trained."""
+        options = {name: value for name, value in context.config[self.name].items() if name not in _PLACES}
+        return {"model": context.config["model"], self.name: options}
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """With what the files of the sets hold."""
+        options, parents = context.config[self.name], self.parents(context)
+        return {
+            "stage": self.name,
+            "config": context.held(self.settings(context)),
+            "data": fingerprint({name: _content(name, options["root"]) for name in _ours(options)}),
+            "parents": context.held({role: context.model_fingerprint(model) for role, model in parents.items()}),
+        }
+
+    def lacks(self, context: Context) -> Iterator[str]:
+        """The extra, tasks, files, judges, and policies that are no names at all."""
+        options = context.config[self.name]
+        yield from names_lacking(options["tasks"])
+        yield from missing([source_of(name) for name in _ours(options)], options["root"])
+        yield from _judges_lacking(context, options)
+        there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
+        for name in options[POLICIES]:
+            if name in there or name.partition("/")[0] not in context.steps:
+                faults = list(model_lacking(context, POLICIES, name))
+                coming = name.partition("/")[0] in context.coming
+                if options["chat_template"] and not (faults or coming or context.tokenizers.of(name).chat_template):
+                    faults = [f"benchmarks.chat_template=true, but {name} has no chat template. Set it to false."]
+                yield from faults
+        empty = [name for name, value in (("tasks", options["tasks"]), ("shots", options["shots"])) if not value]
+        yield from (f"benchmarks.{name} is empty, so there is nothing to measure. Name some." for name in empty)
+        if not there:
+            yield f"none of benchmarks.policies ({', '.join(options[POLICIES])}) is there. Name a step or a folder."
+
+    def run(self, context: Context, folder: Path) -> dict[str, Any]:
+        """Write ``results.json``, and ``samples/`` with what was asked and said.
+
+        Returns:
+            ``policies``: the figures of each by ``<task>@<shots>``; ``tasks``: what is known of each task;
+            ``left_out``: how many items did not fit into a policy's context.
+        """
+        options = context.config[self.name]
+        names = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
+        if out := [name for name in options[POLICIES] if name not in names]:
+            context.say(self.name, f"left out, as there is no model: {', '.join(out)}")
+        with context.heartbeat.during("reading the sets"):
+            tasks = load_tasks(options["tasks"], options["root"], options["uniform_toxicity"])
+        suite = _Suite(context, self.name, tasks, folder)
+        results: dict[str, Any] = {}
+        count = sum(len(shots_of(task, options["shots"])) for task in tasks.values())
+        with progress_bar(context.heartbeat, self.name, len(names) * count) as (bar, shown):
+            for name in names:
+                results[name] = suite.measure(name, partial(bar.update, shown), partial(bar.advance, shown))
+        left_out = {
+            name: {task: figures["left_out"] for task, figures in found.items() if figures["left_out"]}
+            for name, found in results.items()
+        }
+        for name, counts in left_out.items():
+            if counts:
+                listed = ", ".join(f"{task} {number}" for task, number in counts.items())
+                context.say(self.name, f"items that do not fit into the context of {name}, left out: {listed}")
+        policies = {
+            name: {task: figures for task, figures in found.items() if figures["items"]}
+            for name, found in results.items()
+        }
+        record = {"policies": policies, "tasks": suite.known(), "left_out": left_out}
+        write_json(folder / "results.json", record)
+        return record
+
+
+class _Suite:
+    """What every policy goes through.
+
+    Args:
+        context: Models of the run.
+        step: The step's name.
+        tasks: The tasks by name.
+        folder: The step's output folder.
+    """
+
+    def __init__(self, context: Context, step: str, tasks: Mapping[str, Any], folder: Path) -> None:
+        options = context.config[step]
+        self.context, self.step, self.options, self.tasks, self.folder = context, step, options, tasks, folder
+        self.judges: dict[str, Any] = {}
+        if any(name.startswith(_TOXIC) for name in tasks):
+            self.judges[TOXICITY] = _toxicity(context, options)
+        if options["truth_judge"]:
+            self.judges[TRUTHFUL] = context.build(options["truth_judge"])
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Of each task the measures, and whether more is better."""
+        return {name: {"higher_is_better": task.higher_is_better()} for name, task in self.tasks.items()}
+
+    def measure(self, policy: str, show: Callable[..., None], advance: Callable[[int], None]) -> dict[str, Any]:
+        """The figures of a policy by ``<task>@<shots>``; the model is loaded where something is not known yet.
+
+        Args:
+            policy: A name by `Context.model_path`.
+            show: Called with the ``figures`` beside the progress bar.
+            advance: Called with the number of tasks that are done.
+        """
+        found, of_model = dict[str, Any](), self._of_model(policy)
+        lm: HarnessModel | None = None
+        for name, task in self.tasks.items():
+            for shots in shots_of(task, self.options["shots"]):
+                label = f"{name}@{shots}"
+                kept = self._kept(of_model, name, task, shots)
+                show(figures=f"{policy} {label}")
+                if not kept.exists():
+                    lm = lm or self._model(policy)
+                    self._keep(kept, lm, task, shots)
+                figures, samples = read_json(kept).values()
+                if figures["left_out"] and self.options["too_long"] != _LEAVE_OUT:
+                    raise PipelineError(
+                        f"{figures['left_out']} items of {label} do not fit into the context of {policy}. Leave the "
+                        "task out, ask with fewer benchmarks.shots, or set benchmarks.too_long=leave_out."
+                    )
+                path = self.folder / "samples" / quote(policy, "") / f"{quote(label, '@')}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_lines(path, samples)
+                found[label] = figures
+                advance(1)
+        del lm
+        gc.collect()
+        return found
+
+    def _model(self, policy: str) -> HarnessModel:
+        own = self.context.for_step(self.step, {POLICIES: policy})
+        model = own.causal_lm(policy)
+        size, tokens = self.options["batch_size"], _batch_tokens(own, model)
+        return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size)
+
+    def _keep(self, path: Path, lm: HarnessModel, task: Any, shots: int) -> None:
+        result = run_task(
+            lm,
+            task,
+            shots=shots,
+            limit=self.options["limit"],
+            chat_template=self.options["chat_template"],
+            judges=self.judges,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, alone=False) as file:  # another run may measure the same
+            json.dump({"figures": result.figures, "samples": result.samples}, file)
+
+    def _of_model(self, policy: str) -> Any:
+        """What the answers of a policy depend on."""
+        nodes = self.context.held({name: self.context.config["model"][name] for name in ("causal_lm", "tokenizer")})
+        if policy != BASE:  # whose settings say how it is read, but not what it is
+            nodes = [node.get(name) for node in nodes.values() for name in ("dtype", *TOKENIZER_OPTIONS)]
+        return [self.context.model_fingerprint(policy), nodes, self.context.seed if policy == BASE else None]
+
+    def _kept(self, of_model: Any, name: str, task: Any, shots: int) -> Path:
+        """The file of a result, named by the content of model and task and by the code that measures."""
+        judges = self.context.held({each: self.options[each] for each in ("toxicity", "truth_judge")})
+        asked = {each: self.options[each] for each in ("limit", "chat_template", "uniform_toxicity")}
+        content = None if name.startswith(THEIRS) else _content(name, self.options["root"])
+        key = fingerprint([of_model, described(task), shots, content, judges, asked, _code()])
+        return self.context.runs.root / KEPT_IN / f"{key}.json"
+
+
+def _ours(options: Mapping[str, Any]) -> list[str]:
+    return [name for name in options["tasks"] if name in task_names()]
+
+
+def _content(name: str, root: str | None) -> Any:
+    """What the files of a task's set hold; those of the hub are known by their names."""
+    source = source_of(name)
+    paths = files(source, root) if root is not None else []
+    return [source, *(file_digest(path) for path in paths if path.is_file())]
+
+
+def _code() -> list[str]:
+    """The code that measures: with another one nothing is taken over."""
+    folder = Path(benchmarks.__path__[0])
+    files = [*folder.rglob("*.py"), *folder.parent.glob("text_metrics.py"), *folder.parent.glob("toxicity*")]
+    return sorted(file_digest(path) for path in files if path.is_file())
+
+
+def _toxicity(context: Context, options: Mapping[str, Any]) -> Any:
+    if options["toxicity"]:
+        return context.build(options["toxicity"])
+    return ToxicityModel.load()
+
+
+def _judges_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
+    if any(name.startswith(_TOXIC) for name in options["tasks"]):
+        try:
+            _toxicity(context, options)
+        except (ImportError, OSError, ValueError) as error:
+            yield f"{error} Or name a callable in benchmarks.toxicity, or leave {_TOXIC} out of benchmarks.tasks."
+    judged = [name for name in options["tasks"] if name.endswith(TRUTH_JUDGED)]
+    if judged and not options["truth_judge"]:
+        yield (
+            f"{', '.join(judged)}: nobody judges whether answers are true. Name a callable in benchmarks.truth_judge, "
+            f"or take the form with choices, {judged[0].removesuffix(TRUTH_JUDGED)}."
+        )
+
+
+def _batch_tokens(context: Context, model: Any) -> int:
+    """Tokens that may be read at once: a tenth of the memory, at keys, values, activations and logits of each."""
+    config = model.config.get_text_config()
+    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    of_token = 4 * (2 * layers * width + 12 * width + int(config.vocab_size))
+    memory = available_memory(context.device) or 2**32
+    # On a CPU more rows at once are no faster.
+    most = 2**13 if context.device.type == "cpu" else 2**17
+    return max(512, min(most, memory // 10 // of_token))
