@@ -1,0 +1,153 @@
+"""Who is preferred to whom: every pair of policies, parts of the prompts, and how far judges agree."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from rlhf_lightning.evaluation.agreement import verdict_agreement
+from rlhf_lightning.evaluation.intervals import Interval, first_places, known_interval, share_interval, wins
+from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
+from rlhf_lightning.evaluation.policies import PolicySamples, judged, lengthened
+from rlhf_lightning.evaluation.tables import JUDGE, REWARD
+
+MOST_GROUPS, OTHERS, UNKNOWN = 20, "(others)", "(unknown)"
+"""Values of a field that get a row of their own, the most frequent ones; the row of the rest; that of none."""
+Samples = Mapping[str, PolicySamples]
+
+
+def head_to_head(samples: Samples, prompts: Sequence[str]) -> dict[str, dict[str, Interval]]:
+    """The win rate of every policy against every other one by the main judge, a tie as half a win.
+
+    Source: InstructGPT, section 4.1, where 175B InstructGPT is preferred to 175B GPT-3 85 % of the time, and to GPT-3
+    with a few-shot prefix 71 %.
+
+    Args:
+        samples: Samples of each policy, on the same prompts in the same order.
+        prompts: The prompts; rows that share one are drawn together.
+    """
+    clusters = first_places(prompts)
+    return {
+        one: {
+            other: share_interval(wins(own.scores, against.scores), clusters)
+            for other, against in samples.items()
+            if other != one
+        }
+        for one, own in samples.items()
+    }
+
+
+def part_results(samples: Samples, baseline: str, prompts: Sequence[str], places: Sequence[int]) -> dict[str, Any]:
+    """Win rates on some of the prompts.
+
+    Args:
+        samples: Samples of each policy, on the same prompts in the same order.
+        baseline: Policy that win rates are against; it has none.
+        prompts: The prompts; rows that share one are drawn together.
+        places: Places of those that count.
+
+    Returns:
+        `prompts`, their number, and per policy `win_rate`, `length_controlled` and `judges`, the win rates by the
+        further judges; those are None where a judge said nothing.
+    """
+    clusters = first_places([prompts[place] for place in places])
+    against = samples[baseline]
+    policies = {}
+    for name, own in samples.items():
+        if name != baseline:
+            all_won, longer = wins(own.scores, against.scores), lengthened(own, against)
+            won = [all_won[place] for place in places]
+            said = {judge: [outcomes[place] for place in places] for judge, outcomes in judged(own, against).items()}
+            policies[name] = {
+                "win_rate": share_interval(won, clusters),
+                "length_controlled": length_controlled_win_rate(won, [longer[place] for place in places], clusters),
+                "judges": {
+                    judge: known_interval(outcomes, clusters, share_interval) for judge, outcomes in said.items()
+                },
+            }
+    return {"prompts": len(places), "policies": policies}
+
+
+def breakdown(
+    samples: Samples, baseline: str, prompts: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """`part_results` for every group of prompts, such as a use case.
+
+    Args:
+        samples: Samples of each policy, on the same prompts in the same order.
+        baseline: Policy that win rates are against.
+        prompts: The prompts; rows that share one are drawn together.
+        groups: The group of each prompt, by what they are grouped by; one group alone is left out.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for field, of_prompts in groups.items():
+        places: dict[str, list[int]] = {}
+        for place, group in enumerate(of_prompts):
+            places.setdefault(group, []).append(place)
+        if len(places) > 1:
+            table[field] = {group: part_results(samples, baseline, prompts, own) for group, own in places.items()}
+    return table
+
+
+def value_groups(values: Iterable[Any]) -> list[str]:
+    """The group of each value of a field: itself as text, but for those beyond the most frequent ones.
+
+    Examples:
+        >>> value_groups(["chat", None, True])
+        ['chat', '(unknown)', 'True']
+    """
+    texts = [UNKNOWN if value is None else str(value) for value in values]
+    frequent = {text for text, _ in Counter(texts).most_common(MOST_GROUPS)}
+    return [text if text in frequent else OTHERS for text in texts]
+
+
+def length_groups(lengths: Sequence[int]) -> list[str]:
+    """Thirds of prompts by their length in tokens; fewer where many are equally long.
+
+    Examples:
+        >>> length_groups([3, 9, 5, 4, 8, 7])
+        ['3 .. 4', '8 .. 9', '5 .. 7', '3 .. 4', '8 .. 9', '5 .. 7']
+    """
+    ordered = sorted(lengths)
+    ends = sorted({ordered[-(-len(ordered) * third // 3) - 1] for third in (1, 2, 3)})
+    third = [int(place) for place in np.searchsorted(ends, lengths)]
+    members = [[length for length, own in zip(lengths, third, strict=True) if own == n] for n in range(len(ends))]
+    return [f"{min(members[own])} .. {max(members[own])}" for own in third]
+
+
+def judge_agreement(samples: Samples, baseline: str, prompts: Sequence[str]) -> list[dict[str, Any]]:
+    """How far every two judges agree on which of two policies' responses is better.
+
+    The judges are the main one (`judge`), the reward model (`reward`) and the further ones; those that compare know of
+    pairs with the baseline alone. Pairs of the same text say nothing and do not count.
+
+    Args:
+        samples: Samples of each policy, on the same prompts in the same order.
+        baseline: The policy that judges who compare were shown beside each other one.
+        prompts: The prompts; rows that share one are drawn together.
+
+    Returns:
+        Per two judges `judges`, their names, and what `verdict_agreement` says.
+    """
+    clusters = first_places(prompts)
+    said: dict[str, dict[tuple[str, str, int], float]] = {}
+    for one, other in combinations(samples, 2):
+        first, second = (one, other) if other == baseline else (other, one)
+        own, against = samples[first], samples[second]
+        verdicts = {JUDGE: wins(own.scores, against.scores), REWARD: wins(own.rewards, against.rewards)}
+        scored = replace(own, preferences={}) if second != baseline else own
+        for judge, outcomes in {**verdicts, **judged(scored, against)}.items():
+            for place, outcome in enumerate(outcomes):
+                if outcome is not None and own.responses[place] != against.responses[place]:
+                    said.setdefault(judge, {})[first, second, place] = outcome
+    found = []
+    for one, other in combinations(said, 2):
+        shared = [pair for pair in said[one] if pair in said[other]]
+        if shared:
+            verdicts_of = ([said[judge][pair] for pair in shared] for judge in (one, other))
+            result = verdict_agreement(*verdicts_of, clusters=[clusters[place] for *_, place in shared])
+            found.append({"judges": [one, other], **result})
+    return found
