@@ -95,8 +95,8 @@ class EndpointJudge:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
-                f"the judge at {self.name} answered {redacted(answer)!r:.80}, which is no chat completion. The url must "
-                "be that of the completions, such as https://host/v1/chat/completions."
+                f"the judge at {self.name} answered {redacted(answer)!r:.80}, which is no chat completion. The url "
+                "must be that of the completions, such as https://host/v1/chat/completions."
             ) from error
         lines = str(text or "").strip().splitlines()
         found = _VERDICT.fullmatch(lines[-1].strip()) if lines else None

@@ -19,6 +19,7 @@ from rlhf_lightning.evaluation.tables import (
     split_tables,
 )
 from rlhf_lightning.recipe.context import COLLECT, Context
+from rlhf_lightning.recipe.preferences import temperature_of
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import read_stage
@@ -64,7 +65,7 @@ def _evaluation(record: Mapping[str, Any], name: str, found: Mapping[str, Any]) 
         "prompts": metrics["prompts"],
         "baseline": None if is_baseline else metrics["baseline"],
         "reference": options["reference"],
-        "temperature": options["temperature"],
+        "temperature": temperature_of(options, name),
         "judged_by": _public_judge(judge_of(metrics, options, record["identity"]["parents"])),
         "rows": rows,
         "values": {key: measure["value"] for key, measure in values.items()},

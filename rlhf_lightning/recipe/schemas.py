@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Len
 from transformers import ContinuousBatchingConfig
 
 from rlhf_lightning.arguments import (
@@ -171,6 +171,14 @@ class CurateSettings(TypedDict):
     curator: Node
 
 
+class PromptSet(TypedDict, total=False):
+    """Prompts of one distribution: those with some values of fields."""
+
+    split: Literal["validation", "test"]
+    where: Mapping[str, Any] | None
+    num_prompts: Count | None
+
+
 class EvaluateSettings(TypedDict):
     """Group `evaluate`."""
 
@@ -184,8 +192,12 @@ class EvaluateSettings(TypedDict):
     few_shot_prefix: str | None
     base_stop: str | None
     num_prompts: Count
+    prompt_sets: Mapping[str, PromptSet] | None
+    breakdown: list[str] | None
+    likert: Mapping[str, Annotated[list[float], Len(6, 6)]] | None
     num_texts: NonNegativeInt
     temperature: NonNegativeFloat
+    temperatures: Mapping[str, NonNegativeFloat] | None
     batch_size: Count
 
 
