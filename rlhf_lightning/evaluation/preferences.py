@@ -1,12 +1,11 @@
 """Who is preferred to whom: every pair of policies, parts of the prompts, and how far judges agree."""
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
-
-import numpy as np
 
 from rlhf_lightning.evaluation.agreement import verdict_agreement
 from rlhf_lightning.evaluation.intervals import Interval, first_places, known_interval, share_interval, wins
@@ -72,7 +71,7 @@ def part_results(samples: Samples, baseline: str, prompts: Sequence[str], places
 
 
 def breakdown(
-    samples: Samples, baseline: str, prompts: Sequence[str], groups: Mapping[str, Sequence[str]]
+    samples: Samples, baseline: str, prompts: Sequence[str], groups: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> dict[str, dict[str, Any]]:
     """`part_results` for every group of prompts, such as a use case.
 
@@ -80,42 +79,43 @@ def breakdown(
         samples: Samples of each policy, on the same prompts in the same order.
         baseline: Policy that win rates are against.
         prompts: The prompts; rows that share one are drawn together.
-        groups: The group of each prompt, by what they are grouped by; one group alone is left out.
+        groups: By what they are grouped by, the places of each group's prompts; where there is one group alone, which
+            is all of them, nothing is said.
     """
-    table: dict[str, dict[str, Any]] = {}
-    for field, of_prompts in groups.items():
-        places: dict[str, list[int]] = {}
-        for place, group in enumerate(of_prompts):
-            places.setdefault(group, []).append(place)
-        if len(places) > 1:
-            table[field] = {group: part_results(samples, baseline, prompts, own) for group, own in places.items()}
-    return table
+    return {
+        field: {group: part_results(samples, baseline, prompts, places) for group, places in own.items()}
+        for field, own in groups.items()
+        if len(own) > 1
+    }
 
 
-def value_groups(values: Iterable[Any]) -> list[str]:
-    """The group of each value of a field: itself as text, but for those beyond the most frequent ones.
+def value_groups(values: Sequence[Any]) -> dict[str, list[int]]:
+    """Places of each value of a field, the most frequent first; those beyond `MOST_GROUPS` are together.
 
     Examples:
-        >>> value_groups(["chat", None, True])
-        ['chat', '(unknown)', 'True']
+        >>> value_groups(["chat", None, True, True])
+        {'True': [2, 3], 'chat': [0], '(unknown)': [1]}
     """
     texts = [UNKNOWN if value is None else str(value) for value in values]
-    frequent = {text for text, _ in Counter(texts).most_common(MOST_GROUPS)}
-    return [text if text in frequent else OTHERS for text in texts]
+    groups: dict[str, list[int]] = {text: [] for text, _ in Counter(texts).most_common(MOST_GROUPS)}
+    for place, text in enumerate(texts):
+        groups.setdefault(text if text in groups else OTHERS, []).append(place)
+    return groups
 
 
-def length_groups(lengths: Sequence[int]) -> list[str]:
-    """Thirds of prompts by their length in tokens; fewer where many are equally long.
+def length_groups(lengths: Sequence[int]) -> dict[str, list[int]]:
+    """Places of the short, the middle and the long third of prompts; fewer groups where many are equally long.
 
     Examples:
         >>> length_groups([3, 9, 5, 4, 8, 7])
-        ['3 .. 4', '8 .. 9', '5 .. 7', '3 .. 4', '8 .. 9', '5 .. 7']
+        {'3 .. 4': [0, 3], '5 .. 7': [2, 5], '8 .. 9': [1, 4]}
     """
     ordered = sorted(lengths)
     ends = sorted({ordered[-(-len(ordered) * third // 3) - 1] for third in (1, 2, 3)})
-    third = [int(place) for place in np.searchsorted(ends, lengths)]
-    members = [[length for length, own in zip(lengths, third, strict=True) if own == n] for n in range(len(ends))]
-    return [f"{min(members[own])} .. {max(members[own])}" for own in third]
+    groups: list[list[int]] = [[] for _ in ends]
+    for place, length in enumerate(lengths):
+        groups[bisect_left(ends, length)].append(place)
+    return {f"{min(lengths[p] for p in own)} .. {end}": own for end, own in zip(ends, groups, strict=True)}
 
 
 def judge_agreement(samples: Samples, baseline: str, prompts: Sequence[str]) -> list[dict[str, Any]]:

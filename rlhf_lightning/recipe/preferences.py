@@ -136,7 +136,7 @@ def preference_results(
         raise PipelineError(f"evaluate.prompt_sets.{empty[0]}: every prompt of it is too long. Name another one.")
     fields = [getattr(text, "fields", {}) for text in texts]
     by = options["breakdown"] or [field for field in FIELDS if any(own.get(field) for own in fields)]
-    groups = {field: value_groups(own.get(field) for own in fields) for field in by}
+    groups = {field: value_groups([own.get(field) for own in fields]) for field in by}
     groups["prompt_length"] = length_groups([len(prompt.prompt_ids) for prompt in prompts])
     return {
         "baseline": baseline,
