@@ -135,19 +135,19 @@ def judge_agreement(samples: Samples, baseline: str, prompts: Sequence[str]) -> 
     clusters = first_places(prompts)
     said: dict[str, dict[tuple[str, str, int], float]] = {}
     for one, other in combinations(samples, 2):
-        first, second = (one, other) if other == baseline else (other, one)
-        own, against = samples[first], samples[second]
+        pair = (one, other) if other == baseline else (other, one)
+        own, against = (samples[policy] for policy in pair)
         verdicts = {JUDGE: wins(own.scores, against.scores), REWARD: wins(own.rewards, against.rewards)}
-        scored = replace(own, preferences={}) if second != baseline else own
+        scored = own if pair[1] == baseline else replace(own, preferences={})
         for judge, outcomes in {**verdicts, **judged(scored, against)}.items():
             for place, outcome in enumerate(outcomes):
                 if outcome is not None and own.responses[place] != against.responses[place]:
-                    said.setdefault(judge, {})[first, second, place] = outcome
+                    said.setdefault(judge, {})[*pair, place] = outcome
     found = []
     for one, other in combinations(said, 2):
         shared = [pair for pair in said[one] if pair in said[other]]
         if shared:
-            verdicts_of = ([said[judge][pair] for pair in shared] for judge in (one, other))
-            result = verdict_agreement(*verdicts_of, clusters=[clusters[place] for *_, place in shared])
+            first, second = ([said[judge][pair] for pair in shared] for judge in (one, other))
+            result = verdict_agreement(first, second, [clusters[place] for *_, place in shared])
             found.append({"judges": [one, other], **result})
     return found

@@ -263,9 +263,9 @@ def measure_table(results: Mapping[str, Any], key: str) -> dict[str, Any] | None
                     found.setdefault(measure if part == measure else f"{measure}: {part}", {})[name] = interval
     if key == "table_3" and found:
         found = {label: found.get(name, {}) for name, label in TABLE_3.items()}
-    empty = {"value": NOT_MEASURED, "interval": ""} if key == "table_3" else cell(None)
+    nowhere = [{"value": NOT_MEASURED, "interval": ""} for _ in policies]
     rows = [
-        (measure.replace("_", " "), [cell(own[name]) if name in own else empty for name in policies])
+        (measure.replace("_", " "), [cell(own.get(name)) for name in policies] if own else nowhere)
         for measure, own in found.items()
     ]
     return {"title": MEASURES[key], "policies": list(policies), "rows": rows} if rows else None

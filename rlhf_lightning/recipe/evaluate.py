@@ -106,8 +106,7 @@ class _Tests:
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
         self.tokenization.tally.part = "test"
-        records, self.sets = evaluation_prompts(context, options)
-        self.prompts = self.tokenization.prompts(records)
+        self.prompts, self.sets = evaluation_prompts(context, options, self.tokenization)
         self.questions = [prompt.text for prompt in self.prompts]
         self.batches = context.batches(self.prompts, collate_prompts, options["batch_size"])
         texts = context.records("text", "test", required=False)[: options["num_texts"]]

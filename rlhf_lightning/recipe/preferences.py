@@ -1,12 +1,13 @@
 """What step evaluate asks besides its main judge: on which prompts, at which temperature, and whom."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
 from rlhf_lightning.data.examples import PromptExample
-from rlhf_lightning.data.records import Prompt, prompt_fields
+from rlhf_lightning.data.records import prompt_fields
+from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.comparison_judge import compares, preferences
 from rlhf_lightning.evaluation.policies import PolicySamples
 from rlhf_lightning.evaluation.preferences import (
@@ -17,7 +18,7 @@ from rlhf_lightning.evaluation.preferences import (
     part_results,
     value_groups,
 )
-from rlhf_lightning.evaluation.tables import JUDGE
+from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE
 from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, CURATE, FEW_SHOT, Context
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of
@@ -37,27 +38,35 @@ def temperature_of(options: Mapping[str, Any], policy: str) -> float:
     return temperature
 
 
-def evaluation_prompts(context: Context, options: Mapping[str, Any]) -> tuple[list[Prompt], dict[str, set[int]]]:
-    """The records that are asked, and for each set of `evaluate.prompt_sets` the places of its own among them.
+def evaluation_prompts(
+    context: Context, options: Mapping[str, Any], tokenization: Tokenization
+) -> tuple[list[PromptExample], dict[str, list[int]]]:
+    """The prompts that are asked, and for each set of `evaluate.prompt_sets` the places of its own among them.
+
+    A set of which no prompt is left is left out and said.
 
     Raises:
-        PipelineError: When no record belongs to a set.
+        PipelineError: When no record belongs to any set.
     """
-    sets = options["prompt_sets"] or {}
+    sets, count = options["prompt_sets"] or {}, options["num_prompts"]
     if not sets:
-        return context.records("prompts", TEST)[: options["num_prompts"]], {}
-    members: dict[str, list[tuple[str, int]]] = {}
+        return tokenization.prompts(context.records("prompts", TEST)[:count]), {}
+    members: dict[str, set[tuple[str, int]]] = {}
     for name, chosen in sets.items():
         split, limit = chosen.get("split", TEST), chosen.get("num_prompts")
         records = context.records("prompts", split)
-        places = _matching(records if limit else records[: options["num_prompts"]], chosen)
-        members[name] = [(split, place) for place in places][:limit]
-        if not members[name]:
-            raise PipelineError(_empty(name, chosen, options["num_prompts"]))
+        places = islice(_matching(records if limit else records[:count], chosen), limit)
+        members[name] = {(split, place) for place in places}
     asked = sorted({member for own in members.values() for member in own})
-    numbers = {member: number for number, member in enumerate(asked)}
-    records = [context.records("prompts", split)[place] for split, place in asked]
-    return records, {name: {numbers[member] for member in own} for name, own in members.items()}
+    if not asked:
+        raise PipelineError(f"evaluate.{_empty(next(iter(sets)), sets, count)}")
+    prompts = tokenization.prompts([context.records("prompts", split)[place] for split, place in asked])
+    found = {
+        name: [n for n, prompt in enumerate(prompts) if asked[prompt.index] in own] for name, own in members.items()
+    }
+    for name in [name for name, places in found.items() if not places]:
+        context.say(EVALUATE, f"left out: {_empty(name, sets, count)}")
+    return prompts, {name: places for name, places in found.items() if places}
 
 
 class FurtherJudges:
@@ -117,7 +126,7 @@ def preference_results(
     samples: Mapping[str, PolicySamples],
     options: Mapping[str, Any],
     prompts: Sequence[PromptExample],
-    sets: Mapping[str, Collection[int]],
+    sets: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """What the metrics of the step have besides those of each policy alone.
 
@@ -125,15 +134,9 @@ def preference_results(
         samples: Samples of each policy on the prompts.
         options: The step's settings.
         prompts: The prompts.
-        sets: Numbers of the prompts of each set.
-
-    Raises:
-        PipelineError: When no prompt of a set is left.
+        sets: Places of the prompts of each set.
     """
     baseline, texts = options["baseline"], [prompt.text for prompt in prompts]
-    places = {name: [n for n, prompt in enumerate(prompts) if prompt.index in own] for name, own in sets.items()}
-    if empty := [name for name, own in places.items() if not own]:
-        raise PipelineError(f"evaluate.prompt_sets.{empty[0]}: every prompt of it is too long. Name another one.")
     fields = [getattr(text, "fields", {}) for text in texts]
     by = options["breakdown"] or [field for field in FIELDS if any(own.get(field) for own in fields)]
     groups = {field: value_groups([own.get(field) for own in fields]) for field in by}
@@ -143,7 +146,7 @@ def preference_results(
         "prompts": len(prompts),
         "temperatures": {name: temperature_of(options, name) for name in samples},
         "head_to_head": head_to_head(samples, texts),
-        "prompt_sets": {name: part_results(samples, baseline, texts, own) for name, own in places.items()},
+        "prompt_sets": {name: part_results(samples, baseline, texts, own) for name, own in sets.items()},
         "breakdown": breakdown(samples, baseline, texts, groups),
         "judge_agreement": judge_agreement(samples, baseline, texts),
         "no_verdict": {
@@ -156,38 +159,36 @@ def preference_results(
 
 def preferences_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
     """Names of policies and judges that there are not, sets without a prompt, fields that no record has."""
-    judges = [JUDGE, *(options["judges"] or {})]
-    policies = [*options["policies"], BASE, FEW_SHOT]
-    for setting, known in (("temperatures", policies), ("likert", judges)):
-        for name in options[setting] or {}:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                meant = f" Did you mean {near[0]}?" if near else ""
-                kind = "policies" if known is policies else "judges"
-                yield f"{setting}.{name} is none of the {kind} ({', '.join(dict.fromkeys(known))}).{meant}"
+    yield from _unknown("temperatures", options, "policies", [*options["policies"], BASE, FEW_SHOT])
+    yield from _unknown("likert", options, "judges", [JUDGE, *(options["judges"] or {})])
     for name, ends in (options["likert"] or {}).items():
         if sorted({*ends}) != list(ends):
             yield f"likert.{name} must be six scores that rise, from which a response is worth 2, 3, .. 7; got {ends}."
     sets = options["prompt_sets"] or {}
     for split in dict.fromkeys(chosen.get("split", TEST) for chosen in sets.values()):
         yield from records_lacking(context, "prompts", split) if split != TEST else ()
-    for name, chosen in sets.items():
-        yield from _set_lacking(context, name, chosen, options["num_prompts"])
+    if CURATE in context.coming:
+        return
+    yield from (_empty(name, sets) for name, chosen in sets.items() if not _has_member(context, chosen))
     for field in options["breakdown"] or ():
-        rows = islice(rows_of(context, "prompts", TEST), options["num_prompts"])
-        if CURATE not in context.coming and not any(field in prompt_fields(row) for row in rows):
+        if not any(field in prompt_fields(row) for row in rows_of(context, "prompts", TEST)):
             yield f"breakdown names {field}, which no test prompt has as a field. Mend the name, or leave it out."
 
 
-def _set_lacking(context: Context, name: str, chosen: Mapping[str, Any], count: int) -> Iterator[str]:
-    rows = rows_of(context, "prompts", chosen.get("split", TEST))
-    looked_at = rows if chosen.get("num_prompts") else islice(rows, count)
+def _unknown(setting: str, options: Mapping[str, Any], kind: str, known: Sequence[str]) -> Iterator[str]:
+    for name in options[setting] or {}:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            yield f"{setting}.{name} is none of the {kind} ({', '.join(dict.fromkeys(known))}).{meant}"
+
+
+def _has_member(context: Context, chosen: Mapping[str, Any]) -> bool:
+    """Whether a set has a prompt; records that cannot be read are said where they are looked for."""
     try:
-        found = CURATE in context.coming or next(_matching(looked_at, chosen), None) is not None
-    except ValueError:  # a RecordError, which is said of the records
-        return
-    if not found:
-        yield _empty(name, chosen, count)
+        return next(_matching(rows_of(context, "prompts", chosen.get("split", TEST)), chosen), None) is not None
+    except ValueError:
+        return True
 
 
 def _matching(records: Any, chosen: Mapping[str, Any]) -> Iterator[int]:
@@ -201,13 +202,15 @@ def _matching(records: Any, chosen: Mapping[str, Any]) -> Iterator[int]:
             yield place
 
 
-def _empty(name: str, chosen: Mapping[str, Any], count: int) -> str:
-    among = "the prompts" if chosen.get("num_prompts") else f"the first {count} prompts"
+def _empty(name: str, sets: Mapping[str, Any], count: int | None = None) -> str:
+    """That a set has no prompt, among all of its split or among the first ones."""
+    chosen = sets[name]
+    among = "the prompts" if count is None else f"the first {count} prompts that are short enough"
     where = ", ".join(f"{field}={value}" for field, value in (chosen.get("where") or {}).items())
-    return (
-        f"prompt_sets.{name}: none of {among} of split {chosen.get('split', TEST)} has {where or 'a text'}. Mend the "
-        f"field or the value; prompt_sets.{name}.num_prompts looks through all of them."
+    remedy = (
+        "Mend the field or the value." if count is None else f"Set prompt_sets.{name}.num_prompts: it looks further."
     )
+    return f"prompt_sets.{name}: none of {among} of split {chosen.get('split', TEST)} has {where or 'a text'}. {remedy}"
 
 
 def _on_scale(name: str, values: Any, count: int) -> list[float]:
