@@ -63,7 +63,7 @@ class EndpointJudge:
         self.endpoint = JSONEndpoint(url, "judge", "answer", timeout=timeout, retries=retries, api_key_env=api_key_env)
         self.name, self.instructions, self.both_orders, self.seed = url, instructions, both_orders, seed
         self.options = {"model": model, **(_OPTIONS if options is None else options)}
-        self.concurrency = concurrency
+        self.concurrency, self.client = concurrency, self.endpoint.client()
 
     def __call__(self, prompt: str, response_a: str, response_b: str) -> float | None:
         """1, one half or 0, as a `ComparisonJudge` says it; None where an answer was no verdict.
@@ -89,8 +89,7 @@ class EndpointJudge:
         turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages_of(prompt))
         asked = f"[Conversation]\n{turns}\n\n[Response 1]\n{first}\n\n[Response 2]\n{second}\n\n[End of the responses]"
         messages = [{"role": "system", "content": self.instructions}, {"role": "user", "content": asked}]
-        with self.endpoint.client() as client:
-            answer: Any = self.endpoint.answer(client, {**self.options, "messages": messages})
+        answer: Any = self.endpoint.answer(self.client, {**self.options, "messages": messages})
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:

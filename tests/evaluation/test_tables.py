@@ -96,7 +96,7 @@ def test_table_3_says_what_is_measured_and_what_is_not():
     assert [name for name, _ in shown["rows"]] == [*TABLE_3.values()]
     cells = {name: [cell["value"] for cell in own] for name, own in shown["rows"]}
     assert cells["Expresses opinion"] == ["not measured", "not measured"]
-    assert cells["Hallucination"] == ["0.50", "-"]
+    assert cells["Hallucination"] == ["0.500", "-"]
     nothing = {"policies": {"sft": {"table_3": fields}, "ppo": {}}}
     assert table_3_table(nothing, LEGEND) is None
     assert measure_table(nothing, "table_3") is None

@@ -1,23 +1,26 @@
 """What step evaluate asks besides its main judge: temperatures, sets of prompts, Likert scores, judges that compare."""
 
 import json
-from contextlib import nullcontext
+from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from test_look_ahead import data, fine, said
 from test_pipeline import rlhf
 
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.records import Prompt
+from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation import comparison_judge
 from rlhf_lightning.evaluation.policies import PolicySamples
 from rlhf_lightning.recipe import preferences
+from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.kept import KeptPolicies
 from rlhf_lightning.recipe.preferences import FurtherJudges, evaluation_prompts, temperature_of
 from rlhf_lightning.runs.folders import PipelineError, read_stage
+from rlhf_lightning.training.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
@@ -27,24 +30,32 @@ TEST = [Prompt(text, source=source) for text, source in zip("abcdefgh", "xyxyyyx
 RECORDS = {"test": TEST, "validation": [Prompt("v", source="x", labels={"use_case": "chat"}), Prompt("w", source="y")]}
 
 
-class Letters:
+class Letters(Tokenization):
     """A tokenization in which one prompt is too long."""
 
-    def prompts(self, records: list[Prompt]) -> list[PromptExample]:
+    def __init__(self) -> None:
+        """Without a tokenizer."""
+
+    def prompts(self, records: Iterable[Prompt]) -> list[PromptExample]:
         return [PromptExample([1], n, str(one.prompt)) for n, one in enumerate(records) if one.prompt != "b"]
 
 
-def context_of(lines: list[str]) -> Any:
-    return SimpleNamespace(
-        records=lambda kind, split: RECORDS[split],
-        say=lambda step, words: lines.append(f"{step}: {words}"),
-        heartbeat=SimpleNamespace(during=lambda words: nullcontext()),
-    )
+class Run(Context):
+    """A run of which nothing is there but records and what is said."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines, self.heartbeat = lines, Heartbeat(Console())
+
+    def records(self, name: str, split: str, required: bool = True, curated: bool = True) -> list[Any]:
+        return RECORDS[split]
+
+    def say(self, step: str, message: str) -> None:
+        self.lines.append(f"{step}: {message}")
 
 
 def asked(sets: Any, lines: list[str] | None = None) -> tuple[str, dict[str, str]]:
-    context = context_of([] if lines is None else lines)
-    prompts, places = evaluation_prompts(context, {**OPTIONS, "prompt_sets": sets}, Letters())  # type: ignore[arg-type]
+    context = Run([] if lines is None else lines)
+    prompts, places = evaluation_prompts(context, {**OPTIONS, "prompt_sets": sets}, Letters())
     texts = [prompt.text for prompt in prompts]
     return "".join(texts), {name: "".join(texts[place] for place in own) for name, own in places.items()}
 
@@ -92,7 +103,7 @@ class Scale:
 
 def judges(monkeypatch: pytest.MonkeyPatch, lines: list[str], made: dict[str, Any], **options: Any) -> FurtherJudges:
     monkeypatch.setattr(preferences, "reward_of", lambda context, judge, tokens: made[judge])
-    return FurtherJudges(context_of(lines), {**OPTIONS, "judges": {name: name for name in made}, **options})
+    return FurtherJudges(Run(lines), {**OPTIONS, "judges": {name: name for name in made}, **options})
 
 
 def test_likert_scores_come_from_the_judge_or_from_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
