@@ -60,7 +60,9 @@ class EndpointJudge:
         concurrency: Count = 8,
         seed: int = 0,
     ) -> None:
-        self.endpoint = JSONEndpoint(url, "judge", "answer", timeout=timeout, retries=retries, api_key_env=api_key_env)
+        self.endpoint = JSONEndpoint(
+            url, "the judge", "answer", timeout=timeout, retries=retries, api_key_env=api_key_env
+        )
         self.name, self.instructions, self.both_orders, self.seed = url, instructions, both_orders, seed
         self.options = {"model": model, **(_OPTIONS if options is None else options)}
         self.concurrency, self.client = concurrency, self.endpoint.client()

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+from rlhf_lightning.arguments import Count
 from rlhf_lightning.evaluation.agreement import verdict_agreement
 from rlhf_lightning.evaluation.intervals import Interval, first_places, known_interval, share_interval, wins
 from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
@@ -16,6 +17,14 @@ from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 MOST_GROUPS, OTHERS, UNKNOWN = 20, "(others)", "(unknown)"
 """Values of a field that get a row of their own, the most frequent ones; the row of the rest; that of none."""
 Samples = Mapping[str, PolicySamples]
+
+
+class PromptSet(TypedDict, total=False):
+    """Prompts of one distribution: those with some values of fields."""
+
+    split: Literal["validation", "test"]
+    where: Mapping[str, Any] | None
+    num_prompts: Count | None
 
 
 def head_to_head(samples: Samples, prompts: Sequence[str]) -> dict[str, dict[str, Interval]]:

@@ -39,7 +39,9 @@ class HTTPReward:
         api_key_env: str | None = None,
     ) -> None:
         self.name, self.batch_size = url, batch_size
-        self.endpoint = JSONEndpoint(url, "reward", "scores", timeout=timeout, retries=retries, api_key_env=api_key_env)
+        self.endpoint = JSONEndpoint(
+            url, "the reward", "scores", timeout=timeout, retries=retries, api_key_env=api_key_env
+        )
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Any]:
         """What the endpoint says of each response.

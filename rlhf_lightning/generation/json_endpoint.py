@@ -17,7 +17,7 @@ class JSONEndpoint:
 
     Args:
         url: The address, `http://` or `https://`.
-        role: What errors call it, such as `reward`.
+        who: What errors call it, such as `the reward`.
         gives: What it gives, in errors.
         timeout: Seconds to wait for an answer.
         retries: How many times to try again.
@@ -28,18 +28,17 @@ class JSONEndpoint:
     """
 
     def __init__(
-        self, url: str, role: str, gives: str, *, timeout: float, retries: int, api_key_env: str | None
+        self, url: str, who: str, gives: str, *, timeout: float, retries: int, api_key_env: str | None
     ) -> None:
         address = httpx.URL(url)
         if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
             raise ValueError(
-                f"the address of a {role} must be http(s)://host/..., without password and query, got "
+                f"the address of {who} must be http(s)://host/..., without password and query, got "
                 f"{redacted(url)!r:.80}. "
                 "A key belongs into an environment variable that api_key_env names."
             )
-        self.url, self.name, self.gives = url, f"the {role} at {url}", gives
-        self.more_time = f"{role}.timeout and {role}.retries give it more time."
-        self.timeout, self.retries = timeout, retries
+        self.url, self.name, self.gives = url, f"{who} at {url}", gives
+        self.setting, self.timeout, self.retries = who.removeprefix("the "), timeout, retries
         self.headers: dict[str, str] = {}
         if api_key_env is not None:
             if not os.environ.get(api_key_env):
@@ -76,5 +75,5 @@ class JSONEndpoint:
                 break
         raise ConnectionError(
             f"{self.name} gave no {self.gives} after {attempt + 1} attempts ({reason}). See whether it runs and what "
-            f"it logs; {self.more_time}"
+            f"it logs; {self.setting}.timeout and {self.setting}.retries give it more time."
         )

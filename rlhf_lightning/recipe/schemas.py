@@ -22,6 +22,7 @@ from rlhf_lightning.arguments import (
 )
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
+from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
@@ -169,14 +170,6 @@ class CurateSettings(TypedDict):
     few_shot: list[str]
     evaluation: list[str | dict[str, Any]]
     curator: Node
-
-
-class PromptSet(TypedDict, total=False):
-    """Prompts of one distribution: those with some values of fields."""
-
-    split: Literal["validation", "test"]
-    where: Mapping[str, Any] | None
-    num_prompts: Count | None
 
 
 class EvaluateSettings(TypedDict):
