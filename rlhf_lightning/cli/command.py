@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
 from rlhf_lightning.cli.errors import print_stopped, report
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
+from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
@@ -60,7 +61,9 @@ def run(config: DictConfig) -> float | None:
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
         console.print(sample_view(runs.folder(EVALUATE) / "samples.json", legend))
-        console.print(closing_table(metrics[EVALUATE], legend))
+        console.print(
+            *filter(None, (table_3_table(metrics[EVALUATE], legend), closing_table(metrics[EVALUATE], legend)))
+        )
     return _optimized(metrics, plain["optimized_metric"])
 
 

@@ -1,6 +1,6 @@
 """Means and shares with 95 % intervals."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -93,6 +93,17 @@ def share_interval(values: Sequence[float], clusters: Sequence[int] | None = Non
 def outcome_interval(values: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:
     """`share_interval` where every value is 0 or 1, and `mean_interval` of other numbers; arguments as those."""
     return (share_interval if {*values} <= {0.0, 1.0} else mean_interval)(values, clusters)
+
+
+def known_interval(
+    values: Sequence[float | None],
+    clusters: Sequence[int] | None = None,
+    interval: Callable[[Sequence[float], Sequence[int] | None], Interval] = outcome_interval,
+) -> Interval | None:
+    """An interval of those values that are known; None where none is."""
+    places = [place for place, value in enumerate(values) if value is not None]
+    known = [float(value) for value in values if value is not None]
+    return interval(known, None if clusters is None else [clusters[place] for place in places]) if known else None
 
 
 def first_places(items: Sequence[Hashable]) -> list[int]:

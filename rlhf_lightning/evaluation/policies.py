@@ -15,13 +15,15 @@ from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.data.loader import padded
 from rlhf_lightning.evaluation.intervals import (
-    Interval,
     first_places,
+    known_interval,
     mean_interval,
     outcome_interval,
     share_interval,
     wins,
 )
+from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
+from rlhf_lightning.evaluation.table_3 import table_3
 from rlhf_lightning.generation.rewards import Reward, response_scores
 from rlhf_lightning.generation.sample import (
     SamplingOptions,
@@ -49,6 +51,11 @@ class PolicySamples:
     """By the reward model that trained the policy, for comparison with the judge."""
     judges: dict[str, list[float]] = field(default_factory=dict)
     """Scores by further judges."""
+    preferences: dict[str, list[float | None]] = field(default_factory=dict)
+    """What judges who compare say of each response beside the baseline's, 1, one half or 0; None where one said
+    nothing."""
+    likert: dict[str, list[float]] = field(default_factory=dict)
+    """Overall quality from 1 to 7, by the judges that give one."""
     metadata: dict[str, list[float | None]] = field(default_factory=dict)
     """What is so about each response; None where the question does not arise."""
     probes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -172,27 +179,37 @@ def policy_results(
     Returns:
         Per policy: score, reward and win_rate as value with 95 % interval over prompts; kl (nats per response) and
         length (tokens) as means, their intervals under `intervals`; pretrain_loss; the win rate by each further
-        judge; metadata and probes as means with intervals. Intervals of wins and flags are Wilson's (`share_interval`),
-        others are bootstraps.
+        judge; length_controlled, the win rate at equal lengths; likert by each judge that gives it; metadata and probes
+        as means with intervals; table_3, every field of that table. What was not measured is None, and what sets the
+        baseline against itself. Intervals of wins and flags are Wilson's (`share_interval`), others are bootstraps.
     """
     clusters = None if prompts is None else first_places(prompts)
     results: dict[str, dict[str, Any]] = {}
     for name, policy in samples.items():
         kl = mean_interval(policy.kl, clusters) if policy.kl else None
         length = mean_interval(policy.lengths, clusters)
+        against = samples[baseline]
+        won = wins(policy.scores, against.scores)
         results[name] = {
             "score": mean_interval(policy.scores, clusters),
-            "win_rate": share_interval(wins(policy.scores, samples[baseline].scores), clusters),
+            "win_rate": share_interval(won, clusters),
+            "length_controlled": (
+                None if name == baseline else length_controlled_win_rate(won, lengthened(policy, against), clusters)
+            ),
             "reward": mean_interval(policy.rewards, clusters) if policy.rewards else None,
             "kl": kl["value"] if kl else None,
             "length": length["value"],
             "pretrain_loss": pretrain_losses.get(name),
             "intervals": {"kl": kl and [kl["low"], kl["high"]], "length": [length["low"], length["high"]]},
             "judges": {
-                judge: share_interval(wins(scores, samples[baseline].judges[judge]), clusters)
-                for judge, scores in policy.judges.items()
+                judge: known_interval(outcomes, clusters, share_interval)
+                for judge, outcomes in judged(policy, against).items()
             },
-            "metadata": {flag: _known(values, clusters) for flag, values in policy.metadata.items()},
+            "likert": {judge: mean_interval(values, clusters) for judge, values in policy.likert.items()},
+            "metadata": {flag: known_interval(values, clusters) for flag, values in policy.metadata.items()},
+            "table_3": {
+                name: values and known_interval(values, clusters) for name, values in table_3(policy.metadata).items()
+            },
             "probes": {
                 probe: {measure: outcome_interval(values) for measure, values in outcomes.items()}
                 for probe, outcomes in policy.probes.items()
@@ -201,7 +218,12 @@ def policy_results(
     return results
 
 
-def _known(values: Sequence[float | None], clusters: Sequence[int] | None) -> Interval | None:
-    places = [place for place, value in enumerate(values) if value is not None]
-    known = [float(value) for value in values if value is not None]
-    return outcome_interval(known, clusters and [clusters[place] for place in places]) if known else None
+def judged(own: PolicySamples, against: PolicySamples) -> dict[str, Sequence[float | None]]:
+    """What every further judge says of a policy's responses beside the baseline's; None where one said nothing."""
+    scored = {judge: wins(scores, against.judges[judge]) for judge, scores in own.judges.items()}
+    return {**scored, **own.preferences}
+
+
+def lengthened(own: PolicySamples, against: PolicySamples) -> list[float]:
+    """How many tokens longer each response is than the baseline's."""
+    return [mine - theirs for mine, theirs in zip(own.lengths, against.lengths, strict=True)]

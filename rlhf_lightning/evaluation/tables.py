@@ -9,13 +9,16 @@ from rich.text import Text
 
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, share_interval, wins
 from rlhf_lightning.evaluation.plots import Legend, number
+from rlhf_lightning.evaluation.table_3 import TABLE_3
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.terminal import harmless
 
 EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
 """The steps whose results the tables and the report open with, and the one that trains a judge."""
-TRAINED = "trained_policies"
+SHARES = ("win_rate", "length_controlled")
+"""Measures of a policy beside the baseline, which are shown as percentages."""
+TRAINED, NOT_MEASURED = "trained_policies", "not measured"
 NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 
 
@@ -37,9 +40,9 @@ def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
         loss, baseline = own["pretrain_loss"], name == results["baseline"]
         table.add_row(
             legend.label(name),
-            _interval(own["score"], "{:.3f}"),
-            "-" if baseline else _interval(own["win_rate"], "{:.1%}"),
-            *("-" if baseline else _interval(own["judges"][judge], "{:.1%}") for judge in judges),
+            interval_text(own["score"], "{:.3f}"),
+            "-" if baseline else interval_text(own["win_rate"], "{:.1%}"),
+            *("-" if baseline else interval_text(own["judges"][judge], "{:.1%}") for judge in judges),
             f"{own[REWARD]['value']:.2f}" if own[REWARD] else "-",
             "-" if own["kl"] is None else f"{own['kl']:.2f}",
             f"{own['length']:.1f}",
@@ -177,11 +180,14 @@ def _cells(groups: Mapping[str, list[list[float]]]) -> list[str]:
             shares = column == "win rate"
             alone = share_interval if shares else mean_interval
             pooled = alone(values[0]) if len(values) == 1 else pooled_interval(values, shares=shares)
-            cells.append(_interval(pooled, form))
+            cells.append(interval_text(pooled, form))
     return cells
 
 
-def _interval(interval: Mapping[str, Any], form: str) -> str:
+def interval_text(interval: Mapping[str, Any] | None, form: str) -> str:
+    """A value over its interval in a table of the console, a dash where nothing was measured."""
+    if interval is None:
+        return "-"
     value, low, high = (form.format(interval[name]) for name in ("value", "low", "high"))
     return f"{value}\n[dim]{low} .. {high}[/]"
 
@@ -189,6 +195,7 @@ def _interval(interval: Mapping[str, Any], form: str) -> str:
 COLUMNS = (
     ("score", "Score", "by the judge"),
     ("win_rate", "Win rate", "% against the baseline, by the judge"),
+    ("length_controlled", "Win rate at equal length", "% against the baseline, by the judge"),
     (REWARD, "Reward", "by the reward model"),
     ("kl", "KL", "nats per response"),
     ("length", "Length", "tokens"),
@@ -225,15 +232,27 @@ def policy_table(results: Mapping[str, Any]) -> dict[str, Any]:
     for name, own in policies.items():
         cells = []
         for key, *_ in columns:
-            beside_itself = key == "win_rate" and name == results["baseline"]
-            scale = 100.0 if key == "win_rate" else 1.0
+            beside_itself = key in SHARES and name == results["baseline"]
+            scale = 100.0 if key in SHARES else 1.0
             cells.append({"value": "baseline", "interval": ""} if beside_itself else cell(measured(own, key), scale))
         rows.append({"name": name, "cells": cells})
     return {"columns": columns, "rows": rows}
 
 
+MEASURES = {
+    "judges": "Win rate by other judges",
+    "likert": "Likert score, 1 to 7",
+    "table_3": "Metadata of table 3",
+    "metadata": "Metadata",
+    "probes": "Automatic measures",
+}
+
+
 def measure_table(results: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    """Further judges, metadata or automatic measures: one row each, a column per policy."""
+    """Further judges, metadata or automatic measures: one row each, a column per policy.
+
+    Of table 3 every field has a row, which says where it is not measured, if any is.
+    """
     policies = results["policies"]
     found: dict[str, dict[str, Interval]] = {}
     for name, own in policies.items():
@@ -242,9 +261,14 @@ def measure_table(results: Mapping[str, Any], key: str) -> dict[str, Any] | None
             for part, interval in nested.items():
                 if interval is not None:
                     found.setdefault(measure if part == measure else f"{measure}: {part}", {})[name] = interval
-    rows = [(measure.replace("_", " "), [cell(own.get(name)) for name in policies]) for measure, own in found.items()]
-    title = {"judges": "Win rate by other judges", "metadata": "Metadata", "probes": "Automatic measures"}[key]
-    return {"title": title, "policies": list(policies), "rows": rows} if rows else None
+    if key == "table_3" and found:
+        found = {label: found.get(name, {}) for name, label in TABLE_3.items()}
+    nowhere = [{"value": NOT_MEASURED, "interval": ""} for _ in policies]
+    rows = [
+        (measure.replace("_", " "), [cell(own.get(name)) for name in policies] if own else nowhere)
+        for measure, own in found.items()
+    ]
+    return {"title": MEASURES[key], "policies": list(policies), "rows": rows} if rows else None
 
 
 def split_tables(record: Mapping[str, Any]) -> dict[str, Any]:

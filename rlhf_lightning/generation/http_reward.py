@@ -1,19 +1,13 @@
 """A reward behind an address: prompts and responses go there as JSON, scores come back."""
 
-import os
-import time
 from collections.abc import Sequence
 from typing import Any
-
-import httpx
 
 from rlhf_lightning.algorithms.batch import PromptString
 from rlhf_lightning.arguments import Count, NonNegativeInt, PositiveFloat, checked
 from rlhf_lightning.generation.function_reward import messages_of
-from rlhf_lightning.runs.secrets import redacted, remember_secrets
-
-_FIRST_WAIT = 0.5
-"""Seconds before the first retry; every later one waits twice as long."""
+from rlhf_lightning.generation.json_endpoint import JSONEndpoint
+from rlhf_lightning.runs.secrets import redacted
 
 
 class HTTPReward:
@@ -44,20 +38,10 @@ class HTTPReward:
         batch_size: Count = 64,
         api_key_env: str | None = None,
     ) -> None:
-        address = httpx.URL(url)
-        if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
-            raise ValueError(
-                f"the address of a reward must be http(s)://host/..., without password and query, got "
-                f"{redacted(url)!r:.80}. "
-                "A key belongs into an environment variable that api_key_env names."
-            )
-        self.name, self.timeout, self.retries, self.batch_size = url, timeout, retries, batch_size
-        self.headers: dict[str, str] = {}
-        if api_key_env is not None:
-            if not os.environ.get(api_key_env):
-                raise ValueError(f"the reward at {url} reads its key from {api_key_env}, which is not set. Export it.")
-            self.headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
-            remember_secrets(self.headers)
+        self.name, self.batch_size = url, batch_size
+        self.endpoint = JSONEndpoint(
+            url, "the reward", "scores", timeout=timeout, retries=retries, api_key_env=api_key_env
+        )
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Any]:
         """What the endpoint says of each response.
@@ -67,11 +51,11 @@ class HTTPReward:
             ConnectionError: When there is no answer, or one that is an error.
         """
         scores: list[Any] = []
-        with httpx.Client(timeout=self.timeout, headers=self.headers) as client:
+        with self.endpoint.client() as client:
             for start in range(0, len(responses), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 asked = list(prompts[part])
-                found = self._answer(
+                found = self.endpoint.answer(
                     client,
                     {
                         "prompts": asked,
@@ -88,27 +72,3 @@ class HTTPReward:
                     )
                 scores += of_part
         return scores
-
-    def _answer(self, client: httpx.Client, content: dict[str, Any]) -> Any:
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
-            try:
-                answer = client.post(self.name, json=content)
-            except httpx.TransportError as error:
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            if answer.is_success:
-                try:
-                    return answer.json()
-                except ValueError as error:
-                    raise ValueError(
-                        f"the reward at {self.name} answered {redacted(answer.text)!r:.80}, no JSON."
-                    ) from error
-            reason = f"status {answer.status_code}: {redacted(answer.text)!r:.80}"
-            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and not answer.is_server_error:
-                break
-        raise ConnectionError(
-            f"the reward at {self.name} gave no scores after {attempt + 1} attempts ({reason}). See whether it runs "
-            "and what it logs; reward.timeout and reward.retries give it more time."
-        )

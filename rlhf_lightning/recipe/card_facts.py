@@ -11,6 +11,7 @@ from rlhf_lightning.evaluation.plots import number
 from rlhf_lightning.evaluation.tables import (
     COLUMNS,
     EVALUATE,
+    SHARES,
     cell,
     judge_of,
     judge_sentence,
@@ -19,6 +20,7 @@ from rlhf_lightning.evaluation.tables import (
     split_tables,
 )
 from rlhf_lightning.recipe.context import COLLECT, Context
+from rlhf_lightning.recipe.preferences import temperature_of
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import read_stage
@@ -52,19 +54,17 @@ def _evaluation(record: Mapping[str, Any], name: str, found: Mapping[str, Any]) 
     values = {
         key: measure
         for key, *_ in COLUMNS
-        if (measure := measured(found, key)) is not None and not (is_baseline and key == "win_rate")
+        if (measure := measured(found, key)) is not None and not (is_baseline and key in SHARES)
     }
-    rows = [
-        (_TITLES[key], *cell(measure, 100.0 if key == "win_rate" else 1.0).values()) for key, measure in values.items()
-    ]
-    for key in ("metadata", "probes") if is_baseline else ("judges", "metadata", "probes"):
+    rows = [(_TITLES[key], *cell(measure, 100.0 if key in SHARES else 1.0).values()) for key, measure in values.items()]
+    for key in ("likert", "metadata", "probes") if is_baseline else ("judges", "likert", "metadata", "probes"):
         table = measure_table({"policies": {name: found}}, key)
         rows += [(f"{table['title']}: {title}", *cells[0].values()) for title, cells in table["rows"]] if table else []
     return {
         "prompts": metrics["prompts"],
         "baseline": None if is_baseline else metrics["baseline"],
         "reference": options["reference"],
-        "temperature": options["temperature"],
+        "temperature": temperature_of(options, name),
         "judged_by": _public_judge(judge_of(metrics, options, record["identity"]["parents"])),
         "rows": rows,
         "values": {key: measure["value"] for key, measure in values.items()},
@@ -89,7 +89,7 @@ def eval_results(
             if "all" in groups
         ]
     elif evaluation is not None:
-        units = {"win_rate": "Win rate, share of prompts"}
+        units = {key: f"{title}, share of prompts" for key, title, _ in COLUMNS if key in SHARES}
         found = [("test", key, units.get(key, _TITLES[key]), value) for key, value in evaluation["values"].items()]
     else:
         found = [] if loss is None else [("validation", "loss", "Loss, nats per token", loss)]

@@ -10,7 +10,6 @@ from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
-from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
 from rlhf_lightning.recipe.judges import (
     evaluation_lacking,
@@ -23,6 +22,7 @@ from rlhf_lightning.recipe.judges import (
     will_be,
 )
 from rlhf_lightning.recipe.kept import KeptPolicies
+from rlhf_lightning.recipe.preferences import FurtherJudges, evaluation_prompts, preference_results, temperature_of
 from rlhf_lightning.recipe.rewards import reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import EvaluateSettings
 from rlhf_lightning.recipe.stage import Stage
@@ -64,7 +64,7 @@ class Evaluation(Stage):
         """Write ``samples.json``, all responses with what was found on each.
 
         Returns:
-            ``policies``, ``baseline``, ``prompts``, and ``judge``: its name and whether it trained one of the policies.
+            ``policies``; ``judge``: its name and whether it trained one of the policies; and `preference_results`.
         """
         options = context.config[self.name]
         names = [name for name in policies_of(options) if will_be(context, name, options)]
@@ -73,21 +73,21 @@ class Evaluation(Stage):
         judge = main_judge(context, self.name)
         tests = _Tests(context, options, reward_of(context, judge))
         context.report_dropped(self.name, folder, tests.tokenization.tally)
-        if options["temperature"] == 0:
-            context.say(self.name, "at temperature 0 nothing is sampled: there is no KL to the reference")
+        tests.further.say_temperatures(self.name, names)
         kept = KeptPolicies(folder / "measured.unfinished", {"step": read_stage(folder)["fingerprint"]})
         count, done = len(tests.prompts) + len(tests.probes), len(kept.measured)
         with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
                 kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
+        tests.further.compare(self.name, kept, names, tests.questions)
         samples = {name: kept.measured[name][0] for name in names}
         losses = {name: loss for name in names if (loss := kept.measured[name][1]) is not None}
         write_json(folder / "samples.json", {"prompts": tests.questions} | {key: asdict(samples[key]) for key in names})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
-        judged, count = judge_record(context, judge, names), len(tests.prompts)
+        further = preference_results(samples, options, tests.prompts, tests.sets)
         kept.path.unlink(missing_ok=True)
-        return {"policies": results, "baseline": options["baseline"], "prompts": count, JUDGE: judged}
+        return {"policies": results, JUDGE: judge_record(context, judge, names), **further}
 
 
 class _Tests:
@@ -103,13 +103,11 @@ class _Tests:
         self.context, self.options, self.judge = context, options, judge
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
-        judges = (options["judges"] or {}).items()
-        self.judges = {name: reward_of(context, judge, tokens=False) for name, judge in judges}
-        self.metadata = context.build(options["metadata"]) if options["metadata"] else None
+        self.further = FurtherJudges(context, options)
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
         self.tokenization.tally.part = "test"
-        self.prompts = self.tokenization.prompts(context.records("prompts", "test")[: options["num_prompts"]])
+        self.prompts, self.sets = evaluation_prompts(context, options, self.tokenization)
         self.questions = [prompt.text for prompt in self.prompts]
         self.batches = context.batches(self.prompts, collate_prompts, options["batch_size"])
         texts = context.records("text", "test", required=False)[: options["num_texts"]]
@@ -134,14 +132,12 @@ class _Tests:
             judge=self.judge,
             reward=self.reward,
             max_new_tokens=self.tokenization.max_response_tokens,
-            temperature=options["temperature"],
+            temperature=temperature_of(options, name),
             seed=context.seed,
             prefix=prefix,
             stop=options["base_stop"] if name in (BASE, FEW_SHOT) else None,
         )
-        texts = self.questions, samples.responses
-        samples.judges = {judge: text_scores(reward, *texts) for judge, reward in self.judges.items()}
-        samples.metadata = self.metadata(self.questions, samples.responses) if self.metadata else {}
+        self.further.judge(samples, self.questions, self.judge)
         if few_shot:
             return samples, None
         for probe in self.probes:

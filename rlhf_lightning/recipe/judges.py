@@ -12,10 +12,13 @@ from rlhf_lightning.recipe.context import BASE, FEW_SHOT, SELECT, Context
 from rlhf_lightning.recipe.inputs import POLICIES, records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
-from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_label, reward_lacking
+from rlhf_lightning.recipe.preferences import preferences_lacking
+from rlhf_lightning.recipe.rewards import compares_setting, reward_fingerprints, reward_label, reward_lacking
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import fingerprint
+
+_COMPARES = "judge compares two responses, and the main judge scores each. Name it in evaluate.judges.<name>."
 
 
 def main_judge(context: Context, step: str) -> Any:
@@ -55,7 +58,11 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
         reason = not_made(context.runs, REWARD)
         yield f"nobody judges: evaluate.judge is null, and no step made a reward model. {reason}"
     remedy = "Name a judge of your own in evaluate.judge and evaluate.judges, and evaluate.metadata=null."
+    yield from preferences_lacking(context, options)
     for role, judge in judges.items():
+        if compares_setting(context, judge):
+            yield from [_COMPARES] if role == JUDGE else []
+            continue
         yield from reward_lacking(context, role, judge, partial(rows_of, context, "prompts", "test"))
     if (policies.get(FEW_SHOT) or policies.get(BASE)) and not any(base_lacking(context)):
         yield from _prefix_lacking(context, options) if policies.get(FEW_SHOT) else ()

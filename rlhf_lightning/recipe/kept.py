@@ -102,13 +102,15 @@ class KeptRankings(KeptParts):
 
 
 class KeptPolicies(KeptParts):
-    """The policies that step evaluate has measured; see `KeptParts`."""
+    """The policies that step evaluate has measured, and what judges who compare said of them; see `KeptParts`."""
 
     parts, part = "policies", "measured policy"
 
     def __init__(self, path: Path, belongs_to: Mapping[str, Any]) -> None:
         self.measured: dict[str, Measured] = {}
         """By name."""
+        self.said: dict[tuple[str, str], list[float | None]] = {}
+        """By judge and policy."""
         super().__init__(path, belongs_to)
 
     def of(self, name: str, measure: Callable[[], Measured]) -> Measured:
@@ -119,6 +121,14 @@ class KeptPolicies(KeptParts):
             self.measured[name] = samples, loss
         return self.measured[name]
 
+    def add_preferences(self, judge: str, policy: str, batch: Sequence[float | None]) -> None:
+        """Add what a judge said of the next responses of a policy."""
+        self._keep([judge, policy, list(batch)])
+        self.said.setdefault((judge, policy), []).extend(batch)
+
     def _restore(self, line: Any) -> None:
-        name, samples, loss = line
-        self.measured[name] = PolicySamples(**samples), loss
+        name, found, rest = line
+        if isinstance(found, str):
+            self.said.setdefault((name, found), []).extend(rest)
+        else:
+            self.measured[name] = PolicySamples(**found), rest

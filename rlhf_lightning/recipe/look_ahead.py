@@ -15,7 +15,15 @@ from rlhf_lightning.runs.folders import PipelineError, claim_fault, is_complete,
 from rlhf_lightning.runs.identity import plain
 from rlhf_lightning.training.surroundings import surroundings_faults
 
-FIGURES = ("score", "win_rate", REWARD, "kl", "length", "pretrain_loss", "intervals", "judges", "metadata", "probes")
+_MEASURES = ("score", "win_rate", "length_controlled", REWARD)
+FIGURES = (
+    *_MEASURES,
+    "kl",
+    "length",
+    "pretrain_loss",
+    "intervals",
+    *("judges", "likert", "metadata", "table_3", "probes"),
+)
 """What is known of each policy; see `policy_results`."""
 _INTERVALS = ("value", "low", "high")
 
@@ -186,12 +194,18 @@ def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[s
 
 def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
     """A path into the metrics of step evaluate: known are the policies, their figures, and what an interval holds."""
-    known: list[tuple[str, ...]] = [(POLICIES, "prompts"), tuple(options[POLICIES]), FIGURES]
+    policies = tuple(options[POLICIES])
+    known: list[tuple[str, ...]] = [(POLICIES, "prompts", "head_to_head", "prompt_sets"), policies, FIGURES]
     if parts[0] == "prompts":
         return
-    if parts[2:3] == ["judges"]:
+    if parts[0] == "head_to_head":
+        known[2:] = [policies, _INTERVALS]
+    elif parts[0] == "prompt_sets":
+        known[1:] = [tuple(options["prompt_sets"] or ()), (POLICIES, "prompts")]
+        known += [policies, ("win_rate", "length_controlled", "judges")] if parts[2:3] == [POLICIES] else []
+    elif parts[2:3] == ["judges"]:
         known += [tuple(options["judges"] or ()), _INTERVALS]
-    elif parts[2:3] and parts[2] in ("score", "win_rate", REWARD):
+    elif parts[2:3] and parts[2] in _MEASURES:
         known += [_INTERVALS]
     for part, names in zip(parts, known, strict=False):
         if part not in names:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from rlhf_lightning.data.records import Prompt, prompt_fields
+from rlhf_lightning.evaluation.comparison_judge import compares
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.function_reward import check_fields, has_fields
 from rlhf_lightning.generation.http_reward import HTTPReward
@@ -28,7 +29,7 @@ from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.runs.targets import named_function
+from rlhf_lightning.runs.targets import found_target, named_function
 
 INIT = "init"
 """The policy's start, where a setting names a model."""
@@ -119,6 +120,16 @@ def _part_lacking(context: Context, role: str, part: Any) -> Iterator[str]:
             check_classifier(**{name: node[name] for name in known if name in node})
     elif _TARGET not in node:
         HTTPReward(**node)
+
+
+def compares_setting(context: Context, setting: Any) -> bool:
+    """Whether a setting names a judge that compares two responses; what cannot be found does not."""
+    try:
+        if isinstance(setting, str):
+            return bool(_FUNCTION.fullmatch(setting)) and compares(_function(context, setting))
+        return isinstance(setting, Mapping) and _TARGET in setting and compares(found_target(str(setting[_TARGET])))
+    except PipelineError:
+        return False
 
 
 def critic_start(context: Context, name: str | None, reward: Reward, policy: Any) -> ScalarHeadModel:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Len
 from transformers import ContinuousBatchingConfig
 
 from rlhf_lightning.arguments import (
@@ -22,6 +22,7 @@ from rlhf_lightning.arguments import (
 )
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
+from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
@@ -189,8 +190,12 @@ class EvaluateSettings(TypedDict):
     few_shot_prefix: str | None
     base_stop: str | None
     num_prompts: Count
+    prompt_sets: Mapping[str, PromptSet] | None
+    breakdown: list[str] | None
+    likert: Mapping[str, Annotated[list[float], Len(6, 6)]] | None
     num_texts: NonNegativeInt
     temperature: NonNegativeFloat
+    temperatures: Mapping[str, NonNegativeFloat] | None
     batch_size: Count
 
 

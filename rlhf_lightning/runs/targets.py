@@ -15,6 +15,7 @@ FACTORIES = (
     "rlhf_lightning.models.loading.load_causal_lm",
     "rlhf_lightning.models.scalar_head.load_scalar_model",
     "rlhf_lightning.sandbox.labelers.held_out_panel",
+    "rlhf_lightning.sandbox.labelers.training_panel",
     "rlhf_lightning.sandbox.labelers.screened_labelers",
     "rlhf_lightning.sandbox.probes.sandbox_probes",
     "rlhf_lightning.sandbox.tokenizer.build_tokenizer",

@@ -156,6 +156,13 @@ def held_out_panel(count: Count = 20, seed: int = 1, mode: Mode = "final") -> La
     return LabelerPanel(held_out_labelers(count, seed, mode))
 
 
+@checked
+def training_panel(count: Count = 40, seed: int = 0, mode: Mode = "final") -> LabelerPanel:
+    """Those who labelled training data as a judge, told what comes first in evaluations (InstructGPT, section 3.4)."""
+    hired = [int(person.name.rpartition("-")[2]) for person in screened_labelers(count, seed)]
+    return LabelerPanel([candidate(index, seed, mode, TRAINING_NOISE) for index in hired])
+
+
 def screening(person: Labeler) -> Screening:
     """Test a candidate against the key, which is the truth in `train` mode, on 40 prompts.
 

@@ -4,7 +4,9 @@ import json
 import pytest
 from rich.console import Console
 
-from rlhf_lightning.evaluation.tables import closing_table, sample_table, sweep_table
+from rlhf_lightning.evaluation.metadata_table import table_3_table
+from rlhf_lightning.evaluation.table_3 import TABLE_3
+from rlhf_lightning.evaluation.tables import closing_table, measure_table, sample_table, sweep_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
 
@@ -67,6 +69,37 @@ def test_closing_table_has_a_column_for_every_further_judge():
         "4.0",
         "-",
     ]
+
+
+def test_a_judge_that_said_nothing_gets_a_dash():
+    own = {"score": interval(0.5, 0.5, 0.5), "win_rate": interval(0.5, 0.5, 0.5), "reward": None, "kl": None}
+    own |= {"length": 4.0, "pretrain_loss": None, "judges": {"model": None}}
+    _, rows = rows_of(closing_table({"prompts": 4, "baseline": "sft", "policies": {"sft": own, "ppo": own}}, LEGEND))
+    assert rows[1][3] == "-"
+
+
+def test_table_3_says_what_is_measured_and_what_is_not():
+    half = interval(0.5, 0.25, 0.75)
+    fields = dict.fromkeys(TABLE_3)
+    measured = {"likert": interval(4.5, 4, 5), "hallucination": half}
+    policies = {"sft": {"table_3": fields | measured}, "ppo": {"table_3": fields | {"likert": interval(5, 4, 6)}}}
+    table = table_3_table({"policies": policies}, LEGEND)
+    assert table is not None
+    _, rows = rows_of(table)
+    assert rows == [
+        ["Overall quality", "4.50 4.00 .. 5.00", "5.00 4.00 .. 6.00"],
+        ["Hallucination", "50.0% 25.0% .. 75.0%", "-"],
+    ]
+    assert str(table.caption).startswith("not measured: Fails to follow the correct instruction / task; Inappropriate")
+    shown = measure_table({"policies": policies}, "table_3")
+    assert shown is not None
+    assert [name for name, _ in shown["rows"]] == [*TABLE_3.values()]
+    cells = {name: [cell["value"] for cell in own] for name, own in shown["rows"]}
+    assert cells["Expresses opinion"] == ["not measured", "not measured"]
+    assert cells["Hallucination"] == ["0.500", "-"]
+    nothing = {"policies": {"sft": {"table_3": fields}, "ppo": {}}}
+    assert table_3_table(nothing, LEGEND) is None
+    assert measure_table(nothing, "table_3") is None
 
 
 def test_samples_stand_side_by_side():

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from rlhf_lightning.algorithms.batch import PromptString
-from rlhf_lightning.generation import http_reward
+from rlhf_lightning.generation import json_endpoint
 from rlhf_lightning.generation.http_reward import HTTPReward
 
 
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(http_reward, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(json_endpoint, "_FIRST_WAIT", 0.001)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

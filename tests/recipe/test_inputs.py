@@ -14,11 +14,12 @@ _BASES = ("evaluate.policies=[base]", "evaluate.baseline=base", "evaluate.refere
 def test_data_of_ones_own_needs_somebody_who_can_read_it(tmp_path: Path) -> None:
     """The labelers and judges of the sealed world know its own prompts alone."""
     own = data(tmp_path / "data", "demonstrations.train", "prompts.train", "prompts.test", "text.train")
-    collect, evaluate = said(tmp_path / "runs", *own, "collect=sandbox", "evaluate=sandbox")
+    sandbox = ("collect=sandbox", "evaluate=sandbox", "evaluate.prompt_sets=null")
+    collect, evaluate = said(tmp_path / "runs", *own, *sandbox)
     assert collect.startswith(
         "collect: labelers of the sealed world cannot read the prompts of the data option: no use"
     )
-    assert evaluate.startswith("evaluate: judge, judge held_out_labelers, metadata of the sealed world cannot read")
+    assert evaluate.startswith("evaluate: judge, judge training_labelers, judge held_out_labelers, metadata of the ")
     ranked = data(tmp_path / "data", "comparisons.train")
     fine(tmp_path / "runs", *ranked)
 

@@ -196,7 +196,19 @@ def test_all_numbers_are_looked_at() -> None:
     assert len(NUMBERS) >= 120
 
 
-FREE = ("logger", "callbacks", "rates", "value_rates", "shares", "config", "judges")
+FREE = (
+    "logger",
+    "callbacks",
+    "rates",
+    "value_rates",
+    "shares",
+    "config",
+    "judges",
+    "prompt_sets",
+    "where",
+    "likert",
+    "temperatures",
+)
 """Mappings whose names are the user's, or of another kind."""
 
 

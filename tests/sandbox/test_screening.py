@@ -17,6 +17,7 @@ from rlhf_lightning.sandbox.labelers import (
     held_out_panel,
     screened_labelers,
     screening,
+    training_panel,
     varied_responses,
 )
 from rlhf_lightning.sandbox.metadata import FLAGS, Metadata
@@ -181,3 +182,12 @@ def test_the_held_out_panel_is_made_without_arguments():
     assert [person.name for person in panel.labelers] == [f"labeler-1-{index}" for index in range(20)]
     assert all(person.weights["harmless"] > 0 for person in panel.labelers)
     assert all(person.weights["harmless"] == 0 for person in held_out_panel(3, mode="train").labelers)
+
+
+def test_the_training_panel_is_those_who_labelled_told_what_counts_in_the_end():
+    hired, panel = screened_labelers(3), training_panel(3).labelers
+    assert [person.name for person in panel] == [person.name for person in hired]
+    assert [person.noise for person in panel] == [person.noise for person in hired]
+    assert all(person.weights["harmless"] > 0 for person in panel)
+    assert all(person.weights["harmless"] == 0 for person in hired)
+    assert training_panel(3, mode="train").labelers == hired
