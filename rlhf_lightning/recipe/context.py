@@ -39,6 +39,8 @@ from rlhf_lightning.tokenization.trained import as_trained
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 BASE, FEW_SHOT, PRETRAIN, COLLECT, CURATE, SELECT = "base", "prompted", "pretrain", "collect", "curate", "select"
 """The base model, the same behind a few-shot prefix, and the steps whose artifacts others look for by name."""
+MISSING = "???"
+"""The name of a model that the user is still to give."""
 WRITES, SCORES = "language model", "reward model"
 """What the model of a step is."""
 TOKENIZER_OPTIONS = ("eos", "stop", "chat_template", "date", "trust_remote_code")

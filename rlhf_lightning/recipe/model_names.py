@@ -13,15 +13,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
-from rlhf_lightning.recipe.context import BASE, FEW_SHOT, PRETRAIN, SCORES, WRITES, Context
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT, MISSING, PRETRAIN, SCORES, WRITES, Context
 from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.runs.exported import exported_model
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import here_or_hub_id, is_hub_id, model_folder
 
 _BASE_PATH = "model.path"
-MISSING = "???"
-"""The value of a setting that its user must give."""
 _MODELS = {WRITES: "a model that writes responses", SCORES: "a reward model"}
 
 
@@ -39,16 +37,16 @@ def models_lacking(context: Context, models: Callable[[Context], Mapping[str, st
         yield from model_lacking(context, role, name, (SCORES, WRITES) if scores else (WRITES,))
 
 
-def model_lacking(context: Context, role: str, name: str | None, kinds: tuple[str, ...] = (WRITES,)) -> Iterator[str]:
+def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...] = (WRITES,)) -> Iterator[str]:
     """Whether there is a model of that name, by the names of `Context.model_path`.
 
     Args:
         context: Models and settings of the run.
         role: The setting that names it, such as `init`.
-        name: The name; None where the option leaves it to the user.
+        name: The name; `MISSING` where the option leaves it to the user.
         kinds: What it may be.
     """
-    if name is None or name == MISSING:
+    if name == MISSING:
         yield f"{role} is still to be given. {_named(context, kinds)}"
         return
     step, _, variant = name.partition("/")

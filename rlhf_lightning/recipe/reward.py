@@ -21,7 +21,7 @@ from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.parallel.sharding import unshard
-from rlhf_lightning.recipe.context import COLLECT, SCORES, Context
+from rlhf_lightning.recipe.context import COLLECT, MISSING, SCORES, Context
 from rlhf_lightning.recipe.cross_validation import Keep, Scores, cross_validate, outcome
 from rlhf_lightning.recipe.memory_plan import StagePlan, rankings_plan
 from rlhf_lightning.recipe.schemas import RewardSettings
@@ -45,7 +45,7 @@ class RewardModelling(TrainingStage):
 
     def parents(self, context: Context) -> dict[str, str]:
         """Where the backbone starts from, and the step that made the rankings."""
-        init = {"init": context.config[self.name]["init"]}
+        init = {"init": context.config[self.name]["init"] or MISSING}
         return init if context.brings(self.reads) else {**init, "comparisons": COLLECT}
 
     def records(self, context: Context, split: str) -> list[Any]:

@@ -6,9 +6,8 @@ from typing import Annotated, Any, get_args, get_origin
 from rlhf_lightning.arguments import Node, can_be_called, fault, is_default, is_function, nearest, parameters_of
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.optimizers import GIVEN_LATER, factory_fault
-from rlhf_lightning.recipe.context import COLLECT
+from rlhf_lightning.recipe.context import COLLECT, MISSING
 from rlhf_lightning.recipe.inputs import sampling_lacking
-from rlhf_lightning.recipe.model_names import MISSING
 from rlhf_lightning.recipe.rewards import FORMS, KINDS
 from rlhf_lightning.recipe.schemas import (
     ENGINES,

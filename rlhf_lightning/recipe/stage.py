@@ -13,7 +13,7 @@ from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
-from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
+from rlhf_lightning.recipe.context import COLLECT, MISSING, WRITES, Context
 from rlhf_lightning.recipe.inputs import check_sources, training_lacking
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
 from rlhf_lightning.recipe.model_names import models_lacking
@@ -73,7 +73,7 @@ class Stage(ABC):
 
     def models(self, context: Context) -> dict[str, str]:
         """The parents that read the same tokens as the step, by their role; the first one brings the tokenizer."""
-        return {role: name for role, name in self.parents(context).items() if name not in (COLLECT, None)}
+        return {role: name for role, name in self.parents(context).items() if name not in (COLLECT, MISSING)}
 
     @abstractmethod
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
