@@ -17,6 +17,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.recipe.schemas import Settings
 from rlhf_lightning.runs.folders import PipelineError
@@ -32,7 +33,7 @@ LIKE = {stage.name: stage.like for stage in RECIPE if stage.like}
 
 Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.
 """
-_OBJECTS = {"_target_", "path", "url", "reward"}
+_OBJECTS = {"_target_", "path", "url", REWARD}
 """Keys of nodes that describe an object, or a reward."""
 OURS = "rlhf_lightning.cli.SweepSummary"
 HYDRA_LIBRARIES = (
