@@ -173,7 +173,10 @@ def test_a_damaged_file_is_named(release, column, value, sentence):
     assert sentence in str(error.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"model_type\n", mtime=0), gzip.compress(b"\xff", mtime=0)])
+TORN = {"empty": b"", "plain": b"no gzip", "one line": gzip.compress(b"model_type\n"), "bytes": gzip.compress(b"\xff")}
+
+
+@pytest.mark.parametrize("data", TORN.values(), ids=TORN)
 def test_a_torn_file_is_named(release, data):
     (release / "drop_samples.csv.gz").write_bytes(data)
     with pytest.raises(
