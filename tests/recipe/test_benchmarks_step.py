@@ -96,14 +96,11 @@ def test_two_policies_killed_and_gone_on(
     assert sum(row["toxicity"] for row in rows) / 4 == pytest.approx(
         found["policies"][folders[0]]["real_toxicity_prompts@0"]["value"]
     )
-    # In a run of another name, from the same place: nothing is measured anew.
-    rlhf(runs, *given, "run=other")
-    assert asked["count"] == 8
     # What went on is what was never interrupted.
     rlhf(tmp_path / "whole", *given)
     assert asked["count"] == 16
     assert results(tmp_path / "whole") == found
-    # Another set is another result, of its own tasks alone.
+    # Another set is another result, of its own tasks alone; what the others found is taken over.
     (root / "sst2_dev.jsonl").write_text('{"sentence": "fine", "label": 1}\n' * 3)
     rlhf(runs, *given, "overwrite=true")
     assert asked["count"] == 20
