@@ -78,6 +78,8 @@ TABLE: tuple[tuple[str, Any, str], ...] = (
         for row in (
             (f"{step}.init", "ppo_init", "C.4"),
             (f"{step}.reference", "init", "3.5"),
+            (f"{step}.validate_every", 20, OURS),
+            (f"{step}.validation_prompts", 512, OURS),
             (f"{step}.reward", "reward", "3.5"),
             (f"{step}.value_init", "reward", "C.4"),
             (f"{step}.module.kl_coef", 0.02, "C.4"),
@@ -111,8 +113,8 @@ TABLE: tuple[tuple[str, Any, str], ...] = (
     ("ppo_ptx.module.ptx_coef", 27.8, "C.4"),
     ("ppo_ptx.data.text_batch_size", 8 * 512, "C.4"),
     # Evaluation
-    ("evaluate.policies", ["base", "prompted", "sft", "ppo", "ppo_ptx"], "3.5"),
-    ("evaluate.baseline", (None, None, "sft"), "4.1"),  # of 175B; that run has its own
+    ("evaluate.policies", ["base", "prompted", "select", "ppo", "ppo_ptx"], "3.5"),
+    ("evaluate.baseline", (None, None, "select"), "4.1"),  # of 175B; that run has its own
     ("evaluate.temperature", 1.0, "F"),
     ("evaluate.reference", "ppo_init", OURS),
     ("evaluate.num_prompts", 1000, OURS),
@@ -131,7 +133,7 @@ TABLE: tuple[tuple[str, Any, str], ...] = (
         for step in ("sft", "ppo_init", "reward", "judge", *PPO_STEPS)
     ),
     *((f"{step}.module.value_optimizer.betas", [0.9, 0.95], "C") for step in PPO_STEPS),
-    ("stages", ["sft", "ppo_init", "collect", "reward", "ppo", "ppo_ptx", "evaluate"], "3.1"),
+    ("stages", ["sft", "ppo_init", "collect", "reward", "select", "ppo", "ppo_ptx", "evaluate"], "3.1"),
     ("run", tuple(f"instructgpt_{size}" for size in SIZES), OURS),
 )
 """Setting, its value (one for each size where they differ), and the section of the paper that says so."""

@@ -98,16 +98,13 @@ def training_lacking(context: Context, step: str, kind: str, curated: bool) -> I
 
 def _adapters_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
     """Layers of the base model that are to have adapters, tried on one without weights."""
+    if not options.get("rank") or isinstance(options.get("targets", ""), str):
+        return
     path = model_folder(str(context.model_path(BASE) or context.config["model"]["causal_lm"].get("path") or ""))
-    if (
-        options.get("rank")
-        and not isinstance(options.get("targets", ""), str)
-        and (Path(path) / "config.json").exists()
-    ):
+    if (Path(path) / "config.json").exists():
         try:
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(model_config(path))
-                with_adapters(model, **options)
+                with_adapters(AutoModelForCausalLM.from_config(model_config(path)), **options)
         except (ImportError, ValueError) as error:
             yield str(error)
 

@@ -248,6 +248,7 @@ def _job(
         f"seed={seed}",
         f"model.size={size}",
         f"stages=[{','.join(stages)}]",
+        "evaluate.temperatures={}",  # what was measured is at one temperature for all policies
         *([f"upstream=[{','.join(names)}]"] if names else []),
         *options,
     )

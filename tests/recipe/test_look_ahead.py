@@ -81,7 +81,8 @@ def test_the_papers_preset_says_at_once_all_that_an_incomplete_folder_lacks(
         "ppo_init, ppo_ptx: the data option has no text for the split train",
         "collect, ppo, ppo_ptx: the data option has no prompts for the split train",
         "collect: labelers is null, and the data option has no rankings. Name an object that ranks responses",
-        "reward: init is still to be given. Name base, pretrain, sft, ppo_init, ppo, ppo_ptx, a folder, or an id",
+        "reward: init is still to be given. Name base, pretrain, sft, ppo_init, select, ppo, ppo_ptx, a folder",
+        "select, ppo, ppo_ptx: the data option has no prompts for the split validation",
         "evaluate: baseline is null. Name one of the policies or the folder of another; the paper takes its 175B SFT",
         "evaluate: the data option has no prompts for the split test",
     ]
