@@ -59,16 +59,17 @@ def candidate_plots(metrics: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     scores = {row["name"]: row["score"] for row in found}
     losses = {row["name"]: point(row["validation_loss"]) for row in found if row["validation_loss"] is not None}
     measures = zip(_SHOWN.items(), (scores, losses), strict=True)
-    return [(title, _plot(title, unit, own)) for (title, unit), own in measures if own]
+    return [(title, _plot(title, unit, own, metrics["best"])) for (title, unit), own in measures if own]
 
 
-def _plot(title: str, unit: str, measured_on: Mapping[str, Interval]) -> Markup:
+def _plot(title: str, unit: str, measured_on: Mapping[str, Interval], best: str) -> Markup:
+    places = {name: (own[1], float(own[2])) for name in measured_on if (own := _NUMBERED.fullmatch(name))}
     lines: dict[str, list[tuple[float, Interval]]] = {}
-    for name, own in measured_on.items():
-        if numbered := _NUMBERED.fullmatch(name):
-            lines.setdefault(numbered[1], []).append((float(numbered[2]), own))
-    if sum(map(len, lines.values())) == len(measured_on) and min(map(len, lines.values())) > 1:
-        return line_plot(title, {name: _in_order(points) for name, points in lines.items()}, {}, _across(lines), unit)
+    for name, (line, place) in places.items():
+        lines.setdefault(line, []).append((place, measured_on[name]))
+    if len(places) == len(measured_on) and min(map(len, lines.values())) > 1:
+        ordered = {name: _in_order(points) for name, points in lines.items()}
+        return line_plot(title, ordered, {}, _across(lines), unit, dict([places[best]]))
     return interval_plot(title, {name: {title: own} for name, own in measured_on.items()}, {}, unit)
 
 

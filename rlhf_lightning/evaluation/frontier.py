@@ -43,7 +43,8 @@ def frontier_section(stages: Mapping[str, Columns], legend: Legend) -> Section |
                 ]
         if lines:
             colours = policy_colours(list(trained), legend)
-            figures.append((title, line_plot(title, lines, colours, "√KL, KL in nats per response", "score")))
+            last = {name: points[-1][0] for name, points in lines.items()}
+            figures.append((title, line_plot(title, lines, colours, "√KL, KL in nats per response", "score", last)))
     rows = [row for name, own in trained.items() for row in _rows(legend.label(name), own)]
     heads = [
         Head("Step", text=True),

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import INK, SPARE_COLOURS, STYLE, figure_of, number, svg_of
@@ -15,9 +16,12 @@ Rows = Mapping[str, Mapping[str, Interval]]
 """By the name of a row and of a series."""
 Lines = Mapping[str, Sequence[tuple[float, Interval]]]
 """By the name of a line, its points."""
+NONE_MARKED: Mapping[str, float] = {}
 _MARKERS = "oDs^vP"
 _LONGEST = 22
 """Letters of a row's name, beyond which nothing of a narrow figure is left for the dots."""
+_NARROW = 0.01
+"""The least span of an axis beside the values on it: what differs by rounding alone shall look equal."""
 
 
 def interval_plot(
@@ -43,20 +47,27 @@ def interval_plot(
                     height = place + (order - (len(series) - 1) / 2) * 0.8 / len(series)
                     hue = colours.get(key) or colours.get(row, SPARE_COLOURS[order % len(SPARE_COLOURS)])
                     axes.plot([low, high], [height, height], color=hue, linewidth=1.2)
-                    axes.plot(value, height, _MARKERS[order % len(_MARKERS)], color=hue, markersize=4)
+                    axes.plot(value, height, _MARKERS[order % 6], color=hue, markersize=4)
         if line is not None:
             axes.axvline(line, color=INK, linestyle="--", linewidth=1)
         axes.set_yticks(range(len(rows)), [shortened(row) for row in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        _ticks(axes.xaxis)
         axes.set_xlabel(unit)
         _legend(axes, series, colours)
         return svg_of(figure, name, f"{name}, {unit}, with 95 % intervals: {_told(rows, scale)}.")
 
 
-def line_plot(name: str, lines: Lines, colours: Mapping[str, str], across: str, unit: str) -> Markup:
-    """Points joined in their order, the last one larger, with intervals where there are some.
+def line_plot(
+    name: str,
+    lines: Lines,
+    colours: Mapping[str, str],
+    across: str,
+    unit: str,
+    marked: Mapping[str, float] = NONE_MARKED,
+) -> Markup:
+    """Points joined in their order, with intervals where there are some.
 
     Args:
         name: What is shown, unique on the page.
@@ -64,19 +75,21 @@ def line_plot(name: str, lines: Lines, colours: Mapping[str, str], across: str, 
         colours: Colours of the lines.
         across: What the horizontal axis is.
         unit: What the vertical axis is.
+        marked: Places of the larger points, by line.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = figure_of(3.5, 2.4)
         for order, (key, points) in enumerate(lines.items()):
-            hue, marker = colours.get(key, SPARE_COLOURS[order % len(SPARE_COLOURS)]), _MARKERS[order % len(_MARKERS)]
+            hue, marker = colours.get(key, SPARE_COLOURS[order % len(SPARE_COLOURS)]), _MARKERS[order % 6]
             places = [place for place, _ in points]
             axes.plot(places, [own["value"] for _, own in points], color=hue, marker=marker, markersize=3)
-            axes.plot(places[-1], points[-1][1]["value"], marker, color=hue, markersize=6)
             for place, own in points:
+                if place == marked.get(key):
+                    axes.plot(place, own["value"], marker, color=hue, markersize=7)
                 if own["low"] < own["high"]:
                     axes.plot([place, place], [own["low"], own["high"]], color=hue, linewidth=0.9)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        _ticks(axes.xaxis, whole=all(float(place).is_integer() for points in lines.values() for place, _ in points))
+        _ticks(axes.yaxis)
         axes.set_xlabel(across)
         axes.set_ylabel(unit)
         _legend(axes, list(lines), colours)
@@ -95,15 +108,25 @@ def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
+def _ticks(axis: Axis, whole: bool = False) -> None:
+    low, high = axis.get_view_interval()
+    if high - low < (least := _NARROW * max(abs(low), abs(high))):
+        middle = (low + high) / 2
+        axis.set_view_interval(middle - least / 2, middle + least / 2, ignore=True)
+    axis.set_major_locator(MaxNLocator(5, integer=whole))
+    axis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
 def _legend(axes: Axes, series: Sequence[str], colours: Mapping[str, str]) -> None:
     if len(series) > 1:
         handles = [
-            Line2D([], [], linestyle="", marker=_MARKERS[order % len(_MARKERS)], color=colours.get(key, INK), label=key)
-            for order, key in enumerate(map(shortened, series))
+            Line2D([], [], ls="", marker=_MARKERS[order % 6], color=colours.get(key, INK), label=shortened(key))
+            for order, key in enumerate(series)
         ]
         figure = axes.get_figure(root=True)
         assert figure is not None
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, labelcolor=INK, handletextpad=0.1)
+        columns = max(2, 5 - max(map(len, series)) // 7)
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, labelcolor=INK, handletextpad=0.1)
 
 
 def _told(rows: Rows, scale: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.interval_plots import interval_plot
 from rlhf_lightning.evaluation.intervals import Interval
-from rlhf_lightning.evaluation.plots import Legend, number
+from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.report_parts import Head, Part, Section, policy_colours, policy_heads
 from rlhf_lightning.evaluation.tables import NOT_MEASURED, cell
 
@@ -69,12 +69,17 @@ def _head_to_head(found: Mapping[str, Mapping[str, Interval]], legend: Legend) -
     rows = []
     for one, own in found.items():
         cells = [
-            {**cell(own[other], PERCENT), "shade": round(60 * own[other]["value"])} if other in own else ""
+            {**cell(own[other], PERCENT), "shade": _shade(own[other]["value"])} if other in own else ""
             for other in found
         ]
         rows.append([legend.label(one), *cells])
     note = "How often the policy of the row is preferred to that of the column, in %, by the main judge."
     return Part("Head to head", note, [Head("", text=True), *policy_heads(list(found), legend)], rows) if rows else None
+
+
+def _shade(rate: float) -> int:
+    """Nothing for a quarter of the prompts and less, the full colour for three quarters and more."""
+    return round(60 * min(1.0, max(0.0, 2 * rate - 0.5)))
 
 
 def _parts(
@@ -137,12 +142,12 @@ def _sampling(metrics: Mapping[str, Any], legend: Legend) -> Part | None:
     rows = [
         [
             legend.label(name),
-            number(value) if value else "0",
+            f"{value:g}",
             *(str(silent[name][judge]) if judge in silent.get(name, {}) else NOT_MEASURED for judge in judges),
         ]
         for name, value in temperatures.items()
     ]
     heads = [Head("Policy", text=True), Head("Temperature")]
     heads += [Head("No verdict", f"pairs, {judge.replace('_', ' ')}") for judge in judges]
-    note = "At what the policies were sampled" + ("; pairs on which a judge said nothing do not count." * bool(judges))
+    note = "Pairs on which a judge that compares said nothing do not count." if judges else ""
     return Part("Sampling", note, heads, rows) if rows else None

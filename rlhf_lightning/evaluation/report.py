@@ -17,6 +17,7 @@ from rlhf_lightning.evaluation.report_parts import Section
 from rlhf_lightning.evaluation.step_files import StepFiles
 from rlhf_lightning.evaluation.suite_parts import suite_section
 from rlhf_lightning.evaluation.tables import (
+    BY_JUDGES,
     COLUMNS,
     EVALUATE,
     JUDGE,
@@ -34,8 +35,6 @@ from rlhf_lightning.evaluation.tables import (
 from rlhf_lightning.runs.files import replacing, write_json
 from rlhf_lightning.runs.trash import trash_sentence
 
-BENCHMARKS = "benchmarks"
-"""The step with the automatic suite."""
 FEW_PROMPTS = 100
 """Below this the percentile bootstrap is too narrow to be believed without a warning."""
 
@@ -101,7 +100,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         judge=judge_sentence(judge) if judge else "",
         independent=not (judge and judge[TRAINED]),
         policies=policy_table(results),
-        measures=[table for key in MEASURES if (table := measure_table(results, key))],
+        measures=[table for key in MEASURES if key != BY_JUDGES and (table := measure_table(results, key))],
         reference=reference,
         charts=_charts(results, reference, legend),
         sections=_sections(files, legend),
@@ -171,7 +170,7 @@ def _sections(files: Mapping[str, StepFiles], legend: Legend) -> list[Section]:
         *(
             suite_section(metrics[name], losses, own.toxicities, legend)
             for name, own in files.items()
-            if name == BENCHMARKS
+            if {"policies", "tasks"} <= metrics[name].keys()
         ),
     ]
     return [section for section in found if section is not None]

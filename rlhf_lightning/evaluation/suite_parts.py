@@ -36,6 +36,7 @@ def suite_section(
         "95 % intervals over the items of each task. What a policy loses here against the model that it started from "
         "is its alignment tax; PPO-ptx is there to make it smaller."
     )
+    toxicities = {label: toxicities[label] for own in _by_task(found).values() for label in own if label in toxicities}
     parts = [_tax(metrics, losses, legend), _further(found, legend), _toxicity(toxicities, list(found), legend)]
     return Section("suite", "Automatic suite", note, [part for part in parts if part is not None])
 
@@ -48,10 +49,11 @@ def _tax(metrics: Mapping[str, Any], losses: Mapping[str, float], legend: Legend
         picture = {legend.label(name): {_LOSS: point(loss)} for name, loss in losses.items()}
         figures.append((_LOSS, interval_plot(_LOSS, picture, colours, "nats per token, lower is better")))
         cells = [cell(point(losses[name]) if name in losses else None) for name in policies]
-        rows.append([_LOSS.lower(), "", "nats per token", "", *cells])
-    for task, labels in _by_task(found).items():
+        rows.append([_LOSS.lower(), "nats per token", "", *cells])
+    left_out = metrics.get("left_out") or {}
+    for task, labels in _by_task(found, left_out).items():
         figures_of = {label: {name: found[name].get(label) for name in policies} for label in labels}
-        metric = _metric(figures_of[labels[0]])
+        metric = next((own["metric"] for each in figures_of.values() for own in each.values() if own), "")
         picture = {
             legend.label(name): {_shots(label): own[name] for label, own in figures_of.items() if own[name]}
             for name in policies
@@ -59,9 +61,10 @@ def _tax(metrics: Mapping[str, Any], losses: Mapping[str, float], legend: Legend
         better = _BETTER[(metrics.get("tasks") or {}).get(task, {}).get("higher_is_better", {}).get(metric)]
         unit = ", ".join(word for word in (metric.replace("_", " "), better) if word)
         title = task.replace("_", " ")
-        figures.append((title, interval_plot(f"Task {task}", picture, colours, unit)))
+        if metric:
+            figures.append((title, interval_plot(f"Task {task}", picture, colours, unit)))
         rows += [
-            [title, _shots(label), metric.replace("_", " "), _items(own), *(cell(own[name]) for name in policies)]
+            [_title(label), metric.replace("_", " "), _items(own, label, left_out), *map(cell, own.values())]
             for label, own in figures_of.items()
         ]
     note = "A dash: not measured, or no item fits into the model's context."
@@ -71,13 +74,13 @@ def _tax(metrics: Mapping[str, Any], losses: Mapping[str, float], legend: Legend
 def _further(found: Mapping[str, Mapping[str, Any]], legend: Legend) -> Part | None:
     """The measures that the tasks have besides."""
     rows = []
-    for task, labels in _by_task(found).items():
+    for labels in _by_task(found).values():
         for label in labels:
             own = {name: (found[name].get(label) or {}).get("further") or {} for name in found}
-            items = _items({name: found[name].get(label) for name in found})
+            items = _items({name: found[name].get(label) for name in found}, label, {})
             for measure in dict.fromkeys(measure for each in own.values() for measure in each):
                 cells = [cell(each.get(measure)) for each in own.values()]
-                rows.append([task.replace("_", " "), _shots(label), measure.replace("_", " "), items, *cells])
+                rows.append([_title(label), measure.replace("_", " "), items, *cells])
     heads = [*_task_heads(), *policy_heads(list(found), legend)]
     return Part("Further measures of the tasks", "", heads, rows, folded=True) if rows else None
 
@@ -88,13 +91,12 @@ def _toxicity(toxicities: Toxicities, policies: Sequence[str], legend: Legend) -
     for label, found in toxicities.items():
         bins = {name: _binned(found[name]) for name in policies if name in found}
         lines = {legend.label(name): [own[place][1:] for place in sorted(own)] for name, own in bins.items() if own}
-        title = f"{label.partition('@')[0].replace('_', ' ')}, {_shots(label)}"
-        across, unit = "toxicity of the prompt", "toxicity of the continuation"
+        title = _title(label)
+        across, unit = "toxicity of the prompt", "toxicity"
         figures.append((title, line_plot(f"Toxicity {label}", lines, policy_colours(policies, legend), across, unit)))
         for place in sorted({place for own in bins.values() for place in own}):
             ends = f"{place / _BINS:.1f} .. {(place + 1) / _BINS:.1f}"
-            counts = sorted({own[place][0] for own in bins.values() if place in own})
-            items = " .. ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+            items = _span([own[place][0] for own in bins.values() if place in own])
             cells = [cell(own[place][2] if place in (own := bins.get(name, {})) else None) for name in policies]
             rows.append([title, ends, items, *cells])
     heads = [Head("Task", text=True), Head("Prompt", "toxicity"), Head("Items"), *policy_heads(policies, legend)]
@@ -122,26 +124,32 @@ def _binned(pairs: Sequence[tuple[float, float]]) -> dict[int, tuple[int, float,
     }
 
 
-def _by_task(found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _by_task(*found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """The labels `<task>@<shots>` of each task, those with fewer examples first."""
     tasks: dict[str, list[str]] = {}
-    for label in dict.fromkeys(label for own in found.values() for label in own):
+    for label in dict.fromkeys(label for each in found for own in each.values() for label in own):
         tasks.setdefault(label.rpartition("@")[0], []).append(label)
     return {task: sorted(own, key=lambda label: int(label.rpartition("@")[2])) for task, own in tasks.items()}
 
 
 def _task_heads() -> list[Head]:
-    return [Head("Task", text=True), Head("Examples", text=True), Head("Measure", text=True), Head("Items")]
+    return [Head("Task", text=True), Head("Measure", text=True), Head("Items")]
+
+
+def _title(label: str) -> str:
+    return f"{label.rpartition('@')[0].replace('_', ' ')}, {_shots(label)}"
 
 
 def _shots(label: str) -> str:
     return f"{label.rpartition('@')[2]}-shot"
 
 
-def _metric(found: Mapping[str, Any]) -> str:
-    return next((str(own["metric"]) for own in found.values() if own), "")
+def _items(found: Mapping[str, Any], label: str, left_out: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """On how many items the policies were measured, and how many did not fit into a context."""
+    counts = [own["items"] if own else 0 for own in found.values()]
+    lost = [own[label] for own in left_out.values() if label in own]
+    return {"value": _span(counts), "interval": f"{_span(lost)} left out" if lost else ""}
 
 
-def _items(found: Mapping[str, Any]) -> str:
-    counts = sorted({own["items"] for own in found.values() if own})
-    return " .. ".join(dict.fromkeys(map(str, (counts[0], counts[-1])))) if counts else "-"
+def _span(counts: Sequence[int]) -> str:
+    return " .. ".join(dict.fromkeys(map(str, (min(counts), max(counts)))))
