@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import INK, SPARE_COLOURS, STYLE, figure_of, number, svg_of
@@ -114,7 +114,6 @@ def _ticks(axis: Axis, whole: bool = False) -> None:
         middle = (low + high) / 2
         axis.set_view_interval(middle - least / 2, middle + least / 2, ignore=True)
     axis.set_major_locator(MaxNLocator(5, integer=whole))
-    axis.set_major_formatter(ScalarFormatter(useOffset=False))
 
 
 def _legend(axes: Axes, series: Sequence[str], colours: Mapping[str, str]) -> None:

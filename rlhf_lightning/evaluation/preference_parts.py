@@ -10,7 +10,7 @@ from rlhf_lightning.evaluation.report_parts import Head, Part, Section, policy_c
 from rlhf_lightning.evaluation.tables import NOT_MEASURED, cell
 
 PERCENT = 100.0
-RATES = {"win_rate": "all", "length_controlled": "equal length"}
+RATES = {"win_rate": "the judge", "length_controlled": "at equal length"}
 """Win rates by the main judge, and what they are called beside those of the others."""
 _UNIT = "% of prompts won against {}"
 
@@ -38,7 +38,7 @@ def preference_section(metrics: Mapping[str, Any], legend: Legend) -> Section | 
     ]
     parts = [part for part in found if part is not None]
     note = (
-        "Percentages of prompts, 95 % intervals over prompts; a tie counts as half a win. “Equal length” is what is "
+        "Percentages of prompts, 95 % intervals over prompts; a tie counts as half a win. “At equal length” is what is "
         "left of a win rate when the length of the responses is taken out."
     )
     return Section("preferences", "Preferences", note, parts) if parts else None
@@ -61,7 +61,7 @@ def _by_judge(metrics: Mapping[str, Any], legend: Legend) -> Part | None:
     picture = interval_plot("Win rates by judge", rows, policy_colours(list(found), legend), unit, 50.0, PERCENT)
     heads = [Head("Policy", text=True), *(Head(name) for name in names)]
     cells = [[legend.label(name), *(cell(own.get(key), PERCENT) for key in names)] for name, own in found.items()]
-    note = f"{unit}; “all” and “equal length” are by the main judge, the others by each further judge."
+    note = f"{unit}; “the judge” and “at equal length” are by the main judge, the others by each further one."
     return Part("By judge", note, heads, cells, [("", picture)])
 
 

@@ -101,7 +101,7 @@ class FurtherJudges:
 
         Taken from the demonstrations that are not trained on; a data source may also have a method ``demonstrate``.
         """
-        written = {}
+        written: dict[str, str] = {}
         for split in (TEST, "validation"):
             for record in self.context.records("demonstrations", split, required=False):
                 with suppress(ConversationError):  # no template, so nobody was asked this
