@@ -206,7 +206,7 @@ def policy_results(
             "intervals": {"kl": kl and [kl["low"], kl["high"]], "length": [length["low"], length["high"]]},
             "judges": {
                 judge: known_interval(outcomes, clusters, share_interval)
-                for judge, outcomes in judged(policy, against).items()
+                for judge, outcomes in judge_outcomes(policy, against).items()
             },
             "likert": {judge: mean_interval(values, clusters) for judge, values in policy.likert.items()},
             "metadata": {flag: known_interval(values, clusters) for flag, values in policy.metadata.items()},
@@ -221,7 +221,7 @@ def policy_results(
     return results
 
 
-def judged(own: PolicySamples, against: PolicySamples) -> dict[str, Sequence[float | None]]:
+def judge_outcomes(own: PolicySamples, against: PolicySamples) -> dict[str, Sequence[float | None]]:
     """What every further judge says of a policy's responses beside the baseline's; None where one said nothing."""
     scored = {judge: wins(scores, against.judges[judge]) for judge, scores in own.judges.items()}
     return {**scored, **own.preferences}
