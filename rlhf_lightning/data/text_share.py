@@ -32,13 +32,16 @@ def mixed_text(
         share_of: ``rows``, or ``tokens``: those that count in the loss, to half a row.
 
     Raises:
-        ValueError: When the tokens wanted are less than half a row.
+        ValueError: When the tokens wanted are less than half a row, or no row has any.
     """
     if share_of == "rows":
         return list(islice(cycle(text), round(len(examples) * share / (1 - share))))
     wanted = sum(map(loss_tokens, examples)) * share / (1 - share)
     rows: list[LMExample] = []
-    for row in cycle(text):
+    seen = [row for row in text if loss_tokens(row)]
+    if text and not seen:
+        raise ValueError("text_share: no row of the text has a token in the loss. Give longer text, or text_share=0.")
+    for row in cycle(seen):
         count = loss_tokens(row)
         if wanted < count / 2:
             break
@@ -47,7 +50,7 @@ def mixed_text(
     if text and not rows:
         raise ValueError(
             f"text_share={share} of the tokens would be {wanted:.0f} tokens of text, less than half a row of "
-            f"{loss_tokens(text[0])}. Raise text_share, or lower block_size."
+            f"{loss_tokens(seen[0])}. Raise text_share, or lower block_size."
         )
     return rows
 

@@ -108,7 +108,8 @@ def verdict_agreement(first: Sequence[float], second: Sequence[float], clusters:
 
     Returns:
         `agreement`, the share of pairs with the same verdict; `decided`, that share among the pairs that neither ties;
-        `kappa`, 1 for perfect agreement and 0 for what chance would give, its interval a bootstrap over prompts;
+        `kappa`, 1 for perfect agreement and 0 for what chance would give, its interval a bootstrap over prompts, or
+        that of `agreement` at the same chance where every resample gives the same;
         `pairs` and `decided_pairs`, their numbers. `decided` and `kappa` are None where nothing tells.
 
     Examples:
@@ -124,10 +125,14 @@ def verdict_agreement(first: Sequence[float], second: Sequence[float], clusters:
     np.add.at(tables, (cluster, *(np.rint(2 * np.asarray(verdicts)).astype(int) for verdicts in (first, second))), 1.0)
     drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=2000).astype(float)
     value, *means = _kappas(np.concatenate([tables.sum(0, keepdims=True), np.tensordot(drawn, tables, 1)]))
-    known = [mean for mean in means if not np.isnan(mean)]
-    low, high = np.percentile(known, [2.5, 97.5]) if known else (value, value)
+    low, high = np.nanpercentile([value, *means], [2.5, 97.5]) if not np.isnan(value) else (value, value)
+    agreement = share_interval(alike, clusters)
+    if high - low < 1e-9:
+        shares = tables.sum(0) / len(alike)
+        by_chance = shares.sum(0) @ shares.sum(1)
+        low, high = (1 - (1 - share) / (1 - by_chance) for share in (agreement["low"], agreement["high"]))
     return {
-        "agreement": share_interval(alike, clusters),
+        "agreement": agreement,
         "decided": (
             share_interval([alike[place] for place in decided], [clusters[place] for place in decided])
             if decided

@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import takewhile
 from typing import Any, Protocol, runtime_checkable
 
 from rlhf_lightning.generation.function_reward import reward_name
@@ -33,10 +34,12 @@ def compares(judge: Callable[..., Any] | type) -> bool:
     return {"response_a", "response_b"} <= {*parameters}
 
 
-def preferences(
+def pair_verdicts(
     judge: ComparisonJudge, prompts: Sequence[str], responses: Sequence[str], baseline: Sequence[str]
 ) -> Iterator[list[float | None]]:
     """What a judge says of each response beside the baseline's, batch by batch; the same text twice is a tie unasked.
+
+    After an error nobody is asked any more, and what was said of the pairs before the one with the error comes first.
 
     Args:
         judge: The judge.
@@ -59,4 +62,12 @@ def preferences(
 
     with ThreadPoolExecutor(getattr(judge, "concurrency", 1)) as threads:
         for start in range(0, len(asked), BATCH):
-            yield list(threads.map(said, asked[start : start + BATCH]))
+            answers = [threads.submit(said, pair) for pair in asked[start : start + BATCH]]
+            wait(answers, return_when=FIRST_EXCEPTION)
+            for answer in answers:
+                answer.cancel()
+            wait(answers)
+            if found := [answer.result() for answer in takewhile(lambda answer: answer.exception() is None, answers)]:
+                yield found
+            if len(found) < len(answers):
+                answers[len(found)].result()

@@ -29,8 +29,8 @@ def length_controlled_win_rate(
         `P(win) = sigmoid(intercept + slope * tanh(d / std(d)))`
 
     The rate is `sigmoid(intercept)`, the prediction for d = 0. A tie counts as half a win and half a loss. The slope
-    has a weak prior (`PRIOR`). The interval is a percentile bootstrap over prompts; where all or none are won, and a
-    regression says no more, it is that of `share_interval`.
+    has a weak prior (`PRIOR`). The interval is a percentile bootstrap over prompts; where all outcomes are the same the
+    rate is that of `share_interval`, and where every resample gives the same the interval reaches as far as that one.
 
     Source: Dubois et al., "Length-controlled AlpacaEval" (2024), equation 2, without its term for how hard each
     instruction is, which only a regression over many models together can tell.
@@ -56,8 +56,9 @@ def length_controlled_win_rate(
         raise ValueError(
             f"{len(won)} outcomes need a difference of lengths each, and one at least: got {len(lengths)}."
         )
-    if won.min() == won.max() and won[0] in (0.0, 1.0):
-        return share_interval(outcomes, clusters)
+    plain = share_interval(outcomes, clusters)
+    if won.min() == won.max():
+        return plain
     distinct, place = np.unique(lengths, return_inverse=True)
     spread = float(lengths.std())
     x = np.tanh(distinct / spread) if spread else np.zeros(len(distinct))
@@ -68,8 +69,10 @@ def length_controlled_win_rate(
     np.add.at(wins, (cluster, place), won)
     drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples).astype(float)
     value = float(_rates(count.sum(0, keepdims=True), wins.sum(0, keepdims=True), x)[0])
-    low, high = np.percentile(_rates(drawn @ count, drawn @ wins, x), [2.5, 97.5])
-    return {"value": value, "low": float(low), "high": float(high)}
+    low, high = map(float, np.percentile(_rates(drawn @ count, drawn @ wins, x), [2.5, 97.5]))
+    if high - low < _RIDGE:
+        low, high = min(value, plain["low"]), max(value, plain["high"])
+    return {"value": value, "low": low, "high": high}
 
 
 def _rates(count: Array, wins: Array, x: Array) -> Array:

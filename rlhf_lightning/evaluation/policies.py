@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch, Rollout
-from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.data.loader import padded
 from rlhf_lightning.evaluation.intervals import (
@@ -149,18 +149,21 @@ def _cut(rollout: Rollout, stop: str, tokenizer: PreTrainedTokenizerBase) -> Rol
     return rollout._replace(response_ids=response_ids, response_mask=mask, ended=rollout.ended | stops.any(1))
 
 
-@torch.no_grad()
 def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
     """Mean negative log-likelihood of held-out text, in nats per token."""
-    total, count = 0.0, 0
-    device = next(model.parameters()).device
+    losses = [loss for row in token_losses(model, batches) for loss in row]
+    return fmean(losses) if losses else 0.0
+
+
+@torch.no_grad()
+def token_losses(model: nn.Module, batches: Iterable[LMBatch]) -> list[list[float]]:
+    """Negative log-likelihoods of held-out text, in nats: of each row those of the tokens that count."""
+    device, losses = next(model.parameters()).device, list[list[float]]()
     for on_cpu in batches:
         batch: LMBatch = move_data_to_device(on_cpu, device)
         log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
-        loss, statistics = lm_loss(log_probs, batch.loss_mask[:, 1:])
-        total += float(loss) * int(statistics.num_tokens)
-        count += int(statistics.num_tokens)
-    return total / max(count, 1)
+        losses += [(-row[counts]).tolist() for row, counts in zip(log_probs, batch.loss_mask[:, 1:], strict=True)]
+    return losses
 
 
 def policy_results(
@@ -204,7 +207,7 @@ def policy_results(
             "intervals": {"kl": kl and [kl["low"], kl["high"]], "length": [length["low"], length["high"]]},
             "judges": {
                 judge: known_interval(outcomes, clusters, share_interval)
-                for judge, outcomes in judged(policy, against).items()
+                for judge, outcomes in judge_outcomes(policy, against).items()
             },
             "likert": {judge: mean_interval(values, clusters) for judge, values in policy.likert.items()},
             "metadata": {flag: known_interval(values, clusters) for flag, values in policy.metadata.items()},
@@ -219,7 +222,7 @@ def policy_results(
     return results
 
 
-def judged(own: PolicySamples, against: PolicySamples) -> dict[str, Sequence[float | None]]:
+def judge_outcomes(own: PolicySamples, against: PolicySamples) -> dict[str, Sequence[float | None]]:
     """What every further judge says of a policy's responses beside the baseline's; None where one said nothing."""
     scored = {judge: wins(scores, against.judges[judge]) for judge, scores in own.judges.items()}
     return {**scored, **own.preferences}

@@ -11,7 +11,7 @@ from rlhf_lightning.arguments import Count
 from rlhf_lightning.evaluation.agreement import verdict_agreement
 from rlhf_lightning.evaluation.intervals import Interval, first_places, known_interval, share_interval, wins
 from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
-from rlhf_lightning.evaluation.policies import PolicySamples, judged, lengthened
+from rlhf_lightning.evaluation.policies import PolicySamples, judge_outcomes, lengthened
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 
 MOST_GROUPS, OTHERS, UNKNOWN = 20, "(others)", "(unknown)"
@@ -27,24 +27,20 @@ class PromptSet(TypedDict, total=False):
     num_prompts: Count | None
 
 
-def head_to_head(samples: Samples, prompts: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    """The win rate of every policy against every other one by the main judge, a tie as half a win.
+def head_to_head(scores: Mapping[str, Sequence[float]], prompts: Sequence[str]) -> dict[str, dict[str, Interval]]:
+    """The win rate of every policy against every other one by a judge that scores, a tie as half a win.
 
     Source: InstructGPT, section 4.1, where 175B InstructGPT is preferred to 175B GPT-3 85 % of the time, and to GPT-3
     with a few-shot prefix 71 %.
 
     Args:
-        samples: Samples of each policy, on the same prompts in the same order.
+        scores: Those of each policy's responses, on the same prompts in the same order.
         prompts: The prompts; rows that share one are drawn together.
     """
     clusters = first_places(prompts)
     return {
-        one: {
-            other: share_interval(wins(own.scores, against.scores), clusters)
-            for other, against in samples.items()
-            if other != one
-        }
-        for one, own in samples.items()
+        one: {other: share_interval(wins(own, against), clusters) for other, against in scores.items() if other != one}
+        for one, own in scores.items()
     }
 
 
@@ -68,12 +64,12 @@ def part_results(samples: Samples, baseline: str, prompts: Sequence[str], places
         if name != baseline:
             all_won, longer = wins(own.scores, against.scores), lengthened(own, against)
             won = [all_won[place] for place in places]
-            said = {judge: [outcomes[place] for place in places] for judge, outcomes in judged(own, against).items()}
             policies[name] = {
                 "win_rate": share_interval(won, clusters),
                 "length_controlled": length_controlled_win_rate(won, [longer[place] for place in places], clusters),
                 "judges": {
-                    judge: known_interval(outcomes, clusters, share_interval) for judge, outcomes in said.items()
+                    judge: known_interval([outcomes[place] for place in places], clusters, share_interval)
+                    for judge, outcomes in judge_outcomes(own, against).items()
                 },
             }
     return {"prompts": len(places), "policies": policies}
@@ -112,11 +108,11 @@ def value_groups(values: Sequence[Any]) -> dict[str, list[int]]:
     return groups
 
 
-def length_groups(lengths: Sequence[int]) -> dict[str, list[int]]:
+def length_thirds(lengths: Sequence[int]) -> dict[str, list[int]]:
     """Places of the short, the middle and the long third of prompts; fewer groups where many are equally long.
 
     Examples:
-        >>> length_groups([3, 9, 5, 4, 8, 7])
+        >>> length_thirds([3, 9, 5, 4, 8, 7])
         {'3 .. 4': [0, 3], '5 .. 7': [2, 5], '8 .. 9': [1, 4]}
     """
     ordered = sorted(lengths)
@@ -148,7 +144,7 @@ def judge_agreement(samples: Samples, baseline: str, prompts: Sequence[str]) -> 
         own, against = (samples[policy] for policy in pair)
         verdicts = {JUDGE: wins(own.scores, against.scores), REWARD: wins(own.rewards, against.rewards)}
         scored = own if pair[1] == baseline else replace(own, preferences={})
-        for judge, outcomes in {**verdicts, **judged(scored, against)}.items():
+        for judge, outcomes in {**verdicts, **judge_outcomes(scored, against)}.items():
             for place, outcome in enumerate(outcomes):
                 if outcome is not None and own.responses[place] != against.responses[place]:
                     said.setdefault(judge, {})[*pair, place] = outcome

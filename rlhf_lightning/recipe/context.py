@@ -252,8 +252,7 @@ class Context(Messages):
 
     def source(self, name: str) -> CuratedData | DataSource:
         """What has the records of a kind: step curate, where it ran and curated them, or the data option."""
-        curated = self._curated()
-        return curated if curated and curated.holds(name) else self.data
+        return curated if (curated := self._curated()) and curated.holds(name) else self.data
 
     def _curated(self) -> CuratedData | None:
         """What step curate of this run or its upstream left, where it ran."""

@@ -12,8 +12,8 @@ from rlhf_lightning.evaluation.policies import PolicySamples
 from rlhf_lightning.runs.files import append_line, read_json_lines
 from rlhf_lightning.runs.folders import PipelineError
 
-Measured = tuple[PolicySamples, float | None]
-"""Samples of a policy, and its loss on text, where there is some."""
+Measured = tuple[PolicySamples, Any]
+"""Samples of a policy, and its loss on text as the step measures it, None where there is none."""
 
 
 class KeptParts(ABC):

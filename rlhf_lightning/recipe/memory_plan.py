@@ -19,6 +19,7 @@ from rlhf_lightning.generation.rewards import FORWARD_TOKENS
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.recipe.context import BASE, Context
+from rlhf_lightning.recipe.rewards import reward_steps
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 
 GIB = 2**30
@@ -188,6 +189,10 @@ def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePl
         text_rows=min(module["micro_batch_size"] or text, text),
         text_tokens=text_tokens,
     )
+    judge = config[stage]["validation_judge"]
+    if judge is not None and reward_steps(context, judge):  # it waits on the CPU between validations
+        size = phases[0].parts[REWARD]
+        phases[:2] = [Phase(phase.name, {**phase.parts, "validation judge": size}) for phase in phases[:2]]
     if module.get("offload_frozen") and context.device.type != "cpu":
         phases = [
             phase if phase.name == "score" else Phase(phase.name, _without(phase.parts, "reference", REWARD))

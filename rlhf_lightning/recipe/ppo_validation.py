@@ -12,7 +12,6 @@ import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
 
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.algorithms.functional import kl_k1
@@ -23,7 +22,7 @@ from rlhf_lightning.evaluation.tables import JUDGE
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs
 from rlhf_lightning.models.lora import adapters_disabled
-from rlhf_lightning.models.offload import on_device_within
+from rlhf_lightning.models.offload import offload, on_device_within
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.parallel.processes import all_gather_objects, on_rank_zero, rank, world_size
 from rlhf_lightning.parallel.sharding import unshard
@@ -89,7 +88,7 @@ class PromptValidation(L.Callback):
     Args:
         batches: Validation prompts; none turns it off.
         every: Iterations between two validations.
-        judge: Further judge, which no policy learns from, or None.
+        judge: Further judge, which no policy learns from, or None; between validations a model waits on the CPU.
         export: Function that writes the policy to a folder where the best weights are kept, or None.
         folder: The step's folder.
         step: The step's name, whose settings the warning names.
@@ -124,10 +123,12 @@ class PromptValidation(L.Callback):
                     f"{step}: all validation prompts are longer than data.lengths.max_prompt_tokens. Raise it, or set "
                     f"{step}.validate_every=null."
                 )
+        scorer = None if judge is None else reward_of(context, judge)
+        offload(scorer)
         return cls(
             context.batches(examples, collate_prompts, BATCH),
             every or 1,
-            None if judge is None else reward_of(context, judge),
+            scorer,
             export if options["keep"] == BEST else None,
             folder,
             step,
@@ -217,9 +218,7 @@ def answered(module: PPOModule, batches: Sequence[PromptBatch], judge: Reward | 
     settings = module.hparams
     options = SamplingOptions.from_tokenizer(module.tokenizer, settings.max_new_tokens, settings.temperature)
     scorers = {"score": module.reward, **({} if judge is None else {JUDGE: judge})}
-    if isinstance(judge, nn.Module):
-        judge.to(module.device)
-    frozen = (module.reference, module.reward) if settings.offload_frozen else ()
+    frozen = (judge, module.reference, module.reward) if settings.offload_frozen else (judge,)
     found: dict[int, dict[str, list[float]]] = {}
     with unshard(module.policy, module.reference, module.reward), on_device_within(module.device, *frozen):
         for number in range(rank(), len(batches), world_size()):

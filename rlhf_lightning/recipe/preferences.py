@@ -10,13 +10,13 @@ from typing import Any
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.records import prompt_fields
 from rlhf_lightning.data.tokenize import Tokenization
-from rlhf_lightning.evaluation.comparison_judge import compares, preferences
+from rlhf_lightning.evaluation.comparison_judge import compares, pair_verdicts
 from rlhf_lightning.evaluation.policies import PolicySamples
 from rlhf_lightning.evaluation.preferences import (
     breakdown,
     head_to_head,
     judge_agreement,
-    length_groups,
+    length_thirds,
     part_results,
     value_groups,
 )
@@ -132,7 +132,7 @@ class FurtherJudges:
                 said = kept.said.setdefault((judge, name), [])
                 own, against = (responses[policy][len(said) :] for policy in (name, self.baseline))
                 with self.context.heartbeat.during(f"{judge} compares {name} with {self.baseline}"):
-                    for batch in preferences(asked, prompts[len(said) :], own, against):
+                    for batch in pair_verdicts(asked, prompts[len(said) :], own, against):
                         kept.add_preferences(judge, name, batch)
                 kept.measured[name][0].preferences[judge] = said
                 if unread := said.count(None):
@@ -160,12 +160,16 @@ def preference_results(
     fields = [getattr(text, "fields", {}) for text in texts]
     by = options["breakdown"] or [field for field in FIELDS if any(own.get(field) for own in fields)]
     groups = {field: value_groups([own.get(field) for own in fields]) for field in by}
-    groups["prompt_length"] = length_groups([len(prompt.prompt_ids) for prompt in prompts])
+    groups["prompt_length"] = length_thirds([len(prompt.prompt_ids) for prompt in prompts])
     return {
         "baseline": baseline,
         "prompts": len(prompts),
         "temperatures": {name: temperature_of(options, name) for name in samples},
-        "head_to_head": head_to_head(samples, texts),
+        "head_to_head": head_to_head({name: own.scores for name, own in samples.items()}, texts),
+        "head_to_head_by": {
+            judge: head_to_head({name: own.judges[judge] for name, own in samples.items()}, texts)
+            for judge in samples[baseline].judges
+        },
         "prompt_sets": {name: part_results(samples, baseline, texts, own) for name, own in sets.items()},
         "breakdown": breakdown(samples, baseline, texts, groups),
         "judge_agreement": judge_agreement(samples, baseline, texts),

@@ -11,29 +11,28 @@ from typing import Any, ClassVar, TypedDict
 from rlhf_lightning.arguments import Count, NonNegativeFloat, NonNegativeInt
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.candidates import candidate_table
-from rlhf_lightning.evaluation.intervals import first_places, mean_interval
-from rlhf_lightning.evaluation.policies import PolicySamples, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.intervals import Interval, first_places, mean_interval
+from rlhf_lightning.evaluation.policies import PolicySamples, sample_policy, token_losses
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.export import complete_folder, export_causal_lm
 from rlhf_lightning.recipe.context import BASE, WRITES, Context, counted
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.judges import texts_lacking
-from rlhf_lightning.recipe.kept import KeptPolicies
-from rlhf_lightning.recipe.messages import not_made
+from rlhf_lightning.recipe.kept import KeptPolicies, Measured
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
 from rlhf_lightning.recipe.rewards import report_cut, reward_fingerprints, reward_lacking, reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import Reward
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.exported import exported_model
-from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.identity import is_of_model
 from rlhf_lightning.training.progress import progress_bar
 
 CANDIDATES, PROMPTS, DEMONSTRATIONS = "candidates", "prompts", "demonstrations"
 SPLITS = ("validation", "train")
 """Those that a model may be chosen on."""
-_LINKED = ".safetensors"
-"""Files that nobody edits; those of the winner are linked where they can be."""
+_WEIGHTS = ".safetensors"
 
 
 class SelectSettings(TypedDict):
@@ -87,7 +86,8 @@ class Selection(Stage):
         if not options[CANDIDATES]:
             yield "candidates is empty. Name what there is to choose from: select.candidates=[sft]; base is one too."
         for name in options[CANDIDATES]:
-            yield from _candidate_lacking(context, name)
+            if name.partition("/")[0] in (BASE, *context.steps) or not _folder(context, name).is_dir():
+                yield from model_lacking(context, CANDIDATES, name)
         yield from records_lacking(context, PROMPTS, split)
         yield from reward_lacking(context, REWARD, options[REWARD], partial(rows_of, context, PROMPTS, split))
         yield from unread_prompt(context, reward, split, "Name another select.reward.")
@@ -121,6 +121,8 @@ class Selection(Stage):
         if prefixes:
             others = _rows({name: kept.measured[name] for name in prefixes}, trial.questions)
             metrics |= {"prefixes": others, "best_prefix": prefixes[_best(others)]}
+        if total == 1:
+            context.say(self.name, f"{best} is the only candidate, so nothing was chosen")
         _pass_on(context, named[best], folder / "model")
         context.console.print(candidate_table(metrics, count, options["split"]))
         if near := [row["name"] for row in rows if row["behind"]["low"] <= 0 and row["name"] != best]:
@@ -151,8 +153,8 @@ class _Trial:
 
     def measure(
         self, model: str, prefix: str | None, advance: Callable[[int], None]
-    ) -> tuple[PolicySamples, float | None]:
-        """Responses with their scores, and the loss on demonstrations.
+    ) -> tuple[PolicySamples, Interval | None]:
+        """Responses with their scores, and the mean loss on demonstrations, which are drawn whole.
 
         Args:
             model: The model, by the names of `Context.model_path`.
@@ -173,8 +175,9 @@ class _Trial:
             prefix=prefix,
             stop=None if prefix is None else self.options["base_stop"],  # as `select` is sampled, uncut
         )
-        bare = self.demonstrations if prefix is None else []
-        return samples, pretraining_loss(policy, bare) if bare else None
+        losses = token_losses(policy, self.demonstrations if prefix is None else [])
+        places = [place for place, row in enumerate(losses) for _ in row]
+        return samples, mean_interval([loss for row in losses for loss in row], places) if places else None
 
 
 def candidates(context: Context, named: Sequence[str]) -> dict[str, str]:
@@ -182,20 +185,28 @@ def candidates(context: Context, named: Sequence[str]) -> dict[str, str]:
 
     Args:
         context: Where steps and runs are.
-        named: The setting. A step that keeps epochs stands for all that it kept, once it is made; so does such a step
-            of another run, as `<run>/<step>`, or its folder.
+        named: The setting. A step stands for all the weights that it kept, once it is made, and for its last ones
+            where those are none of them; so does a step of another run, as `<run>/<step>`, or its folder.
+
+    Raises:
+        PipelineError: When a step is not made, or a folder holds no model.
     """
     found: dict[str, str] = {}
     for name in named:
         step, _, variant = name.partition("/")
+        kept: dict[str, str] = {}
+        last = name
         if step in (BASE, *context.steps):
-            epochs = _keeps_epochs(context, step) and not variant and step not in context.coming
-            names = _epochs(context.step_folder(step)) if epochs else {}
-            found |= {f"{name}/{epoch}": f"{name}/{epoch}" for epoch in names} or {name: name}
-            continue
-        folder = _folder(context, name)
-        epochs_there = {f"{name}/{epoch}": str(path) for epoch, path in _epochs(folder).items()}
-        found |= epochs_there or {name: exported_model(str(folder)) if folder.is_dir() else name}
+            if step != BASE and not variant and step not in context.coming:
+                kept = {f"{name}/{weights}": f"{name}/{weights}" for weights in _kept(context.step_folder(step))}
+        elif (folder := _folder(context, name)).is_dir():
+            kept = {f"{name}/{weights}": str(path) for weights, path in _kept(folder).items()}
+            try:
+                last = exported_model(str(folder))
+            except OSError as error:
+                raise PipelineError(f"{CANDIDATES}={name}: {error}") from error
+        same = kept and context.model_fingerprint(last) in map(context.model_fingerprint, kept.values())
+        found |= kept if same else {**kept, name: last}
     return found
 
 
@@ -205,41 +216,14 @@ def _folder(context: Context, name: str) -> Path:
     return within if within.is_dir() else Path(model_folder(name))
 
 
-def _epochs(folder: Path) -> dict[str, Path]:
+def _kept(folder: Path) -> dict[str, Path]:
     """The weights that a step kept, in order: `epoch-1`, ..., `batch-100`, ..."""
     kept = {path.name if "-" in path.name else f"epoch-{path.name}": path for path in folder.glob("epochs/*")}
     whole = {name: path for name, path in kept.items() if name.partition("-")[2].isdecimal()}
     return dict(sorted(whole.items(), key=lambda item: (item[0][0] == "b", int(item[0].partition("-")[2]))))
 
 
-def _keeps_epochs(context: Context, step: str) -> bool:
-    return "keep_epochs" in context.config.get(step, {})
-
-
-def _candidate_lacking(context: Context, name: str) -> Iterator[str]:
-    step, _, variant = name.partition("/")
-    if not _keeps_epochs(context, step) or variant or step not in context.steps:
-        folder = _folder(context, name)
-        other = step not in (BASE, *context.steps) and folder.is_dir()
-        try:
-            named = exported_model(str(folder)) if other and not _epochs(folder) else name
-        except OSError as error:
-            yield f"{CANDIDATES}={name}: {error}"
-            return
-        yield from () if other and _epochs(folder) else model_lacking(context, CANDIDATES, named)
-        return
-    remedy = f"Set {step}.keep_epochs=true, or name models: select.candidates=[base,ppo]."
-    options, made = context.config[step], context.runs.find(step)
-    if step in context.coming:
-        if not options["keep_epochs"] and options["keep_every"] is None:
-            yield f"{CANDIDATES}={name} stands for the epochs of {step}, which keeps none. {remedy}"
-    elif made is None:
-        yield not_made(context.runs, step)
-    elif not _epochs(made):
-        yield f"{CANDIDATES}={name} stands for the epochs of {step}, and {made} kept none. {remedy}"
-
-
-def _rows(measured: Mapping[str, tuple[PolicySamples, float | None]], prompts: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(measured: Mapping[str, Measured], prompts: Sequence[str]) -> list[dict[str, Any]]:
     clusters = first_places(prompts)
     means = {name: mean_interval(samples.scores, clusters) for name, (samples, _) in measured.items()}
     best = measured[max(means, key=lambda name: means[name]["value"])][0].scores
@@ -248,7 +232,7 @@ def _rows(measured: Mapping[str, tuple[PolicySamples, float | None]], prompts: S
             "name": name,
             "score": means[name],
             "behind": mean_interval([most - own for most, own in zip(best, samples.scores, strict=True)], clusters),
-            "length": sum(samples.lengths) / len(samples.lengths),
+            "length": mean_interval(samples.lengths, clusters),
             "validation_loss": loss,
         }
         for name, (samples, loss) in measured.items()
@@ -262,24 +246,25 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _pass_on(context: Context, name: str, target: Path) -> None:
-    """Write the folder of a model again: what is fresh, or on the hub, or in another format is exported."""
+    """Write the folder of a model again: what is fresh, or on the hub, or in another format is exported.
+
+    Weights of a run are linked where they can be, for nobody edits them; of a user's folder the model alone is copied.
+    """
     path = context.model_path(name) or context.config["model"]["causal_lm"].get("path")
     source = Path(model_folder(str(path)))
-    if path is None or not any(source.glob(f"*{_LINKED}")):
+    if path is None or not any(source.glob(f"*{_WEIGHTS}")):
         export_causal_lm(context.causal_lm(name), context.export_tokenizer, target)
         return
+    of_a_run = source.resolve().is_relative_to(context.runs.root.resolve())
     with complete_folder(target) as unfinished:
         for file in sorted(source.iterdir()):
-            if file.is_file():
-                _copy(file, unfinished / file.name)
+            if file.is_file() and (of_a_run or is_of_model(file)):
+                copy = _link_or_copy if of_a_run and file.suffix == _WEIGHTS else shutil.copyfile
+                copy(file, unfinished / file.name)
 
 
-def _copy(file: Path, target: Path) -> None:
-    if file.suffix == _LINKED:
-        try:
-            os.link(file.resolve(), target)
-        except OSError:  # another disk, or one that knows no links
-            pass
-        else:
-            return
-    shutil.copyfile(file, target)
+def _link_or_copy(file: Path, target: Path) -> None:
+    try:
+        os.link(file.resolve(), target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(file, target)

@@ -67,13 +67,22 @@ def model_fingerprint(path: str, code: bool = False, known: Mapping[Path, str] =
     base = adapter_base(path)
     found = [] if base is None else [model_fingerprint(base, code, known)]
     if _holds_model(folder):
-        files = sorted(file for file in folder.iterdir() if file.is_file() and _counts(file, code))
+        files = sorted(file for file in folder.iterdir() if file.is_file() and is_of_model(file, code))
     else:
         files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     for file in files:
         digest = once(_json_digest, file) if file.suffix == ".json" else _digest(file, known)
         found.append(f"{file.relative_to(folder).as_posix()} {digest}")
     return fingerprint(found)
+
+
+def is_of_model(file: Path, code: bool = False) -> bool:
+    """Whether what a file holds makes its folder's model another one; code does where it runs."""
+    if file.suffix == ".bin":
+        return file.name.startswith(_WEIGHTS)
+    if file.suffix == ".py":
+        return code
+    return file.name in _MODEL_NAMES or (file.suffix in _MODEL_SUFFIXES and file.name not in _LEFTOVERS)
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -208,15 +217,6 @@ def _digest(file: Path, known: Mapping[Path, str]) -> str:
 
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
-
-
-def _counts(file: Path, code: bool) -> bool:
-    """Whether what the file holds makes the model another one."""
-    if file.suffix == ".bin":
-        return file.name.startswith(_WEIGHTS)
-    if file.suffix == ".py":
-        return code
-    return file.name in _MODEL_NAMES or (file.suffix in _MODEL_SUFFIXES and file.name not in _LEFTOVERS)
 
 
 def _hub_commit(name: str) -> str:

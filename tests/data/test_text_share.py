@@ -9,7 +9,7 @@ from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm
 from rlhf_lightning.data.records import Demonstration, Text
-from rlhf_lightning.data.text_share import loss_tokens
+from rlhf_lightning.data.text_share import loss_tokens, mixed_text
 from rlhf_lightning.runs.targets import builder
 
 DEMONSTRATIONS = [Demonstration(f"w{n} w{n}", f"w{n + 10}") for n in range(3, 13)]
@@ -87,6 +87,14 @@ def test_a_share_of_the_rows_says_the_share_of_the_tokens(tiny_tokenizer):
 )
 def test_tokens_are_those_of_the_loss(example, tokens):
     assert loss_tokens(example) == tokens == int(collate_lm([example], 0).loss_mask[:, 1:].sum())
+
+
+def test_rows_that_the_loss_does_not_see_are_none_of_the_share():
+    """They would go round for ever."""
+    shown, unseen, text = (LMExample(ids, loss_start=1) for ids in ([3, 4, 5], [3], [3, 4]))
+    with pytest.raises(ValueError, match="no row of the text has a token in the loss"):
+        mixed_text([shown], [unseen], 0.5, "tokens")
+    assert mixed_text([shown], [unseen, text], 0.5, "tokens") == [text, text]
 
 
 def test_less_than_half_a_row_is_refused(tiny_tokenizer):

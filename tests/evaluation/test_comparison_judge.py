@@ -2,12 +2,13 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from rlhf_lightning.evaluation import comparison_judge
-from rlhf_lightning.evaluation.comparison_judge import compares, preferences
+from rlhf_lightning.evaluation.comparison_judge import compares, pair_verdicts
 from rlhf_lightning.evaluation.endpoint_judge import EndpointJudge
 from rlhf_lightning.generation import json_endpoint
 from rlhf_lightning.generation.http_reward import HTTPReward
@@ -71,10 +72,30 @@ def test_a_text_that_stands_there_twice_is_a_tie_that_nobody_is_asked_about(monk
         asked.append(prompt)
         return None if prompt == "r" else 1
 
-    assert [*preferences(judge, "pqr", ["a", "b", "c"], ["a", "d", "e"])] == [[0.5, 1.0], [None]]
+    assert [*pair_verdicts(judge, "pqr", ["a", "b", "c"], ["a", "d", "e"])] == [[0.5, 1.0], [None]]
     assert asked == ["q", "r"]
     with pytest.raises(ValueError, match=r"test_comparison_judge.*must say 1, 0.5 or 0 of two responses, got 2"):
-        next(preferences(lambda prompt, response_a, response_b: 2, "p", ["a"], ["b"]))
+        next(pair_verdicts(lambda prompt, response_a, response_b: 2, "p", ["a"], ["b"]))
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_was_said_before_an_error_is_kept_and_nobody_is_asked_after_it(concurrency):
+    asked = []
+
+    def judge(prompt, response_a, response_b):
+        asked.append(prompt)
+        if prompt == "p20":
+            raise ConnectionError("no answer")
+        time.sleep(0.01)
+        return 1
+
+    judge.concurrency = concurrency
+    prompts = [f"p{number}" for number in range(60)]
+    verdicts = pair_verdicts(judge, prompts, ["a"] * 60, ["b"] * 60)
+    assert next(verdicts) == [1.0] * 20
+    with pytest.raises(ConnectionError, match="no answer"):
+        next(verdicts)
+    assert len(asked) < 30
 
 
 def test_the_judge_says_which_response_is_better_whatever_comes_first(server, monkeypatch):
@@ -82,7 +103,7 @@ def test_the_judge_says_which_response_is_better_whatever_comes_first(server, mo
     judge = EndpointJudge(server.url, "gpt", api_key_env="JUDGE_KEY")
     texts = [("aa", "b"), ("a", "bbb"), ("a", "b")] * 8
     prompts = [f"prompt {number}" for number in range(len(texts))]
-    (found,) = preferences(judge, prompts, *zip(*texts, strict=True))
+    (found,) = pair_verdicts(judge, prompts, *zip(*texts, strict=True))
     assert found == [1.0, 0.0, 0.5] * 8
     question = {each["messages"][1]["content"] for each in server.asked}
     firsts = [text.split("[Response 1]\n")[1].split("\n")[0] for text in question]

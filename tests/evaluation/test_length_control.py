@@ -50,7 +50,18 @@ def test_equal_lengths_and_clear_wins_are_the_plain_rate():
     equal = length_controlled_win_rate([1, 1, 0, 1], [0] * 4)
     assert equal["value"] == pytest.approx(0.75, abs=1e-5)
     assert length_controlled_win_rate([1.0] * 5, [1, 2, 3, 4, 5]) == share_interval([1.0] * 5)
-    assert length_controlled_win_rate([0.5] * 5, [1, 2, 3, 4, 5])["value"] == 0.5
+    # Ties are half won: Wilson's interval of 4 wins and 4 losses in 8, 1 / (1 + 1.96^2 / 8) around one half.
+    ties = length_controlled_win_rate([0.5] * 8, [1, 2, 3, 4, 5, 6, 7, 8])
+    assert ties == {"value": 0.5, "low": pytest.approx(0.2152, abs=1e-4), "high": pytest.approx(0.7848, abs=1e-4)}
+
+
+def test_one_prompt_tells_nothing():
+    """Every resample is the same."""
+    found = length_controlled_win_rate([1, 0, 1, 1], [3, -1, 2, 5], [0] * 4)
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+    found = length_controlled_win_rate([1, 0, 1, 0], [3, -1, 3, -1], [0, 0, 1, 1])
+    assert found["low"] < 0.1
+    assert found["high"] > 0.9
 
 
 def test_rows_that_share_a_prompt_are_drawn_together():

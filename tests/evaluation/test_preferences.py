@@ -9,7 +9,7 @@ from rlhf_lightning.evaluation.preferences import (
     breakdown,
     head_to_head,
     judge_agreement,
-    length_groups,
+    length_thirds,
     part_results,
     value_groups,
 )
@@ -32,7 +32,7 @@ POLICIES = {
 
 
 def test_every_pair_stands_head_to_head():
-    found = head_to_head(POLICIES, PROMPTS)
+    found = head_to_head({name: own.scores for name, own in POLICIES.items()}, PROMPTS)
     assert {one: {*row} for one, row in found.items()} == {one: POLICIES.keys() - {one} for one in POLICIES}
     assert found["ppo"]["sft"]["value"] == (1 + 0.5 + 0 + 1) / 4
     assert found["sft"]["ppo"]["value"] == 1 - found["ppo"]["sft"]["value"]
@@ -64,9 +64,9 @@ def test_rare_values_are_together_and_equal_lengths_are_not_split():
     groups = value_groups(values)
     assert len(groups) == MOST_GROUPS + 1
     assert groups["(others)"] == [*range(2 * MOST_GROUPS, 2 * MOST_GROUPS + 5)]
-    assert length_groups([5, 5, 5, 5]) == {"5 .. 5": [0, 1, 2, 3]}
-    assert length_groups([9, 2, 2, 2, 2, 2]) == {"2 .. 2": [1, 2, 3, 4, 5], "9 .. 9": [0]}
-    assert length_groups([4]) == {"4 .. 4": [0]}
+    assert length_thirds([5, 5, 5, 5]) == {"5 .. 5": [0, 1, 2, 3]}
+    assert length_thirds([9, 2, 2, 2, 2, 2]) == {"2 .. 2": [1, 2, 3, 4, 5], "9 .. 9": [0]}
+    assert length_thirds([4]) == {"4 .. 4": [0]}
 
 
 def test_judges_agree_where_they_say_the_same_of_two_responses():
@@ -100,6 +100,12 @@ def test_agreement_without_a_decision_or_a_choice_is_none():
     found = verdict_agreement([0.5, 0.5], [0.5, 1.0], [0, 1])
     assert found["decided"] is None
     assert found["agreement"]["value"] == 0.5
+    perfect = verdict_agreement([1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0, 1, 2, 3])["kappa"]
+    # Wilson's bound for 4 of 4 is 4 / (4 + 1.96^2) = .5101, and chance agrees on one half: .0101 / .5.
+    assert perfect == {"value": 1.0, "low": pytest.approx(0.0202, abs=1e-4), "high": 1.0}
+    # One prompt counts once, whatever its pairs: 1 / (1 + 1.96^2) = .2065, and (.2065 - .5) / .5.
+    one = verdict_agreement([1.0, 0.0], [1.0, 0.0], [0, 0])["kappa"]
+    assert one == {"value": 1.0, "low": pytest.approx(-0.587, abs=1e-3), "high": 1.0}
     alike = verdict_agreement([1.0, 1.0], [1.0, 1.0], [0, 1])
     assert alike["kappa"] is None
     assert alike["decided"]["low"] < 1, "two pairs alone prove little"

@@ -28,11 +28,11 @@ def test_the_papers_numbers(name: str) -> None:
     config = composed([f"experiment={name}", "model.path=/m", "data.root=/d"])
     sft, train = config["sft"], config["data"]["source"]["files"]["demonstrations"]["train"]
     assert setting_faults(config, RECIPE, []) == []
-    assert (config["run"], config["stages"]) == (name, ["sft"])
+    assert (config["run"], config["stages"]) == (name, ["sft", "select"])
     assert sft["module"]["optimizer"]["lr"] == 4e-6
     assert (sft["module"]["scheduler"]["min_lr_rate"], sft["module"]["scheduler"]["num_warmup_steps"]) == (0.1, 0)
     assert {"batch_size": sft["data"]["batch_size"], "sample": train.get("sample")} == PAPER[name]
-    assert sft["fit"]["epochs"] == 1
+    assert (sft["fit"]["epochs"], sft["keep_every"]) == (1, 3500)
     assert "sample" not in config["data"]["source"]["files"]["demonstrations"]["validation"]
     assert [train["columns"][field].strip("{}") for field in ("prompt", "response")] == list(COLUMNS[name])
 
@@ -52,13 +52,20 @@ def test_both_run_and_stand_in_one_evaluation(
 ) -> None:
     make_tiny_lm("llama").save_pretrained(tmp_path / "base")
     tiny_tokenizer.save_pretrained(tmp_path / "base")
+    (tmp_path / "longer_wins.py").write_text(
+        "def score(responses):\n    return [float(len(each)) for each in responses]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     for name, (prompt, response) in COLUMNS.items():
         (tmp_path / f"{name}_rows").mkdir()
         rows = [{prompt: f"w{n} w4", response: f"w{n + 8}", "task": "add"} for n in range(3, 19)]
-        text = "".join(f"{json.dumps(row)}\n" for row in rows)
-        (tmp_path / f"{name}_rows" / "rows-train.jsonl").write_text(text)
+        for split, part in (("train", rows), ("validation", rows[:4])):
+            text = "".join(f"{json.dumps(row)}\n" for row in part)
+            (tmp_path / f"{name}_rows" / f"rows-{split}.jsonl").write_text(text)
         sample = ["data.source.files.demonstrations.train.sample=12"] * (name == "t0")
-        size = ["sft.data.batch_size=4", "sft.fit.log_every=1"]
+        size = ["sft.data.batch_size=4", "sft.fit.log_every=1", "sft.keep_every=2"]
+        size += ["select.reward=longer_wins:score"]
         rlhf(tmp_path, f"experiment={name}", f"data.root={tmp_path / f'{name}_rows'}", *size, *sample)
     metrics = {name: read_metrics(tmp_path / name / "sft" / "metrics.csv") for name in COLUMNS}
     trained = {name: [row["lr/model"] for row in rows if "train/loss" in row] for name, rows in metrics.items()}
@@ -67,13 +74,14 @@ def test_both_run_and_stand_in_one_evaluation(
     # Half a cosine from 4e-6 to a tenth of it: after half the batches 4e-6 * (.1 + .9 / 2).
     assert trained["flan"][0] == pytest.approx(4e-6)
     assert trained["flan"][2] == pytest.approx(2.2e-6)
+    chosen = {name: read_stage(tmp_path / name / "select")["metrics"]["candidates"] for name in COLUMNS}
+    # After 2 of 3 batches and the last; after 4 of 4, which are the last.
+    assert {name: [row["name"] for row in rows] for name, rows in chosen.items()} == {
+        "flan": ["sft/batch-2", "sft/batch-4"],
+        "t0": ["sft/batch-2", "sft"],
+    }
     (tmp_path / "prompts.test.jsonl").write_text('{"prompt": "w5 w4"}\n{"prompt": "w6 w4"}\n')
-    models = [f"{tmp_path / name}/sft/model" for name in COLUMNS]
-    (tmp_path / "longer_wins.py").write_text(
-        "def score(responses):\n    return [float(len(each)) for each in responses]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    models = [f"{tmp_path / name}/select/model" for name in COLUMNS]
     evaluate = [
         *("stages=[evaluate]", "data=jsonl", f"data.root={tmp_path}", "run=mine"),
         f"evaluate.policies=[base,{models[0]}]",

@@ -80,6 +80,16 @@ def test_offloaded_models_count_where_they_are_used(tmp_path: Path, monkeypatch:
     assert with_both == ["score"]
 
 
+def test_a_judge_of_the_validation_counts_where_it_answers(tmp_path: Path) -> None:
+    overrides = ("ppo.validate_every=5", "ppo.validation_judge=judge")
+    with_judge, without = planned(pipeline_of(tmp_path, *overrides)), planned(pipeline_of(tmp_path))
+    sizes = [phase.parts.get("validation judge", 0) for phase in with_judge.phases]
+    assert sizes == [without.phases[0].parts["reward"]] * 2 + [0] * (len(sizes) - 2)
+    assert [phase.total - size for phase, size in zip(with_judge.phases, sizes, strict=True)] == [
+        phase.total for phase in without.phases
+    ]
+
+
 def test_a_reward_model_of_another_architecture_is_planned_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,18 @@ def test_each_prompt_is_measured_as_if_it_were_alone(make_tiny_lm: Any, tiny_tok
     assert answered(module, batches(tiny_tokenizer, size=2), None)["score"] == pytest.approx(found["score"], abs=1e-5)
 
 
+def test_a_judge_waits_on_the_cpu(make_tiny_lm: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked where the policy is; between validations its memory is the policy's."""
+    module, judge = (
+        module_of(make_tiny_lm, tiny_tokenizer),
+        ScalarHeadModel.from_causal_lm(make_tiny_lm("gpt2", seed=4)),
+    )
+    moved: list[str] = []
+    monkeypatch.setattr(judge, "to", lambda device: moved.append(str(device)))
+    answered(module, batches(tiny_tokenizer)[:1], judge)
+    assert moved == ["cpu", "cpu"]  # the policy's device, and then the CPU
+
+
 def test_training_is_the_same_with_it_and_without(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     ends = []
     for name in ("with", "without"):

@@ -85,7 +85,9 @@ def test_every_candidate_is_measured_as_if_prompts_came_one_by_one(chosen: Path)
                 logs = model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)
             total -= sum(float(logs[len(prompt) - 1 + n, token]) for n, token in enumerate(response))
             count += len(response)
-        assert row["validation_loss"] == pytest.approx(total / count, abs=1e-4)
+        loss = row["validation_loss"]
+        assert loss["value"] == pytest.approx(total / count, abs=1e-4)
+        assert loss["low"] < loss["value"] < loss["high"]
     best = max(scores, key=lambda name: sum(scores[name]))
     assert found["best"] == best
     for row in found["candidates"]:
@@ -115,6 +117,31 @@ def test_a_folder_on_another_disk_is_copied(chosen: Path, monkeypatch: pytest.Mo
     copied = chosen / "copied" / "select" / "model"
     assert model_fingerprint(str(copied)) == model_fingerprint(str(chosen / "a" / "sft" / "epochs" / "2"))
     assert not (copied / "model.safetensors").samefile(chosen / "a" / "sft" / "epochs" / "2" / "model.safetensors")
+
+
+def test_a_folder_of_the_user_stays_his(chosen: Path, tmp_path: Path) -> None:
+    """Nothing in `select/model` changes with it, and what is no part of the model stays behind."""
+    shutil.copytree(chosen / "a" / "sft" / "model", tmp_path / "mine")
+    (tmp_path / "mine" / "optimizer.pt").write_bytes(b"state")
+    rlhf(chosen, "stages=[select]", "run=mine", f"select.candidates=[{tmp_path}/mine]", "select.num_prompts=4")
+    copied = chosen / "mine" / "select" / "model"
+    assert model_fingerprint(str(copied)) == model_fingerprint(str(tmp_path / "mine"))
+    assert not (copied / "model.safetensors").samefile(tmp_path / "mine" / "model.safetensors")
+    assert not (copied / "optimizer.pt").exists()
+
+
+def test_the_last_weights_of_a_step_compete(chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside those that it kept where they are others; alone where it kept none, which is said."""
+    shutil.copytree(chosen / "a" / "sft", chosen / "within" / "sft")
+    shutil.rmtree(chosen / "within" / "sft" / "epochs" / "2")
+    few = ("stages=[select]", "select.num_prompts=4", "select.num_demonstrations=0")
+    rlhf(chosen, *few, "run=f", "select.candidates=[within/sft]")
+    found = read_stage(chosen / "f" / "select")["metrics"]["candidates"]
+    assert [row["name"] for row in found] == ["within/sft/epoch-1", "within/sft/batch-3", "within/sft"]
+    assert "only candidate" not in capsys.readouterr().out
+    rlhf(chosen, *few, "stages=[sft,select]", "run=g", "sft.keep_epochs=false", "sft.keep_every=null")
+    assert [row["name"] for row in read_stage(chosen / "g" / "select")["metrics"]["candidates"]] == ["sft"]
+    assert "sft is the only candidate" in capsys.readouterr().out
 
 
 def test_other_steps_name_it(chosen: Path) -> None:
@@ -182,11 +209,12 @@ def test_runs_of_a_sweep_compete(chosen: Path) -> None:
 def test_the_order_of_epochs_is_that_of_training(tmp_path: Path) -> None:
     for name in ("2", "10", "1", "batch-100", "batch-20", "3.unfinished"):
         (tmp_path / "run" / "sft" / "epochs" / name).mkdir(parents=True)
-
+    (tmp_path / "run" / "sft" / "model").mkdir()
+    (tmp_path / "run" / "sft" / "model" / "config.json").write_text("{}")
     place = Pipeline(composed(["data.source.prompts=4"]), builder([]), Runs(tmp_path, "other"), Console(quiet=True))
     found = candidates(place.context, ["run/sft", "base"])
     assert [name.removeprefix("run/sft/") for name in found] == [
-        "epoch-1", "epoch-2", "epoch-10", "batch-20", "batch-100", "base",
+        "epoch-1", "epoch-2", "epoch-10", "batch-20", "batch-100", "run/sft", "base",
     ]  # fmt: skip
 
 
@@ -203,7 +231,6 @@ def test_the_order_of_epochs_is_that_of_training(tmp_path: Path) -> None:
         (["select.reward=null"], "a reward is a step"),
         (["select.prefixes=['" + "ball " * 150 + "']"], "allow 224"),
         (["evaluate.few_shot_prefix=select", "stages=[evaluate]", "upstream=d2"], "no prefixes compete in step select"),
-        (["stages=[sft,select]", "run=new", "sft.keep_epochs=false", "sft.keep_every=null"], "which keeps none"),
         (["stages=[sft,select]", "run=new", "select.candidates=[sft/batch-4]"], "keeps each 3th batch"),
         (["stages=[sft,select]", "run=new", "select.candidates=[sft/epoch-3]"], "there are epoch-1 to epoch-2"),
         (["data.source.validation=0"], "prompts for the split validation"),
