@@ -167,7 +167,7 @@ def interval_of(values: Sequence[Any], aggregation: Any, clusters: Sequence[int]
     """
     if all(isinstance(value, bool | int | float) for value in values) and _is_mean(aggregation):
         numbers = [float(value) for value in values]
-        alone = len({*clusters}) == 1 and 0 <= min(numbers) and max(numbers) <= 1
+        alone = len({*clusters}) == 1 and min(numbers) >= 0 and max(numbers) <= 1
         # One cluster says nothing about others; a bootstrap of it would be a point.
         return (share_interval if alone else outcome_interval)(numbers, clusters)
     if aggregation is corpus_bleu:
