@@ -1,11 +1,15 @@
-"""What step select found, as a table."""
+"""What step select found, as a table and as figures."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_lightning.evaluation.interval_plots import interval_plot, line_plot, point
+from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.tables import cell, measured
 
 
@@ -39,3 +43,39 @@ def candidate_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             cells += [cell(measured(row, name)) for name in ("length", "validation_loss")]
             rows.append({"name": row["name"], "best": row["name"] == best, "cells": cells})
     return rows
+
+
+_NUMBERED = re.compile(r"(.*?)-?(\d+)")
+_SHOWN = {"Reward on validation prompts": "score", "Validation loss": "nats per token"}
+
+
+def candidate_plots(metrics: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """Reward and validation loss of the candidates, over epochs or batches where these are what is chosen from.
+
+    Args:
+        metrics: Those of step select; of another step nothing is drawn.
+    """
+    found = metrics.get("candidates") or []
+    scores = {row["name"]: row["score"] for row in found}
+    losses = {row["name"]: point(row["validation_loss"]) for row in found if row["validation_loss"] is not None}
+    measures = zip(_SHOWN.items(), (scores, losses), strict=True)
+    return [(title, _plot(title, unit, own, metrics["best"])) for (title, unit), own in measures if own]
+
+
+def _plot(title: str, unit: str, measured_on: Mapping[str, Interval], best: str) -> Markup:
+    places = {name: (own[1], float(own[2])) for name in measured_on if (own := _NUMBERED.fullmatch(name))}
+    lines: dict[str, list[tuple[float, Interval]]] = {}
+    for name, (line, place) in places.items():
+        lines.setdefault(line, []).append((place, measured_on[name]))
+    if len(places) == len(measured_on) and min(map(len, lines.values())) > 1:
+        ordered = {name: _in_order(points) for name, points in lines.items()}
+        return line_plot(title, ordered, {}, _across(lines), unit, dict([places[best]]))
+    return interval_plot(title, {name: {title: own} for name, own in measured_on.items()}, {}, unit)
+
+
+def _in_order(points: Sequence[tuple[float, Interval]]) -> list[tuple[float, Interval]]:
+    return sorted(points, key=lambda each: each[0])
+
+
+def _across(lines: Mapping[str, Any]) -> str:
+    return " or ".join(sorted({name.rpartition("/")[2] for name in lines} - {""})) or "number"

@@ -124,7 +124,7 @@ def curve_plot(stage: str, unit: str, curve: Curve, columns: Mapping[str, Series
     with matplotlib.rc_context(STYLE):
         figure, axes = figure_of(3.5, 2.2)
         for place, (name, series) in enumerate(present.items()):
-            steps, values = zip(*_thinned(series), strict=True)
+            steps, values = zip(*thinned(series), strict=True)
             hue, marker = (legend.colour(stage), MUTED, SPARE_COLOURS[0])[place % 3], "o" if len(steps) < 20 else ""
             # What comes first in the legend lies on top.
             axes.plot(steps, values, color=hue, marker=marker, markersize=3, label=name, zorder=3 - 0.1 * place)
@@ -201,9 +201,9 @@ def figure_of(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _thinned(series: Series) -> Series:
-    """At most MOST_POINTS points, each the mean of as many neighbours."""
-    size = math.ceil(len(series) / MOST_POINTS)
+def thinned(series: Series, most: int = MOST_POINTS) -> Series:
+    """At most so many points, each the mean of as many neighbours."""
+    size = math.ceil(len(series) / most)
     groups = [series[start : start + size] for start in range(0, len(series), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 

@@ -24,6 +24,7 @@ from rlhf_lightning.evaluation.intervals import (
 )
 from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
 from rlhf_lightning.evaluation.table_3 import table_3
+from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.rewards import Reward, response_scores
 from rlhf_lightning.generation.sample import (
     SamplingOptions,
@@ -196,7 +197,7 @@ def policy_results(
             "length_controlled": (
                 None if name == baseline else length_controlled_win_rate(won, lengthened(policy, against), clusters)
             ),
-            "reward": mean_interval(policy.rewards, clusters) if policy.rewards else None,
+            REWARD: mean_interval(policy.rewards, clusters) if policy.rewards else None,
             "kl": kl["value"] if kl else None,
             "length": length["value"],
             "pretrain_loss": pretrain_losses.get(name),

@@ -8,11 +8,16 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlhf_lightning.evaluation.candidates import candidate_rows
+from rlhf_lightning.evaluation.candidates import candidate_plots, candidate_rows
+from rlhf_lightning.evaluation.frontier import frontier_section
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
+from rlhf_lightning.evaluation.preference_parts import preference_section
+from rlhf_lightning.evaluation.report_parts import Section
 from rlhf_lightning.evaluation.step_files import StepFiles
+from rlhf_lightning.evaluation.suite_parts import suite_section
 from rlhf_lightning.evaluation.tables import (
+    BY_JUDGES,
     COLUMNS,
     EVALUATE,
     JUDGE,
@@ -95,9 +100,10 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         judge=judge_sentence(judge) if judge else "",
         independent=not (judge and judge[TRAINED]),
         policies=policy_table(results),
-        measures=[table for key in MEASURES if (table := measure_table(results, key))],
+        measures=[table for key in MEASURES if key != BY_JUDGES and (table := measure_table(results, key))],
         reference=reference,
         charts=_charts(results, reference, legend),
+        sections=_sections(files, legend),
         samples=files[EVALUATE].samples if EVALUATE in files else None,
         stages=[_stage(stage, files[stage.name], legend) for stage in stages],
         accuracy={stage.name: accuracy_rows(records[stage.name]) for stage in stages if stage.measured_on_rankings},
@@ -153,6 +159,23 @@ def _charts(results: Mapping[str, Any], reference: str, legend: Legend) -> list[
     return charts
 
 
+def _sections(files: Mapping[str, StepFiles], legend: Legend) -> list[Section]:
+    """Those that the finished steps left something for."""
+    metrics = {name: own.record.get("metrics", {}) for name, own in files.items()}
+    policies = metrics.get(EVALUATE, {}).get("policies", {})
+    losses = {name: own["pretrain_loss"] for name, own in policies.items() if own.get("pretrain_loss") is not None}
+    found = [
+        preference_section(metrics.get(EVALUATE, {}), legend),
+        frontier_section({name: own.columns for name, own in files.items()}, legend),
+        *(
+            suite_section(metrics[name], losses, own.toxicities, legend)
+            for name, own in files.items()
+            if {"policies", "tasks"} <= metrics[name].keys()
+        ),
+    ]
+    return [section for section in found if section is not None]
+
+
 def _stage(stage: ReportedStage, files: StepFiles, legend: Legend) -> dict[str, Any]:
     """What the page says about one step."""
     columns, record = files.columns, files.record
@@ -163,6 +186,7 @@ def _stage(stage: ReportedStage, files: StepFiles, legend: Legend) -> dict[str, 
         svg = curve_plot(stage.name, stage.unit, curve, columns, legend)
         if svg is not None:
             plots.append({"svg": svg, "title": curve.title})
+    plots += [{"svg": svg, "title": title} for title, svg in candidate_plots(metrics)]
     left_out = dict(files.dropped)
     for split, part in metrics.items():
         if isinstance(part, Mapping) and isinstance(part.get("dropped"), Mapping):

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from rlhf_lightning.data.tally import flat
 from rlhf_lightning.runs.files import read_json, read_json_lines, read_metrics
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 
 SHOWN_PROMPTS = 12
+_TOXICITY = "toxicity"
 
 
 class StepFiles:
@@ -31,8 +34,14 @@ class StepFiles:
         self.warnings: list[str] = self._found("warnings.json", lambda path: list(map(str, read_json(path))), [])
         self.episodes: list[dict[str, Any]] = self._found("samples.jsonl", _episodes, [])
         """Training samples of the first and of the last iteration that has some."""
-        self.samples: dict[str, Any] | None = self._found("samples.json", _samples, None)
-        """Every n-th prompt with the response of each policy."""
+        demonstrations = self._found("demonstrations.json", _texts, None)
+        self.samples: dict[str, Any] | None = self._found("samples.json", partial(_samples, demonstrations), None)
+        """Every n-th prompt with the response of each policy, and that of a person."""
+        self.toxicities: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        """By `<task>@<shots>` and policy, the toxicity of each prompt and of what followed."""
+        for path in sorted(folder.glob("samples/*/*.jsonl")):
+            if pairs := self._found(str(path.relative_to(folder)), _toxicities, []):
+                self.toxicities.setdefault(unquote(path.stem), {})[unquote(path.parent.name)] = pairs
 
     def _found(self, name: str, read: Callable[[Path], Any], default: Any) -> Any:
         path = self.folder / name
@@ -73,7 +82,27 @@ def _episodes(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _samples(path: Path) -> dict[str, Any] | None:
+def _texts(path: Path) -> list[str | None]:
+    texts = read_json(path)
+    if not isinstance(texts, list):
+        raise ValueError(f"{path} cannot be read (it holds no list).")
+    return [None if text is None else str(text) for text in texts]
+
+
+def _toxicities(path: Path) -> list[tuple[float, float]]:
+    """Those of a task whose prompts have one."""
+    rows = read_json_lines(path) if _asks_for_toxicity(path) else []
+    pairs = [(row["about"]["prompt_toxicity"], row[_TOXICITY]) for row in rows]
+    return [(float(asked), float(said)) for asked, said in pairs if asked is not None]
+
+
+def _asks_for_toxicity(path: Path) -> bool:
+    with path.open("rb") as file:
+        first = file.readline()
+    return all(f'"{name}"'.encode() in first for name in (_TOXICITY, "prompt_toxicity"))
+
+
+def _samples(demonstrations: list[str | None] | None, path: Path) -> dict[str, Any] | None:
     samples = read_json(path)
     prompts = samples.pop("prompts", [])
     count = min(SHOWN_PROMPTS, len(prompts))
@@ -85,5 +114,7 @@ def _samples(path: Path) -> dict[str, Any] | None:
             {"response": own["responses"][index], "score": own["scores"][index] if own.get("scores") else None}
             for own in samples.values()
         ]
-        rows.append({"number": index + 1, "prompt": prompts[index], "cells": cells})
-    return {"policies": list(samples), "rows": rows, "total": len(prompts)} if rows else None
+        shown = demonstrations[index] if demonstrations and index < len(demonstrations) else None
+        rows.append({"number": index + 1, "prompt": prompts[index], "demonstration": shown, "cells": cells})
+    found = {"policies": list(samples), "rows": rows, "total": len(prompts)}
+    return {**found, "demonstrated": demonstrations is not None} if rows else None

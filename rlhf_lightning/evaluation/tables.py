@@ -239,8 +239,9 @@ def policy_table(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
+BY_JUDGES = "judges"
 MEASURES = {
-    "judges": "Win rate by other judges",
+    BY_JUDGES: "Win rate by other judges",
     "likert": "Likert score, 1 to 7",
     "table_3": "Metadata of table 3",
     "metadata": "Metadata",

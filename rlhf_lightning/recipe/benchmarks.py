@@ -67,6 +67,7 @@ class Benchmarks(Stage):
 
     schema = BenchmarksSettings
     reads_curated: ClassVar[bool] = False
+    reported: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:
         """The policies, as far as they are there."""

@@ -37,7 +37,7 @@ class Evaluation(Stage):
 
     schema = EvaluateSettings
     reported: ClassVar[bool] = True
-    record_kinds: ClassVar[tuple[str, ...]] = ("prompts", "text")
+    record_kinds: ClassVar[tuple[str, ...]] = ("prompts", "text", "demonstrations")
 
     def parents(self, context: Context) -> dict[str, str]:
         """The policies, the reference, the reward model and the judges of steps, as far as they are there."""
@@ -74,6 +74,7 @@ class Evaluation(Stage):
         tests = _Tests(context, options, reward_of(context, judge))
         context.report_dropped(self.name, folder, tests.tokenization.tally)
         tests.further.say_temperatures(self.name, names)
+        tests.further.demonstrate(folder, tests.questions)
         kept = KeptPolicies(folder / "measured.unfinished", {"step": read_stage(folder)["fingerprint"]})
         count, done = len(tests.prompts) + len(tests.probes), len(kept.measured)
         with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):

@@ -7,6 +7,7 @@ from typing import Any
 from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.tables import EVALUATE
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT
+from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.hub import is_hub_id, model_folder
 
@@ -34,8 +35,9 @@ def legend_of(recipe: Sequence[Stage], base: str = BASE, policies: Sequence[str]
 def run_legend(recipe: Sequence[Stage], config: Mapping[str, Any]) -> Legend:
     """The legend of a run by its configuration."""
     options = config.get(EVALUATE) or {}
-    named = [*(options.get("policies") or ()), options.get("baseline"), options.get("reference")]
-    return legend_of(recipe, base_name(config["model"]["causal_lm"]), [name for name in named if name])
+    policies = [name for own in config.values() if isinstance(own, Mapping) for name in own.get(POLICIES) or ()]
+    named = filter(None, [*policies, options.get("baseline"), options.get("reference")])
+    return legend_of(recipe, base_name(config["model"]["causal_lm"]), list(dict.fromkeys(named)))
 
 
 def base_name(model: Mapping[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """What step evaluate asks besides its main judge: on which prompts, at which temperature, and whom."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data.examples import PromptExample
@@ -24,7 +26,9 @@ from rlhf_lightning.recipe.context import BASE, CURATE, FEW_SHOT, Context
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of
 from rlhf_lightning.recipe.kept import KeptPolicies
 from rlhf_lightning.recipe.rewards import reward_of
+from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.tokenization.chat import ConversationError
 
 TEST, LEAST, MOST = "test", 1, 7
 """The split whose prompts are asked unless a set names another, and the ends of the Likert scale."""
@@ -70,7 +74,7 @@ def evaluation_prompts(
 
 
 class FurtherJudges:
-    """Everybody who says something of responses besides the main judge.
+    """Everybody who says something besides the policies and the main judge.
 
     Args:
         context: Models and settings of the run.
@@ -91,6 +95,22 @@ class FurtherJudges:
         if frozen := [name for name in policies if temperature_of(self.options, name) == 0]:
             said = "at temperature 0 nothing is sampled: there is no KL to the reference"
             self.context.say(step, f"{', '.join(frozen)}: {said}")
+
+    def demonstrate(self, folder: Path, prompts: Sequence[str]) -> None:
+        """Write ``demonstrations.json``: what a person wrote for each prompt, null where that is not known.
+
+        Taken from the demonstrations that are not trained on; a data source may also have a method ``demonstrate``.
+        """
+        written: dict[str, str] = {}
+        for split in (TEST, "validation"):
+            for record in self.context.records("demonstrations", split, required=False):
+                with suppress(ConversationError):  # no template, so nobody was asked this
+                    conversation = not isinstance(record.prompt, str)
+                    asked = self.context.tokenization.prompt_text(record.prompt) if conversation else record.prompt
+                    written.setdefault(asked, record.response)
+        ask = getattr(self.context.data, "demonstrate", written.get)
+        found = [written.get(str(prompt)) or ask(str(prompt)) for prompt in prompts]
+        write_json(folder / "demonstrations.json", found)
 
     def judge(self, samples: PolicySamples, prompts: Sequence[str], main: Any) -> None:
         """Fill in the scores of the further judges, Likert scores and metadata of a policy."""

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import random
 from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
 from rlhf_lightning.arguments import Fraction, NonNegativeInt, checked
+from rlhf_lightning.sandbox.respond import respond
 from rlhf_lightning.sandbox.truth import TrueUtility
 from rlhf_lightning.sandbox.world import WORLD_VERSION, Split, generate_demonstrations, generate_prompts, generate_text
 
@@ -64,6 +66,10 @@ class SandboxData:
     def stream(self, name: str, split: str) -> list[Any] | None:
         """The same, which are few enough to be held."""
         return self.records(name, split)
+
+    def demonstrate(self, prompt: str) -> str:
+        """What somebody who makes no mistakes writes for a prompt of this world."""
+        return respond(random.Random(f"{self.seed}/demonstrate/{prompt}"), prompt)
 
     def fingerprint(self) -> str:
         """A short hash of the arguments and of the version of the world."""

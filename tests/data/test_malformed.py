@@ -154,7 +154,7 @@ MALFORMED = {
     "unknown constant": ("a.jsonl", jsonl(DEMO), Demonstration, {"set": {"sorce": "x"}},
                          ["'set' names 'sorce', which no record has; the fields are prompt,", "Mend the name"]),
     "unknown key": ("a.jsonl", jsonl(DEMO), Demonstration, {"colums": {}},
-                    ["a.jsonl has the key 'colums'; it takes path, load, split, shape, where, columns, set. Mend"]),
+                    ["a.jsonl has the key 'colums'; it takes path, load, split, shape, where, columns, set, sample."]),
     "columns as a list": ("a.jsonl", jsonl(DEMO), Demonstration, {"columns": ["prompt"]},
                           ["a.jsonl: 'columns' is ['prompt']. Write it as field: value, such as prompt: question."]),
     "no such shape": ("a.jsonl", jsonl(TEXT), Text, {"shape": "tree"}, ["'shape' is 'tree'; it must be message_trees"]),

@@ -85,10 +85,10 @@ def before_call(patch: pytest.MonkeyPatch, name: str, number: int, action: Calla
         ("collect", "recipe.collect.ranking", 5, "SIGTERM"),
         ("collect", "recipe.collect.write_lines", 1, "SIGHUP"),
         ("evaluate", "recipe.evaluate.sample_policy", 1, "SIGTERM"),
-        ("evaluate", "recipe.pipeline.write_report", 1, "SIGHUP"),
+        pytest.param("evaluate", "recipe.pipeline.write_report", 1, "SIGHUP", marks=pytest.mark.slow),
         ("curate", "recipe.curate.data_card", 1, "SIGTERM"),
         ("sft", "models.export.put_in_place", 1, "SIGTERM"),
-        ("sft", "training.checkpoint:BatchCheckpoint._save", 1, "SIGHUP"),
+        pytest.param("sft", "training.checkpoint:BatchCheckpoint._save", 1, "SIGHUP", marks=pytest.mark.slow),
         ("sft", "training.checkpoint:BatchCheckpoint._save", 2, "SIGTERM"),
     ],
 )
@@ -167,15 +167,15 @@ def fill(disk: Path) -> None:
     ("step", "function", "call", "file"),
     [
         ("sft", "training.checkpoint:BatchCheckpoint._save", 2, "sft/checkpoints"),
-        ("sft", "training.metrics_file:MetricsFile._write_all", 1, "sft"),
+        pytest.param("sft", "training.metrics_file:MetricsFile._write_all", 1, "sft", marks=pytest.mark.slow),
         ("sft", "models.export.put_in_place", 1, "sft"),
-        ("sft", "recipe.pipeline.complete_stage", 1, "sft/stage.json"),
-        ("collect", "recipe.collect.ranking", 1, "collect"),
+        pytest.param("sft", "recipe.pipeline.complete_stage", 1, "sft/stage.json", marks=pytest.mark.slow),
+        pytest.param("collect", "recipe.collect.ranking", 1, "collect", marks=pytest.mark.slow),
         ("collect", "recipe.collect.write_lines", 1, "collect/comparisons.train.jsonl"),
         ("evaluate", "recipe.evaluate.write_json", 1, "evaluate/samples.json"),
-        ("evaluate", "recipe.pipeline.write_report", 1, "report/results.json"),
+        pytest.param("evaluate", "recipe.pipeline.write_report", 1, "report/results.json", marks=pytest.mark.slow),
         ("curate", "recipe.curate.data_card", 1, "curate"),
-        ("curate", "curation.curator:Curator.curate", 1, "curate"),
+        pytest.param("curate", "curation.curator:Curator.curate", 1, "curate", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_said_whatever_was_written(

@@ -79,7 +79,7 @@ def test_a_reward_model_with_adapters_on_a_base_in_16_bits(start: Path, tmp_path
     assert (folder / "adapter" / "adapter_config.json").exists()
 
 
-@pytest.mark.parametrize("form", ["adapter", "both"])
+@pytest.mark.parametrize("form", ["both", pytest.param("adapter", marks=pytest.mark.slow)])
 def test_adapters_and_merged_models_reload_with_equal_logits(form: str, start: Path, tmp_path: Path) -> None:
     forms = [f"{step}.export={form}" for step in ("sft", "reward", "ppo")]
     rlhf(tmp_path, f"model.path={start}", "stages=[sft,collect,reward,ppo]", "run=a", *forms)

@@ -165,7 +165,7 @@ def usage_page(folder: Path, tokenizer: Any, *, is_policy: bool) -> None:
         ("parents", "accuracy", "evaluation", "measures", "data", "left_out", "settings", "licence"), ()
     )
     blank = dict.fromkeys(("name", "what", "step", "base", "base_id", "data_fingerprint", "made_with"), "x")
-    flags = dict.fromkeys(("averaged", "epoch", "template_date"), None)
+    flags = dict.fromkeys(("averaged", "epoch", "best", "template_date"), None)
     adapter = (folder / "adapter_config.json").exists()
     page = card_page(ModelCardData(), {**empty, **blank, **flags, "is_policy": is_policy, "adapter": adapter, **facts})
     (folder / "README.md").write_text(page, encoding="utf-8")

@@ -11,7 +11,7 @@ from test_look_ahead import data, fine, said
 from test_pipeline import rlhf
 
 from rlhf_lightning.data.examples import PromptExample
-from rlhf_lightning.data.records import Prompt
+from rlhf_lightning.data.records import Demonstration, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation import comparison_judge
 from rlhf_lightning.evaluation.policies import PolicySamples
@@ -51,6 +51,38 @@ class Run(Context):
 
     def say(self, step: str, message: str) -> None:
         self.lines.append(f"{step}: {message}")
+
+
+class World:
+    """A data source with demonstrations."""
+
+    def __init__(self, **written: list[Demonstration]) -> None:
+        self.written = written
+
+
+class Oracle(World):
+    """One that also writes a demonstration when it is asked."""
+
+    def demonstrate(self, prompt: str) -> str:
+        return f"{prompt} by the world"
+
+
+@pytest.mark.parametrize(("source", "other"), [(World, None), (Oracle, "d by the world")])
+def test_demonstrations_are_those_of_the_prompts(tmp_path: Path, source: type[World], other: str | None) -> None:
+    """The test's own first, then those of validation; a prompt without one has none, unless the source writes it."""
+    first, second = Demonstration("a", "of the test"), Demonstration("a", "of validation")
+    world = source(test=[first], validation=[second, Demonstration("c", "of validation")])
+
+    class Demonstrated(Run):
+        data: Any = world
+
+        def records(self, name: str, split: str, required: bool = True, curated: bool = True) -> list[Any]:
+            assert (name, required) == ("demonstrations", False)
+            return world.written[split]
+
+    FurtherJudges(Demonstrated([]), OPTIONS).demonstrate(tmp_path, ["c", "d", "a"])
+    found = json.loads((tmp_path / "demonstrations.json").read_text())
+    assert found == ["of validation", other, "of the test"]
 
 
 def asked(sets: Any, lines: list[str] | None = None) -> tuple[str, dict[str, str]]:

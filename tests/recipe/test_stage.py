@@ -105,7 +105,7 @@ PASSED = {"sft": 69, "reward": 82, "ppo": 90}
 """The most files whose functions are called before, besides those of the sealed world."""
 
 
-@pytest.mark.parametrize("stage", LOSSES)
+@pytest.mark.parametrize("stage", ["sft", *(pytest.param(step, marks=pytest.mark.slow) for step in ("reward", "ppo"))])
 def test_from_the_command_to_the_loss_there_are_few_files(made: Path, stage: str) -> None:
     called, stack = set[str](), list[str]()
 

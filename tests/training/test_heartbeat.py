@@ -138,6 +138,7 @@ def test_a_slow_step_is_heard_through_a_pipe_and_ends_cleanly(tmp_path: Path, se
     assert any("slow      begins" in line for line in heard)
     assert sum("slow      working, " in line for line in heard) >= 2
     assert ("done in" in rest) == (not interrupt)
-    assert process.returncode == (-signal.SIGINT if interrupt else 0)
+    # Python's own of Ctrl-C, unless a library runs code at exit.
+    assert process.returncode in ((1, -signal.SIGINT) if interrupt else (0,))
     assert "Fatal" not in errors
     assert ("KeyboardInterrupt" in errors) == interrupt

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 from functools import partial
 
 import lightning as L
@@ -34,6 +35,7 @@ CONFIGS = {
     ),
 }
 PRECISIONS = {"32-true": Precision(), "bf16-mixed": Precision(autocast=torch.bfloat16)}
+QUICK = (("gpt2", "32-true", False), ("llama", "bf16-mixed", True))
 WITHIN = 0.15
 """What the plan promises."""
 adam = partial(torch.optim.Adam, lr=1e-5, fused=True)
@@ -81,9 +83,13 @@ def peak(phases):
 
 
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*", *(f"ignore:{message}" for message in QUIET))
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    ("kind", "precision", "checkpointing"),
+    [
+        pytest.param(*each, marks=[] if each in QUICK else pytest.mark.slow)
+        for each in itertools.product(CONFIGS, PRECISIONS, (False, True))
+    ],
+)
 class TestWithinFifteenPercent:
     def planner(self, kind, precision, checkpointing, **options):
         return MemoryPlanner(CONFIGS[kind], PRECISIONS[precision], activation_checkpointing=checkpointing, **options)
