@@ -118,8 +118,9 @@ def _read(path: Path) -> Rows:
 
 def missing(sources: Sequence[str], root: str | None) -> list[str]:
     """A sentence for each set that is not where it should be, as far as is known without a connection."""
+    remedy = "Put it there, or leave its tasks out of benchmarks.tasks."
     return [
-        f"{path} is not there, which the tasks on {name} read. Put it there, or leave its tasks out of benchmarks.tasks."
+        f"{path} is not there, which the tasks on {name} read. {remedy}"
         for name in dict.fromkeys(sources)
         for path in (files(name, root) if root is not None else ())
         if not path.is_file()
