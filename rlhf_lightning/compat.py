@@ -7,6 +7,8 @@ may import hydra.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache as memoised
+from functools import partial
+from importlib import import_module
 from inspect import signature
 from typing import Any, cast
 
@@ -79,3 +81,14 @@ def cache_options(model: nn.Module, cache: Cache) -> dict[str, Any]:
 @memoised
 def _cache_argument(forward: Callable[..., Any]) -> str:
     return "cache" if "cache" in signature(forward).parameters else "past_key_values"
+
+
+@contextmanager
+def harness_without_bars() -> Iterator[None]:
+    """lm-evaluation-harness without its progress bar within the block, which it shows whoever calls it (0.4.13)."""
+    module: Any = import_module("lm_eval.api.task")
+    before, module.tqdm = module.tqdm, partial(module.tqdm, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = before

@@ -96,7 +96,11 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 
 
 def bleu_interval(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], resamples: int = 1000, seed: int = 0
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: Sequence[int] | None = None,
 ) -> Interval:
     """`bleu` with a 95 % percentile-bootstrap interval over texts; arguments and errors as there.
 
@@ -105,11 +109,14 @@ def bleu_interval(
         references: One or more references for each.
         resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
+        clusters: The number of each text's cluster, which is drawn as a whole; as in `mean_interval`.
     """
     value = bleu(predictions, references)
     scorer = _bleu(effective_order=True)  # of single sentences alone, whose counts are the same; else it warns
     sentences = [scorer.sentence_score(one, list(own)) for one, own in zip(predictions, references, strict=True)]
     sums = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in sentences], dtype=int)
+    if clusters is not None:
+        sums = np.array([sums[np.asarray(clusters) == each].sum(0) for each in dict.fromkeys(clusters)])
     drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
     orders = scorer.max_ngram_order
     scores = [

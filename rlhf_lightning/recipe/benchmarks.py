@@ -10,22 +10,29 @@ from typing import Any, ClassVar, Literal, TypedDict
 from urllib.parse import quote
 
 from rlhf_lightning.arguments import Count, Node, NonNegativeInt
-from rlhf_lightning.evaluation import benchmarks
-from rlhf_lightning.evaluation.benchmarks.documents import files, missing
+from rlhf_lightning.evaluation.benchmarks.documents import missing
 from rlhf_lightning.evaluation.benchmarks.harness import (
-    THEIRS,
-    TRUTH_JUDGED,
+    can_load,
     described,
     load_tasks,
     names_lacking,
     shots_of,
     source_of,
-    task_names,
 )
 from rlhf_lightning.evaluation.benchmarks.measures import TOXICITY, TRUTHFUL
 from rlhf_lightning.evaluation.benchmarks.model import HarnessModel
 from rlhf_lightning.evaluation.benchmarks.run import run_task
-from rlhf_lightning.evaluation.toxicity import ToxicityModel
+from rlhf_lightning.recipe.benchmark_parts import (
+    TOXIC_TASKS,
+    TOXICITY_JUDGE,
+    TRUTH_JUDGE,
+    content,
+    judge_digests,
+    judges_lacking,
+    measured_by,
+    ours,
+    toxicity_judge,
+)
 from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
@@ -34,15 +41,15 @@ from rlhf_lightning.recipe.model_names import model_lacking
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
 from rlhf_lightning.runs.folders import PipelineError
-from rlhf_lightning.runs.identity import file_digest, fingerprint
+from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.training.progress import progress_bar
 
 KEPT_IN = ".benchmarks"
 """The folder beside the runs with every result by the content of model and task, so that nothing is measured twice."""
 _LEAVE_OUT = "leave_out"
-_PLACES = ("root", "batch_size")
-"""Settings that say where the sets lie and how many rows are read at once; the results are the same."""
-_TOXIC = "real_toxicity_prompts"
+_APART = ("root", "batch_size", TOXICITY_JUDGE, TRUTH_JUDGE)
+"""Settings that say where the sets lie and how many rows are read at once; and the judges, which count by content."""
+_LONGEST_NAME = 80
 
 
 class BenchmarksSettings(TypedDict):
@@ -53,6 +60,7 @@ class BenchmarksSettings(TypedDict):
     root: str | None
     shots: list[NonNegativeInt]
     limit: Count | None
+    seed: NonNegativeInt
     batch_size: Count | None
     chat_template: bool
     uniform_toxicity: Count | None
@@ -79,16 +87,17 @@ class Benchmarks(Stage):
 
     def settings(self, context: Context) -> dict[str, Any]:
         """Model and suite alone: no record of the run is read, and nothing is trained."""
-        options = {name: value for name, value in context.config[self.name].items() if name not in _PLACES}
+        options = {name: value for name, value in context.config[self.name].items() if name not in _APART}
         return {"model": context.config["model"], self.name: options}
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """With what the files of the sets hold."""
+        """With what the files of the sets hold, and what the judges are that are asked."""
         options, parents = context.config[self.name], self.parents(context)
         return {
             "stage": self.name,
             "config": context.held(self.settings(context)),
-            "data": fingerprint({name: _content(name, options["root"]) for name in _ours(options)}),
+            "data": fingerprint({name: content(name, options["root"]) for name in ours(options)}),
+            "judges": judge_digests(context, options, options["tasks"]),
             "parents": context.held({role: context.model_fingerprint(model) for role, model in parents.items()}),
         }
 
@@ -96,8 +105,10 @@ class Benchmarks(Stage):
         """The extra, tasks, files, judges, and policies that are no names at all."""
         options = context.config[self.name]
         yield from names_lacking(options["tasks"])
-        yield from missing([source_of(name) for name in _ours(options)], options["root"])
-        yield from _judges_lacking(context, options)
+        if options["tasks"] and not any(can_load(name, options["root"]) for name in options["tasks"]):
+            yield f"the hub has none of {', '.join(options['tasks'])}. Set benchmarks.root to a folder with their sets."
+        yield from missing([source_of(name) for name in ours(options)], options["root"])
+        yield from judges_lacking(context, options)
         there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
         for name in options[POLICIES]:
             if name in there or name.partition("/")[0] not in context.steps:
@@ -122,8 +133,7 @@ class Benchmarks(Stage):
         names = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
         if out := [name for name in options[POLICIES] if name not in names]:
             context.say(self.name, f"left out, as there is no model: {', '.join(out)}")
-        with context.heartbeat.during("reading the sets"):
-            tasks = load_tasks(options["tasks"], options["root"], options["uniform_toxicity"])
+        tasks = self._tasks(context)
         suite = _Suite(context, self.name, tasks, folder)
         results: dict[str, Any] = {}
         count = sum(len(shots_of(task, options["shots"])) for task in tasks.values())
@@ -146,6 +156,22 @@ class Benchmarks(Stage):
         write_json(folder / "results.json", record)
         return record
 
+    def _tasks(self, context: Context) -> dict[str, Any]:
+        options = context.config[self.name]
+        names = [name for name in options["tasks"] if can_load(name, options["root"])]
+        if out := [name for name in options["tasks"] if name not in names]:
+            context.say(
+                self.name, f"left out, as the hub has no such set and benchmarks.root is null: {', '.join(out)}"
+            )
+        asked = options["uniform_toxicity"] and min(options["uniform_toxicity"], options["limit"] or 10**9)
+        with context.heartbeat.during("reading the sets"):
+            tasks = load_tasks(names, options["root"], asked)
+        even = [len(task.eval_docs) for name, task in tasks.items() if asked and name.startswith(TOXIC_TASKS)]
+        if even and even[0] < asked:
+            said = f"{even[0]} prompts of RealToxicityPrompts, not {asked}: the rarest toxicity of all has no more"
+            context.say(self.name, f"{said}, and they are drawn evenly")
+        return tasks
+
 
 class _Suite:
     """What every policy goes through.
@@ -160,11 +186,16 @@ class _Suite:
     def __init__(self, context: Context, step: str, tasks: Mapping[str, Any], folder: Path) -> None:
         options = context.config[step]
         self.context, self.step, self.options, self.tasks, self.folder = context, step, options, tasks, folder
+        # What is asked by content, also of the hub, whose sets change under their names.
+        self.content = {
+            name: fingerprint([list(task.eval_docs), list(task.fewshot_docs() or ())]) for name, task in tasks.items()
+        }
+        self.measured_by = measured_by(context)
         self.judges: dict[str, Any] = {}
-        if any(name.startswith(_TOXIC) for name in tasks):
-            self.judges[TOXICITY] = _toxicity(context, options)
-        if options["truth_judge"]:
-            self.judges[TRUTHFUL] = context.build(options["truth_judge"])
+        if any(name.startswith(TOXIC_TASKS) for name in tasks):
+            self.judges[TOXICITY] = toxicity_judge(context, options)
+        if options[TRUTH_JUDGE]:
+            self.judges[TRUTHFUL] = context.build(options[TRUTH_JUDGE])
 
     def known(self) -> dict[str, dict[str, Any]]:
         """Of each task the measures, and whether more is better."""
@@ -187,6 +218,7 @@ class _Suite:
                 show(figures=f"{policy} {label}")
                 if not kept.exists():
                     lm = lm or self._model(policy)
+                    lm.advance = _progress(show, f"{policy} {label}")
                     self._keep(kept, lm, task, shots)
                 figures, samples = read_json(kept).values()
                 if figures["left_out"] and self.options["too_long"] != _LEAVE_OUT:
@@ -194,7 +226,7 @@ class _Suite:
                         f"{figures['left_out']} items of {label} do not fit into the context of {policy}. Leave the "
                         "task out, ask with fewer benchmarks.shots, or set benchmarks.too_long=leave_out."
                     )
-                path = self.folder / "samples" / quote(policy, "") / f"{quote(label, '@')}.jsonl"
+                path = self.folder / "samples" / _file_name(policy) / f"{quote(label, '@')}.jsonl"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_lines(path, samples)
                 found[label] = figures
@@ -205,9 +237,9 @@ class _Suite:
 
     def _model(self, policy: str) -> HarnessModel:
         own = self.context.for_step(self.step, {POLICIES: policy})
-        model = own.causal_lm(policy)
+        model = own.causal_lm(policy, of_records=False)
         size, tokens = self.options["batch_size"], _batch_tokens(own, model)
-        return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size)
+        return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size, seed=self.options["seed"])
 
     def _keep(self, path: Path, lm: HarnessModel, task: Any, shots: int) -> None:
         result = run_task(
@@ -217,6 +249,7 @@ class _Suite:
             limit=self.options["limit"],
             chat_template=self.options["chat_template"],
             judges=self.judges,
+            seed=self.options["seed"],
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, alone=False) as file:  # another run may measure the same
@@ -231,49 +264,28 @@ class _Suite:
 
     def _kept(self, of_model: Any, name: str, task: Any, shots: int) -> Path:
         """The file of a result, named by the content of model and task and by the code that measures."""
-        judges = self.context.held({each: self.options[each] for each in ("toxicity", "truth_judge")})
-        asked = {each: self.options[each] for each in ("limit", "chat_template", "uniform_toxicity")}
-        content = None if name.startswith(THEIRS) else _content(name, self.options["root"])
-        key = fingerprint([of_model, described(task), shots, content, judges, asked, _code()])
+        judges = judge_digests(self.context, self.options, [name])
+        asked = {each: self.options[each] for each in ("limit", "seed", "chat_template")}
+        key = fingerprint([of_model, described(task), shots, self.content[name], judges, asked, self.measured_by])
         return self.context.runs.root / KEPT_IN / f"{key}.json"
 
 
-def _ours(options: Mapping[str, Any]) -> list[str]:
-    return [name for name in options["tasks"] if name in task_names()]
+def _progress(show: Callable[..., None], label: str) -> Callable[[int], None]:
+    """Counts what was read of a task beside the bar, which counts the tasks."""
+    read = 0
+
+    def advance(count: int) -> None:
+        nonlocal read
+        read += count
+        show(figures=f"{label}, {read} read")
+
+    return advance
 
 
-def _content(name: str, root: str | None) -> Any:
-    """What the files of a task's set hold; those of the hub are known by their names."""
-    source = source_of(name)
-    paths = files(source, root) if root is not None else []
-    return [source, *(file_digest(path) for path in paths if path.is_file())]
-
-
-def _code() -> list[str]:
-    """The code that measures: with another one nothing is taken over."""
-    folder = Path(benchmarks.__path__[0])
-    files = [*folder.rglob("*.py"), *folder.parent.glob("text_metrics.py"), *folder.parent.glob("toxicity*")]
-    return sorted(file_digest(path) for path in files if path.is_file())
-
-
-def _toxicity(context: Context, options: Mapping[str, Any]) -> Any:
-    if options["toxicity"]:
-        return context.build(options["toxicity"])
-    return ToxicityModel.load()
-
-
-def _judges_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
-    if any(name.startswith(_TOXIC) for name in options["tasks"]):
-        try:
-            _toxicity(context, options)
-        except (ImportError, OSError, ValueError) as error:
-            yield f"{error} Or name a callable in benchmarks.toxicity, or leave {_TOXIC} out of benchmarks.tasks."
-    judged = [name for name in options["tasks"] if name.endswith(TRUTH_JUDGED)]
-    if judged and not options["truth_judge"]:
-        yield (
-            f"{', '.join(judged)}: nobody judges whether answers are true. Name a callable in benchmarks.truth_judge, "
-            f"or take the form with choices, {judged[0].removesuffix(TRUTH_JUDGED)}."
-        )
+def _file_name(policy: str) -> str:
+    """A policy's name as that of a folder, which may not be long."""
+    name = quote(policy, "")
+    return name if len(name) <= _LONGEST_NAME else f"{name[8 - _LONGEST_NAME :]}-{fingerprint(policy)[:7]}"
 
 
 def _batch_tokens(context: Context, model: Any) -> int:

@@ -134,7 +134,7 @@ class Context(Messages):
         step = name.partition("/")[0]
         return step not in self.steps or self.runs.find(step) is not None
 
-    def causal_lm(self, name: str, residual_dropout: float = 0.0) -> PreTrainedModel:
+    def causal_lm(self, name: str, residual_dropout: float = 0.0, of_records: bool = True) -> PreTrainedModel:
         """Load a model by the names of `model_path`, in eval mode, on the device that samples."""
         path = self.model_path(name)
         options: dict[str, Any] = {"residual_dropout": residual_dropout} if residual_dropout else {}
@@ -144,9 +144,9 @@ class Context(Messages):
             else:
                 model = load_causal_lm(str(path), **self._load_options("trust_remote_code"), **options)
         fit_to_tokenizer(model, self.tokenizer)
-        self.check_lengths(model, name)
-        model.eval()
-        torch.nn.Module.to(model, self.device)
+        if of_records:  # a public set has rows of its own lengths
+            self.check_lengths(model, name)
+        torch.nn.Module.to(model.eval(), self.device)
         return model
 
     def scalar_model(self, step: str) -> ScalarHeadModel:

@@ -1,6 +1,11 @@
 """The automatic suite: what is asked, what counts, and what models score that know everything or nothing."""
 
+import json
+import os
 import random
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +16,22 @@ import torch
 
 pytest.importorskip("lm_eval")
 
+import benchmark_sets
 from benchmark_sets import SETS, Flat, Planted, byte_tokenizer, write_sets
 
-from rlhf_lightning.evaluation.benchmarks.documents import missing
+from rlhf_lightning.evaluation.benchmarks import documents
+from rlhf_lightning.evaluation.benchmarks.documents import evenly, missing
 from rlhf_lightning.evaluation.benchmarks.harness import (
+    can_load,
     load_tasks,
     names_lacking,
     shots_of,
     source_of,
     task_names,
 )
+from rlhf_lightning.evaluation.benchmarks.measures import corpus_bleu
 from rlhf_lightning.evaluation.benchmarks.model import HarnessModel, Likelihood
-from rlhf_lightning.evaluation.benchmarks.run import TaskResult, run_task
+from rlhf_lightning.evaluation.benchmarks.run import TaskResult, interval_of, run_task
 from rlhf_lightning.evaluation.benchmarks.sets import SOURCES
 
 SENTIMENT = "For each snippet of text, label the sentiment of the text as positive or negative.\n\n"
@@ -56,7 +65,7 @@ RIGHT: dict[str, list[tuple[str, str]]] = {
     "hellaswag": [
         (f"{PARAGRAPH}Walking {n}: A man", f" {end}") for n, end in enumerate(("e0a.", "e1bb.", "e2ccc.", "e3d."))
     ],
-    "truthfulqa_instruction": [(f"{CERTAIN}Q: Is {n} odd?\nA:", f" It is {n}") for n in range(2)],
+    "truthfulqa_instruction": [(f"{CERTAIN}Q: Is {n} odd?\nA:", f" It is {n}.") for n in range(2)],
 }
 """What is read without examples, word by word, and the right answer."""
 
@@ -116,6 +125,66 @@ def test_a_constant_model_scores_chance(
     """Per token all choices are alike to it; by the sum the shortest is the likeliest."""
     result = measured(HarnessModel(Flat(len(tokenizer)), tokenizer), name)
     assert result.figures["value"] == chance
+
+
+def test_a_constant_model_scores_chance_however_the_answers_are_spread(
+    tmp_path: Path, tokenizer: Any, measured: Callable[..., TaskResult]
+) -> None:
+    """Of five right answers the first choice has four, the last one one."""
+    write_sets(tmp_path)
+    rows = [{**SETS["hellaswag"][0], "label": label} for label in (0, 0, 0, 0, 3)]
+    (tmp_path / "hellaswag.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    task = load_tasks(["hellaswag"], str(tmp_path))["hellaswag"]
+    assert run_task(HarnessModel(Flat(len(tokenizer)), tokenizer), task).figures["value"] == 0.25
+
+
+def test_questions_on_one_passage_count_together() -> None:
+    """Wilson of 2 of 4 passages, which are the units where all questions of a passage fare alike."""
+    answered = {"f1": [0.9] * 50 + [0.1] * 50, "accuracy": [True] * 50 + [False] * 50}
+    clusters = [place // 25 for place in range(100)]
+    for name, values in answered.items():
+        low, high = (interval_of(values, None, clusters)[end] for end in ("low", "high"))
+        assert high - low > 0.6, name
+    # One passage says nothing about others, though its answers differ.
+    assert interval_of([0.2, 0.4, 0.6], None, [0, 0, 0]) == {"value": pytest.approx(0.4), "low": 0.0, "high": 1.0}
+    # Two kinds of sentences, one right, one wrong, 20 of each: of two clusters a quarter of the draws are all wrong.
+    texts = [("a b c d e", ["a b c d e"])] * 20 + [("v w x y z", ["a b c d e"])] * 20
+    alone, together = (
+        interval_of(texts, corpus_bleu, clusters)
+        for clusters in (list(range(40)), [place // 20 for place in range(40)])
+    )
+    assert (together["low"], together["high"]) == (0.0, pytest.approx(100.0))
+    assert together["value"] == alone["value"]
+    assert 0 < alone["low"] < alone["value"] < alone["high"] < 100
+
+
+@pytest.mark.parametrize(("name", "clusters"), [("winogender", [0, 0]), ("drop", [0, 1, 2]), ("wsc", [0, 1])])
+def test_documents_know_their_clusters(name: str, clusters: list[int], root: str) -> None:
+    assert [doc["about"]["cluster"] for doc in load_tasks([name], root)[name].eval_docs] == clusters
+
+
+def test_intervals_are_over_clusters(tokenizer: Any, measured: Callable[..., TaskResult]) -> None:
+    """Both pairs of Winogender are about one occupation."""
+    figures = measured(HarnessModel(Flat(len(tokenizer)), tokenizer), "winogender").figures
+    assert (figures["low"], figures["high"]) == (pytest.approx(0.2065, abs=1e-3), 1.0)
+
+
+def test_fewer_items_are_drawn_from_all(planted: Callable[..., HarnessModel], tmp_path: Path) -> None:
+    write_sets(tmp_path)
+    rows = [{"sentence": f"film {n}", "label": n // 50} for n in range(100)]
+    (tmp_path / "sst2_dev.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def items(**options: Any) -> list[int]:
+        samples = run_task(planted([]), load_tasks(["sst2"], str(tmp_path))["sst2"], limit=20, **options).samples
+        assert [sample["read"].split("film ")[1].split("\n")[0] for sample in samples] == [
+            str(sample["item"]) for sample in samples
+        ]
+        return [sample["item"] for sample in samples]
+
+    drawn = items()
+    assert len({*drawn}) == 20
+    assert 5 <= sum(item < 50 for item in drawn) <= 15
+    assert items() == drawn != items(seed=1)
 
 
 @pytest.mark.parametrize("name", ["crows_pairs", "crows_pairs_biased", "winogender", "winogender_respectful"])
@@ -208,7 +277,7 @@ def test_a_judge_of_truth_reads_questions_and_answers(
     def judge(questions: list[str], answers: list[str]) -> dict[str, list[float]]:
         assert questions == ["Is 0 odd?", "Is 1 odd?"]
         assert answers == ["No", "Yes"]
-        return {"truthful": [1, 1], "informative": [0, 1]}
+        return {"truthful": [0.5, 0.7], "informative": [0.4, 0.6]}
 
     lm = planted([(f"{CERTAIN}Q: Is {n} odd?\nA:", f" {said}\n") for n, said in enumerate(("No", "Yes"))])
     result = measured(lm, "truthfulqa_instruction_written", judges={"truthful": judge})
@@ -220,13 +289,18 @@ def test_a_judge_of_truth_reads_questions_and_answers(
         "truthful_non_adversarial": 1.0,
         "informative_non_adversarial": 1.0,
     }
+    with pytest.raises(ValueError, match=r"the judge of truthful gave 7\.0; scores are between 0 and 1"):
+        measured(
+            lm,
+            "truthfulqa_instruction_written",
+            judges={"truthful": lambda questions, answers: {"truthful": [0, 7], "informative": [0, 1]}},
+        )
 
 
 def test_examples_have_the_form_of_the_query(
     planted: Callable[..., HarnessModel], measured: Callable[..., TaskResult]
 ) -> None:
-    result = measured(planted([]), "sst2", shots=2, limit=1)
-    (sample,) = result.samples
+    sample = measured(planted([]), "sst2", shots=2).samples[0]
     example = "Text: dull\nLabel: negative\n\n"
     assert sample["read"] == f"{SENTIMENT}{example}{example}Text: bad film\nLabel:"
     with pytest.raises(ValueError, match=r"sst2 cannot be asked with benchmarks\.shots=3"):
@@ -239,6 +313,25 @@ def test_an_item_is_none_of_its_own_examples(
     for sample in measured(planted([]), "drop", shots=2).samples:
         assert sorted(sample["read"].count(f"Passage: {n} cats") for n in range(3)) == [1, 1, 1]
         assert sample["read"].count("Answer: ") == 2
+
+
+def test_examples_come_from_the_split_for_them_where_a_set_has_one(
+    root: str, monkeypatch: pytest.MonkeyPatch, planted: Callable[..., HarnessModel]
+) -> None:
+    from datasets import Dataset
+
+    def stored(path: str, name: str | None, split: str) -> Any:
+        texts = [f"{split} {n}" for n in range(1500 if split == "train" else 2)]
+        spans = [{"spans": ["1"]}] * len(texts)
+        return Dataset.from_dict({"passage": texts, "question": texts, "answers_spans": spans})
+
+    monkeypatch.setattr(documents, "load_dataset", stored)
+    task = load_tasks(["drop"])["drop"]
+    assert len(task.fewshot_docs()) == 1000
+    for sample in run_task(planted([]), task, shots=2).samples:
+        assert sample["read"].count("Passage: train") == 2
+        assert sample["read"].count("Passage: validation") == 1
+    assert [*load_tasks(["drop"], root)["drop"].fewshot_docs()] == [*load_tasks(["drop"], root)["drop"].eval_docs]
 
 
 def test_what_does_not_fit_is_left_out_and_counted(tokenizer: Any, measured: Callable[..., TaskResult]) -> None:
@@ -284,8 +377,6 @@ def test_text_is_text_and_nothing_is_read_from_nothing(tokenizer: Any) -> None:
 
 
 def test_random_states_are_as_before(planted: Callable[..., HarnessModel], measured: Callable[..., TaskResult]) -> None:
-    """Python's own is not looked at: the checks of types in these tests draw from it."""
-
     def judge(texts: list[str]) -> list[float]:
         return (torch.rand(len(texts)) * np.random.rand()).tolist()
 
@@ -299,6 +390,26 @@ def test_random_states_are_as_before(planted: Callable[..., HarnessModel], measu
     first = measured(planted([]), "rte", shots=1)
     random.seed(4)
     assert measured(planted([]), "rte", shots=1) == first
+
+
+def test_the_random_state_of_python_is_as_before(root: str) -> None:
+    """In a process of its own: the checks of types in these tests draw from it."""
+    code = f"""
+import random
+from benchmark_sets import Flat, byte_tokenizer
+from rlhf_lightning.evaluation.benchmarks.harness import load_tasks
+from rlhf_lightning.evaluation.benchmarks.model import HarnessModel
+from rlhf_lightning.evaluation.benchmarks.run import run_task
+tokenizer, state = byte_tokenizer(), random.getstate()
+task = load_tasks(["real_toxicity_prompts"], {root!r})["real_toxicity_prompts"]
+judges = {{"toxicity": lambda texts: [random.random() for _ in texts]}}
+run_task(HarnessModel(Flat(len(tokenizer)), tokenizer), task, limit=2, judges=judges)
+assert random.getstate() == state
+"""
+    paths = os.pathsep.join([str(Path(benchmark_sets.__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"it/s" not in done.stderr
 
 
 def test_batches_change_nothing(
@@ -323,6 +434,12 @@ def test_sums_are_those_of_the_harness(
     theirs = HFLM(pretrained=model, tokenizer=byte_tokenizer(), batch_size=2).loglikelihood(task.instances)
     expected = [total for total, _ in theirs]
     assert [said[0] for sample in ours.samples for said in sample["said"]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_answers_to_truthfulqa_are_closed_like_those_of_its_prompt() -> None:
+    row = {**SETS["truthfulqa"][0], "Incorrect Answers": ["No.", "Never "]}
+    (document,) = SOURCES["truthfulqa"].rows([row])
+    assert document["choices"] == ["It is 0.", "Yes 0.", "No.", "Never."]
 
 
 def test_rows_of_the_hub_become_the_same_documents() -> None:
@@ -354,7 +471,10 @@ def test_rows_of_the_hub_become_the_same_documents() -> None:
 
 def test_prompts_are_drawn_evenly_over_their_toxicity(root: str) -> None:
     task = load_tasks(["real_toxicity_prompts"], root, uniform=2)["real_toxicity_prompts"]
-    assert sorted(doc["about"]["prompt_toxicity"] for doc in task.eval_docs) == [0.0, 0.1]
+    assert len({doc["about"]["prompt_toxicity"] for doc in task.eval_docs}) == 2
+    rows = [{"about": {"prompt_toxicity": value}} for value in [0.1] * 300 + [0.5] * 40 + [0.9] * 7]
+    assert Counter(row["about"]["prompt_toxicity"] for row in evenly(rows, 5000)) == {0.1: 7, 0.5: 7, 0.9: 7}
+    assert Counter(row["about"]["prompt_toxicity"] for row in evenly(rows, 15)) == {0.1: 5, 0.5: 5, 0.9: 5}
 
 
 def test_tasks_without_a_place_for_examples_are_asked_without(root: str) -> None:
@@ -371,8 +491,9 @@ def test_what_lacks_is_said(tmp_path: Path) -> None:
         "of benchmarks.tasks."
         for name in ("sst2_dev", "sst2_train_fewshot")
     ]
-    (sentence,) = missing(["quac", "sst2"], None)
-    assert "the hub has no quac" in sentence
+    assert [name for name in task_names() if not can_load(name, None)] == ["quac"]
+    with pytest.raises(ValueError, match="the hub has no quac"):
+        load_tasks(["quac"])
     (tmp_path / "sst2_dev.jsonl").write_text('{"sentence": "x", "label": 1}\n{"sente')
     (tmp_path / "sst2_train_fewshot.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"sst2_dev.jsonl, line 2: .* Mend or delete the line"):

@@ -1,6 +1,7 @@
 """Step benchmarks by the command line: two policies in one run, killed and gone on, nothing measured twice."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def folders(make_tiny_lm: Callable[..., Any], tmp_path: Path) -> list[str]:
         tokenizer = byte_tokenizer()
         size = {"max_position_embeddings": 512} if name == "llama" else {"n_positions": 512}
         model = make_tiny_lm(name, vocab_size=len(tokenizer), **size)
-        paths.append(str(tmp_path / name))
+        paths.append(str(tmp_path / (name if name == "llama" else f"{name} {'模' * 60}")))
         model.save_pretrained(paths[-1])
         tokenizer.save_pretrained(paths[-1])
     return paths
@@ -60,10 +61,91 @@ def rlhf(runs: Path, *overrides: str) -> Any:
         return run(compose("config", [f"paths.runs={runs}", "stages=[benchmarks]", TASKS, *overrides]))
 
 
+def compose_suite() -> Any:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("config", ["stages=[benchmarks]"])
+
+
 def results(runs: Path) -> Any:
     return json.loads((runs / "default" / "benchmarks" / "results.json").read_text())
 
 
+JUDGE = """
+def judge(texts):
+    return [{} for _ in texts]
+class Truth:
+    def __call__(self, questions, answers):
+        return {{"truthful": [{} for _ in answers], "informative": [1.0 for _ in answers]}}
+"""
+
+
+def test_a_judge_is_known_by_its_source_and_to_its_own_tasks_alone(
+    folders: list[str], root: Path, tmp_path: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module, policy, runs = tmp_path / "suite_judges.py", folders[1], tmp_path / "runs"
+    tasks = "benchmarks.tasks=[crows_pairs,real_toxicity_prompts]"
+    given = [f"benchmarks.policies=[{policy}]", f"benchmarks.root={root}", tasks, "allowed_targets=[suite_judges]"]
+    given.append("benchmarks.toxicity={_target_: suite_judges.judge, _partial_: true}")
+    module.write_text(JUDGE.format(0.25, 1.0))
+    rlhf(runs, *given)
+    assert asked["count"] == 2
+    assert results(runs)["policies"][policy]["real_toxicity_prompts@0"]["value"] == 0.25
+    # Nobody asks for truth, so another judge of it changes nothing: the step is complete.
+    given.append("benchmarks.truth_judge={_target_: suite_judges.Truth}")
+    rlhf(runs, *given)
+    assert asked["count"] == 2
+    module.write_text(JUDGE.format(0.75, 1.0))
+    sys.modules.pop("suite_judges")
+    with pytest.raises(PipelineError, match="judges"):
+        rlhf(runs, *given)
+    rlhf(runs, *given, "overwrite=true")
+    assert asked["count"] == 3
+    assert results(runs)["policies"][policy]["real_toxicity_prompts@0"]["value"] == 0.75
+    # The folder is named by the end of a long path, and what makes it another one than others.
+    (folder,) = (runs / "default" / "benchmarks" / "samples").iterdir()
+    assert len(folder.name) <= 80
+    # Other items, other results.
+    rlhf(tmp_path / "other", *given, "benchmarks.seed=1", "benchmarks.limit=2")
+    rlhf(tmp_path / "another", *given, "benchmarks.seed=2", "benchmarks.limit=2")
+    assert results(tmp_path / "another") != results(tmp_path / "other")
+
+
+def test_the_suite_as_it_is_runs_from_the_hub_without_what_that_lacks(
+    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(names: list[str], root: str | None, uniform: int | None) -> dict[str, Any]:
+        asked.extend([names, root, uniform])
+        return {}
+
+    asked: list[Any] = []
+    monkeypatch.setattr(benchmarks, "load_tasks", loaded)
+    default = compose_suite().benchmarks.tasks
+    given = [f"benchmarks.policies=[{folders[0]}]", f"benchmarks.tasks=[{','.join(default)}]"]
+    rlhf(tmp_path / "runs", *given, "benchmarks.uniform_toxicity=5000")
+    names, root, uniform = asked
+    assert {*default} - {*names} == {"quac"}
+    assert (root, uniform) == (None, 100)
+    assert "benchmarks.root is null: quac" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(PipelineError, match=r"the hub has none of quac. Set benchmarks.root to a folder with their"):
+        rlhf(tmp_path / "runs", *given[:1], "benchmarks.tasks=[quac]", "run=other")
+
+
+def test_fewer_prompts_are_left_than_were_asked_for_evenly(
+    folders: list[str], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = [{"prompt": {"text": "They say", "toxicity": value}} for value in (0.1, 0.1, 0.9)]
+    (root / "real_toxicity_prompts.jsonl.gz").unlink(missing_ok=True)
+    (root / "real_toxicity_prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in prompts))
+    given = [f"benchmarks.policies=[{folders[0]}]", f"benchmarks.root={root}", "benchmarks.uniform_toxicity=3"]
+    rlhf(tmp_path / "runs", *given, "benchmarks.tasks=[real_toxicity_prompts]")
+    assert results(tmp_path / "runs")["policies"][folders[0]]["real_toxicity_prompts@0"]["items"] == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 prompts of RealToxicityPrompts, not 3: the rarest toxicity of all has no more" in said
+
+
+@pytest.mark.slow
 def test_two_policies_killed_and_gone_on(
     folders: list[str],
     root: Path,
@@ -116,7 +198,9 @@ def test_a_model_of_short_context_is_told_of_or_refused(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     folder, tasks = folders[0], "benchmarks.tasks=[drop,truthfulqa_qa]"
-    given = [f"benchmarks.policies=[{folder}]", f"benchmarks.root={root}", tasks]
+    # The records of the run, which are longer than the context, are not read.
+    records = "data.lengths.max_prompt_tokens=1000"
+    given = [f"benchmarks.policies=[{folder}]", f"benchmarks.root={root}", tasks, records]
     rlhf(tmp_path / "runs", *given)
     found = results(tmp_path / "runs")
     assert list(found["policies"][folder]) == ["drop@0"]

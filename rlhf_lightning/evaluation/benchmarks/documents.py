@@ -10,9 +10,11 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 from rlhf_lightning.evaluation.benchmarks.sets import SOURCES, Rows, Source, continuations
+from rlhf_lightning.evaluation.intervals import first_places
 
 TEST, EXAMPLES = "test", "examples"
 """Splits of every task: what is asked, and what few-shot examples are drawn from."""
+_MOST_EXAMPLES = 1000
 _BINS = 10
 """Equally wide ranges of toxicity between 0 and 1."""
 
@@ -28,10 +30,16 @@ def splits(*, source: str, root: str | None = None, uniform: int | None = None, 
     """
     found = SOURCES[source]
     stored = _stored(found, root)
-    rows = {split: found.rows(part) for split, part in stored.items()}
+    rows = {split: _clustered(found, found.rows(part)) for split, part in stored.items()}
     if uniform is not None and found.rows is continuations:
         rows[TEST] = evenly(rows[TEST], uniform)
     return {split: Dataset.from_list(part) for split, part in rows.items()}
+
+
+def has_examples(source: str, root: str | None) -> bool:
+    """Whether a set has rows for few-shot examples beside those of the test."""
+    found = SOURCES[source]
+    return bool(found.examples if root is not None else found.hub and found.hub[-1])
 
 
 def files(source: str, root: str) -> list[Path]:
@@ -47,7 +55,7 @@ def evenly(rows: Rows, count: int, seed: int = 0) -> Rows:
 
     Args:
         rows: Documents with ``about.prompt_toxicity``; those without it are left out.
-        count: How many are drawn, or all that there are.
+        count: How many are drawn, or as many as leave it even: the rarest tenth that there is sets the share of each.
         seed: Seed of the draw.
 
     Examples:
@@ -62,8 +70,8 @@ def evenly(rows: Rows, count: int, seed: int = 0) -> Rows:
             bins[min(_BINS - 1, int(toxicity * _BINS))].append(row)
     for each in bins:
         drawn.shuffle(each)
-    rounds = (each[place] for place in range(max(map(len, bins))) for each in bins if place < len(each))
-    return list(rounds)[:count]
+    there = [each for each in bins if each]
+    return [row for round_of_all in zip(*there, strict=False) for row in round_of_all][:count]
 
 
 def _stored(source: Source, root: str | None) -> dict[str, Rows]:
@@ -74,7 +82,19 @@ def _stored(source: Source, root: str | None) -> dict[str, Rows]:
         raise ValueError(f"the hub has no {source.file} that loads without code; give its file: benchmarks.root.")
     path, name, test, examples = source.hub
     named = {split: part for split, part in ((TEST, test), (EXAMPLES, examples)) if part}
-    return {split: load_dataset(path, name or None, split=part).to_list() for split, part in named.items()}
+    loaded = {split: load_dataset(path, name or None, split=part) for split, part in named.items()}
+    if EXAMPLES in loaded:  # a training split may have millions
+        rows = loaded[EXAMPLES].shuffle(seed=0)
+        loaded[EXAMPLES] = rows.select(range(min(_MOST_EXAMPLES, len(rows))))
+    return {split: rows.to_list() for split, rows in loaded.items()}
+
+
+def _clustered(source: Source, rows: Rows) -> Rows:
+    """Documents with the number of what they share, where they share something."""
+    if not source.cluster:
+        return rows
+    places = first_places([row[source.cluster].partition("\n")[0] for row in rows])
+    return [{**row, "about": {**row.get("about", {}), "cluster": at}} for row, at in zip(rows, places, strict=True)]
 
 
 def _file(root: Path, name: str) -> Path:
@@ -98,17 +118,10 @@ def _read(path: Path) -> Rows:
 
 def missing(sources: Sequence[str], root: str | None) -> list[str]:
     """A sentence for each set that is not where it should be, as far as is known without a connection."""
-    remedy = "or leave its tasks out of benchmarks.tasks"
-    if root is None:
-        return [
-            f"the hub has no {name} that loads without code. Set benchmarks.root to a folder with {SOURCES[name].file}"
-            f".jsonl, {remedy}."
-            for name in dict.fromkeys(sources)
-            if not SOURCES[name].hub
-        ]
+    remedy = "Put it there, or leave its tasks out of benchmarks.tasks."
     return [
-        f"{path} is not there, which the tasks on {name} read. Put it there, {remedy}."
+        f"{path} is not there, which the tasks on {name} read. {remedy}"
         for name in dict.fromkeys(sources)
-        for path in files(name, root)
+        for path in (files(name, root) if root is not None else ())
         if not path.is_file()
     ]

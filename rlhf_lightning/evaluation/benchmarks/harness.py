@@ -1,9 +1,8 @@
 """The tasks by name: ours, and those of the harness behind `lm_eval/`."""
 
-import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from rlhf_lightning.evaluation.benchmarks.documents import EXAMPLES, has_examples
+from rlhf_lightning.evaluation.benchmarks.sets import SOURCES
 from rlhf_lightning.runs.extras import needs_extra
 
 TASKS = Path(__file__).parent / "tasks"
@@ -32,6 +33,11 @@ def source_of(name: str) -> str:
     return str(named["dataset_kwargs"]["source"] if "dataset_kwargs" in named else source_of(named["include"][:-5]))
 
 
+def can_load(name: str, root: str | None) -> bool:
+    """Whether a task's set can be had: not from the hub where that has none that loads without code."""
+    return root is not None or name not in task_names() or bool(SOURCES[source_of(name)].hub)
+
+
 def names_lacking(names: Sequence[str]) -> Iterator[str]:
     """A sentence for the extra that is not installed, and for each task that does not exist."""
     if find_spec("lm_eval") is None:
@@ -49,6 +55,8 @@ def names_lacking(names: Sequence[str]) -> Iterator[str]:
 def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | None = None) -> dict[str, Any]:
     """The harness's task objects by name, with their documents.
 
+    Few-shot examples are from the split for them where a set has one, else other items of the test.
+
     Args:
         names: Names of ours, or of the harness's behind `lm_eval/`; its groups and tags stand for all their tasks.
         root: The folder with the local files; None loads the sets from the hub.
@@ -63,11 +71,15 @@ def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | Non
 
     ours = [name for name in names if not name.startswith(THEIRS)]
     theirs = [name.removeprefix(THEIRS) for name in names if name.startswith(THEIRS)]
-    with quiet(), isolate_rng():
+    with _quiet(), isolate_rng():
         # What is called metadata goes to the function that reads the documents.
         options = {"root": root, "uniform": uniform}
         manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=options)
         found = dict(manager.load(ours)["tasks"])
+        for name in ours:
+            if has_examples(source_of(name), root) and (examples := found[name].fewshot_cfg).split:
+                examples.split = EXAMPLES
+                found[name].sampler.replace_df(list(found[name].fewshot_docs()))
         if theirs:
             manager = TaskManager()
             if unknown := [name for name in theirs if name not in manager.all_tasks]:
@@ -79,14 +91,13 @@ def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | Non
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """The harness without its bars and remarks within the block."""
+def _quiet() -> Iterator[None]:
+    """The harness without its remarks within the block."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logger.setLevel(level)
 

@@ -15,12 +15,15 @@ class Source(NamedTuple):
         examples: Name of the local file with few-shot examples; "" where they are other rows of the first one.
         hub: Id, configuration (or ""), split, and split of the examples (or "") on the hub; () where it has no set
             that loads without code.
+        cluster: The field of its documents whose first line says which of them belong together (the title of an
+            article, a passage); "" where each stands alone.
     """
 
     rows: Callable[[Rows], Rows]
     file: str
     examples: str = ""
     hub: tuple[str, str, str, str] | tuple[()] = ()
+    cluster: str = ""
 
 
 def _label(row: dict[str, Any], *names: str) -> int:
@@ -69,8 +72,9 @@ def _questions(rows: Rows) -> Rows:
     return [
         {
             "question": row["question"],
-            # The best answer stands first: it is the one right choice of MC1.
-            "choices": [*true, *row["incorrect_answers"]],
+            # The best answer stands first: it is the one right choice of MC1. As the authors do, each is closed like
+            # the answers of the QA prompt.
+            "choices": [f"{each.strip().removesuffix('.')}." for each in (*true, *row["incorrect_answers"])],
             "best": row["best_answer"],
             "true": len(true),
             "about": {"type": row["type"], "category": row["category"]},
@@ -104,7 +108,12 @@ def _genders(rows: Rows) -> Rows:
         name, gender, _ = row["sentid"].rsplit(".", 2)
         sentences.setdefault(name, {})[gender] = row["sentence"]
     return [
-        {"choices": [each["male"], each["female"]], "about": {"sentence": name}} for name, each in sentences.items()
+        {
+            "choices": [each["male"], each["female"]],
+            "occupation": name.partition(".")[0],
+            "about": {"sentence": name},
+        }
+        for name, each in sentences.items()
     ]
 
 
@@ -160,21 +169,37 @@ def _either(hub: Callable[[Rows], Rows], column: str) -> Callable[[Rows], Rows]:
     return lambda rows: (hub if column in rows[0] else _asked)(rows)
 
 
+_SQUAD = ("rajpurkar/squad_v2", "", "validation", "train")
 SOURCES: dict[str, Source] = {
     "truthfulqa": Source(_questions, "truthfulqa", hub=("truthfulqa/truthful_qa", "generation", "validation", "")),
     "real_toxicity_prompts": Source(
         continuations, "real_toxicity_prompts", hub=("allenai/real-toxicity-prompts", "", "train", "")
     ),
-    "winogender": Source(_genders, "winogender", hub=("oskarvanderwal/winogender", "all", "test", "")),
+    "winogender": Source(
+        _genders, "winogender", hub=("oskarvanderwal/winogender", "all", "test", ""), cluster="occupation"
+    ),
     "crows_pairs": Source(_pairs, "crows_pairs", hub=("jannalu/crows_pairs_multilingual", "english", "test", "")),
-    "drop": Source(_either(_passages, "passage"), "paper100_drop", hub=("ucinlp/drop", "", "validation", "train")),
-    "quac": Source(_asked, "quac"),
-    "squadv2": Source(_asked, "paper100_squadv2"),
-    "squadv2_dev": Source(_background, "squad_v2_dev", hub=("rajpurkar/squad_v2", "", "validation", "train")),
+    "drop": Source(
+        _either(_passages, "passage"),
+        "paper100_drop",
+        hub=("ucinlp/drop", "", "validation", "train"),
+        cluster="context",
+    ),
+    "quac": Source(_asked, "quac", cluster="context"),
+    "squadv2": Source(_either(_background, "answers"), "paper100_squadv2", hub=_SQUAD, cluster="context"),
+    "squadv2_dev": Source(_background, "squad_v2_dev", hub=_SQUAD, cluster="context"),
     "hellaswag": Source(_endings, "hellaswag", hub=("Rowan/hellaswag", "", "validation", "train")),
     "sst2": Source(_sentiments, "sst2_dev", "sst2_train_fewshot", ("stanfordnlp/sst2", "", "validation", "train")),
-    "rte": Source(_entailments, "rte_val", "rte_train_fewshot", ("aps/super_glue", "rte", "validation", "train")),
-    "wsc": Source(_pronouns, "wsc_val", "wsc_train_fewshot", ("aps/super_glue", "wsc", "validation", "train")),
+    "rte": Source(
+        _entailments,
+        "rte_val",
+        "rte_train_fewshot",
+        ("aps/super_glue", "rte", "validation", "train"),
+        cluster="premise",
+    ),
+    "wsc": Source(
+        _pronouns, "wsc_val", "wsc_train_fewshot", ("aps/super_glue", "wsc", "validation", "train"), cluster="text"
+    ),
     "wmt15_fr_en": Source(
         _either(_translations, "translation"), "paper100_fr_to_en", hub=("wmt/wmt15", "fr-en", "test", "validation")
     ),
