@@ -79,7 +79,7 @@ def validation_lacking(context: Context, step: str) -> Iterator[str]:
 
 
 class PromptValidation(L.Callback):
-    """Every so many iterations of PPO, and after the last, the policy answers validation prompts with the same noise.
+    """Every so many iterations of PPO, and as an epoch ends, the policy answers validation prompts with the same noise.
 
     What is measured is what the step passes on: the moving average of the weights where there is one. Training is the
     same with it and without, bit for bit. Logged are `validation/score`, `validation/kl`, `validation/length`, and
