@@ -8,7 +8,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_lightning.evaluation.interval_plots import interval_plot, line_plot, point
+from rlhf_lightning.evaluation.interval_plots import interval_plot, line_plot
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.tables import cell, measured
 
@@ -57,7 +57,7 @@ def candidate_plots(metrics: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     """
     found = metrics.get("candidates") or []
     scores = {row["name"]: row["score"] for row in found}
-    losses = {row["name"]: point(row["validation_loss"]) for row in found if row["validation_loss"] is not None}
+    losses = {row["name"]: loss for row in found if (loss := measured(row, "validation_loss")) is not None}
     measures = zip(_SHOWN.items(), (scores, losses), strict=True)
     return [(title, _plot(title, unit, own, metrics["best"])) for (title, unit), own in measures if own]
 

@@ -37,7 +37,7 @@ from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
 from rlhf_lightning.recipe.memory_plan import available_memory
-from rlhf_lightning.recipe.model_names import model_lacking
+from rlhf_lightning.recipe.model_names import MEASURED, model_lacking
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
 from rlhf_lightning.runs.folders import PipelineError
@@ -112,7 +112,7 @@ class Benchmarks(Stage):
         there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
         for name in options[POLICIES]:
             if name in there or name.partition("/")[0] not in context.steps:
-                faults = list(model_lacking(context, POLICIES, name))
+                faults = list(model_lacking(context, MEASURED, name))
                 coming = name.partition("/")[0] in context.coming
                 if options["chat_template"] and not (faults or coming or context.tokenizers.of(name).chat_template):
                     faults = [f"benchmarks.chat_template=true, but {name} has no chat template. Set it to false."]

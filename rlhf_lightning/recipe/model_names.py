@@ -20,6 +20,9 @@ from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.hub import here_or_hub_id, is_hub_id, model_folder
 
 _BASE_PATH = "model.path"
+MEASURED = "benchmarks.policies"
+_OTHER_ROWS = (REWARD, JUDGE, MEASURED)
+"""Settings of models that read other rows than those of the records' lengths."""
 _MODELS = {WRITES: "a model that writes responses", SCORES: "a reward model"}
 
 
@@ -125,9 +128,7 @@ def folder_lacking(context: Context, role: str, name: str) -> Iterator[str]:
         if folder.exists():
             node = context.config["model"]["causal_lm"]
             config = model_config(name, trust_remote_code=node.get("trust_remote_code", False))
-            fault = (
-                None if role in (REWARD, JUDGE) else too_long(row_lengths(context.config, context.data), config, shown)
-            )
+            fault = None if role in _OTHER_ROWS else too_long(row_lengths(context.config, context.data), config, shown)
             if fault:
                 yield fault
             return
