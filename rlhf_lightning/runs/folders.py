@@ -97,13 +97,16 @@ def read_stage(folder: Path) -> dict[str, Any]:
         PipelineError: When it is torn.
     """
     path = folder / "stage.json"
+    if path.exists() and not path.is_file():
+        raise PipelineError(f"{path} is no regular file, and would hold the record of a step. Move it away.")
     try:
         stage = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         stage = None
-    if not isinstance(stage, dict) or not isinstance(stage.get("identity"), dict):
+    parts = [stage.get("identity"), stage.get("files", {})] if isinstance(stage, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("config", {}), dict):
         raise PipelineError(
             f"{path} is torn ({path.stat().st_size} bytes), as after a power cut or on a full disk, so what {folder} "
             "was made from is not known. Name the stage in stages with overwrite=true to make it again, or put the "

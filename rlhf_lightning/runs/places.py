@@ -13,6 +13,10 @@ TORN = {"stage.json.unfinished"}
 BEFORE_WORK = {*TORN, "stage.json", "config.yaml", "dropped.json", "cut.json", "warnings.json"}
 """Files that a step may write before its first batch; loggers write to ``logs`` before it."""
 LOGS = "logs"
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV, errno.EBUSY),
+    *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 def real_folder(folder: Path) -> Path:
@@ -42,7 +46,7 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV, errno.EBUSY):
+        if error.errno not in _REFUSED:
             raise
         raise PipelineError(
             f"{folder} cannot be written: {error}. Change who may write there, name another run=<name>, or set "

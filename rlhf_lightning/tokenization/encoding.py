@@ -71,7 +71,7 @@ class TextEncoder:
         rows: list[list[int]] = []
         plain = [text for text in texts if _BREAK not in text]
         if plain:
-            rows = self.tokenizer(plain, add_special_tokens=False, truncation=False)["input_ids"]
+            rows = self.tokenizer(plain, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         if len(plain) == len(texts):
             return rows
         usual = iter(rows)

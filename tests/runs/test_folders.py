@@ -10,10 +10,14 @@ import pytest
 from rlhf_lightning.models.export import complete_folder
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError, Runs, begin_stage, complete_stage, read_stage, unless_begun
+from rlhf_lightning.runs.lock import being_made
 from rlhf_lightning.runs.trash import trash_sentence
 
 
-@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"\xff\x00", b"[]", b'{"status": "complete"}'])
+@pytest.mark.parametrize("content", [
+        *(b"", b'{"status": "comp', b"\xff\x00", b"[]", b'{"status": "complete"}'),
+        *(b'{"identity": {"config": "x"}}', b'{"identity": {}, "files": 5}'),
+    ])  # fmt: skip
 def test_a_torn_stage_file_is_a_sentence(tmp_path, content):
     folder = tmp_path / "demo" / "sft"
     begin_stage(folder, {"seed": 1}, overwrite=False)
@@ -26,6 +30,24 @@ def test_a_torn_stage_file_is_a_sentence(tmp_path, content):
         Runs(tmp_path, "demo").find("sft")
     assert begin_stage(folder, {"seed": 1}, overwrite=True) == "fresh"
     assert read_stage(folder)["status"] == "half-done"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_as_a_stage_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "stage.json")
+    with pytest.raises(PipelineError, match="is no regular file"):
+        read_stage(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".trash", ".locks"])
+def test_a_file_in_the_place_of_ours_is_a_sentence(tmp_path, name):
+    folder = tmp_path / "demo" / "sft"
+    begin_stage(folder, {"seed": 1}, overwrite=False)
+    complete_stage(folder, {}, 1.0, 1)
+    (folder.parent / name).write_text("mine")
+    with pytest.raises(PipelineError, match=rf"sft cannot be written: .*{name}.*another run="), being_made(folder):
+        begin_stage(folder, {"seed": 2}, overwrite=True)
+    assert read_stage(folder)["status"] == "complete"
 
 
 @pytest.fixture
