@@ -100,19 +100,27 @@ def read_stage(folder: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         raise PipelineError(f"{path} is no regular file, and would hold the record of a step. Move it away.")
     try:
-        stage = json.loads(path.read_bytes())
+        stage: Any = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         stage = None
-    parts = [stage.get("identity"), stage.get("files", {})] if isinstance(stage, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("config", {}), dict):
+    if not _is_record(stage):
         raise PipelineError(
             f"{path} is torn ({path.stat().st_size} bytes), as after a power cut or on a full disk, so what {folder} "
             "was made from is not known. Name the stage in stages with overwrite=true to make it again, or put the "
             "file back."
         )
-    return stage
+    record: dict[str, Any] = stage
+    return record
+
+
+def _is_record(stage: Any) -> bool:
+    """Whether the parts that are read are there and mappings."""
+    identity = stage.get("identity") if isinstance(stage, dict) else None
+    return isinstance(identity, dict) and all(
+        isinstance(part, dict) for part in (identity.get("config", {}), stage.get("files", {}))
+    )
 
 
 def is_complete(folder: Path) -> bool:
