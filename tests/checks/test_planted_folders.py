@@ -181,7 +181,7 @@ FAULTS = [
     (no_tokenizer, [], r"tokenizer"),
     pytest.param(an_end_outside_of_the_vocabulary, [], r"checks failed: .*end tokens", marks=pytest.mark.slow),
     pytest.param(an_end_that_is_a_word, [], r"the model's folder ends at id \d+, the text", marks=pytest.mark.slow),
-    (bos_twice, [], r"checks failed: .*one BOS"),
+    pytest.param(bos_twice, [], r"checks failed: .*one BOS", marks=pytest.mark.slow),
     (a_template_that_refuses, [], r"only tools may speak"),
     (quantised, [], r"is quantised, which cannot be trained"),
     (pickles, [], r"no weights in safetensors, and a pickle is not read"),
@@ -195,6 +195,7 @@ def test_a_sound_folder_passes(folder: Path) -> None:
     checked(folder)
 
 
+@pytest.mark.slow
 def test_another_template_is_no_fault(folder: Path) -> None:
     if (folder / "chat_template.jinja").exists():
         (folder / "chat_template.jinja").unlink()

@@ -81,7 +81,7 @@ def compare(alone, other, stages=STAGES):
             assert wanted == pytest.approx({name: row[name] for name in wanted}, rel=1e-4, abs=1e-4), stage
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does(alone, tmp_path, kind):
     compare(alone, train(tmp_path, kind, 2))
 
