@@ -48,6 +48,7 @@ const state = () => ({ ...answer(), groups, seconds, step });
 function restore(said) {
   if (!said) return;
   seconds = Number(said.seconds) || 0;
+  step = Number(said.step) || 0;
   if (writing) writing.restore(said);
   for (const [place, output] of outputs.entries()) {
     for (const scale of scales(output)) {
@@ -260,7 +261,7 @@ document.addEventListener("keydown", (event) => {
 // The start
 
 restore(laterDraft(assignment, JSON.parse(given))?.state);
-go(Number(step) || 0, false);
+go(step, false);
 if (unsent(assignment)) {
   busy = true;
   deliver("Saved: what was waiting in this browser.");
