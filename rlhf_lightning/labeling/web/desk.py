@@ -2,9 +2,9 @@
 
 import hmac
 import json
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -41,7 +41,7 @@ class Desk:
 
     store: LabelStore
     instructions: Path
-    site: Site = Site()
+    site: Site = field(default_factory=Site)
     preview: Preview | None = None
     starts: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,9 +49,13 @@ class Desk:
         """Prepare what is made once."""
         self.sessions = Sessions(self.store)
         self.pages = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
             lstrip_blocks=True,
         )
+        self.pages.globals["moment"] = _moment
         self.requests = Rate(per_second=10, burst=100)
         self.attempts = Rate(per_second=1 / 6, burst=20)
 
@@ -60,7 +64,9 @@ class Desk:
         """The name of the cookie: browsers keep those of all ports of a machine together."""
         return f"{'__Host-' if self.site.secure else ''}rlhf-label-{self.sessions.site}"
 
-    def page(self, name: str, status: int = 200, account: Account | None = None, token: str = "", **values: Any) -> Response:
+    def page(
+        self, name: str, status: int = 200, account: Account | None = None, token: str = "", **values: Any
+    ) -> Response:
         """A page by its template."""
         shared = {"account": account, "csrf": csrf_token(token) if token else "", "site": self.sessions.site}
         return HTMLResponse(self.pages.get_template(name).render(shared | values), status)
@@ -79,8 +85,12 @@ class Desk:
         """
         response = self.page("welcome.html", account=account)
         response.set_cookie(
-            self.cookie, self.sessions.open(account.name), max_age=self.sessions.lasts, httponly=True,
-            samesite="strict", secure=self.site.secure,
+            self.cookie,
+            self.sessions.open(account.name),
+            max_age=self.sessions.lasts,
+            httponly=True,
+            samesite="strict",
+            secure=self.site.secure,
         )
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
@@ -165,7 +175,10 @@ def _refusal(error: Exception) -> tuple[int, str]:
 def _sent(body: bytes, is_json: bool) -> dict[str, Any]:
     try:
         if not is_json:
-            return {name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True, max_num_fields=50).items()}
+            return {
+                name: values[-1]
+                for name, values in parse_qs(body.decode(), keep_blank_values=True, max_num_fields=50).items()
+            }
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, "What was sent cannot be read.") from error
@@ -207,7 +220,5 @@ def sign_out(visit: Visit) -> Response:
     return response
 
 
-def new_secret() -> str:
-    """A secret that nobody can guess."""
-    return secrets.token_urlsafe(32)
-
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -107,9 +107,7 @@ def page_state(assignment: Assignment) -> dict[str, Any] | None:
     state = {name: _arranged(value, assignment.order) for name, value in draft.items()}
     if "ranks" in state:
         ranks = state["ranks"]
-        state["groups"] = [
-            [place for place, rank in enumerate(ranks) if rank == value] for value in sorted({*ranks})
-        ]
+        state["groups"] = [[place for place, rank in enumerate(ranks) if rank == value] for value in sorted({*ranks})]
     return {"at": 0, "state": state}
 
 

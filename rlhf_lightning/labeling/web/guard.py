@@ -1,4 +1,4 @@
-"""What every request passes before a page sees it: names of the host, origin, size, rate; and the headers of answers."""
+"""What every request passes before a page sees it: host, origin, size and rate; and the headers of every answer."""
 
 import asyncio
 import time
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BYTES = 1_000_000
 """Of what a page may send: the longest answer and its draft."""
+_TOO_MUCH = 413, f"That is too much at once; {MAX_BYTES:,} bytes are allowed."
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -22,6 +23,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
@@ -73,8 +75,8 @@ class Site:
 class Guard:
     """Refuses requests that no page of ours sent, and what is too large or too much.
 
-    A page of a stranger can make a browser call this machine by a name of the stranger's (DNS rebinding): the name of the
-    host tells. It can send forms here: the origin tells.
+    A page of a stranger can make a browser call this machine by a name of the stranger's (DNS rebinding): the host tells.
+    It can send forms here: the origin tells.
 
     Args:
         app: What is guarded.
@@ -87,10 +89,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # there are no web sockets
             await send({"type": "websocket.close", "code": 1008})
             return
 
@@ -99,31 +98,20 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope)
-        body = b""
+        refusal, body = self._refusal(scope), b""
         if refusal is None:
             try:
                 body = await asyncio.wait_for(_body(receive), timeout=30)
             except TimeoutError:
                 refusal = 408, "The request took too long."
-        if refusal is None and len(body) > MAX_BYTES:
-            refusal = 413, f"That is too much at once; {MAX_BYTES:,} bytes are allowed."
+            if len(body) > MAX_BYTES:
+                refusal = _TOO_MUCH
         if refusal is not None:
             await PlainTextResponse(refusal[1], refusal[0])(scope, receive, sealed)
-            return
-        replayed = False
-
-        async def replay() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self.app(scope, replay, sealed)
+        else:
+            await self.app(scope, _replayed(body, receive), sealed)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
@@ -140,7 +128,7 @@ class Guard:
                 return 403, "This was not sent by a page of this server."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BYTES:
-            return 413, f"That is too much at once; {MAX_BYTES:,} bytes are allowed."
+            return _TOO_MUCH
         return None
 
 
@@ -162,3 +150,12 @@ async def _body(receive: Receive) -> bytes:
         body += message.get("body", b"")
         if not message.get("more_body") or len(body) > MAX_BYTES:
             return body
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    first = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def replay() -> Message:
+        return next(first, None) or await receive()
+
+    return replay

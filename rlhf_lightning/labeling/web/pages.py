@@ -1,16 +1,17 @@
 """The pages of a labeler: what there is to do, a task, saving and taking back, own work, instructions."""
 
-from typing import Any
-
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from rlhf_lightning.data.few_shot import few_shot_examples
+from rlhf_lightning.data.records import PromptText
 from rlhf_lightning.labeling.store import Assignment
+from rlhf_lightning.labeling.tasks import check_answer
 from rlhf_lightning.labeling.web import forms
 from rlhf_lightning.labeling.web.desk import Visit
-from rlhf_lightning.labeling.web.own_work import own_answers, own_work
+from rlhf_lightning.labeling.web.own_work import own_answers, own_assignment, own_work
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 
@@ -38,7 +39,9 @@ def work(visit: Visit) -> Response:
         own=own[kind],
         draft=forms.page_state(assignment),
         turns=forms.turns(task.prompt),
-        outputs=[(_letter(place), task.responses[response]) for place, response in enumerate(assignment.order)],
+        outputs=[
+            (forms.LETTERS[place % 26], task.responses[response]) for place, response in enumerate(assignment.order)
+        ],
         scales=forms.scales(task),
         fields=forms.fields(task),
         open_fields=forms.OPEN_FIELDS,
@@ -59,7 +62,7 @@ def save(visit: Visit) -> Response:
 
 def draft(visit: Visit) -> Response:
     """Keep a draft; nothing is a sign of life."""
-    visit.desk.store.save_draft(_number(visit), visit.account.name, visit.sent or None)
+    visit.desk.store.save_draft(visit.request.path_params["number"], visit.account.name, visit.sent or None)
     return JSONResponse({"kept": True})
 
 
@@ -73,7 +76,17 @@ def undo(visit: Visit) -> Response:
 
 def preview(visit: Visit) -> Response:
     """What a model will read of a demonstration."""
-    return JSONResponse({"text": ""})
+    task, answer = _assignment(visit).task, visit.sent.get("answer")
+    try:
+        check_answer(task, answer)
+    except ValueError as error:
+        return JSONResponse({"text": f"Not complete yet: {error}"})
+    prompt, response = (task.prompt or answer.get("prompt")), answer.get("response")
+    if "pairs" in answer:
+        pairs = [(pair["query"], pair["response"]) for pair in answer["pairs"]]
+        last = few_shot_examples(answer["instruction"], pairs)[-1]
+        prompt, response = last.prompt, last.response
+    return JSONResponse({"text": (visit.desk.preview or _plain)(prompt, response)})
 
 
 def own(visit: Visit) -> Response:
@@ -86,3 +99,12 @@ def instructions(visit: Visit) -> Response:
     # Raw HTML is escaped, and there are no images: nothing is fetched from elsewhere.
     text = visit.desk.instructions.read_text(encoding="utf-8")
     return visit.page("instructions.html", text=Markup(_MARKDOWN.render(text)))
+
+
+def _assignment(visit: Visit) -> Assignment:
+    return own_assignment(visit.desk.store, visit.account.name, visit.request.path_params["number"])
+
+
+def _plain(prompt: PromptText, response: str) -> str:
+    turns = [*forms.turns(prompt), {"role": "assistant" if isinstance(prompt, list) else "", "content": response}]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" if turn["role"] else turn["content"] for turn in turns)

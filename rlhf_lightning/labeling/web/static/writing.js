@@ -50,7 +50,7 @@ export function startWriting(form, touched) {
   const preview = async () => {
     asked = null;
     if (!one("#preview").open) return;
-    const { ok, data } = await post("/preview", { assignment: Number(form.dataset.assignment), answer: answer() });
+    const { ok, data } = await post(`/preview/${form.dataset.assignment}`, { answer: answer() });
     if (ok) one("#preview pre").textContent = data.text;
   };
   const changed = () => {
