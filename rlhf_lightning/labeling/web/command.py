@@ -59,7 +59,10 @@ def _label(options: argparse.Namespace, console: Console) -> None:
     if not instructions.exists():
         shutil.copyfile(Path(__file__).parents[1] / INSTRUCTIONS, instructions)
     with needs_extra("rlhf-label", "label"):
-        from rlhf_lightning.labeling.web.serve import serve
+        import starlette as starlette
+        import uvicorn as uvicorn
+    from rlhf_lightning.labeling.web.serve import serve
+
     known = {each.name for each in store.labelers()}
     links = {name: store.add_labeler(name) for name in options.labelers if name not in known}
     if LOCAL not in known:

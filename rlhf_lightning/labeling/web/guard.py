@@ -75,7 +75,7 @@ class Site:
 class Guard:
     """Refuses requests that no page of ours sent, and what is too large or too much.
 
-    A page of a stranger can make a browser call this machine by a name of the stranger's (DNS rebinding): the host tells.
+    A page of a stranger can make a browser call this machine by a name of its own (DNS rebinding): the host tells.
     It can send forms here: the origin tells.
 
     Args:

@@ -7,7 +7,8 @@ from typing import Any
 
 from rlhf_lightning.labeling.queries import ASSIGNMENT
 from rlhf_lightning.labeling.store import Assignment, LabelStore
-from rlhf_lightning.labeling.tasks import KINDS, Task
+from rlhf_lightning.labeling.tasks import Task
+from rlhf_lightning.labeling.web.forms import KINDS
 
 _LEFT = """SELECT t.kind, count(*) AS count FROM tasks t WHERE NOT t.closed
     AND NOT EXISTS (SELECT 1 FROM assignments m WHERE m.task = t.number AND m.labeler = :labeler AND m.done)
@@ -21,7 +22,7 @@ _LATEST = """SELECT t.body, s.answer, s.seconds, s.saved_at FROM saves s JOIN as
 
 @dataclass
 class OwnWork:
-    """Work of one kind: how many tasks are left for a labeler, how many they passed over, the seconds of each answer."""
+    """Work of one kind: how many tasks are left for a labeler, how many they passed over, seconds of each answer."""
 
     left: int = 0
     skipped: int = 0

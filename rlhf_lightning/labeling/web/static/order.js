@@ -37,9 +37,8 @@ export class Order {
       slot.append(make("div", "gap"), box);
       return slot;
     });
-    const last = make("div", "slot end");
-    last.append(make("div", "gap"));
-    this.root.replaceChildren(...slots, last);
+    slots.at(-1).append(make("div", "gap"));
+    this.root.replaceChildren(...slots);
     for (const [card, element] of this.cards.entries()) {
       element.querySelector(".handle").setAttribute("aria-label", `${this.#where(card)} Move with the arrow keys.`);
     }

@@ -141,7 +141,7 @@ function go(to, focus = true) {
   if (!outputs.length) return;
   step = Math.max(0, Math.min(to, buttons.length - 1));
   for (const [place, output] of outputs.entries()) output.hidden = place !== step;
-  form.classList.toggle("split", step < outputs.length);
+  one(".task", form).classList.toggle("split", step < outputs.length);
   if (ordering) {
     ordering.hidden = step < outputs.length;
     if (!ordering.hidden) showOrder();
