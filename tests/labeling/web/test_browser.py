@@ -158,7 +158,8 @@ def test_a_ranking_by_mouse_with_a_tie(server, enter):
 
     def places():
         return page.evaluate(
-            "[...document.querySelectorAll('.place')].map(p => [...p.querySelectorAll('.card')].map(c => +c.dataset.place).sort())"
+            """[...document.querySelectorAll('.place')]
+            .map(place => [...place.querySelectorAll('.card')].map(card => +card.dataset.place).sort())"""
         )
 
     assert places() == [[1], [4], [3], [2], [5], [0]]
@@ -319,7 +320,7 @@ def test_skipping_with_a_reason(server, enter):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_fault_for_people_who_cannot_see_or_use_a_mouse(server, enter, scheme):
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="needs axe_core_python").Axe()
-    number = "light dark".split().index(scheme)
+    number = ["light", "dark"].index(scheme)
     server.store.add_tasks(
         [ranking("axe", number), Task("", "demonstration", f"axe {scheme}", None, known={"slot": "x"})]
         + [Task("", "evaluation", f"axe {scheme}", "He said", ["a"], form=form) for form in ("toxicity", "quality")]
