@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import json
+import re
 import secrets
 import shutil
 import sys
@@ -161,6 +162,8 @@ def _exposure(options: argparse.Namespace) -> str | None:
             f"--host {options.host} lets other machines in. Give --public with the name that browsers use, and either "
             "--tls-cert and --tls-key, or --behind-proxy where a proxy terminates TLS; or leave --host out"
         )
+    if options.public and not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", options.public):
+        return f"--public {options.public} is no name; give it as in label.example.org, without https://"
     if options.public and not protected:
         return "--public needs --tls-cert and --tls-key, or --behind-proxy where a proxy terminates TLS"
     if options.behind_proxy and not options.public:

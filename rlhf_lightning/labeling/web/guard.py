@@ -116,7 +116,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if _name(host) not in self.site.hosts:
+        if host_name(host) not in self.site.hosts:
             return 421, f"This page is at {', '.join(sorted(self.site.hosts))}, under no other name."
         client = scope.get("client") or ("nobody", 0)
         if not self._rate.allows(client[0]):
@@ -132,7 +132,8 @@ class Guard:
         return None
 
 
-def _name(host: str) -> str | None:
+def host_name(host: str) -> str | None:
+    """The name in a `Host` header, without the port; None where it is none."""
     try:
         parts = urlsplit(f"//{host}")
         name, _ = parts.hostname, parts.port

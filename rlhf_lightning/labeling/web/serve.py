@@ -14,7 +14,7 @@ from rich.text import Text
 from rlhf_lightning.labeling.store import LabelStore
 from rlhf_lightning.labeling.web.app import create_app
 from rlhf_lightning.labeling.web.desk import Desk
-from rlhf_lightning.labeling.web.guard import LOOPBACK, Site
+from rlhf_lightning.labeling.web.guard import LOOPBACK, Site, host_name
 
 
 def serve(
@@ -35,19 +35,16 @@ def serve(
         starts: Secrets of links that hold as long as this server runs, by labeler.
         links: Secrets of links that were made now, by labeler.
     """
-    public = options.public is not None
-    site = Site(
-        frozenset({options.public.lower()}) if public else LOOPBACK, secure=public or options.tls_cert is not None
-    )
     listener = bound(options.host, options.port, console)
-    port = listener.getsockname()[1]
     name = options.public or (f"[{options.host}]" if ":" in options.host else options.host)
-    address = f"{site.scheme}://{name}" + ("" if options.behind_proxy else f":{port}")
+    hosts = frozenset({str(host_name(name))}) | (frozenset() if options.public else LOOPBACK)
+    site = Site(hosts, secure=options.behind_proxy or options.tls_cert is not None)
+    address = f"{site.scheme}://{name}" + ("" if options.behind_proxy else f":{listener.getsockname()[1]}")
     app = create_app(Desk(store, instructions, site, starts={secret: name for name, secret in starts.items()}))
     for labeler, secret in {**starts, **links}.items():
         console.print(Text(f"{labeler}: {address}/l/{secret}"))
     console.print("A link signs in whoever has it; give each labeler their own. Ctrl-C ends, and loses nothing.")
-    if options.browser and not public:
+    if options.browser and not options.public:
         webbrowser.open(f"{address}/l/{next(iter(starts.values()))}")
     settings: dict[str, Any] = (
         {"ssl_certfile": options.tls_cert, "ssl_keyfile": options.tls_key} if options.tls_cert else {}
@@ -74,6 +71,7 @@ def bound(host: str, port: int, console: Console) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         if not port:
             raise OSError(f"nothing can be served at {host} ({error}); name another --host.") from error

@@ -5,18 +5,39 @@ const body = document.body.dataset;
 const SHELF = `rlhf-label/${body.store}/${body.labeler}`;
 const OUTBOX = `${SHELF}/outbox`;
 const SECOND = 1000;
+const REASONS = {
+  401: "You are signed out. Open your link again, in this browser: your answer is kept here and goes out then.",
+  403: "This page is too old. Load it again: your answer is kept in this browser and goes out then.",
+  429: "Too much at once: your answer is kept in this browser and is sent again by itself.",
+  503: "The server cannot save at the moment. Your answer is kept in this browser and is sent again by itself.",
+};
 
-/** The browser's store; in a window that has none, what is put there lasts as long as the page. */
-const shelf = (() => {
-  try {
-    localStorage.setItem(SHELF, "");
-    localStorage.removeItem(SHELF);
-    return localStorage;
-  } catch {
-    const held = new Map();
-    return { getItem: (key) => held.get(key) ?? null, setItem: (key, value) => held.set(key, value), removeItem: (key) => held.delete(key) };
-  }
-})();
+/** The browser's store; what it does not take, as it is full or there is none, lasts as long as the page. */
+const held = new Map();
+const shelf = {
+  getItem(key) {
+    try {
+      return held.get(key) ?? localStorage.getItem(key);
+    } catch {
+      return null;
+    }
+  },
+  setItem(key, value) {
+    try {
+      localStorage.setItem(key, value);
+      held.delete(key);
+    } catch {
+      held.set(key, value);
+    }
+  },
+  removeItem(key) {
+    held.delete(key);
+    try {
+      localStorage.removeItem(key);
+    } catch { /* there is none */ }
+  },
+};
+addEventListener("beforeunload", (event) => { if (held.has(OUTBOX) && unsent()) event.preventDefault(); });
 
 export const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
@@ -86,10 +107,7 @@ async function sendAll() {
       refused = data.error ?? `The server refused the answer (${status}).`;
       gone();
     } else {
-      const reason = status === 401
-        ? "You are signed out. Open your link again, in this browser: your answer is kept here and goes out then."
-        : "Not saved yet: the server does not answer. Your answer is kept in this browser and is sent again by itself.";
-      say(reason, "bad");
+      say(REASONS[status] ?? "Not saved yet: the server does not answer. Your answer is kept in this browser and is sent again by itself.", "bad");
       await pause(Math.min(10, 0.5 * 2 ** attempt++) * SECOND);
     }
   }
