@@ -19,6 +19,7 @@ from rlhf_lightning.data.rows.records_of import read_records
 from rlhf_lightning.labeling.export import write_exports
 from rlhf_lightning.labeling.store import LabelStore
 from rlhf_lightning.labeling.tasks import Task
+from rlhf_lightning.labeling.web.preview import TEMPLATE
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.extras import needs_extra
 from rlhf_lightning.runs.terminal import harmless
@@ -64,6 +65,9 @@ def _label(options: argparse.Namespace, console: Console) -> None:
         import uvicorn as uvicorn
     from rlhf_lightning.labeling.web.serve import serve
 
+    if options.model is None:
+        made = folder / "sft" / "model"
+        options.model = made if (made / TEMPLATE).exists() else None
     known = {each.name for each in store.labelers()}
     links = {name: store.add_labeler(name) for name in options.labelers if name not in known}
     if LOCAL not in known:
@@ -125,6 +129,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--import", dest="import_", type=Path, metavar="FILE", help="add tasks, one JSON object a line")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write what was saved as JSON lines, and end")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="a model, by whose chat template demonstrations are shown (the run's)",
+    )
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page in a browser")
     parser.add_argument("--port", type=int, default=8765, help="a free one is taken where it is in use (8765)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine alone)")
@@ -141,6 +151,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.prompts and not options.demonstrations:
         parser.error("--prompts are those of --demonstrations N; give both")
+    if options.model and not (options.model / TEMPLATE).is_file():
+        parser.error(f"--model {options.model} has no {TEMPLATE}; name another folder, or leave it out")
     if not 0 <= options.port <= 65535:
         parser.error(f"--port {options.port} is none; give 0 to 65535")
     if (options.tls_cert is None) != (options.tls_key is None):

@@ -15,16 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from rlhf_lightning.data.records import PromptText, RecordError
+from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.labeling.accounts import Account
 from rlhf_lightning.labeling.store import LabelStore
 from rlhf_lightning.labeling.web.guard import Rate, Site
+from rlhf_lightning.labeling.web.preview import Preview
 from rlhf_lightning.labeling.web.sessions import Sessions, csrf_token
 from rlhf_lightning.runs.errors import PipelineError
 
 TEMPLATES = Path(__file__).with_name("templates")
-Preview = Callable[[PromptText, str], str]
-"""What a model will read of a prompt and its response."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from rlhf_lightning.labeling.store import LabelStore
 from rlhf_lightning.labeling.web.app import create_app
 from rlhf_lightning.labeling.web.desk import Desk
 from rlhf_lightning.labeling.web.guard import LOOPBACK, Site, host_name
+from rlhf_lightning.labeling.web.preview import template_preview
 
 
 def serve(
@@ -40,7 +41,8 @@ def serve(
     hosts = frozenset({str(host_name(name))}) | (frozenset() if options.public else LOOPBACK)
     site = Site(hosts, secure=options.behind_proxy or options.tls_cert is not None)
     address = f"{site.scheme}://{name}" + ("" if options.behind_proxy else f":{listener.getsockname()[1]}")
-    app = create_app(Desk(store, instructions, site, starts={secret: name for name, secret in starts.items()}))
+    preview = template_preview(options.model) if options.model else None
+    app = create_app(Desk(store, instructions, site, preview, {secret: name for name, secret in starts.items()}))
     for labeler, secret in {**starts, **links}.items():
         console.print(Text(f"{labeler}: {address}/l/{secret}"))
     console.print("A link signs in whoever has it; give each labeler their own. Ctrl-C ends, and loses nothing.")

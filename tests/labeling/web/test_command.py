@@ -54,7 +54,7 @@ def test_tasks_in_and_answers_out(tmp_path, capsys):
     options = ["--demonstrations", "2", "--prompts", str(tmp_path / "prompts.jsonl"), "--export", out]
     main([str(run), "--import", str(tmp_path / "tasks.jsonl"), *options])
     said = capsys.readouterr().out
-    assert ["2 tasks", "3 demonstrations", "0 tasks", "2 demonstrations"] == re.findall(r"(\d \w+) are new", said)
+    assert re.findall(r"(\d \w+) are new", said) == ["2 tasks", "3 demonstrations", "0 tasks", "2 demonstrations"]
     store = LabelStore(run / "labels.sqlite")
     assert [task.prompt for task in store.tasks()] == ["Hi.", "Ho.", None, None, None, "P0", "P1"]
     store.add_labeler("ann")

@@ -9,6 +9,7 @@ from web_client import Client, ranking
 
 from rlhf_lightning.labeling.tasks import FIELDS, Task
 from rlhf_lightning.labeling.web.forms import fields, in_task_order, page_state
+from rlhf_lightning.labeling.web.preview import template_preview
 
 
 def shown(client, path):
@@ -134,6 +135,20 @@ def test_the_preview_is_what_the_model_reads_where_that_is_known(desk, enter):
     number, _ = shown(anna, "/work/demonstration")
     said = anna.post(f"/preview/{number}", {"answer": {"prompt_kind": "given", "response": "Ho."}})
     assert said.json() == {"text": "<|user|>Hi.<|assistant|>Ho."}
+
+
+def test_the_chat_template_of_a_model_writes_the_preview(tmp_path):
+    template = """{{ bos_token }}{% for message in messages %}
+{% if message.role == "system" %}{{ raise_exception("no system messages") }}{% endif %}
+<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}"""
+    (tmp_path / "chat_template.jinja").write_text(template)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"bos_token": {"content": "[B]"}, "eos_token": "[E]", "x_token": null}'
+    )
+    preview = template_preview(tmp_path)
+    assert preview("Hi.", "Ho {{ 7 * 7 }}.") == "[B]<user>Hi.[E]<assistant>Ho {{ 7 * 7 }}.[E]"
+    talk = [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi."}]
+    assert "no system messages" in preview(talk, "Ho.")
 
 
 def test_every_field_has_a_key_of_its_own():
