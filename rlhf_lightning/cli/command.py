@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
 from rlhf_lightning.cli.errors import print_stopped, report
+from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
@@ -32,12 +33,14 @@ from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
+from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.runs.targets import builder
 
 
 def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
+    join_srun(os.environ)
     plain = resolved(config)
     remember_secrets(OmegaConf.to_container(config), plain)
     if faults := setting_faults(plain, RECIPE, plain.get("allowed_targets") or []):
@@ -51,6 +54,7 @@ def run(config: DictConfig) -> float | None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own
     runs = runs_of(plain, hydra_config)
+    check_shared(runs.root)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)
@@ -95,7 +99,7 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
         raise PipelineError(
             f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, "
             f"and {started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
-            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
+            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..., or srun --ntasks-per-node=<devices> rlhf ..."
         )
 
 
