@@ -99,7 +99,7 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
         raise PipelineError(
             f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, "
             f"and {started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
-            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..., or srun --ntasks-per-node=<devices> rlhf ..."
+            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
         )
 
 
