@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 from rlhf_lightning.runs.errors import PipelineError
 
@@ -40,6 +40,8 @@ _SCHEMA = (
     f"PRAGMA user_version = {VERSION}",
 )
 
+_File = TypeVar("_File", bound="Database")
+
 
 class Database:
     """One SQLite file in WAL mode, for threads and processes at once; each process opens it anew, also after a fork.
@@ -61,7 +63,7 @@ class Database:
         with self._sentences():
             self._prepare()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _File) -> _File:
         """The file, until the block ends."""
         return self
 
