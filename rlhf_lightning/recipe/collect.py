@@ -79,7 +79,7 @@ class Collection(Stage):
         belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": seed, **options["sampling"]}
         metrics: dict[str, Any] = {}
         for split, count in options["prompts"].items():
-            prompts = prompts_of_round(context.records("prompts", split, required=split == "train"), count, number)
+            prompts = prompts_of_round(context, split, count, number)
             kept = folder / f"ranked.{split}.unfinished"
             with progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}") as (bar, task):
                 comparisons, dropped = collect_comparisons(

@@ -10,7 +10,6 @@ import lightning as L
 import yaml
 from rich.console import Console
 
-from rlhf_lightning.evaluation.report import ReportedStage, write_report
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.benchmarks import Benchmarks
@@ -20,7 +19,6 @@ from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, SELEC
 from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
-from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.look_ahead import as_they_come, check_names, look_ahead
 from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
@@ -28,6 +26,7 @@ from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.provenance import environment, go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
 from rlhf_lightning.recipe.rounds import joined_metrics, rounds_of
+from rlhf_lightning.recipe.run_report import run_report
 from rlhf_lightning.recipe.select import Selection
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
@@ -125,7 +124,8 @@ class Pipeline:
                 with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
                     on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
                     if stage.reported:
-                        on_rank_zero(self._report)
+                        page = on_rank_zero(partial(run_report, self.recipe, self.runs, self.config))
+                        self.context.say("report", page)
         return metrics
 
     def look_ahead(self, coming: Iterable[str] = ()) -> set[str]:
@@ -210,13 +210,3 @@ class Pipeline:
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         return progress
-
-    def _report(self) -> None:
-        """Over every finished step that this run made or built on."""
-        stages = [
-            ReportedStage(stage.name, folder, stage.curves, stage.unit, stage.measured_on_rankings)
-            for stage in self.recipe
-            if (folder := self.runs.find(stage.name, torn=True)) is not None
-        ]
-        report = write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config))
-        self.context.say("report", str(report))

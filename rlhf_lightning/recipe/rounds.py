@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 from annotated_types import Gt, Lt
 
 from rlhf_lightning.evaluation.tables import JUDGE
-from rlhf_lightning.recipe.context import COLLECT, WRITES
+from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
 from rlhf_lightning.recipe.rewards import INIT
 from rlhf_lightning.recipe.stage import Stage, TrainingStage
-from rlhf_lightning.runs.folders import PipelineError, Runs
+from rlhf_lightning.runs.folders import PipelineError
 
 if TYPE_CHECKING:
     from rlhf_lightning.recipe.pipeline import Pipeline
@@ -154,22 +154,37 @@ def joined_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return metrics if len(rounds) == 1 else {**metrics, ROUNDS: {str(n): own for n, own in enumerate(rounds, 1)}}
 
 
-def runs_of_last(config: Mapping[str, Any], runs: Runs) -> Runs:
-    """Where the last round of a run is."""
-    return runs.of_round(config[ROUNDS])
+def prompts_of_round(context: Context, split: str, count: int, number: int) -> list[Any]:
+    """The prompts that step collect asks in a round, of a split: the next ones of the data.
+
+    Args:
+        context: Records of the run.
+        split: The split; train has to have some.
+        count: How many.
+        number: Which round, from 1.
+    """
+    prompts = context.records("prompts", split, required=split == "train")
+    first, chosen = next_ones(prompts, count, number)
+    if number > 1 and chosen:
+        context.say(
+            COLLECT,
+            f"round {number}: {len(chosen):,} prompts for {split} from number {first + 1:,} of {len(prompts):,} on",
+        )
+    return chosen
 
 
-def prompts_of_round(prompts: Sequence[T], count: int, number: int) -> list[T]:
-    """The prompts that a round asks: the next ones of the data, and after its last one the first ones again.
+def next_ones(rows: Sequence[T], count: int, number: int) -> tuple[int, list[T]]:
+    """The place of the first row of a round, and its rows; after the last one come the first ones again.
 
     Examples:
-        >>> [prompts_of_round("abcde", 2, number) for number in (1, 2, 3)]
-        [['a', 'b'], ['c', 'd'], ['e', 'a']]
-        >>> prompts_of_round("abc", 5, 2)
-        ['a', 'b', 'c']
+        >>> [next_ones("abcde", 2, number) for number in (1, 2, 3)]
+        [(0, ['a', 'b']), (2, ['c', 'd']), (4, ['e', 'a'])]
+        >>> next_ones("abc", 5, 2)
+        (0, ['a', 'b', 'c'])
     """
-    count = min(count, len(prompts))
-    return [prompts[(count * (number - 1) + place) % len(prompts)] for place in range(count)]
+    count = min(count, len(rows))
+    first = count * (number - 1) % max(1, len(rows))
+    return first, [rows[(first + place) % len(rows)] for place in range(count)]
 
 
 def seed_of_round(seed: int, number: int) -> int:
