@@ -43,12 +43,14 @@ class SweepSummary(Callback):
         if not is_sweep(config):
             return
         name, number = job_name(config), config.hydra.job.num
-        self.numbers[number] = name if name not in self.jobs else f"{name} (job {number})"
+        self.numbers[number] = name if name not in self.numbers.values() else f"{name} (job {number})"
         if number not in self.failures:
             job: Any = job_return.cfg
             settings = resolved(job)
-            runs = runs_of(settings, config).of_round(settings[ROUNDS])
-            self.jobs[self.numbers[number]] = runs.root / runs.run
+            runs, called = runs_of(settings, config), self.numbers[number]
+            for round_ in range(1, settings[ROUNDS] + 1):
+                own = called if settings[ROUNDS] == 1 else f"{called},round={round_}"
+                self.jobs[own] = runs.root / runs.of_round(round_).run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the tables, and end with 1 where a job failed."""
