@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlhf_lightning.cli.configuration import keep_secrets, resolved
-from rlhf_lightning.evaluation.tables import failure_table, sweep_table
+from rlhf_lightning.evaluation.tables import ROUND, failure_table, sweep_table
 from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
@@ -49,7 +49,7 @@ class SweepSummary(Callback):
             settings = resolved(job)
             runs, called = runs_of(settings, config), self.numbers[number]
             for round_ in range(1, settings[ROUNDS] + 1):
-                own = called if settings[ROUNDS] == 1 else f"{called},round={round_}"
+                own = called if settings[ROUNDS] == 1 else f"{called}{ROUND}{round_}"
                 self.jobs[own] = runs.root / runs.of_round(round_).run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
