@@ -109,9 +109,8 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     Args:
         jobs: Overrides of each job, and its run folder.
     """
-    table = Table(
-        title=f"{len({job.partition(ROUND)[0] for job in jobs})} jobs; pooled over seeds: 95 % interval over seeds and prompts"
-    )
+    count = len({job.partition(ROUND)[0] for job in jobs})
+    table = Table(title=f"{count} jobs; pooled over seeds: 95 % interval over seeds and prompts")
     for name in ("job", "policy", "score", "win rate", "KL", "length"):
         table.add_column(name, justify="left" if name in ("job", "policy") else "right")
     pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
