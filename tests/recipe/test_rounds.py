@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from rlhf_lightning.cli import CONFIG_DIR, composed, run
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe import collect
-from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.recipe.rounds import newest_policy, repeated, settings_of_round
 from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
 from rlhf_lightning.runs.identity import model_fingerprint
+from rlhf_lightning.runs.targets import builder
 from rlhf_lightning.sandbox.data import SandboxData
 
 pytestmark = pytest.mark.filterwarnings(
@@ -227,9 +228,9 @@ def test_rounds_that_cannot_be_are_a_sentence(tmp_path: Path, overrides: list[st
 
 def test_data_with_rankings_has_one_round(tmp_path: Path) -> None:
     (tmp_path / "comparisons.train.jsonl").write_text('{"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2]}\n')
-    options = ["data=jsonl", f"data.root={tmp_path}", "collect=default", "evaluate=default", "model=sandbox"]
+    config = composed(["rounds=2", "data=jsonl", f"data.root={tmp_path}", f"paths.runs={tmp_path}"])
     with pytest.raises(PipelineError, match="rounds=2: the data option brings rankings of its own"):
-        rlhf(tmp_path, "rounds=2", *options)
+        Pipeline(config, builder([]), Runs(tmp_path, "mine")).run()
 
 
 def test_the_settings_of_a_round() -> None:
