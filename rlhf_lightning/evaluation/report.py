@@ -100,7 +100,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     page = environment.get_template("report.html").render(
         run=run_name(run_folder),
         results=results,
-        sentences=[*_of_last_round(rounds, legend), *headline(results, legend)],
+        sentences=_sentences(results, rounds, legend),
         few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
         judge=judge_sentence(judge) if judge else "",
         independent=not (judge and judge[TRAINED]),
@@ -137,15 +137,15 @@ def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
     return [_sentence(legend.label(name), rates[name], against, results["prompts"], judge) for name in reversed(rates)]
 
 
-def _of_last_round(rounds: Mapping[int, Round], legend: Legend) -> list[str]:
-    """What came of the last round, in a sentence."""
+def _sentences(results: Mapping[str, Any], rounds: Mapping[int, Round], legend: Legend) -> list[str]:
+    """Those of the run; of several rounds what came of the last one's newest policy, before those of the first."""
+    found = headline(results, legend)
     if not rounds:
-        return []
-    number, last = max(rounds.items(), key=lambda item: item[0])
-    results = {"policies": {}, **last.evaluation}
-    name = newest(last)
-    chosen = {"policies": {name: results["policies"][name]}} if name else {"policies": {}}
-    return [f"Round {number}: {sentence}" for sentence in headline({**results, **chosen}, legend)]
+        return found
+    last, name = rounds[max(rounds)].evaluation, newest(rounds[max(rounds)])
+    chosen = {name: last["policies"][name]} if name else {}
+    of_last = headline({**last, "policies": chosen}, legend) if chosen else []
+    return [f"Round {number}: {text}" for number, texts in ((max(rounds), of_last), (1, found)) for text in texts]
 
 
 def _sentence(policy: str, rate: Interval, baseline: str, prompts: int, judge: str) -> str:

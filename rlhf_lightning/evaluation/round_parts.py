@@ -37,6 +37,8 @@ class Round(NamedTuple):
 
     evaluation: Mapping[str, Any]
     """Metrics of step evaluate."""
+    asked: Mapping[str, str]
+    """What each policy was by content."""
     reward: Mapping[str, Any]
     """Record of step reward."""
     made: frozenset[str]
@@ -50,13 +52,18 @@ def rounds_in(run_folder: Path, first: Mapping[str, Mapping[str, Any]]) -> dict[
         run_folder: The run's folder.
         first: Records of the steps of the first round, by step.
     """
-    found = {1: Round(first.get(EVALUATE, {}).get("metrics", {}), first.get(REWARD, {}), frozenset(first))}
+    found = {1: _round(first)}
     for number, folder in later_rounds(run_folder).items():
         records = {path.parent.name: _record(path.parent) for path in folder.glob("*/stage.json")}
-        done = {step: record for step, record in records.items() if record.get("status") == "complete"}
-        found[number] = Round(done.get(EVALUATE, {}).get("metrics", {}), done.get(REWARD, {}), frozenset(done))
+        found[number] = _round({step: own for step, own in records.items() if own.get("status") == "complete"})
     evaluated = {number: each for number, each in found.items() if each.evaluation.get("policies")}
     return evaluated if any(number > 1 for number in evaluated) else {}
+
+
+def _round(records: Mapping[str, Mapping[str, Any]]) -> Round:
+    evaluation = records.get(EVALUATE, {})
+    asked = evaluation.get("identity", {}).get("parents", {})
+    return Round(evaluation.get("metrics", {}), asked, records.get(REWARD, {}), frozenset(records))
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -86,8 +93,12 @@ def round_section(rounds: Mapping[int, Round], legend: Legend) -> Section | None
         "the policies. All are measured on the same test prompts against the same baseline; 95 % intervals over "
         "prompts, for one training run. Each later round has a report of its own: round-2/report, and so on."
     )
-    judged = " The judge is the reward model of the round, another one in each." if trained else ""
-    return Section("rounds", "Rounds", note + judged, parts) if parts else None
+    note += " The judge is the reward model of the round, another one in each." if trained else ""
+    baselines = {each.asked.get(each.evaluation["baseline"]) for each in rounds.values()}
+    note += " The baseline is another model in some rounds, so that win rates cannot be compared." * (
+        len(baselines) > 1
+    )
+    return Section("rounds", "Rounds", note, parts) if parts else None
 
 
 def _policies(rounds: Mapping[int, Round], legend: Legend) -> Part | None:
