@@ -21,6 +21,7 @@ from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
+from rlhf_lightning.recipe.rounds import prompts_of_round, seed_of_round
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.recipe.turns import advance, shares_lacking, turns
@@ -44,6 +45,7 @@ class CollectSettings(TypedDict):
 
     policies: list[str]
     labelers: Node | None
+    round: NotRequired[Count]
     prompts: PromptCounts
     sampling: "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('seed', 'progress', 'kept'))]"
 
@@ -73,10 +75,11 @@ class Collection(Stage):
         options = context.config[self.name]
         policies = {name: context.causal_lm(name) for name in options["policies"]}
         labelers = context.build(options["labelers"])
-        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": context.seed, **options["sampling"]}
+        seed = seed_of_round(context.seed, number := options.get("round", 1))
+        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": seed, **options["sampling"]}
         metrics: dict[str, Any] = {}
         for split, count in options["prompts"].items():
-            prompts = context.records("prompts", split, required=split == "train")[:count]
+            prompts = prompts_of_round(context, split, count, number)
             kept = folder / f"ranked.{split}.unfinished"
             with progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}") as (bar, task):
                 comparisons, dropped = collect_comparisons(
@@ -84,7 +87,7 @@ class Collection(Stage):
                     context.tokenization,
                     prompts,
                     labelers,
-                    seed=context.seed,
+                    seed=seed,
                     progress=partial(bar.advance, task),
                     kept=KeptRankings(kept, belongs_to),
                     **options["sampling"],

@@ -28,6 +28,7 @@ from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
 from rlhf_lightning.models.lora import with_adapters
+from rlhf_lightning.recipe.rounds import LaterRounds
 from rlhf_lightning.tokenization.formats import FormatName
 from rlhf_lightning.training.fit import fit_stage
 
@@ -165,10 +166,6 @@ class PpoSettings(TypedDict):
     keep: Literal["best"] | None
 
 
-class CheckSettings(TypedDict):
-    """Step `check` has none."""
-
-
 class CurateSettings(TypedDict):
     """Group `curate`."""
 
@@ -283,6 +280,8 @@ class Settings(TypedDict):
     stages: str | list[str]
     run: str
     upstream: str | list[str] | None
+    rounds: Count
+    later_rounds: LaterRounds
     overwrite: bool
     keep_going: bool
     plan: bool
