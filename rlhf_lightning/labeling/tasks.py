@@ -1,0 +1,248 @@
+"""What people are asked, and what an answer must hold."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from rlhf_lightning.arguments import Count, Fraction, checked, fault, nearest
+from rlhf_lightning.data.records import Demonstration, Prompt, PromptText, RecordError, short
+from rlhf_lightning.evaluation.table_3 import TABLE_3
+
+KINDS = ("demonstration", "ranking", "evaluation")
+FORMS = ("quality", "toxicity")
+PROMPT_KINDS = ("plain", "few_shot", "user_based")
+"""What a labeler may write instead of answering a given prompt (InstructGPT, appendix A.1)."""
+FIELDS = tuple(name for name in TABLE_3 if name != "likert")
+"""Questions about a response that are answered by yes or no (InstructGPT, table 3)."""
+MAX_CHARACTERS = 200_000
+"""Longest text of an answer."""
+
+Likert = Annotated[int, Ge(1), Le(7)]
+_SCALES: dict[str, Any] = {
+    "ranks": Sequence[Count],
+    "likert": Sequence[Likert],
+    "toxicity": Sequence[Annotated[int, Ge(0), Le(2)]],
+    "relative_toxicity": Sequence[Annotated[int, Ge(-1), Le(1)]],
+    "continuity": Sequence[Likert],
+    "fields": Sequence[Mapping[str, bool | None]],
+}
+"""What is said of each response. Toxicity is 0 (none), 1 or 2 (very), relative to what the prompt makes one expect -1,
+0 or 1, and how well a response goes on with the prompt 1 to 7 (InstructGPT, figure 11 and appendix D)."""
+_NEEDED = {"ranking": "ranks", "quality": "likert", "toxicity": "toxicity"}
+_ASKED = {
+    "ranking": ("ranks", "likert", "fields"),
+    "quality": ("likert", "fields", "ranks"),
+    "toxicity": ("toxicity", "relative_toxicity", "continuity", "fields", "likert"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to do for a labeler.
+
+    Args:
+        id: Name; an empty one becomes `task_id` of the content, so that adding a task twice adds it once.
+        kind: One of `KINDS`.
+        batch: What it belongs to, such as `round-2/collect/train`.
+        prompt: What is asked; None for a demonstration whose prompt the labeler writes.
+        responses: Responses to rank or to rate.
+        policies: Who wrote each response, which no labeler sees; empty where nobody knows.
+        labelers_wanted: Labelers who are to do it; those of two or more tell how far labelers agree.
+        form: What an evaluation asks, one of `FORMS`.
+        known: What goes back into the record: `user`, `source`, `labels`, `round`; for a prompt that is to be written
+            `prompt_kind`, where it must be that one, and `use_case`, which the labeler is shown.
+        planted: The right answer of a screening item: `{"ranks": [...]}`, `{"fields": [...]}` or both. Every labeler
+            gets it, whatever `labelers_wanted` is, and it becomes no record.
+
+    Raises:
+        RecordError: When it is not well formed.
+    """
+
+    id: str
+    kind: str
+    batch: str
+    prompt: PromptText | None
+    responses: list[str] = field(default_factory=list)
+    policies: list[str | None] = field(default_factory=list)
+    labelers_wanted: int = 1
+    form: str = "quality"
+    known: dict[str, Any] = field(default_factory=dict, hash=False)
+    planted: dict[str, Any] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Check every field, and give it a name."""
+        for name, known in (("kind", KINDS), ("form", FORMS)):
+            if getattr(self, name) not in known:
+                raise RecordError(f"field '{name}' must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        if self.prompt is not None or self.kind != "demonstration":
+            prompt: Any = self.prompt  # None is refused there
+            Prompt(prompt, self.known.get("user"), self.known.get("source"), self.known.get("labels"))
+        least = {"demonstration": 0, "ranking": 2, "evaluation": 1}[self.kind]
+        for name, value, annotation in (
+            ("responses", self.responses, Sequence[str]),
+            ("policies", self.policies, Sequence[str | None]),
+            ("labelers_wanted", self.labelers_wanted, Count),
+        ):
+            if (said := fault(value, annotation)) is not None:
+                raise RecordError(f"field '{name}' {said}.")
+        if len(self.responses) < least or (self.kind == "demonstration" and self.responses):
+            raise RecordError(f"a task of kind {self.kind} cannot have {len(self.responses)} responses.")
+        if self.policies and len(self.policies) != len(self.responses):
+            raise RecordError(
+                f"field 'policies' must name who wrote each of the {len(self.responses)} responses, got "
+                f"{short(self.policies)}."
+            )
+        if not self.id:
+            slot = self.known.get("slot")
+            found = task_id(self.prompt, self.responses, self.batch, f"{self.kind}/{self.form}/{slot}")
+            object.__setattr__(self, "id", found)
+
+
+def task_id(prompt: PromptText | None, responses: Sequence[str], batch: str, kind: str) -> str:
+    """The name of a task by its content.
+
+    Examples:
+        >>> task_id("Name a fruit.", ["Apple.", "Stone."], "collect", "ranking")
+        'a20a78da6dce954f'
+    """
+    content = json.dumps([kind, batch, prompt, list(responses)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@checked
+def share(tasks: Sequence[Task], share: Fraction, labelers: Count, seed: int = 0) -> list[Task]:
+    """The tasks, a share of which goes to several labelers, so that one sees how far they agree.
+
+    Args:
+        tasks: All tasks.
+        share: Share of them.
+        labelers: Labelers for each of those.
+        seed: Seed of which ones.
+    """
+    drawn = sorted(range(len(tasks)), key=lambda place: random.Random(f"{seed}/{tasks[place].id}").random())
+    shared = {*drawn[: round(share * len(tasks))]}
+    return [replace(task, labelers_wanted=labelers) if place in shared else task for place, task in enumerate(tasks)]
+
+
+def own_prompts(batch: str, counts: Mapping[str, int], use_cases: Sequence[str] = ()) -> list[Task]:
+    """Demonstrations whose prompt the labeler writes (InstructGPT, appendix A.1).
+
+    Args:
+        batch: What they belong to.
+        counts: How many by kind of prompt, of `PROMPT_KINDS`.
+        use_cases: Use cases of users, which labelers write the user-based ones for, in turn.
+
+    Examples:
+        >>> [task.known["prompt_kind"] for task in own_prompts("sft", {"plain": 1, "few_shot": 2})]
+        ['plain', 'few_shot', 'few_shot']
+    """
+    made = []
+    for kind, count in counts.items():
+        if kind not in PROMPT_KINDS:
+            raise ValueError(f"the kind of a prompt must be one of {', '.join(PROMPT_KINDS)}, got {kind!r}.")
+        if kind == "user_based" and count and not use_cases:
+            raise ValueError("user-based prompts are written for use cases of users; give some.")
+        for number in range(count):
+            known = {"prompt_kind": kind, "slot": f"{kind}/{number}"}
+            if kind == "user_based":
+                known["use_case"] = use_cases[number % len(use_cases)]
+            made.append(Task("", "demonstration", batch, None, known=known))
+    return made
+
+
+def check_answer(task: Task, answer: Any) -> None:
+    """See that an answer is one to this task.
+
+    Every answer may be `{"skipped": reason}`. Else a demonstration is `{"response": text}`; where the labeler writes
+    the prompt it is `{"prompt_kind": "plain" | "user_based", "prompt": ..., "response": text}` or `{"prompt_kind":
+    "few_shot", "instruction": text, "pairs": [{"query": text, "response": text}, ...]}`. The others hold lists with an
+    entry per response, in the order of `Task.responses`: a ranking `ranks` (dense, 1 is best, equal is a tie) and
+    perhaps `likert` and `fields`; an evaluation `likert`, or `toxicity` where that is its form, and perhaps more.
+
+    Raises:
+        RecordError: When it is none, with field, value and remedy.
+    """
+    if not isinstance(answer, dict) or not answer:
+        raise RecordError(f"an answer must be an object with what was said, got {short(answer)}.")
+    if "skipped" in answer:
+        _known_keys(answer, ("skipped",))
+        _check_text(answer, "skipped")
+    elif task.kind == "demonstration":
+        _check_demonstration(task, answer)
+    else:
+        _check_judgement(task, answer)
+
+
+def _check_judgement(task: Task, answer: Mapping[str, Any]) -> None:
+    form = "ranking" if task.kind == "ranking" else task.form
+    _known_keys(answer, _ASKED[form])
+    if _NEEDED[form] not in answer:
+        raise RecordError(f"field '{_NEEDED[form]}' is missing; it holds one value per response.")
+    count = len(task.responses)
+    for name, value in answer.items():
+        if not isinstance(value, list) or (said := fault(value, _SCALES[name])) is not None:
+            raise RecordError(
+                f"field '{name}' {said if isinstance(value, list) else f'must be a list, got {value!r}'}."
+            )
+        if len(value) != count:
+            raise RecordError(f"field '{name}' must hold {count} values, one per response, got {short(value)}.")
+    ranks = answer.get("ranks", [])
+    if {*ranks} != {*range(1, len({*ranks}) + 1)}:
+        raise RecordError(f"field 'ranks' must be dense, 1 for the best, then 2, equal for ties, got {short(ranks)}.")
+    for fields in answer.get("fields", []):
+        _known_keys(fields, FIELDS)
+
+
+def _check_demonstration(task: Task, answer: Mapping[str, Any]) -> None:
+    kind = answer.get("prompt_kind", "given" if task.prompt is not None else None)
+    prescribed = task.known.get("prompt_kind")
+    kinds = ("given",) if task.prompt is not None else (prescribed,) if prescribed else PROMPT_KINDS
+    if kind not in kinds:
+        raise RecordError(f"field 'prompt_kind' must be one of {', '.join(kinds)}, got {kind!r}.")
+    if kind == "few_shot":
+        _known_keys(answer, ("prompt_kind", "instruction", "pairs"))
+        _check_text(answer, "instruction")
+        pairs = answer.get("pairs")
+        if not isinstance(pairs, list) or not pairs:
+            raise RecordError(
+                f"field 'pairs' must be a list of one query with its response or more, got {short(pairs)}."
+            )
+        for pair in pairs:
+            if not isinstance(pair, dict):
+                raise RecordError(f"field 'pairs' must hold {{'query': ..., 'response': ...}}, got {short(pair)}.")
+            _known_keys(pair, ("query", "response"))
+            _check_text(pair, "query")
+            _check_text(pair, "response")
+        return
+    _known_keys(answer, ("prompt_kind", "prompt", "response"))
+    prompt: Any = answer.get("prompt", task.prompt)
+    if task.prompt is not None and prompt != task.prompt:
+        raise RecordError("field 'prompt' is not the prompt of the task; leave it out.")
+    _check_text(answer, "response")
+    Demonstration(prompt, answer["response"])
+    if len(json.dumps(prompt)) > MAX_CHARACTERS:
+        raise RecordError(f"field 'prompt' is too long; {MAX_CHARACTERS:,} characters are allowed.")
+
+
+def _check_text(answer: Mapping[str, Any], name: str) -> None:
+    value = answer.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise RecordError(f"field '{name}' must be text that is not empty, got {short(value)}.")
+    if len(value) > MAX_CHARACTERS:
+        raise RecordError(f"field '{name}' has {len(value):,} characters; {MAX_CHARACTERS:,} are allowed.")
+
+
+def _known_keys(answer: Mapping[str, Any], known: Iterable[str]) -> None:
+    for name in answer:
+        if name not in (names := [*known]):
+            near = nearest(str(name), names)
+            raise RecordError(
+                f"field {name!r} is not asked for; did you mean {near!r}?"
+                if near
+                else f"field {name!r} is not asked for; known are {', '.join(names)}."
+            )
