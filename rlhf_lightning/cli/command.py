@@ -22,7 +22,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
-from rlhf_lightning.cli.errors import print_stopped, report
+from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
@@ -30,9 +30,13 @@ from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.recipe.settings import setting_faults
+from rlhf_lightning.runs.errors import WaitingForPeople
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.targets import builder
+
+WAITING = 3
+"""Exit status of a command that ends because people are still to do something."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -132,6 +136,9 @@ def _main(config: DictConfig) -> float | None:
             sys.exit(_stopped(stop))
         raise
     except Exception as error:
+        if isinstance(error, WaitingForPeople) and not is_sweep(hydra_config):
+            print_waiting(error)
+            sys.exit(WAITING)
         said = report(error, _run_folder(config, hydra_config))
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)

@@ -13,6 +13,7 @@ from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.labeling.store import Answer, LabelStore
 from rlhf_lightning.labeling.tasks import Task, check_answer
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.errors import PipelineError, WaitingForPeople
 from rlhf_lightning.runs.files import read_json_lines, write_lines
 from rlhf_lightning.runs.folders import read_stage
@@ -40,6 +41,18 @@ class Rated(TypedDict):
     enough: NotRequired[PositiveFloat]
     form: NotRequired[Literal["quality", "toxicity"]]
     by: NotRequired[Literal["people", "files"]]
+
+
+class AsksPeople(Stage):
+    """A step that asks people."""
+
+    def settings(self, context: Context) -> dict[str, Any]:
+        """Without how many answers are enough, and how many labelers share a prompt, which may change while they work."""
+        settings = super().settings(context)
+        own = dict(settings[self.name])
+        asked = own.pop("people", None) or {}
+        kept = {name: asked[name] for name in ("prompts", "form") if name in asked}
+        return {**settings, self.name: {**own, **({"people": kept} if kept else {})}}
 
 
 @dataclass(frozen=True)
@@ -81,47 +94,38 @@ class People:
             PipelineError: At answers in files that are none to these tasks, with file and line.
             WaitingForPeople: When it is not enough.
         """
+        for part, own in tasks.items():  # whoever answers must not see who wrote what
+            shown = [replace(task, policies=[]) for task in own] if self.files else own
+            write_lines(self.folder / f"tasks.{part}.jsonl", map(asdict, shown))
         if self.files:
-            for part, own in tasks.items():  # whoever answers must not see who wrote what
-                self._write(part, [replace(task, policies=[]) for task in own])
             found = {part: self._of_file(part, own) for part, own in tasks.items()}
         else:
-            for part, own in tasks.items():
-                self._write(part, own)
-            found = self._of_store(tasks)
+            store = LabelStore(self.context.runs.root / self.context.runs.run / STORE)
+            self._open(store, tasks)
+            found = self._of_store(store, tasks)
         if lacking := self._lacking(tasks, found):
             raise WaitingForPeople(lacking)
-        self._close(tasks)
+        if not self.files:
+            for part in tasks:
+                store.close_batch(self.batch(part))  # what is gone on with must not change any more
+            found = self._of_store(store, tasks)
         return found
 
     def unclear(self, tasks: Sequence[Task], answers: Sequence[Answer]) -> int:
         """How many of the tasks everybody skipped."""
         return self._states(tasks, answers).count("unclear")
 
-    def _write(self, part: str, tasks: Sequence[Task]) -> None:
-        write_lines(self.folder / f"tasks.{part}.jsonl", map(asdict, tasks))
-
-    def _store(self) -> LabelStore:
-        runs = self.context.runs
-        return LabelStore(runs.root / runs.run / STORE)
-
-    def _of_store(self, tasks: Asked) -> dict[str, list[Answer]]:
-        store = self._store()
+    def _open(self, store: LabelStore, tasks: Asked) -> None:
+        """Add the tasks, and give out no more of those of the step as it was made before, with other settings."""
+        there = {task.batch for task in store.tasks()}
         for part, own in tasks.items():
-            batch = self.batch(part)
-            for other in {task.batch for task in store.tasks()}:
-                if other.startswith(f"{self.step}/{part}/") and other != batch:
-                    store.close_batch(other)  # of the step as it was made before, with other settings
+            for batch in there - {self.batch(part)}:
+                if batch.startswith(f"{self.step}/{part}/"):
+                    store.close_batch(batch)
             store.add_tasks(own)
-        found = {part: store.answers(self.batch(part)) for part in tasks}
-        return {part: _in_order(own, found[part]) for part, own in tasks.items()}
 
-    def _close(self, tasks: Asked) -> None:
-        """What is gone on with must not change any more."""
-        if not self.files:
-            store = self._store()
-            for part in tasks:
-                store.close_batch(self.batch(part))
+    def _of_store(self, store: LabelStore, tasks: Asked) -> dict[str, list[Answer]]:
+        return {part: _in_order(own, store.answers(self.batch(part))) for part, own in tasks.items()}
 
     def _of_file(self, part: str, tasks: Sequence[Task]) -> list[Answer]:
         path, by_id = self.folder / f"answers.{part}.jsonl", {task.id: task for task in tasks}
@@ -173,8 +177,8 @@ class People:
         else:
             how = f"Open the page: rlhf-label {runs.root / runs.run}"
         return (
-            f"step {self.step} waits for people: {'; '.join(said)}. {how}. Then give this command again: what was "
-            f"sampled is kept. {self.step}.people.enough={self.enough:g} says how much is enough."
+            f"step {self.step} waits for people. {'; '.join(said)} ({self.step}.people.enough={self.enough:g}). {how}. "
+            "The same command goes on from here when that is done; what was sampled is kept."
         )
 
 
