@@ -174,7 +174,7 @@ def preference_results(
         "breakdown": breakdown(samples, baseline, texts, groups),
         "judge_agreement": judge_agreement(samples, baseline, texts),
         "no_verdict": {
-            name: {judge: said.count(None) for judge, said in own.preferences.items()}
+            name: {judge: said.count(None) for judge, said in own.preferences.items() if judge != PEOPLE}
             for name, own in samples.items()
             if own.preferences
         },
