@@ -55,6 +55,11 @@ class Accounts(Database):
         self._set(name, "token", _digest(token))
         return token
 
+    def revoke(self, name: str) -> None:
+        """End somebody's link and password; what they saved stays."""
+        self.new_token(name)
+        self._set(name, "password", None)
+
     def labeler_of(self, token: str) -> Account | None:
         """Whose link it is."""
         with self.reading() as connection:
@@ -90,7 +95,7 @@ class Accounts(Database):
             return None
         return Account(row["name"], row["role"]) if stored else None
 
-    def _set(self, name: str, column: str, value: str) -> None:
+    def _set(self, name: str, column: str, value: str | None) -> None:
         with self.writing() as connection:
             if not connection.execute(f"UPDATE labelers SET {column} = ? WHERE name = ?", (value, name)).rowcount:
                 raise ValueError(f"there is no labeler {name!r}.")

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.arguments import PositiveFloat, checked
+from rlhf_lightning.data.records import short
 from rlhf_lightning.labeling.accounts import Accounts
+from rlhf_lightning.labeling.queries import ANSWERS, ASSIGNMENT, FREE, IN_HANDS, LAST, PROGRESS
 from rlhf_lightning.labeling.tasks import Task, check_answer
 
 
@@ -47,7 +49,8 @@ class Answer:
         order: For each place of the page the response that stood there.
         seconds: How long it took, as the page measured it.
         saved_at: When, in seconds since 1970.
-        submission: The page's own name of the saving.
+        submission: The page's own name of the saving; empty where there was no page.
+        given_at: When the task was given out, in seconds since 1970; None where nobody knows.
         undone_at: When it was taken back or said anew; None for what counts.
     """
 
@@ -57,7 +60,8 @@ class Answer:
     order: list[int]
     seconds: float
     saved_at: float
-    submission: str
+    submission: str = ""
+    given_at: float | None = None
     undone_at: float | None = None
 
     @property
@@ -89,14 +93,23 @@ class LabelStore(Accounts):
 
         Returns:
             How many are new.
+
+        Raises:
+            ValueError: When there is another task of the same id; then none is added.
         """
-        rows = [
-            (task.id, task.kind, task.batch, None if task.planted else task.labelers_wanted, _json(asdict(task)))
-            for task in tasks
-        ]
+        added = 0
         with self.writing() as connection:
-            statement = "INSERT OR IGNORE INTO tasks (id, kind, batch, wanted, body) VALUES (?, ?, ?, ?, ?)"
-            return sum(connection.execute(statement, row).rowcount for row in rows)
+            for task in tasks:
+                wanted = None if task.planted else task.labelers_wanted
+                row = (task.id, task.kind, task.batch, wanted, _json(asdict(task)))
+                new = connection.execute(
+                    "INSERT OR IGNORE INTO tasks (id, kind, batch, wanted, body) VALUES (?, ?, ?, ?, ?)", row
+                ).rowcount
+                if not new:
+                    (body,) = connection.execute("SELECT body FROM tasks WHERE id = ?", (task.id,)).fetchone()
+                    _check_same(_task(body), task)
+                added += new
+        return added
 
     def tasks(self, batch: str | None = None, kind: str | None = None) -> list[Task]:
         """The tasks, in the order in which they were added."""
@@ -119,11 +132,11 @@ class LabelStore(Accounts):
             if connection.execute("SELECT 1 FROM labelers WHERE name = ?", (labeler,)).fetchone() is None:
                 raise ValueError(f"there is no labeler {labeler!r}.")
             values = {"labeler": labeler, "kind": kind, "fresh": now - self._lease}
-            row = connection.execute(_OWN, values).fetchone()
+            row = connection.execute(IN_HANDS, values).fetchone()
             if row is not None:
                 connection.execute("UPDATE assignments SET touched_at = ? WHERE id = ?", (now, row["id"]))
                 return _assignment(row)
-            found = connection.execute(_FREE, values).fetchone()
+            found = connection.execute(FREE, values).fetchone()
             if found is None:
                 return None
             task = _task(found["body"])
@@ -198,7 +211,7 @@ class LabelStore(Accounts):
         """
         now = self._clock()
         with self.writing() as connection:
-            row = connection.execute(_LAST, (labeler,)).fetchone()
+            row = connection.execute(LAST, (labeler,)).fetchone()
             if row is None:
                 return None
             connection.execute("UPDATE saves SET undone_at = ? WHERE number = ?", (now, row["save"]))
@@ -217,7 +230,7 @@ class LabelStore(Accounts):
             undone: Whether to give what was taken back, or said anew, instead of what counts.
         """
         with self.reading() as connection:
-            rows = connection.execute(_ANSWERS, (undone, batch, kind)).fetchall()
+            rows = connection.execute(ANSWERS, (undone, batch, kind)).fetchall()
         return [
             Answer(
                 _task(row["body"]),
@@ -227,6 +240,7 @@ class LabelStore(Accounts):
                 row["seconds"],
                 row["saved_at"],
                 row["submission"],
+                row["given_at"],
                 row["undone_at"],
             )
             for row in rows
@@ -238,39 +252,24 @@ class LabelStore(Accounts):
         An answer beyond those that were wanted of its task does not count.
         """
         with self.reading() as connection:
-            row = connection.execute(_PROGRESS, {"batch": batch, "fresh": self._clock() - self._lease}).fetchone()
+            row = connection.execute(PROGRESS, {"batch": batch, "fresh": self._clock() - self._lease}).fetchone()
         return {name: row[name] or 0 for name in ("wanted", "done", "skipped", "given_out")}
 
     def _of(self, connection: sqlite3.Connection, assignment_id: int, labeler: str) -> sqlite3.Row:
-        row: sqlite3.Row | None = connection.execute(f"{_ASSIGNMENT} WHERE a.id = ?", (assignment_id,)).fetchone()
+        row: sqlite3.Row | None = connection.execute(f"{ASSIGNMENT} WHERE a.id = ?", (assignment_id,)).fetchone()
         if row is None or row["labeler"] != labeler:
             raise ValueError(f"no task {assignment_id} was given to {labeler}; open the page anew.")
         return row
 
 
-_ASSIGNMENT = "SELECT a.*, t.body, t.closed FROM assignments a JOIN tasks t ON t.number = a.task"
-_TAKEN = """(SELECT count(*) FROM assignments o WHERE o.task = t.number AND o.labeler <> :labeler
-    AND (o.done OR o.touched_at > :fresh))"""
-_ROOM = f"(t.wanted IS NULL OR {_TAKEN} < t.wanted)"
-# In hands first what they touched last; what was taken from them by the clock too, where nobody else has it now.
-_OWN = f"""{_ASSIGNMENT} WHERE a.labeler = :labeler AND NOT a.done AND NOT t.closed AND t.kind = ifnull(:kind, t.kind)
-    AND {_ROOM} ORDER BY a.touched_at DESC, a.id DESC LIMIT 1"""
-_FREE = f"""SELECT t.number, t.body FROM tasks t WHERE NOT t.closed AND t.kind = ifnull(:kind, t.kind)
-    AND NOT EXISTS (SELECT 1 FROM assignments m WHERE m.task = t.number AND m.labeler = :labeler)
-    AND {_ROOM} ORDER BY t.number LIMIT 1"""
-_LAST = """SELECT a.*, t.body, s.number AS save, s.answer AS taken_back FROM saves s
-    JOIN assignments a ON a.id = s.assignment JOIN tasks t ON t.number = a.task
-    WHERE a.labeler = ? AND a.done AND NOT t.closed AND s.undone_at IS NULL ORDER BY s.number DESC LIMIT 1"""
-_ANSWERS = """SELECT s.*, a.labeler, a.display, t.body FROM saves s JOIN assignments a ON a.id = s.assignment
-    JOIN tasks t ON t.number = a.task WHERE (s.undone_at IS NOT NULL) = ?
-    AND t.batch = ifnull(?, t.batch) AND t.kind = ifnull(?, t.kind) ORDER BY s.number"""
-_PROGRESS = """SELECT sum(wanted) AS wanted, sum(min(wanted, done)) AS done, sum(skipped) AS skipped,
-    sum(open) AS given_out FROM (SELECT t.wanted, count(s.number) AS done,
-        sum(ifnull(s.skipped, 0)) AS skipped,
-        count(CASE WHEN NOT a.done AND a.touched_at > :fresh THEN 1 END) AS open
-    FROM tasks t LEFT JOIN assignments a ON a.task = t.number
-    LEFT JOIN saves s ON s.assignment = a.id AND s.undone_at IS NULL
-    WHERE t.wanted IS NOT NULL AND t.batch = ifnull(:batch, t.batch) GROUP BY t.number)"""
+def _check_same(there: Task, task: Task) -> None:
+    # The same prompt of another user, with the same responses, is nothing to ask again.
+    for name in ("kind", "form", "batch", "prompt", "responses", "labelers_wanted", "planted"):
+        if getattr(there, name) != getattr(task, name):
+            raise ValueError(
+                f"there is a task {task.id} already, with another '{name}' ({short(getattr(there, name))}, not "
+                f"{short(getattr(task, name))}). Give it another batch, or leave it as it was."
+            )
 
 
 def _assignment(row: sqlite3.Row) -> Assignment:

@@ -3,18 +3,16 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from rlhf_lightning.arguments import Count, Fraction, checked, fault, nearest
-from rlhf_lightning.data.records import Demonstration, Prompt, PromptText, RecordError, short
+from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, RecordError, short
 from rlhf_lightning.evaluation.table_3 import TABLE_3
 
-KINDS = ("demonstration", "ranking", "evaluation")
-FORMS = ("quality", "toxicity")
 PROMPT_KINDS = ("plain", "few_shot", "user_based")
 """What a labeler may write instead of answering a given prompt (InstructGPT, appendix A.1)."""
 FIELDS = tuple(name for name in TABLE_3 if name != "likert")
@@ -33,6 +31,17 @@ _SCALES: dict[str, Any] = {
 }
 """What is said of each response. Toxicity is 0 (none), 1 or 2 (very), relative to what the prompt makes one expect -1,
 0 or 1, and how well a response goes on with the prompt 1 to 7 (InstructGPT, figure 11 and appendix D)."""
+_TYPES: dict[str, Any] = {
+    "id": str,
+    "kind": Literal["demonstration", "ranking", "evaluation"],
+    "batch": str,
+    "responses": Sequence[str],
+    "policies": Sequence[str | None],
+    "labelers_wanted": Count,
+    "form": Literal["quality", "toxicity"],
+    "known": Mapping[str, Any],
+    "planted": Mapping[str, Any] | None,
+}
 _NEEDED = {"ranking": "ranks", "quality": "likert", "toxicity": "toxicity"}
 _ASKED = {
     "ranking": ("ranks", "likert", "fields"),
@@ -47,13 +56,13 @@ class Task:
 
     Args:
         id: Name; an empty one becomes `task_id` of the content, so that adding a task twice adds it once.
-        kind: One of `KINDS`.
+        kind: What is to be done: `demonstration`, `ranking` or `evaluation`.
         batch: What it belongs to, such as `round-2/collect/train`.
         prompt: What is asked; None for a demonstration whose prompt the labeler writes.
         responses: Responses to rank or to rate.
         policies: Who wrote each response, which no labeler sees; empty where nobody knows.
         labelers_wanted: Labelers who are to do it; those of two or more tell how far labelers agree.
-        form: What an evaluation asks, one of `FORMS`.
+        form: What an evaluation asks about: `quality` or `toxicity`.
         known: What goes back into the record: `user`, `source`, `labels`, `round`; for a prompt that is to be written
             `prompt_kind`, where it must be that one, and `use_case`, which the labeler is shown.
         planted: The right answer of a screening item: `{"ranks": [...]}`, `{"fields": [...]}` or both. Every labeler
@@ -71,32 +80,31 @@ class Task:
     policies: list[str | None] = field(default_factory=list)
     labelers_wanted: int = 1
     form: str = "quality"
-    known: dict[str, Any] = field(default_factory=dict, hash=False)
-    planted: dict[str, Any] | None = field(default=None, hash=False)
+    known: dict[str, Any] = field(default_factory=dict)
+    planted: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and give it a name."""
-        for name, known in (("kind", KINDS), ("form", FORMS)):
-            if getattr(self, name) not in known:
-                raise RecordError(f"field '{name}' must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
-        if self.prompt is not None or self.kind != "demonstration":
-            prompt: Any = self.prompt  # None is refused there
-            Prompt(prompt, self.known.get("user"), self.known.get("source"), self.known.get("labels"))
-        least = {"demonstration": 0, "ranking": 2, "evaluation": 1}[self.kind]
-        for name, value, annotation in (
-            ("responses", self.responses, Sequence[str]),
-            ("policies", self.policies, Sequence[str | None]),
-            ("labelers_wanted", self.labelers_wanted, Count),
-        ):
-            if (said := fault(value, annotation)) is not None:
-                raise RecordError(f"field '{name}' {said}.")
-        if len(self.responses) < least or (self.kind == "demonstration" and self.responses):
-            raise RecordError(f"a task of kind {self.kind} cannot have {len(self.responses)} responses.")
+        for name, annotation in _TYPES.items():
+            if (said := fault(getattr(self, name), annotation)) is not None:
+                raise RecordError(f"field '{name}' of a task {said}.")
+        prompt: Any = self.prompt  # None is refused with the record
+        user, source, labels = (self.known.get(name) for name in ("user", "source", "labels"))
+        if self.kind == "ranking":
+            Comparison(prompt, self.responses, [1] * len(self.responses), None, source, labels, user)
+        elif self.kind == "evaluation" or prompt is not None:
+            Prompt(prompt, user, source, labels)
+        if (self.kind == "demonstration") == bool(self.responses):
+            raise RecordError(f"field 'responses' of a task of kind {self.kind} cannot be {short(self.responses)}.")
         if self.policies and len(self.policies) != len(self.responses):
             raise RecordError(
-                f"field 'policies' must name who wrote each of the {len(self.responses)} responses, got "
+                f"field 'policies' of a task must name who wrote each of the {len(self.responses)} responses, got "
                 f"{short(self.policies)}."
             )
+        if self.planted is not None:
+            if not self.planted or self.kind == "demonstration":
+                raise RecordError("field 'planted' must hold the ranks or fields of responses, and got none.")
+            _check_values(self.planted, ("ranks", "fields"), len(self.responses))
         if not self.id:
             slot = self.known.get("slot")
             found = task_id(self.prompt, self.responses, self.batch, f"{self.kind}/{self.form}/{slot}")
@@ -170,7 +178,7 @@ def check_answer(task: Task, answer: Any) -> None:
     if not isinstance(answer, dict) or not answer:
         raise RecordError(f"an answer must be an object with what was said, got {short(answer)}.")
     if "skipped" in answer:
-        _known_keys(answer, ("skipped",))
+        _check_names(answer, ("skipped",))
         _check_text(answer, "skipped")
     elif task.kind == "demonstration":
         _check_demonstration(task, answer)
@@ -180,22 +188,23 @@ def check_answer(task: Task, answer: Any) -> None:
 
 def _check_judgement(task: Task, answer: Mapping[str, Any]) -> None:
     form = "ranking" if task.kind == "ranking" else task.form
-    _known_keys(answer, _ASKED[form])
     if _NEEDED[form] not in answer:
         raise RecordError(f"field '{_NEEDED[form]}' is missing; it holds one value per response.")
-    count = len(task.responses)
-    for name, value in answer.items():
-        if not isinstance(value, list) or (said := fault(value, _SCALES[name])) is not None:
-            raise RecordError(
-                f"field '{name}' {said if isinstance(value, list) else f'must be a list, got {value!r}'}."
-            )
+    _check_values(answer, _ASKED[form], len(task.responses))
+
+
+def _check_values(values: Mapping[str, Any], names: Sequence[str], count: int) -> None:
+    _check_names(values, names)
+    for name, value in values.items():
+        if (said := fault(value, _SCALES[name])) is not None:
+            raise RecordError(f"field '{name}' {said}.")
         if len(value) != count:
             raise RecordError(f"field '{name}' must hold {count} values, one per response, got {short(value)}.")
-    ranks = answer.get("ranks", [])
+    ranks = values.get("ranks", [])
     if {*ranks} != {*range(1, len({*ranks}) + 1)}:
         raise RecordError(f"field 'ranks' must be dense, 1 for the best, then 2, equal for ties, got {short(ranks)}.")
-    for fields in answer.get("fields", []):
-        _known_keys(fields, FIELDS)
+    for fields in values.get("fields", []):
+        _check_names(fields, FIELDS)
 
 
 def _check_demonstration(task: Task, answer: Mapping[str, Any]) -> None:
@@ -205,7 +214,7 @@ def _check_demonstration(task: Task, answer: Mapping[str, Any]) -> None:
     if kind not in kinds:
         raise RecordError(f"field 'prompt_kind' must be one of {', '.join(kinds)}, got {kind!r}.")
     if kind == "few_shot":
-        _known_keys(answer, ("prompt_kind", "instruction", "pairs"))
+        _check_names(answer, ("prompt_kind", "instruction", "pairs"))
         _check_text(answer, "instruction")
         pairs = answer.get("pairs")
         if not isinstance(pairs, list) or not pairs:
@@ -215,11 +224,11 @@ def _check_demonstration(task: Task, answer: Mapping[str, Any]) -> None:
         for pair in pairs:
             if not isinstance(pair, dict):
                 raise RecordError(f"field 'pairs' must hold {{'query': ..., 'response': ...}}, got {short(pair)}.")
-            _known_keys(pair, ("query", "response"))
+            _check_names(pair, ("query", "response"))
             _check_text(pair, "query")
             _check_text(pair, "response")
         return
-    _known_keys(answer, ("prompt_kind", "prompt", "response"))
+    _check_names(answer, ("prompt_kind", "prompt", "response"))
     prompt: Any = answer.get("prompt", task.prompt)
     if task.prompt is not None and prompt != task.prompt:
         raise RecordError("field 'prompt' is not the prompt of the task; leave it out.")
@@ -237,12 +246,9 @@ def _check_text(answer: Mapping[str, Any], name: str) -> None:
         raise RecordError(f"field '{name}' has {len(value):,} characters; {MAX_CHARACTERS:,} are allowed.")
 
 
-def _known_keys(answer: Mapping[str, Any], known: Iterable[str]) -> None:
-    for name in answer:
-        if name not in (names := [*known]):
-            near = nearest(str(name), names)
-            raise RecordError(
-                f"field {name!r} is not asked for; did you mean {near!r}?"
-                if near
-                else f"field {name!r} is not asked for; known are {', '.join(names)}."
-            )
+def _check_names(values: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in values:
+        if name not in known:
+            near = nearest(str(name), known)
+            remedy = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}."
+            raise RecordError(f"field {name!r} is not asked for; {remedy}")
