@@ -30,7 +30,7 @@ from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.recipe.settings import setting_faults
-from rlhf_lightning.runs.errors import WaitingForPeople
+from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.targets import builder
@@ -136,7 +136,7 @@ def _main(config: DictConfig) -> float | None:
             sys.exit(_stopped(stop))
         raise
     except Exception as error:
-        if isinstance(error, WaitingForPeople) and not is_sweep(hydra_config):
+        if isinstance(error, WaitingError) and not is_sweep(hydra_config):
             print_waiting(error)
             sys.exit(WAITING)
         said = report(error, _run_folder(config, hydra_config))

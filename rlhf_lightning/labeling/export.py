@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data.few_shot import few_shot_examples
+from rlhf_lightning.data.labeling import record_row
 from rlhf_lightning.data.records import Comparison, Demonstration
 from rlhf_lightning.labeling.store import Answer, LabelStore
 from rlhf_lightning.runs.files import write_lines
@@ -70,7 +71,7 @@ def write_exports(store: LabelStore, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     answers = store.answers()
     contents: dict[str, list[dict[str, Any]]] = {
-        "comparisons": [asdict(record) for record in rankings(answers)],
+        "comparisons": [record_row(record) for record in rankings(answers)],
         "demonstrations": [asdict(record) for record in demonstrations(answers)],
         "answers": [row_of(answer) for answer in answers],
         "undone": [row_of(answer) for answer in store.answers(undone=True)],

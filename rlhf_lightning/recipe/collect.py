@@ -20,11 +20,12 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
+from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
-from rlhf_lightning.recipe.people import AsksPeople, Ranked
-from rlhf_lightning.recipe.ranked_by_people import rankers, ranked
+from rlhf_lightning.recipe.people import AsksPeople
+from rlhf_lightning.recipe.ranked_by_people import ranked, rankers
 from rlhf_lightning.recipe.schemas import Keywords
 from rlhf_lightning.recipe.turns import advance, shares_lacking, turns
 from rlhf_lightning.runs.files import write_lines

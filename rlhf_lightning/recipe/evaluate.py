@@ -12,6 +12,7 @@ from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
 from rlhf_lightning.recipe.judges import (
+    EvaluateSettings,
     evaluation_lacking,
     few_shot_prefix,
     judge_fingerprints,
@@ -26,7 +27,6 @@ from rlhf_lightning.recipe.people import AsksPeople
 from rlhf_lightning.recipe.preferences import FurtherJudges, evaluation_prompts, preference_results, temperature_of
 from rlhf_lightning.recipe.rated_by_people import rated, raters
 from rlhf_lightning.recipe.rewards import reward_of, reward_steps
-from rlhf_lightning.recipe.schemas import EvaluateSettings
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar

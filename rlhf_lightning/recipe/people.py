@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any
 
-from rlhf_lightning.arguments import Count, Fraction, PositiveFloat
 from rlhf_lightning.data.records import RecordError, short
 from rlhf_lightning.data.rows.files import read_rows
 from rlhf_lightning.data.rows.readers import SourceRow
@@ -14,40 +13,20 @@ from rlhf_lightning.labeling.store import Answer, LabelStore
 from rlhf_lightning.labeling.tasks import Task, check_answer
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.stage import Stage
-from rlhf_lightning.runs.errors import PipelineError, WaitingForPeople
+from rlhf_lightning.runs.errors import PipelineError, WaitingError
 from rlhf_lightning.runs.files import read_json_lines, write_lines
 from rlhf_lightning.runs.folders import read_stage
 
 STORE = "labels.sqlite"
-PEOPLE, FILES = "people", "files"
-"""Who answers: people on the page of the run, or with a tool of their own that reads and writes files."""
 Asked = Mapping[str, Sequence[Task]]
 """Tasks by the part of the step that they belong to, such as a split."""
-
-
-class Ranked(TypedDict):
-    """Node `collect.people`."""
-
-    enough: PositiveFloat
-    shared: Fraction
-    labelers_per_shared: Count
-
-
-class Rated(TypedDict):
-    """Node `evaluate.people`."""
-
-    prompts: Count
-    labelers: NotRequired[Count]
-    enough: NotRequired[PositiveFloat]
-    form: NotRequired[Literal["quality", "toxicity"]]
-    by: NotRequired[Literal["people", "files"]]
 
 
 class AsksPeople(Stage):
     """A step that asks people."""
 
     def settings(self, context: Context) -> dict[str, Any]:
-        """Without how many answers are enough, and how many labelers share a prompt, which may change while they work."""
+        """Without how many answers are enough and how many labelers share a prompt: that may change while they work."""
         settings = super().settings(context)
         own = dict(settings[self.name])
         asked = own.pop("people", None) or {}
@@ -82,7 +61,7 @@ class People:
         return f"{self.step}/{part}/{read_stage(self.folder)['fingerprint'][:8]}"
 
     def wait(self, parts: Sequence[str]) -> None:
-        """Raise `WaitingForPeople` where the tasks are open and not enough is answered, before models are loaded."""
+        """Raise `WaitingError` where the tasks are open and not enough is answered, before models are loaded."""
         paths = {part: self.folder / f"tasks.{part}.jsonl" for part in parts}
         if all(path.exists() for path in paths.values()):
             self.answers({part: [Task(**row) for row in read_json_lines(path)] for part, path in paths.items()})
@@ -92,7 +71,7 @@ class People:
 
         Raises:
             PipelineError: At answers in files that are none to these tasks, with file and line.
-            WaitingForPeople: When it is not enough.
+            WaitingError: When it is not enough.
         """
         for part, own in tasks.items():  # whoever answers must not see who wrote what
             shown = [replace(task, policies=[]) for task in own] if self.files else own
@@ -104,7 +83,7 @@ class People:
             self._open(store, tasks)
             found = self._of_store(store, tasks)
         if lacking := self._lacking(tasks, found):
-            raise WaitingForPeople(lacking)
+            raise WaitingError(lacking)
         if not self.files:
             for part in tasks:
                 store.close_batch(self.batch(part))  # what is gone on with must not change any more
@@ -164,7 +143,7 @@ class People:
             unclear = f", {len(own) - clear} skipped as unclear" if clear < len(own) else ""
             more = f", {needed - done} more are needed" if needed > done else ""
             of = f"{part}: " if len(tasks) > 1 else ""
-            each = f" by {self.labelers} labelers each" if self.labelers > 1 else ""
+            each = f" by {self.labelers} people" if self.labelers > 1 else ""
             said.append(f"{of}{done} of {len(own)} prompts are {self.verb}{each}{unclear}{more}")
         if not lacking:
             return ""

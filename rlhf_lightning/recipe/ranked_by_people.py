@@ -6,16 +6,17 @@ from typing import Any
 
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.labeling.export import rankings
+from rlhf_lightning.labeling.settings import FILES, PEOPLE
 from rlhf_lightning.labeling.tasks import Task, share
 from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.people import FILES, PEOPLE, People
+from rlhf_lightning.recipe.people import People
 
 Collected = dict[str, tuple[list[Comparison], dict[str, int]]]
 """By split the rankings, and how many prompts were dropped, by reason."""
 
 
 def rankers(context: Context, step: str, folder: Path) -> People | None:
-    """The people who rank, where the step asks people; `WaitingForPeople` where the tasks are open and not done."""
+    """The people who rank, where the step asks people; `WaitingError` where the tasks are open and not done."""
     options = context.config[step]
     if options["labelers"] not in (PEOPLE, FILES):
         return None
@@ -33,7 +34,7 @@ def ranked(people: People, sampled: Collected) -> Collected:
 
     Raises:
         PipelineError: When an answer is none.
-        WaitingForPeople: When not enough is ranked.
+        WaitingError: When not enough is ranked.
     """
     options = people.context.config[people.step]
     shared, labelers = (options["people"][name] for name in ("shared", "labelers_per_shared"))

@@ -10,16 +10,17 @@ from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.records import PromptText
 from rlhf_lightning.evaluation.policies import PolicySamples
 from rlhf_lightning.labeling.numbers import label_agreement, policy_numbers, ranks_of
+from rlhf_lightning.labeling.settings import FILES, PEOPLE
 from rlhf_lightning.labeling.store import Answer
 from rlhf_lightning.labeling.tasks import Task
 from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.people import FILES, PEOPLE, People
+from rlhf_lightning.recipe.people import People
 
 _PART = "test"
 
 
 def raters(context: Context, step: str, folder: Path) -> People | None:
-    """The people who rate, where the step asks people; `WaitingForPeople` where the tasks are open and not done."""
+    """The people who rate, where the step asks people; `WaitingError` where the tasks are open and not done."""
     options = context.config[step].get(PEOPLE)
     if not options:
         return None
@@ -46,7 +47,7 @@ def rated(
 
     Raises:
         PipelineError: When an answer is none.
-        WaitingForPeople: When not enough is rated.
+        WaitingError: When not enough is rated.
     """
     if people is None:
         return {}
