@@ -127,8 +127,8 @@ def _people(found: Mapping[str, Any], legend: Legend) -> Part | None:
         return None
     agreed, unclear = found["agreement"], f", of which {found['unclear']} are unclear" if found["unclear"] else ""
     note = (
-        f"{found['labelers']} labelers gave {found['answers']} answers on {found['prompts']} prompts{unclear}. Fields in "
-        "% of the responses."
+        f"{found['labelers']} labelers gave {found['answers']} answers on {found['prompts']} prompts{unclear}. Fields "
+        "in % of the responses."
     )
     if agreed["agreement"]:
         shared = cell(agreed["agreement"], PERCENT)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class People:
         """Raise `WaitingError` where the tasks are open and not enough is answered, before models are loaded."""
         paths = {part: self.folder / f"tasks.{part}.jsonl" for part in parts}
         if all(path.exists() for path in paths.values()):
-            self.answers({part: [Task(**row) for row in read_json_lines(path)] for part, path in paths.items()})
+            self._enough({part: [Task(**row) for row in read_json_lines(path)] for part, path in paths.items()})
 
     def answers(self, tasks: Asked) -> dict[str, list[Answer]]:
         """What was answered, in the order of the tasks; those that are not open are opened.
@@ -76,35 +77,42 @@ class People:
         for part, own in tasks.items():  # whoever answers must not see who wrote what
             shown = [replace(task, policies=[]) for task in own] if self.files else own
             write_lines(self.folder / f"tasks.{part}.jsonl", map(asdict, shown))
-        if self.files:
-            found = {part: self._of_file(part, own) for part, own in tasks.items()}
-        else:
-            store = LabelStore(self.context.runs.root / self.context.runs.run / STORE)
-            self._open(store, tasks)
-            found = self._of_store(store, tasks)
-        if lacking := self._lacking(tasks, found):
-            raise WaitingError(lacking)
+        found = self._enough(tasks)
         if not self.files:
             for part in tasks:
-                store.close_batch(self.batch(part))  # what is gone on with must not change any more
-            found = self._of_store(store, tasks)
+                self._store.close_batch(self.batch(part))  # what is gone on with must not change any more
+            found = self._said(tasks)
         return found
 
     def unclear(self, tasks: Sequence[Task], answers: Sequence[Answer]) -> int:
         """How many of the tasks everybody skipped."""
         return self._states(tasks, answers).count("unclear")
 
-    def _open(self, store: LabelStore, tasks: Asked) -> None:
+    @cached_property
+    def _store(self) -> LabelStore:
+        return LabelStore(self.context.runs.root / self.context.runs.run / STORE)
+
+    def _enough(self, tasks: Asked) -> dict[str, list[Answer]]:
+        if not self.files:
+            self._open(tasks)
+        found = self._said(tasks)
+        if lacking := self._lacking(tasks, found):
+            raise WaitingError(lacking)
+        return found
+
+    def _open(self, tasks: Asked) -> None:
         """Add the tasks, and give out no more of those of the step as it was made before, with other settings."""
-        there = {task.batch for task in store.tasks()}
+        there = {task.batch for task in self._store.tasks()}
         for part, own in tasks.items():
             for batch in there - {self.batch(part)}:
                 if batch.startswith(f"{self.step}/{part}/"):
-                    store.close_batch(batch)
-            store.add_tasks(own)
+                    self._store.close_batch(batch)
+            self._store.add_tasks(own)
 
-    def _of_store(self, store: LabelStore, tasks: Asked) -> dict[str, list[Answer]]:
-        return {part: _in_order(own, store.answers(self.batch(part))) for part, own in tasks.items()}
+    def _said(self, tasks: Asked) -> dict[str, list[Answer]]:
+        if self.files:
+            return {part: self._of_file(part, own) for part, own in tasks.items()}
+        return {part: _in_order(own, self._store.answers(self.batch(part))) for part, own in tasks.items()}
 
     def _of_file(self, part: str, tasks: Sequence[Task]) -> list[Answer]:
         path, by_id = self.folder / f"answers.{part}.jsonl", {task.id: task for task in tasks}
