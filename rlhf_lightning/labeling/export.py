@@ -64,15 +64,15 @@ def write_exports(store: LabelStore, folder: Path) -> list[Path]:
         folder: Where to.
 
     Returns:
-        `comparisons.jsonl` and `demonstrations.jsonl`, the records; `answers.jsonl`, every answer that counts, with
-        its task, who wrote the responses, the labeler, the order on their page and the time; and `undone.jsonl`, in
-        the same form what was taken back or said anew.
+        `comparisons.train.jsonl` and `demonstrations.train.jsonl`, the records; `answers.jsonl`, every answer that
+        counts, with its task, who wrote the responses, the labeler, the order on their page and the time; and
+        `undone.jsonl`, in the same form what was taken back or said anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     answers = store.answers()
     contents: dict[str, list[dict[str, Any]]] = {
-        "comparisons": [record_row(record) for record in rankings(answers)],
-        "demonstrations": [asdict(record) for record in demonstrations(answers)],
+        "comparisons.train": [record_row(record) for record in rankings(answers)],
+        "demonstrations.train": [asdict(record) for record in demonstrations(answers)],
         "answers": [row_of(answer) for answer in answers],
         "undone": [row_of(answer) for answer in store.answers(undone=True)],
     }

@@ -198,6 +198,7 @@ class DataSettings(TypedDict):
     lengths: Lengths
     root: NotRequired[str | None]
     on_error: NotRequired[Literal["stop", "quarantine"]]
+    labels: NotRequired[str | None]
     format: NotRequired[FormatName | None]
     train_on: NotRequired[TrainOn]
     id: NotRequired[str]
@@ -271,6 +272,14 @@ class Settings(TypedDict):
 
 SHORTHANDS: Mapping[str, Mapping[str, Any]] = {
     "model": dict.fromkeys(("path", "size", "eos", "stop", "chat_template", "date")),
-    "data": {"root": None, "on_error": "stop", "format": None, "train_on": "last", "id": None, "tasks": None},
+    "data": {
+        "root": None,
+        "on_error": "stop",
+        "labels": None,
+        "format": None,
+        "train_on": "last",
+        "id": None,
+        "tasks": None,
+    },
 }
 """Settings that nodes beside them refer to, each with the value that says nothing."""
