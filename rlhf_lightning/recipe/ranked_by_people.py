@@ -53,6 +53,6 @@ def ranked(people: People, sampled: Collected) -> Collected:
 
 def _task(batch: str, sampled: Comparison, options: Mapping[str, Any]) -> Task:
     policies = (sampled.labeling or {}).get("policies") or options["policies"] * len(sampled.completions)
-    known = {"source": sampled.source, "user": sampled.user, "labels": sampled.labels}
+    known = {"source": sampled.source, "user": sampled.user, "labels": sampled.labels, "round": options.get("round")}
     known = {name: value for name, value in known.items() if value is not None}
     return Task("", "ranking", batch, sampled.prompt, sampled.completions, policies, known=known)
