@@ -29,6 +29,7 @@ from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_vie
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
+from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
@@ -64,7 +65,7 @@ def run(config: DictConfig) -> float | None:
     metrics = pipeline.run()
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
-        console.print(sample_view(runs.folder(EVALUATE) / "samples.json", legend))
+        console.print(sample_view(runs.of_round(plain[ROUNDS]).folder(EVALUATE) / "samples.json", legend))
         console.print(
             *filter(None, (table_3_table(metrics[EVALUATE], legend), closing_table(metrics[EVALUATE], legend)))
         )

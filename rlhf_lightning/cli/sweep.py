@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rlhf_lightning.cli.configuration import keep_secrets, resolved
 from rlhf_lightning.evaluation.tables import failure_table, sweep_table
+from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.secrets import redacted
@@ -45,7 +46,8 @@ class SweepSummary(Callback):
         self.numbers[number] = name if name not in self.jobs else f"{name} (job {number})"
         if number not in self.failures:
             job: Any = job_return.cfg
-            runs = runs_of(resolved(job), config)
+            settings = resolved(job)
+            runs = runs_of(settings, config).of_round(settings[ROUNDS])
             self.jobs[self.numbers[number]] = runs.root / runs.run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -15,6 +15,7 @@ from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
 from rlhf_lightning.evaluation.preference_parts import preference_section
 from rlhf_lightning.evaluation.report_parts import Section
+from rlhf_lightning.evaluation.round_parts import Round, newest, round_section, rounds_in
 from rlhf_lightning.evaluation.step_files import StepFiles
 from rlhf_lightning.evaluation.suite_parts import suite_section
 from rlhf_lightning.evaluation.tables import (
@@ -34,6 +35,7 @@ from rlhf_lightning.evaluation.tables import (
     split_tables,
 )
 from rlhf_lightning.runs.files import replacing, write_json
+from rlhf_lightning.runs.rounds import run_name
 from rlhf_lightning.runs.trash import trash_sentence
 
 FEW_PROMPTS = 100
@@ -85,6 +87,9 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         "versions": last.get("versions", {}),
         "git_commit": last.get("git_commit"),
     }
+    rounds = rounds_in(run_folder, records)
+    if rounds:
+        results["rounds"] = {str(number): each.evaluation for number, each in rounds.items()}
     write_json(target / "results.json", results)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -94,9 +99,9 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     environment.filters.update(lookup=_lookup, as_json=as_json)
     reference = _config(evaluation, EVALUATE).get("reference", "the reference")
     page = environment.get_template("report.html").render(
-        run=run_folder.name,
+        run=run_name(run_folder),
         results=results,
-        sentences=headline(results, legend),
+        sentences=[*_of_last_round(rounds, legend), *headline(results, legend)],
         few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
         judge=judge_sentence(judge) if judge else "",
         independent=not (judge and judge[TRAINED]),
@@ -104,7 +109,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         measures=[table for key in MEASURES if key != BY_JUDGES and (table := measure_table(results, key))],
         reference=reference,
         charts=_charts(results, reference, legend),
-        sections=_sections(files, legend),
+        sections=[*filter(None, [round_section(rounds, legend)]), *_sections(files, legend)],
         samples=files[EVALUATE].samples if EVALUATE in files else None,
         stages=[_stage(stage, files[stage.name], legend) for stage in stages],
         accuracy={stage.name: accuracy_rows(records[stage.name]) for stage in stages if stage.measured_on_rankings},
@@ -131,6 +136,17 @@ def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
     trained = (results.get(JUDGE) or {}).get(TRAINED)
     judge = "what trained the policies" if trained else "the judge"
     return [_sentence(legend.label(name), rates[name], against, results["prompts"], judge) for name in reversed(rates)]
+
+
+def _of_last_round(rounds: Mapping[int, Round], legend: Legend) -> list[str]:
+    """What came of the last round, in a sentence."""
+    if not rounds:
+        return []
+    number, last = max(rounds.items(), key=lambda item: item[0])
+    results = {"policies": {}, **last.evaluation}
+    name = newest(last)
+    chosen = {"policies": {name: results["policies"][name]}} if name else {"policies": {}}
+    return [f"Round {number}: {sentence}" for sentence in headline({**results, **chosen}, legend)]
 
 
 def _sentence(policy: str, rate: Interval, baseline: str, prompts: int, judge: str) -> str:

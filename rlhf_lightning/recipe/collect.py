@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
-from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, NonNegativeInt, PositiveFloat, checked
+from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, PositiveFloat, checked
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.labeling import record_row
 from rlhf_lightning.data.loader import collate_prompts
@@ -26,7 +26,8 @@ from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.recipe.people import AsksPeople
 from rlhf_lightning.recipe.ranked_by_people import ranked, rankers
-from rlhf_lightning.recipe.schemas import Keywords
+from rlhf_lightning.recipe.rounds import prompts_of_round, seed_of_round
+from rlhf_lightning.recipe.schemas import Keywords, PromptCounts
 from rlhf_lightning.recipe.turns import advance, shares_lacking, turns
 from rlhf_lightning.runs.files import write_lines
 from rlhf_lightning.runs.folders import read_stage
@@ -35,20 +36,13 @@ from rlhf_lightning.training.progress import progress_bar
 Progress = Callable[[int], None]
 
 
-class PromptCounts(TypedDict):
-    """Prompts to ask, by split."""
-
-    train: Count
-    validation: NotRequired[NonNegativeInt]
-    test: NotRequired[NonNegativeInt]
-
-
 class CollectSettings(TypedDict):
     """Group `collect`."""
 
     policies: list[str]
     labelers: Node | Literal["people", "files"] | None
     people: Ranked
+    round: NotRequired[Count]
     prompts: PromptCounts
     sampling: "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('seed', 'progress', 'kept'))]"
 
@@ -78,17 +72,18 @@ class Collection(AsksPeople):
         options, people = context.config[self.name], rankers(context, self.name, folder)
         policies = {name: context.causal_lm(name) for name in options["policies"]}
         labelers = [Unranked()] if people else context.build(options["labelers"])
-        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": context.seed, **options["sampling"]}
+        seed = seed_of_round(context.seed, number := options.get("round", 1))
+        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": seed, **options["sampling"]}
         found = {}
         for split, count in options["prompts"].items():
-            prompts = context.records("prompts", split, required=split == "train")[:count]
+            prompts = prompts_of_round(context, split, count, number)
             with progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}") as (bar, task):
                 found[split] = collect_comparisons(
                     policies,
                     context.tokenization,
                     prompts,
                     labelers,
-                    seed=context.seed,
+                    seed=seed,
                     progress=partial(bar.advance, task),
                     kept=KeptRankings(folder / f"ranked.{split}.unfinished", belongs_to),
                     **options["sampling"],

@@ -1,6 +1,6 @@
 """One look over all the named steps before the first one is made: everything that lacks is said at once."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -43,31 +43,30 @@ def check_names(named: Sequence[str], steps: Sequence[str]) -> None:
         raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
 
 
-def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
+def look_ahead(context: Context, stages: Sequence[Stage], coming: Iterable[str] = ()) -> set[str]:
     """Refuse a run that could not come to its end, before anything is made, read or loaded.
 
     Args:
         context: Models, records and settings of the run; it learns which steps are to come.
         stages: The steps to run, in order.
+        coming: Steps with an artifact that the rounds before are still to make.
 
     Returns:
-        The steps with an artifact that is still to be made.
+        Those, and the ones of these steps.
 
     Raises:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
-    context.coming.clear()
     found: dict[str, list[str]] = {key: [] for key in _upstream_lacking(context)}
     found |= {key: [] for key in _devices_lacking(context.config["trainer"])}
     needed: dict[str, Stage] = {}
-    for stage in stages:
+    to_make = {*coming}
+    for stage in as_they_come(context, stages, coming, to_make):
         if stage.not_needed(context) is None:
             needed[stage.name] = stage
-            for sentence, about in _lacks(stage, context):
+            for sentence, about in _lacks(stage, context, to_make):
                 found[sentence] = [*found.get(sentence, []), *([about] if about else [])]
-    to_make = {*context.coming}
-    context.coming.clear()
-    if any(isinstance(needed[name], TrainingStage) for name in to_make):
+    if any(isinstance(needed.get(name), TrainingStage) for name in to_make):
         found |= {key: [] for key in _surroundings_lacking(context)}
     found |= {key: [] for key in _metric_lacking(context, needed)}
     said = [
@@ -82,8 +81,30 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
     return to_make
 
 
-def _lacks(stage: Stage, context: Context) -> Iterator[tuple[str, str]]:
-    """What a step lacks, each with its name where the sentence does not say it; the step is coming, unless complete."""
+def as_they_come(
+    context: Context, stages: Sequence[Stage], coming: Iterable[str], to_make: Iterable[str]
+) -> Iterator[Stage]:
+    """The steps in order; while one is looked at, the context knows which models are to come by then.
+
+    Args:
+        context: Models and settings of the run.
+        stages: The steps to run, in order.
+        coming: Steps that the rounds before are still to make.
+        to_make: Those, and the ones of these steps; may grow by the step at hand.
+    """
+    runs = context.runs
+    context.coming = {*coming}
+    try:
+        for stage in stages:
+            context.runs = runs.before(stage.name, context.steps)
+            yield stage
+            context.coming |= {stage.name} & {*to_make}
+    finally:
+        context.coming, context.runs = set(), runs
+
+
+def _lacks(stage: Stage, context: Context, to_make: set[str]) -> Iterator[tuple[str, str]]:
+    """What a step lacks, each with its name where the sentence does not say it; it is to be made, unless complete."""
     if stage.keeps_artifact and not context.config["overwrite"]:
         if refused := _refused(stage, context):
             yield refused, ""
@@ -91,7 +112,7 @@ def _lacks(stage: Stage, context: Context) -> Iterator[tuple[str, str]]:
             return  # what it was made from may be gone
     for sentence in _inputs_lacking(stage, context):
         yield sentence, stage.name
-    context.coming |= {stage.name} if stage.keeps_artifact else set()
+    to_make |= {stage.name} if stage.keeps_artifact else set()
 
 
 def _refused(stage: Stage, context: Context) -> str | None:

@@ -17,6 +17,7 @@ from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.errors import PipelineError, WaitingError
 from rlhf_lightning.runs.files import read_json_lines, write_lines
 from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.rounds import rounds_to
 
 STORE = "labels.sqlite"
 Asked = Mapping[str, Sequence[Task]]
@@ -59,7 +60,9 @@ class People:
 
     def batch(self, part: str) -> str:
         """What the tasks of a part are called in the store; those of the step with other settings have another name."""
-        return f"{self.step}/{part}/{read_stage(self.folder)['fingerprint'][:8]}"
+        run = self.context.runs.run
+        of_round = Path(run).relative_to(rounds_to(run)[-1])
+        return (of_round / self.step / part / read_stage(self.folder)["fingerprint"][:8]).as_posix()
 
     def wait(self, parts: Sequence[str]) -> None:
         """Raise `WaitingError` where the tasks are open and not enough is answered, before models are loaded."""
@@ -90,7 +93,12 @@ class People:
 
     @cached_property
     def _store(self) -> LabelStore:
-        return LabelStore(self.context.runs.root / self.context.runs.run / STORE)
+        return LabelStore(self._run / STORE)
+
+    @property
+    def _run(self) -> Path:
+        """The folder that people open: that of the first round."""
+        return self.context.runs.root / rounds_to(self.context.runs.run)[-1]
 
     def _enough(self, tasks: Asked) -> dict[str, list[Answer]]:
         if not self.files:
@@ -105,7 +113,7 @@ class People:
         there = {task.batch for task in self._store.tasks()}
         for part, own in tasks.items():
             for batch in there - {self.batch(part)}:
-                if batch.startswith(f"{self.step}/{part}/"):
+                if batch.rpartition("/")[0] == self.batch(part).rpartition("/")[0]:
                     self._store.close_batch(batch)
             self._store.add_tasks(own)
 
@@ -155,14 +163,13 @@ class People:
             said.append(f"{of}{done} of {len(own)} prompts are {self.verb}{each}{unclear}{more}")
         if not lacking:
             return ""
-        runs = self.context.runs
         if self.files:
             how = (
                 f"Put the answers to {self.folder / 'tasks.<part>.jsonl'} beside it, into answers.<part>.jsonl "
                 f"(part: {', '.join(tasks)})"
             )
         else:
-            how = f"Open the page: rlhf-label {runs.root / runs.run}"
+            how = f"Open the page: rlhf-label {self._run}"
         return (
             f"step {self.step} waits for people. {'; '.join(said)} ({self.step}.people.enough={self.enough:g}). {how}. "
             "The same command goes on from here when that is done; what was sampled is kept."

@@ -27,6 +27,7 @@ from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
 from rlhf_lightning.models.lora import with_adapters
+from rlhf_lightning.recipe.rounds import LaterRounds
 from rlhf_lightning.tokenization.formats import FormatName
 from rlhf_lightning.training.fit import fit_stage
 
@@ -164,8 +165,12 @@ class PpoSettings(TypedDict):
     keep: Literal["best"] | None
 
 
-class CheckSettings(TypedDict):
-    """Step `check` has none."""
+class PromptCounts(TypedDict):
+    """Prompts to ask, by split."""
+
+    train: Count
+    validation: NotRequired[NonNegativeInt]
+    test: NotRequired[NonNegativeInt]
 
 
 class CurateSettings(TypedDict):
@@ -261,6 +266,8 @@ class Settings(TypedDict):
     stages: str | list[str]
     run: str
     upstream: str | list[str] | None
+    rounds: Count
+    later_rounds: LaterRounds
     overwrite: bool
     keep_going: bool
     plan: bool

@@ -107,7 +107,7 @@ WRONG = [
     ("reward.init=prompted", "reward: init=prompted: prompted is only a policy of step evaluate. Name base, "),
     ("reward.init=base/raw", "reward: init=base/raw: base has no variants. Name base, "),
     ("reward.init=collect", "reward: init=collect: step collect leaves no model. Name base, "),
-    ("reward.init=ppo", "reward: the model of stage ppo is needed, but "),
+    ("reward.init=ppo", "reward: the model of stage ppo is needed, and does not come before this step"),
     ("reward.init=sandbox/huge", "reward: init=sandbox/huge: the sandbox has no model 'sandbox/huge'"),
     ("collect.policies=[sft,ppo_int]", "collect: policies=ppo_int is no step and no folder here. Did you mean"),
     ("collect.policies=[sft/raww]", "collect: policies=sft/raww: sft has no variant but raw, and its epochs"),
