@@ -316,3 +316,15 @@ def test_tasks_are_not_opened_twice(tmp_path: Path) -> None:
         with pytest.raises(WaitingError, match="0 of 1"):
             people.answers({"train": tasks})
     assert [asdict(task) for task in LabelStore(tmp_path / "mine" / "labels.sqlite").tasks()] == rows_of(folder)
+
+
+def test_later_rounds_are_labeled_on_the_page_of_the_first(tmp_path: Path) -> None:
+    context, _ = asking(tmp_path)
+    folder = tmp_path / "mine" / "round-2" / "collect"
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text('{"fingerprint": "0123456789abcdef", "identity": {}}')
+    context.runs, context.config["collect"]["round"] = Runs(tmp_path, "mine/round-2"), 2
+    with pytest.raises(WaitingError, match=rf"rlhf-label {tmp_path}/mine\. "):
+        asked(context, folder, sampled(1))
+    (task,) = LabelStore(tmp_path / "mine" / "labels.sqlite").tasks()
+    assert (task.batch, task.known["round"]) == ("round-2/collect/train/01234567", 2)
