@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -57,6 +58,14 @@ def _fresh_causal_lm(kind: str, *, dtype: torch.dtype = torch.float32, seed: int
         else:
             raise ValueError(f"kind is {kind!r}; known are gpt2 and llama.")
     return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def types_as_users_have_them():
+    """Without the checks of the test suite, which see a value of the wrong type before the record does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

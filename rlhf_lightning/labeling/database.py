@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from rlhf_lightning.runs.errors import PipelineError
 
@@ -17,13 +18,17 @@ _APPLICATION = 0x524C4846
 _SCHEMA = (
     """CREATE TABLE tasks (
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, batch TEXT NOT NULL,
-        wanted INTEGER, closed INTEGER NOT NULL DEFAULT 0, body TEXT NOT NULL)""",
+        wanted INTEGER, lacking INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0, body TEXT NOT NULL)""",
+    "CREATE INDEX unfinished ON tasks (number) WHERE lacking > 0 AND NOT closed",
     """CREATE TABLE labelers (
         name TEXT PRIMARY KEY, role TEXT NOT NULL, token TEXT NOT NULL UNIQUE, password TEXT)""",
     """CREATE TABLE assignments (
         id INTEGER PRIMARY KEY AUTOINCREMENT, task INTEGER NOT NULL REFERENCES tasks(number),
         labeler TEXT NOT NULL REFERENCES labelers(name), display TEXT NOT NULL, given_at REAL NOT NULL,
         touched_at REAL NOT NULL, draft TEXT, done INTEGER NOT NULL DEFAULT 0, UNIQUE (task, labeler))""",
+    """CREATE TRIGGER counted AFTER UPDATE OF done ON assignments BEGIN
+        UPDATE tasks SET lacking = lacking - (new.done - old.done) WHERE number = new.task AND wanted IS NOT NULL;
+    END""",
     "CREATE INDEX by_labeler ON assignments (labeler, done)",
     # A row is never changed but for `undone_at`, and never deleted: the history of every answer.
     """CREATE TABLE saves (
@@ -55,6 +60,14 @@ class Database:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._sentences():
             self._prepare()
+
+    def __enter__(self) -> Self:
+        """The file, until the block ends."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let go of it."""
+        self.close()
 
     def close(self) -> None:
         """Let go of the file; what was saved is in it and nowhere else."""
@@ -152,8 +165,9 @@ class Database:
                     str(self.path),
                 ) from error
             if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                found = " ".join(str(error).split())
                 raise PipelineError(
-                    f"{self.path} is damaged ({error}). Put it back from a copy, with the files {self.path.name}-wal "
+                    f"{self.path} is damaged ({found}). Put it back from a copy, with the files {self.path.name}-wal "
                     "and -shm of that copy where it has them; or move it away to begin anew."
                 ) from error
             if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):

@@ -188,7 +188,9 @@ def _said(answer: Answer, name: str, place: int) -> Any:
 
 def _alpha(tasks: Sequence[Sequence[Answer]], name: str, level: str) -> float | None:
     """Alpha over the responses of all tasks; None where there is nothing to compare, or everything is the same."""
-    units = [[_said(answer, name, place) for answer in own] for own in tasks for place in range(len(own[0].order))]
+    units = [
+        [_said(answer, name, place) for answer in own] for own in tasks for place in range(len(own[0].task.responses))
+    ]
     try:
         return krippendorff_alpha(units, level)
     except ValueError:

@@ -9,7 +9,7 @@ IN_HANDS = f"""{ASSIGNMENT} WHERE a.labeler = :labeler AND NOT a.done AND NOT t.
     AND t.kind = ifnull(:kind, t.kind) AND {_ROOM} ORDER BY a.touched_at DESC, a.id DESC LIMIT 1"""
 """What a labeler has, first what they touched last; what the clock took from them too, unless somebody has it now."""
 
-FREE = f"""SELECT t.number, t.body FROM tasks t WHERE NOT t.closed AND t.kind = ifnull(:kind, t.kind)
+FREE = f"""SELECT t.number, t.body FROM tasks t WHERE t.lacking > 0 AND NOT t.closed AND t.kind = ifnull(:kind, t.kind)
     AND NOT EXISTS (SELECT 1 FROM assignments m WHERE m.task = t.number AND m.labeler = :labeler)
     AND {_ROOM} ORDER BY t.number LIMIT 1"""
 

@@ -101,9 +101,9 @@ class LabelStore(Accounts):
         with self.writing() as connection:
             for task in tasks:
                 wanted = None if task.planted else task.labelers_wanted
-                row = (task.id, task.kind, task.batch, wanted, _json(asdict(task)))
                 new = connection.execute(
-                    "INSERT OR IGNORE INTO tasks (id, kind, batch, wanted, body) VALUES (?, ?, ?, ?, ?)", row
+                    "INSERT OR IGNORE INTO tasks (id, kind, batch, wanted, lacking, body) VALUES (?, ?, ?, ?, ?, ?)",
+                    (task.id, task.kind, task.batch, wanted, wanted or 1, _json(asdict(task))),
                 ).rowcount
                 if not new:
                     (body,) = connection.execute("SELECT body FROM tasks WHERE id = ?", (task.id,)).fetchone()
@@ -282,4 +282,5 @@ def _task(body: str) -> Task:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    # ASCII, as half a surrogate pair, which a page may send in a draft, has no UTF-8.
+    return json.dumps(value)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from rlhf_lightning.arguments import Count, Fraction, checked, fault, nearest
+from rlhf_lightning.data.few_shot import few_shot_examples
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, PromptText, RecordError, short
 from rlhf_lightning.evaluation.table_3 import TABLE_3
 
@@ -88,11 +89,11 @@ class Task:
         for name, annotation in _TYPES.items():
             if (said := fault(getattr(self, name), annotation)) is not None:
                 raise RecordError(f"field '{name}' of a task {said}.")
-        prompt: Any = self.prompt  # None is refused with the record
+        prompt: Any = "written by the labeler" if self._own_prompt else self.prompt
         user, source, labels = (self.known.get(name) for name in ("user", "source", "labels"))
         if self.kind == "ranking":
             Comparison(prompt, self.responses, [1] * len(self.responses), None, source, labels, user)
-        elif self.kind == "evaluation" or prompt is not None:
+        else:
             Prompt(prompt, user, source, labels)
         if (self.kind == "demonstration") == bool(self.responses):
             raise RecordError(f"field 'responses' of a task of kind {self.kind} cannot be {short(self.responses)}.")
@@ -109,6 +110,10 @@ class Task:
             slot = self.known.get("slot")
             found = task_id(self.prompt, self.responses, self.batch, f"{self.kind}/{self.form}/{slot}")
             object.__setattr__(self, "id", found)
+
+    @property
+    def _own_prompt(self) -> bool:
+        return self.kind == "demonstration" and self.prompt is None
 
 
 def task_id(prompt: PromptText | None, responses: Sequence[str], batch: str, kind: str) -> str:
@@ -227,6 +232,7 @@ def _check_demonstration(task: Task, answer: Mapping[str, Any]) -> None:
             _check_names(pair, ("query", "response"))
             _check_text(pair, "query")
             _check_text(pair, "response")
+        few_shot_examples(answer["instruction"], [(pair["query"], pair["response"]) for pair in pairs])
         return
     _check_names(answer, ("prompt_kind", "prompt", "response"))
     prompt: Any = answer.get("prompt", task.prompt)
