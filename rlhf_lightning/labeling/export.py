@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlhf_lightning.data.few_shot import few_shot_examples
-from rlhf_lightning.data.labeling import record_row
+from rlhf_lightning.data.labeling import Labeling, record_row
 from rlhf_lightning.data.records import Comparison, Demonstration
 from rlhf_lightning.labeling.store import Answer, LabelStore
 from rlhf_lightning.runs.files import write_lines
@@ -23,9 +23,17 @@ def rankings(answers: Iterable[Answer]) -> list[Comparison]:
             answer.task.known.get("source") or "collected",
             answer.task.known.get("labels"),
             answer.task.known.get("user"),
+            _labeling(answer),
         )
         for answer in _records(answers, "ranking")
     ]
+
+
+def _labeling(answer: Answer) -> Labeling:
+    """How the ranking came about, as far as it is known."""
+    said = {name: answer.answer.get(name) for name in ("likert", "fields")}
+    known = {"policies": answer.task.policies, **said, "order": answer.order, "round": answer.task.known.get("round")}
+    return cast(Labeling, {name: value for name, value in known.items() if value})
 
 
 def demonstrations(answers: Iterable[Answer]) -> list[Demonstration]:

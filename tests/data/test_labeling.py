@@ -45,7 +45,6 @@ def test_lines_without_one_are_what_they_were():
         *({"order": each} for each in ([0, 1, 1], [1, 2, 3], [0, 1], ["a", 0, 1], 3)),
         *({"round": each} for each in (0, 1.5, True, "1")),
         {"policy": ["sft"] * 3},
-        ["sft"] * 3,
     ],
 )
 def test_what_is_none_is_refused(wrong):

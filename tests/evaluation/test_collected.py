@@ -53,7 +53,7 @@ def test_the_report_has_them():
     section = collected_section({"collect": {"train": facts}, "sft": {"train/loss": 1.0}}, Legend({}, {}))
     assert [part.title for part in section.parts] == ["By policy", "By people"]
     assert [(row[0], row[2], row[3]["value"]) for row in section.parts[0].rows] == [
-        ("train", "50.0", "0"),
+        ("train", "50.0", "0.0"),
         ("train", "50.0", "100"),
     ]
     assert section.parts[1].rows[0][:3] == ["train", "1", "1"]
