@@ -10,6 +10,7 @@ from rlhf_lightning.curation.rows import Row
 from rlhf_lightning.data.labeling import labeling_at, record_row
 from rlhf_lightning.data.records import Comparison, Demonstration, RecordError
 from rlhf_lightning.data.rows.records_of import read_records
+from rlhf_lightning.data.sources import FileData
 from rlhf_lightning.data.tokenize import Tokenization
 
 WHOLE = {
@@ -65,3 +66,18 @@ def test_responses_that_become_one_lose_their_own_entries(tiny_tokenizer):
         "order": [0, 1],
     }
     assert labeling_at(None, [0]) is None
+
+
+def test_what_people_wrote_stands_beside_the_files(tmp_path):
+    for folder, answer in (("own", "mine"), ("labels", "theirs")):
+        (tmp_path / folder).mkdir()
+        row = json.dumps({"prompt": "p", "response": answer})
+        (tmp_path / folder / "demonstrations.train.jsonl").write_text(row + "\n")
+    root, labels = str(tmp_path / "own"), str(tmp_path / "labels")
+    found = FileData(root, {"demonstrations": {"train": None}}, by_name=True, labels=labels)
+    assert [record.response for record in found.records("demonstrations", "train")] == ["mine", "theirs"]
+    assert FileData(None, {}, labels=labels).records("demonstrations", "train") == [Demonstration("p", "theirs")]
+    alone = FileData(root, {"demonstrations": {"train": None}}, by_name=True)
+    assert alone.fingerprint() != found.fingerprint()
+    with pytest.raises(ValueError, match=r"data\.labels=.*own2 holds no demonstrations.*rlhf-label <run> --export"):
+        FileData(root, {}, labels=f"{root}2")
