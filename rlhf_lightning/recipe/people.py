@@ -151,6 +151,7 @@ class People:
     def _lacking(self, tasks: Asked, answers: Mapping[str, Sequence[Answer]]) -> str:
         """What is still to be done, in sentences; "" where enough is."""
         said, lacking = [], 0
+        tasks = {part: own for part, own in tasks.items() if own}
         for part, own in tasks.items():
             states = self._states(own, answers[part])
             done, clear = states.count("done"), len(own) - states.count("unclear")

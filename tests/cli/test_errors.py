@@ -132,7 +132,7 @@ def test_null_among_options_is_a_sentence(tmp_path):
 
 def test_a_run_that_waits_for_people_is_no_error(tmp_path):
     prompts = [f"data.source.{name}=8" for name in ("prompts", "demonstrations", "text", "validation")]
-    few = ["collect.prompts={train: 2}", "collect.policies=[base]", "collect.labelers=people", *prompts]
+    few = ["collect.prompts={train: 2, validation: 0}", "collect.policies=[base]", "collect.labelers=people", *prompts]
     said = rlhf(["debug=fast", "model.size=small", "stages=[collect]", "run=mine", *few], tmp_path)
     assert said.code == 3
     last = said.text.splitlines()[-1]
