@@ -60,9 +60,8 @@ class People:
 
     def batch(self, part: str) -> str:
         """What the tasks of a part are called in the store; those of the step with other settings have another name."""
-        run = self.context.runs.run
-        of_round = Path(run).relative_to(rounds_to(run)[-1])
-        return (of_round / self.step / part / read_stage(self.folder)["fingerprint"][:8]).as_posix()
+        run, fingerprint = self.context.runs.run, str(read_stage(self.folder)["fingerprint"])
+        return (Path(run).relative_to(rounds_to(run)[-1]) / self.step / part / fingerprint[:8]).as_posix()
 
     def wait(self, parts: Sequence[str]) -> None:
         """Raise `WaitingError` where the tasks are open and not enough is answered, before models are loaded."""
