@@ -19,6 +19,8 @@ EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
 SHARES = ("win_rate", "length_controlled")
 """Measures of a policy beside the baseline, which are shown as percentages."""
 TRAINED, NOT_MEASURED = "trained_policies", "not measured"
+ROUND = ",round="
+"""What the name of a job has before the number of a round, where it has several."""
 NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 
 
@@ -107,7 +109,8 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     Args:
         jobs: Overrides of each job, and its run folder.
     """
-    table = Table(title=f"{len(jobs)} jobs; pooled over seeds: 95 % interval over seeds and prompts")
+    count = len({job.partition(ROUND)[0] for job in jobs})
+    table = Table(title=f"{count} jobs; pooled over seeds: 95 % interval over seeds and prompts")
     for name in ("job", "policy", "score", "win rate", "KL", "length"):
         table.add_column(name, justify="left" if name in ("job", "policy") else "right")
     pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}

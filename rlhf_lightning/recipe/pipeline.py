@@ -101,12 +101,12 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run everything; returns the metrics of every step, and with several rounds those of each."""
         with self.context.heartbeat.beating():
-            rounds, to_make = rounds_of(self), set[str]()
+            rounds, to_make = rounds_of(self) if self.config["rounds"] > 1 else [self], set[str]()
             for each in rounds:
                 to_make = each.look_ahead(to_make)
             metrics = [each.run_steps() for each in rounds]
             destroy_process_group()
-        return joined_metrics(metrics)
+        return joined_metrics(metrics) if len(rounds) > 1 else metrics[0]
 
     def run_steps(self) -> dict[str, Any]:
         """Run the steps of this round, when nothing lacks."""

@@ -134,9 +134,8 @@ def rounds_of(first: "Pipeline") -> list["Pipeline"]:
         PipelineError: When a second round would be the same thing again.
     """
     config, stages, rounds = first.config, first.stages, [first]
-    if config[ROUNDS] > 1:
-        check_rounds(config, stages, first.context.brings("comparisons"))
-        first.context.config = settings_of_round(config, stages, 1)
+    check_rounds(config, stages, first.context.brings("comparisons"))
+    first.context.config = settings_of_round(config, stages, 1)
     for number in range(2, config[ROUNDS] + 1):
         later, context = copy(first), copy(first.context)  # what is read stays read
         later.config, later.runs = settings_of_round(config, stages, number), first.runs.of_round(number)
@@ -149,9 +148,9 @@ def rounds_of(first: "Pipeline") -> list["Pipeline"]:
 
 
 def joined_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Those of every step by its last round, and of several rounds each under ``rounds`` and its number."""
-    metrics = {name: value for own in rounds for name, value in own.items()}
-    return metrics if len(rounds) == 1 else {**metrics, ROUNDS: {str(n): own for n, own in enumerate(rounds, 1)}}
+    """Those of every step by its last round, and those of each round under ``rounds`` and its number."""
+    last = {name: value for own in rounds for name, value in own.items()}
+    return {**last, ROUNDS: {str(number): own for number, own in enumerate(rounds, 1)}}
 
 
 def prompts_of_round(context: Context, split: str, count: int, number: int) -> list[Any]:

@@ -23,10 +23,10 @@ from rlhf_lightning.runs.identity import (
     records_fingerprint,
 )
 from rlhf_lightning.runs.places import BEFORE_WORK, LOGS, TORN, holds, real_folder, take_away, writable
+from rlhf_lightning.runs.places import is_complete as is_complete
+from rlhf_lightning.runs.places import read_stage as read_stage
 from rlhf_lightning.runs.rounds import ROUND, rounds_to
 from rlhf_lightning.runs.secrets import redacted
-from rlhf_lightning.runs.stage_record import is_complete as is_complete
-from rlhf_lightning.runs.stage_record import read_stage as read_stage
 from rlhf_lightning.runs.trash import move_back, move_to_trash
 
 Progress = Literal["fresh", "half-done", "complete"]
@@ -94,13 +94,15 @@ class Runs:
         found: list[Path] = []
         for folder in self._finished(stage):
             found.insert(0, folder)
-            if len(rounds_to(folder.parent.relative_to(self.root).as_posix())) == 1:
+            run = folder.parent.relative_to(self.root).as_posix()
+            if ROUND not in run or len(rounds_to(run)) == 1:
                 break
         return found
 
     def _finished(self, stage: str, torn: bool = False) -> Iterator[Path]:
         """Where it is complete, from the newest round on."""
-        for name in (each for run in (self.run, *self.upstream) for each in rounds_to(run)):
+        runs = (rounds_to(run) if ROUND in run else [run] for run in (self.run, *self.upstream))
+        for name in (each for rounds in runs for each in rounds):
             folder = self.root / name / stage
             try:
                 if not (name == self.run and stage in self.hidden) and is_complete(folder):

@@ -116,7 +116,7 @@ WRONG = [
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
     ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
     ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
-    ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
+    ("evaluate.reference=select", "evaluate: the model of stage select is needed, but "),
     ("evaluate.judge=judge", "evaluate: the model of stage judge is needed, but "),
     ("evaluate.judge=jugde", "evaluate: judge=jugde is no step and no folder here. Did you mean judge?"),
     ("+evaluate.judges.words=nothing:here", "evaluate: nothing:here is no function of the working directory"),

@@ -34,6 +34,7 @@ TINY = [
     "data.source.text=20",
     "data.source.validation=16",
     "ppo.data.batch_size=8",
+    "ppo.init=sft",
 ]
 
 
