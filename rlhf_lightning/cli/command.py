@@ -22,7 +22,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
-from rlhf_lightning.cli.errors import print_stopped, report
+from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
@@ -32,10 +32,14 @@ from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.recipe.settings import setting_faults
+from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.runs.targets import builder
+
+WAITING = 3
+"""Exit status of a command that ends because people are still to do something."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -137,6 +141,9 @@ def _main(config: DictConfig) -> float | None:
             sys.exit(_stopped(stop))
         raise
     except Exception as error:
+        if isinstance(error, WaitingError) and not is_sweep(hydra_config):
+            print_waiting(error)
+            sys.exit(WAITING)
         said = report(error, _run_folder(config, hydra_config))
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)
