@@ -1,6 +1,7 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import ctypes
+import gc
 import logging
 import math
 import os
@@ -25,8 +26,7 @@ from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_se
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
-from rlhf_lightning.evaluation.metadata_table import table_3_table
-from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view, table_3_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
@@ -110,6 +110,7 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
 
 def main() -> None:
     """Entry point of ``rlhf``."""
+    gc.freeze()  # what was imported stays: no collection has to look through it, which takes each half a second
     arguments, _ = get_args_parser().parse_known_args()
     if arguments.experimental_rerun is not None:
         sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")
