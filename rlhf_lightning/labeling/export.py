@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlhf_lightning.data.few_shot import few_shot_examples
+from rlhf_lightning.data.labeling import Labeling, record_row
 from rlhf_lightning.data.records import Comparison, Demonstration
 from rlhf_lightning.labeling.store import Answer, LabelStore
 from rlhf_lightning.runs.files import write_lines
@@ -22,9 +23,17 @@ def rankings(answers: Iterable[Answer]) -> list[Comparison]:
             answer.task.known.get("source") or "collected",
             answer.task.known.get("labels"),
             answer.task.known.get("user"),
+            _labeling(answer),
         )
         for answer in _records(answers, "ranking")
     ]
+
+
+def _labeling(answer: Answer) -> Labeling:
+    """How the ranking came about, as far as it is known."""
+    said = {name: answer.answer.get(name) for name in ("likert", "fields")}
+    known = {"policies": answer.task.policies, **said, "order": answer.order, "round": answer.task.known.get("round")}
+    return cast(Labeling, {name: value for name, value in known.items() if value})
 
 
 def demonstrations(answers: Iterable[Answer]) -> list[Demonstration]:
@@ -63,15 +72,15 @@ def write_exports(store: LabelStore, folder: Path) -> list[Path]:
         folder: Where to.
 
     Returns:
-        `comparisons.jsonl` and `demonstrations.jsonl`, the records; `answers.jsonl`, every answer that counts, with
-        its task, who wrote the responses, the labeler, the order on their page and the time; and `undone.jsonl`, in
-        the same form what was taken back or said anew.
+        `comparisons.train.jsonl` and `demonstrations.train.jsonl`, the records; `answers.jsonl`, every answer that
+        counts, with its task, who wrote the responses, the labeler, the order on their page and the time; and
+        `undone.jsonl`, in the same form what was taken back or said anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     answers = store.answers()
     contents: dict[str, list[dict[str, Any]]] = {
-        "comparisons": [asdict(record) for record in rankings(answers)],
-        "demonstrations": [asdict(record) for record in demonstrations(answers)],
+        "comparisons.train": [record_row(record) for record in rankings(answers)],
+        "demonstrations.train": [asdict(record) for record in demonstrations(answers)],
         "answers": [row_of(answer) for answer in answers],
         "undone": [row_of(answer) for answer in store.answers(undone=True)],
     }

@@ -256,7 +256,8 @@ class LabelStore(Accounts):
         return {name: row[name] or 0 for name in ("wanted", "done", "skipped", "given_out")}
 
     def _of(self, connection: sqlite3.Connection, assignment_id: int, labeler: str) -> sqlite3.Row:
-        row: sqlite3.Row | None = connection.execute(f"{ASSIGNMENT} WHERE a.id = ?", (assignment_id,)).fetchone()
+        number = assignment_id if abs(assignment_id) < 1 << 63 else 0  # SQLite knows no larger one
+        row: sqlite3.Row | None = connection.execute(f"{ASSIGNMENT} WHERE a.id = ?", (number,)).fetchone()
         if row is None or row["labeler"] != labeler:
             raise ValueError(f"no task {assignment_id} was given to {labeler}; open the page anew.")
         return row
