@@ -318,28 +318,21 @@ def test_skipping_with_a_reason(server, enter):
 def test_no_serious_fault_for_people_who_cannot_see_or_use_a_mouse(server, enter, scheme):
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="needs axe_core_python").Axe()
     number = ["light", "dark"].index(scheme)
+    for batch in {task.batch for task in server.store.tasks()}:
+        server.store.close_batch(batch)
     server.store.add_tasks(
-        [ranking("axe", number), Task("", "demonstration", f"axe {scheme}", None, known={"slot": "x"})]
+        [ranking(f"axe {scheme}", number), Task("", "demonstration", f"axe {scheme}", None, known={"slot": "x"})]
         + [Task("", "evaluation", f"axe {scheme}", "He said", ["a"], form=form) for form in ("toxicity", "quality")]
     )
     page = enter(f"axe {scheme}", "admin", color_scheme=scheme, bypass_csp=True)
-    for path in (
-        "/",
-        "/instructions",
-        "/own",
-        "/admin",
-        "/work/demonstration",
-        "/work/evaluation",
-        "/work/ranking",
-        "order",
-        "keys",
-    ):
-        if path == "order":
-            rate(page, [2, 7, 4, 5, 6, 3])
-        elif path == "keys":
-            page.keyboard.press("?")
-        else:
-            go(page, server, path)
+    acts = {
+        "few-shot": lambda: page.click("label:has([value=few_shot])"),
+        "order": lambda: rate(page, [2, 7, 4, 5, 6, 3]),
+        "keys": lambda: page.keyboard.press("?"),
+    }
+    pages = "/ /instructions /own /admin /work/demonstration few-shot /work/evaluation /work/ranking order keys"
+    for path in pages.split():
+        acts.get(path, lambda path=path: go(page, server, path))()
         found = axe.run(page)["violations"]
         serious = [
             (each["id"], [node["html"][:120] for node in each["nodes"]])

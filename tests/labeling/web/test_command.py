@@ -61,7 +61,7 @@ def test_tasks_in_and_answers_out(tmp_path, capsys):
     given = store.next_task("ann", "ranking")
     store.save(given.id, "ann", {"ranks": [2, 1]}, 1.0, "x")
     main([str(run), "--export", out])
-    assert json.loads((tmp_path / "out" / "comparisons.jsonl").read_text())["ranks"] == [2, 1]
+    assert json.loads((tmp_path / "out" / "comparisons.train.jsonl").read_text())["ranks"] == [2, 1]
     store.close()
 
 
