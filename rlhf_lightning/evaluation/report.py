@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf_lightning.evaluation.candidates import candidate_plots, candidate_rows
+from rlhf_lightning.evaluation.collected import collected_section
 from rlhf_lightning.evaluation.frontier import frontier_section
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
@@ -181,6 +182,7 @@ def _sections(files: Mapping[str, StepFiles], legend: Legend) -> list[Section]:
     policies = metrics.get(EVALUATE, {}).get("policies", {})
     losses = {name: own["pretrain_loss"] for name, own in policies.items() if own.get("pretrain_loss") is not None}
     found = [
+        collected_section(metrics, legend),
         preference_section(metrics.get(EVALUATE, {}), legend),
         frontier_section({name: own.columns for name, own in files.items()}, legend),
         *(

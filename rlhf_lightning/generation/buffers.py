@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
@@ -18,8 +19,9 @@ class BufferedLayer(DynamicLayer):
     def __init__(self, rows: int, block: int, gapless: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows, self.block, self.gapless, self.length = rows, block, gapless, 0
-        self.prompts: tuple[Tensor, int, int] | None = None
-        """Where the next keys are those of prompts: their rows, and the columns from the first to behind the last."""
+        self.prompts: tuple[Tensor, Tensor, int, int] | None = None
+        """Where the next keys are those of prompts: the rows that get them, which of them each gets, and the columns
+        from the first to behind the last."""
         self.buffers: list[Tensor] = []
 
     def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
@@ -32,11 +34,13 @@ class BufferedLayer(DynamicLayer):
         """Write new keys and values; all that the queries may look at."""
         new = key_states, value_states
         if self.prompts is not None:
-            group, start, stop = self.prompts
+            rows, which, start, stop = self.prompts
             self._make_room(new, stop)
             for buffer, states in zip(self.buffers, new, strict=True):
-                buffer[group, :, start:stop] = states
-            return new
+                buffer[rows, :, start:stop] = states[which]
+            read = (buffer[:1, :, : self.length].expand(len(key_states), -1, -1, -1) for buffer in self.buffers)
+            keys, values = (torch.cat(parts, 2) if self.length else parts[1] for parts in zip(read, new, strict=True))
+            return keys, values
         start, self.length = self.length, self.length + key_states.shape[2]
         self._make_room(new, self.length)
         for buffer, states in zip(self.buffers, new, strict=True):

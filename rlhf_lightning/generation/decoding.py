@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.compat import attention_implementation, cache_options
 from rlhf_lightning.generation.buffers import BufferedLayer, moved
+from rlhf_lightning.generation.shared_prompts import SHARED_TOKENS, behind_prefix, distinct_rows, shared_tokens
 from rlhf_lightning.models.architecture import alike, check_length, eval_mode, probe_tokens
 from rlhf_lightning.models.attention import additive_mask, attends_eagerly, fast_attention
 from rlhf_lightning.models.forward import token_logits
@@ -48,7 +49,8 @@ def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Dec
 def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Decoder"]:
     """The first of the decoders for such layers that gives the logits of reading all again.
 
-    Three rows of a few tokens are tried, padded on the left, of which one ends before the others.
+    Three rows of a few tokens are tried, padded on the left, of which one ends before the others; the same again
+    behind tokens that they share.
 
     Args:
         model: The model.
@@ -62,19 +64,26 @@ def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Deco
         candidates = [InPlaceDecoder, CachedDecoder, GroupedDecoder]
     ids = probe_tokens(model, 15).view(3, 5)
     mask = torch.arange(5, device=device) >= 5 - torch.tensor([[2], [5], [3]], device=device)
-    few = PromptBatch(ids, mask, torch.arange(3, device=device), [""] * 3)
     with torch.no_grad(), eval_mode(model):
-        expected = _tried(Decoder(model, few, 4), ids)
+        batches = [_probe(ids, mask, before) for before in (ids[0, :0], probe_tokens(model, SHARED_TOKENS))]
+        expected = torch.cat([_tried(Decoder(model, few, 4), ids) for few in batches])
         if not bool(expected.isfinite().all()):
             return candidates[0]  # any will do: sampling stops at such numbers
         for candidate in candidates:
             try:
-                found = _tried(candidate(model, few, 4), ids)
+                found = torch.cat([_tried(candidate(model, few, 4), ids) for few in batches])
             except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 continue  # its cache is of another kind
             if alike(found, expected, model):
                 return candidate
     return Decoder
+
+
+def _probe(ids: Tensor, mask: Tensor, before: Tensor) -> PromptBatch:
+    """Those rows behind the same tokens."""
+    rows = [torch.cat([row[~real], before, row[real]]) for row, real in zip(ids, mask, strict=True)]
+    real = nn.functional.pad(mask, (0, len(before)), value=True)
+    return PromptBatch(torch.stack(rows), real, torch.arange(len(ids), device=ids.device), [""] * len(ids))
 
 
 def _tried(steps: "Decoder", tokens: Tensor) -> Tensor:
@@ -193,7 +202,8 @@ class GroupedDecoder(Decoder):
 class InPlaceDecoder(CachedDecoder):
     """Over buffers that are filled in place: no step copies the cache, and an ended row costs nothing from then on.
 
-    A row that has ended is overwritten by the last row that goes on, so the rows in use stay in front.
+    A row that has ended is overwritten by the last row that goes on, so the rows in use stay in front. A prompt that
+    comes several times is read once, and so is what all prompts begin with, which stands in front of the padding.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
@@ -204,23 +214,37 @@ class InPlaceDecoder(CachedDecoder):
         self.layers = [BufferedLayer(rows, block, self.gapless) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
         self.lengths = self.mask.sum(1)
+        self.shared = shared_tokens(self.input_ids, self.mask)
+        if self.shared:
+            self.input_ids, self.mask = behind_prefix(self.input_ids, self.mask, self.shared)
 
     def first(self) -> Float[Tensor, "active vocab"]:
         """Logits after the prompts, which are read in groups of similar length."""
-        width = self.mask.shape[1]
-        logits: list[Tensor] = []
-        groups = length_groups(self.lengths, PREFILL_TOKENS)
-        for group in groups:
-            start = width - int(self.lengths[group].max())
-            ids, mask = self.input_ids[group, start:], self.mask[group, start:]
-            for layer in self.layers:
-                layer.prompts = group, start, width
-            with fast_attention(self.model, self.device, width - start):
-                logits.append(self._forward(ids, None if bool(mask.all()) else mask, position_ids(mask)))
+        width, shared, (rows, first, same) = self.mask.shape[1], self.shared, distinct_rows(self.input_ids, self.mask)
+        if shared:
+            self._read(rows, torch.zeros_like(rows), rows[:1], 0, shared)
         for layer in self.layers:
-            layer.prompts, layer.length, layer.is_initialized = None, width, True
+            layer.length, layer.is_initialized = shared, True
+        logits: list[Tensor] = []
+        groups = length_groups(self.lengths[first] - shared, PREFILL_TOKENS)
+        for group in groups:
+            place = torch.full_like(first, -1).index_put((group,), torch.arange(len(group), device=self.device))[same]
+            start = width - int(self.lengths[first[group]].max()) + shared
+            logits.append(self._read(rows[place >= 0], place[place >= 0], first[group], start, width))
+        for layer in self.layers:
+            layer.prompts, layer.length = None, width
         order = torch.cat(groups)
-        return torch.cat(logits)[order.argsort()]
+        return torch.cat(logits)[order.argsort()][same]
+
+    def _read(self, rows: Tensor, which: Tensor, asked: Tensor, start: int, stop: int) -> Tensor:
+        """Logits after those columns of the prompts asked; their keys and values are put where they belong."""
+        for layer in self.layers:
+            layer.prompts = rows, which, start, stop
+        before = self.shared if start else 0
+        ids, mask = self.input_ids[asked, start:stop], self.mask[asked, start:stop]
+        with fast_attention(self.model, self.device, before + stop - start):
+            seen = None if bool(mask.all()) else nn.functional.pad(mask, (before, 0), value=True)
+            return self._forward(ids, seen, position_ids(mask) + before)
 
     def next(self, chosen: Int[Tensor, " active"], going: Bool[Tensor, " active"]) -> Float[Tensor, "going vocab"]:
         """Append the chosen tokens; logits of the rows that go on."""

@@ -15,8 +15,9 @@ from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
 from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
-from rlhf_lightning.generation.decoding import decoder
+from rlhf_lightning.generation.decoding import Decoder, decoder
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
+from rlhf_lightning.generation.sampling_weights import sampling_weights
 from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.padding import left_aligned
@@ -112,7 +113,15 @@ def sample_responses(
     size, device = (len(prompts.prompt_ids), options.max_new_tokens), prompts.prompt_ids.device
     uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), options.max_new_tokens)
     tokens, log_probs = torch.full(size, options.pad_token_id, device=device), torch.zeros(size, device=device)
-    steps = decoder(model, prompts, options.max_new_tokens)
+    with sampling_weights(model, device):
+        length = _sample(decoder(model, prompts, options.max_new_tokens), options, uniforms, tokens, log_probs)
+    tokens = tokens[:, :length]
+    ends = options.ends(tokens)
+    return Rollout(prompts, tokens, through_first(ends), log_probs[:, :length], ends.any(1))
+
+
+def _sample(steps: Decoder, options: SamplingOptions, uniforms: Tensor, tokens: Tensor, log_probs: Tensor) -> int:
+    """Fill in tokens and log-probabilities; returns the length of the longest response."""
     logits = steps.first()
     length = 0
     while True:
@@ -126,11 +135,8 @@ def sample_responses(
         length += 1
         going = ~options.ends_at_last(tokens[steps.rows, :length])
         if length == options.max_new_tokens or not bool(going.any()):
-            break
+            return length
         logits = steps.next(chosen, going)
-    tokens = tokens[:, :length]
-    ends = options.ends(tokens)
-    return Rollout(prompts, tokens, through_first(ends), log_probs[:, :length], ends.any(1))
 
 
 def through_first(ends: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:

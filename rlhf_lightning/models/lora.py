@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -192,6 +192,19 @@ def merge_adapters(model: Module) -> Module:
     for layer in adapted.values():
         layer.merge()
     return _without(plain, adapted)
+
+
+def merged_weights(model: nn.Module) -> dict[nn.Module, Tensor]:
+    """The layers below adapters that are on, with their weights as they are with what the adapters add.
+
+    Of a quantized model there are none.
+    """
+    layers = {layer.get_base_layer(): layer for layer in _adapted(model).values() if not layer.disable_adapters}
+    if not all(base.weight.is_floating_point() for base in layers):
+        return {}
+    return {
+        base: base.weight + sum(map(layer.get_delta_weight, layer.active_adapters)) for base, layer in layers.items()
+    }
 
 
 def without_adapters(model: Module) -> Module:

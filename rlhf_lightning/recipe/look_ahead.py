@@ -8,6 +8,7 @@ import torch
 
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
+from rlhf_lightning.labeling.settings import PEOPLE
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.stage import CALLBACKS, LOGGER, Stage, TrainingStage, of_user
@@ -216,8 +217,8 @@ def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[s
 def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
     """A path into the metrics of step evaluate: known are the policies, their figures, and what an interval holds."""
     policies = tuple(options[POLICIES])
-    known: list[tuple[str, ...]] = [(POLICIES, "prompts", "head_to_head", "prompt_sets"), policies, FIGURES]
-    if parts[0] == "prompts":
+    known: list[tuple[str, ...]] = [(POLICIES, "prompts", "head_to_head", "prompt_sets", PEOPLE), policies, FIGURES]
+    if parts[0] in ("prompts", PEOPLE):
         return
     if parts[0] == "head_to_head":
         known[2:] = [policies, _INTERVALS]
@@ -225,7 +226,7 @@ def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, A
         known[1:] = [tuple(options["prompt_sets"] or ()), (POLICIES, "prompts")]
         known += [policies, ("win_rate", "length_controlled", "judges")] if parts[2:3] == [POLICIES] else []
     elif parts[2:3] == ["judges"]:
-        known += [tuple(options["judges"] or ()), _INTERVALS]
+        known += [(*(options["judges"] or ()), *([PEOPLE] if options.get(PEOPLE) else [])), _INTERVALS]
     elif parts[2:3] and parts[2] in _MEASURES:
         known += [_INTERVALS]
     for part, names in zip(parts, known, strict=False):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Le
 from transformers import ContinuousBatchingConfig
 
 from rlhf_lightning.arguments import (
@@ -22,7 +22,6 @@ from rlhf_lightning.arguments import (
 )
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
-from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
@@ -166,34 +165,20 @@ class PpoSettings(TypedDict):
     keep: Literal["best"] | None
 
 
+class PromptCounts(TypedDict):
+    """Prompts to ask, by split."""
+
+    train: Count
+    validation: NotRequired[NonNegativeInt]
+    test: NotRequired[NonNegativeInt]
+
+
 class CurateSettings(TypedDict):
     """Group `curate`."""
 
     few_shot: list[str]
     evaluation: list[str | dict[str, Any]]
     curator: Node
-
-
-class EvaluateSettings(TypedDict):
-    """Group `evaluate`."""
-
-    policies: list[str]
-    baseline: str | None
-    reference: str
-    judge: Reward
-    judges: Mapping[str, Reward] | None
-    metadata: Node | None
-    probes: Node | None
-    few_shot_prefix: str | None
-    base_stop: str | None
-    num_prompts: Count
-    prompt_sets: Mapping[str, PromptSet] | None
-    breakdown: list[str] | None
-    likert: Mapping[str, Annotated[list[float], Len(6, 6)]] | None
-    num_texts: NonNegativeInt
-    temperature: NonNegativeFloat
-    temperatures: Mapping[str, NonNegativeFloat] | None
-    batch_size: Count
 
 
 class ModelSettings(TypedDict):
@@ -218,6 +203,7 @@ class DataSettings(TypedDict):
     lengths: Lengths
     root: NotRequired[str | None]
     on_error: NotRequired[Literal["stop", "quarantine"]]
+    labels: NotRequired[str | None]
     format: NotRequired[FormatName | None]
     train_on: NotRequired[TrainOn]
     id: NotRequired[str]
@@ -293,6 +279,14 @@ class Settings(TypedDict):
 
 SHORTHANDS: Mapping[str, Mapping[str, Any]] = {
     "model": dict.fromkeys(("path", "size", "eos", "stop", "chat_template", "date")),
-    "data": {"root": None, "on_error": "stop", "format": None, "train_on": "last", "id": None, "tasks": None},
+    "data": {
+        "root": None,
+        "on_error": "stop",
+        "labels": None,
+        "format": None,
+        "train_on": "last",
+        "id": None,
+        "tasks": None,
+    },
 }
 """Settings that nodes beside them refer to, each with the value that says nothing."""

@@ -208,6 +208,8 @@ def test_right_setups_pass(tmp_path: Path, monkeypatch: Any) -> None:
     fine(runs, "experiment=sandbox")
     fine(runs, "experiment=sandbox_base", "trainer.precision=32-true")
     fine(runs, "stages=[check]")
+    for callback in ("timer", "early_stopping"):
+        fine(runs, *DEMO, f"callbacks=[{callback}]")
     fine(runs, *DEMO, "sft.keep_epochs=true", "collect.policies=[sft/epoch-3]", "evaluate.policies=[sft/epoch-1,sft]")
     fine(runs, *DEMO, f"reward.init={SMALL}", "ppo.init=sandbox/large", "ppo.value_init=init", "ppo.reward=reward")
     fine(runs, *DEMO, "optimized_metric=evaluate.policies.ppo_ptx.win_rate.value", "upstream=null")
@@ -334,7 +336,6 @@ def test_what_stands_around_the_training_is_built_once_ahead(
     options = [f"callbacks={group}"] if group in ("timer", "early_stopping") else []
     (found,) = said(tmp_path, *DEMO, *options, override)
     assert re.match(sentence, found, re.DOTALL), found
-    fine(tmp_path, *DEMO, *options)
 
 
 def test_blocks_count_only_where_a_named_step_reads_text(tmp_path: Path) -> None:
