@@ -65,7 +65,7 @@ def check_rounds(config: Mapping[str, Any], stages: Sequence[Stage], given: bool
         )
     if (most := config[REWARD]["data"].get("max_train")) is not None:
         raise PipelineError(
-            f"{where}: {REWARD}.data.max_train={most} takes the first rankings, so that those of later rounds would not be "
+            f"{where}: {REWARD}.data.max_train={most} takes the first rankings, so those of later rounds would not be "
             "learned from. Set it to null, and collect.prompts.train to how many a round has."
         )
     if newest_policy(stages) is None:
