@@ -116,7 +116,9 @@ class Database:
     def _prepare(self) -> None:
         connection = self._connected()
         try:
+            connection.execute("BEGIN")  # one state, whatever a process that makes the file writes meanwhile
             self._check(connection)
+            connection.execute("COMMIT")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise PipelineError(
