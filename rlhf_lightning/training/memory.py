@@ -21,7 +21,8 @@ from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.models.shared_prefix import TREE_TOKENS, continuation_mask, selected
+from rlhf_lightning.models.selected_cache import selected
+from rlhf_lightning.models.shared_prefix import TREE_TOKENS, continuation_mask
 from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
 
 
