@@ -86,7 +86,7 @@ class ScalarHeadModel(nn.Module):
         attention_mask: Tensor | BlockMask | None = None,
         position_ids: Int[Tensor, "rows time"] | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "rows time"]:
+    ) -> Float[Tensor, "rows time *width"]:
         """One number per token, in the units of the score.
 
         Args:
@@ -113,7 +113,7 @@ class ScalarHeadModel(nn.Module):
             output = self.backbone(input_ids=input_ids, **options)
         return self.values(output.last_hidden_state)
 
-    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time"]:
+    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time *numbers"]:
         """The number of each token from its final state, in 32 bits at least."""
         exact = torch.promote_types(self.head.weight.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):  # 16 bits would put every score on a coarse grid
@@ -131,7 +131,7 @@ class FinalStates(ScalarHeadModel):
         nn.Module.__init__(self)
         self.backbone, self.pooling = model.backbone, model.pooling
 
-    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time width"]:
+    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time *numbers"]:
         """The states themselves."""
         return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 

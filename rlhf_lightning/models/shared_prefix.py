@@ -33,10 +33,10 @@ TREE_TOKENS = 320
 """Where no prompt has more tokens than this with its responses, one short row is faster than two passes."""
 
 Scores: TypeAlias = Callable[[nn.Module, ComparisonBatch], Tensor]
-"""From a model and a batch to `prompts x K` scores; 0 where a prompt has fewer than K responses."""
+"""From a model and a batch to `prompts x K` scores, or states (`FinalStates`); 0 where a prompt has fewer than K."""
 
 
-def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K *width"]:
     """Scores of responses that are read behind the cached keys and values of their prompt; gradients flow through them.
 
     P + sum(len y) tokens per prompt, and attention over len y * (P + len y) pairs per response, as in separate rows.
@@ -69,7 +69,7 @@ def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "pr
     return _placed(torch.cat(found), batch, prompt[order], number[order])
 
 
-def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K *width"]:
     """Scores from one row `[prompt | y1 | .. | yK]` per prompt.
 
     Every response sees the prompt and itself, never its neighbours, and its positions go on from the prompt: the
@@ -105,7 +105,7 @@ def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prom
     return _placed(pooled(model, values[row], of_response), batch, row, number)
 
 
-def separate_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def separate_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K *width"]:
     """Scores from one row `[prompt | y]` per response: the plain form that the shared prefix must equal."""
     prompt, response = batch.mask.nonzero(as_tuple=True)
     input_ids = torch.cat([batch.prompt_ids[prompt], batch.response_ids[prompt, response]], 1)
@@ -189,13 +189,13 @@ def _longest(batch: ComparisonBatch) -> ComparisonBatch:
     prompts, responses = batch.prompt_mask.sum(1), batch.response_mask.sum(2)
     rows = [int((prompts + behind).argmax()) for behind in (responses.sum(1), responses.amax(1))]
     chosen = sorted({*rows, (rows[0] + 1) % len(prompts)})[:2] if rows[0] == rows[1] else rows
-    return _rows(batch, chosen)
+    return prompt_rows(batch, chosen)
 
 
-def _rows(batch: ComparisonBatch, rows: Sequence[int]) -> ComparisonBatch:
-    prompt_ids, prompt_mask, response_ids, response_mask, ranks = (field[list(rows)] for field in batch[:5])
-    groups = [batch.groups[row] for row in rows]
-    return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups)
+def prompt_rows(batch: ComparisonBatch, rows: Sequence[int]) -> ComparisonBatch:
+    """Some of the prompts of a batch, by number."""
+    fields = [field[list(rows)] for field in batch[:5]]
+    return ComparisonBatch(*fields, [batch.groups[row] for row in rows])
 
 
 def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
@@ -216,7 +216,7 @@ def sound_passes(
     model: nn.Module, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
 ) -> tuple[tuple[Scores, ...], str]:
     """The candidates that give the scores of separate rows on two prompts, and what is wrong with the others."""
-    two = _rows(batch, range(min(2, len(batch.ranks))))
+    two = prompt_rows(batch, range(min(2, len(batch.ranks))))
     faults = {scores: _fault(scores, model, two) for scores in candidates}
     reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
     return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)

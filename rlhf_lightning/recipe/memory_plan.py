@@ -167,8 +167,12 @@ def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, respo
     """Reward modelling on the longest prompts with so many of the longest responses."""
     rows, prompt, response = _rows(config, stage), *_lengths(config)
     count = 2 if config[stage]["data"].get("as_pairs") else responses
-    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}"
-    return StagePlan(stage, words, _planner(context, config, stage).reward_model(rows, prompt, count, response))
+    micro = min(config[stage]["module"]["micro_batch_size"] or rows, rows)
+    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}, {micro} at a time"
+    options = {"micro_prompts": micro, "freeze_body": config[stage]["freeze_body"]}
+    return StagePlan(
+        stage, words, _planner(context, config, stage).reward_model(rows, prompt, count, response, **options)
+    )
 
 
 def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
@@ -203,25 +207,33 @@ def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePl
 
 def training_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Overrides of any step that trains, from what costs nothing to what changes the run."""
-    checkpointing = [Lever(stage, "module.activation_checkpointing", True)]
-    on = config[stage]["module"].get("activation_checkpointing", False)
-    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
-    adapters = [Lever(stage, "lora.rank", 16)] if full else []
-    return [*([] if on else checkpointing), *adapters, *_batch_levers(config, stage)]
+    return [*_micro_levers(config, stage), *_model_levers(config, stage), *_batch_levers(config, stage)]
 
 
 def ppo_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Smaller micro-batches, frozen models on the CPU, adapters, no moving average, smaller batches."""
-    options = config[stage]
-    module, batches = options["module"], _batch_levers(config, stage)
-    micro = module["micro_batch_size"] or math.ceil(options["data"]["batch_size"] / module["num_minibatches"])
-    levers = [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+    module, levers = config[stage]["module"], _micro_levers(config, stage)
     if not module["offload_frozen"] and torch.cuda.is_available():
         levers.append(Lever(stage, "module.offload_frozen", True))
-    levers += training_levers(config, stage)[: -len(batches) or None]
+    levers += _model_levers(config, stage)
     if module["ema_decay"] is not None:
         levers.append(Lever(stage, "module.ema_decay", None))
-    return levers + batches
+    return levers + _batch_levers(config, stage)
+
+
+def _micro_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    """Parts of a batch, of which the gradient is the same."""
+    module = config[stage]["module"]
+    together = math.ceil(config[stage]["data"]["batch_size"] / module.get("num_minibatches", 1))
+    micro = module.get("micro_batch_size", 1) or together  # a step that does not know them has the smallest
+    return [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+
+
+def _model_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    on = config[stage]["module"].get("activation_checkpointing", False)
+    checkpointing = [] if on else [Lever(stage, "module.activation_checkpointing", True)]
+    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
+    return [*checkpointing, *([Lever(stage, "lora.rank", 16)] if full else [])]
 
 
 def _batch_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
