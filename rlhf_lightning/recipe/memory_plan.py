@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
-from torch import nn
 from transformers import PreTrainedConfig
 
 from rlhf_lightning.evaluation.tables import REWARD
@@ -20,6 +19,7 @@ from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.rewards import reward_steps
+from rlhf_lightning.training.live_bytes import optimizer_bytes
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 
 GIB = 2**30
@@ -252,7 +252,7 @@ def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryP
         _architecture(context, BASE),
         _precision(config),
         activation_checkpointing=options["module"].get("activation_checkpointing", False),
-        optimizer_bytes=_optimizer_bytes(context.build(options["module"]["optimizer"])),
+        optimizer_bytes=optimizer_bytes(context.build(options["module"]["optimizer"])),
         reward_config=_architecture(context, REWARD),
         lora=options["lora"] if options.get("lora", {}).get("rank") else None,
     )
@@ -290,14 +290,3 @@ def _precision(config: Mapping[str, Any]) -> Precision:
     weights = getattr(torch, config["model"]["causal_lm"].get("dtype", "float32"))
     true, mixed = trainer_dtypes(config["trainer"].get("precision"))
     return Precision(true or weights, mixed)
-
-
-def _optimizer_bytes(factory: Callable[..., torch.optim.Optimizer]) -> float:
-    """State per byte of parameters, from one step of the optimizer on a few numbers."""
-    parameter = nn.Parameter(torch.zeros(64, 64))
-    parameter.grad = torch.zeros_like(parameter)
-    optimizer = factory([parameter])
-    optimizer.step()
-    state = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
-    size = sum(value.numel() * value.element_size() for value in state if value.numel() > 1)
-    return size / (parameter.numel() * parameter.element_size())

@@ -104,6 +104,7 @@ class ValidatedRows(Rows, total=False):
 
 
 def data_keywords(*without: str) -> Keywords:
+    """What `data` of a step may hold: arguments of the data module, without those."""
     return Keywords(RLHFDataModule, ("text", "seed", *_LENGTHS, *without))
 
 
