@@ -135,7 +135,7 @@ def random_part(rows: Sequence[T], count: int | None, seed: int) -> Sequence[T]:
 
     Examples:
         >>> random_part("abcdefgh", 3, seed=1)
-        ['c', 'e', 'f']
+        ['a', 'c', 'e']
     """
     if count is None or count >= len(rows):
         return rows

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModel
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.adapter_export import export_adapter
-from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
+from rlhf_lightning.models.export import export_causal_lm, export_scalar_model, head_state
 from rlhf_lightning.models.lora import with_adapters
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 from rlhf_lightning.models.shared_prefix import cached_scores, separate_scores, tree_scores
@@ -98,7 +99,7 @@ def test_an_adapter_says_so(make_tiny_lm, tiny_tokenizer, tmp_path):
 def test_a_folder_of_a_newer_kind_is_refused(make_tiny_lm, tiny_tokenizer, tmp_path):
     causal_lm = make_tiny_lm("llama")
     model = ScalarHeadModel.from_causal_lm(causal_lm, "mean")
-    model.pooling = "median"
     export_scalar_model(model, causal_lm.config, tiny_tokenizer, tmp_path / "model")
+    save_file(head_state(model), tmp_path / "model" / HEAD_FILE, metadata={"pooling": "median"})
     with pytest.raises(ValueError, match="pooling=median; last and mean are known"):
         load_scalar_model(str(tmp_path / "model"))

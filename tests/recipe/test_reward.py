@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,26 +15,24 @@ from rlhf_lightning.evaluation.intervals import share_interval
 from rlhf_lightning.models.scalar_head import HEAD_FILE, load_scalar_model
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.recipe import ranking_scores
+from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 
 from .test_pipeline import rlhf
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*")
-RANKINGS = [
-    {"prompt": f"tell me {n % 7}", "completions": [f"yes {n} " + "on " * (n % 5), "no", "maybe so"], "ranks": [1, 2, 2]}
-    for n in range(24)
-]
 
 
-def test_accuracies_have_intervals_over_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracies_have_intervals_over_prompts(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any) -> None:
     """Twelve rankings of four prompts; a conversation is known by its messages."""
     talk = [{"role": "user", "content": "p"}]
     rankings = [Comparison(prompt, ["a", "b"], [1, 2]) for prompt in ("p", "q", "r", talk) for _ in range(3)]
     examples = [ComparisonExample([3], [[4], [5]], [1, 2], "g")] * 12
     right = [1.0] * 3 + [0.0] * 3 + [1.0, 1.0, 0.0] * 2
     monkeypatch.setattr(ranking_scores, "reward_scores", lambda *_: [[value, 0.5] for value in right])
-    context: Any = SimpleNamespace(tokenizer=SimpleNamespace(batch_decode=lambda ids, **_: ["cut"] * len(ids)))
+    context = Context.__new__(Context)
+    context._shared = tiny_tokenizer
     table, by_prompt = ranking_scores.accuracy(context, RewardModule.__new__(RewardModule), rankings, examples)
     assert (table["all"]["prompts"], table["all"]["pairs"]) == (4, 12)
     assert table["all"]["accuracy"] == share_interval(right, [n // 3 for n in range(12)])
@@ -43,27 +40,22 @@ def test_accuracies_have_intervals_over_prompts(monkeypatch: pytest.MonkeyPatch)
     assert by_prompt["prompts"] == [0] * 3 + [3] * 3 + [6] * 3 + [9] * 3
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> list[str]:
-    """Overrides of a run on rankings of a file."""
-    (tmp_path / "data").mkdir()
-    rows = "".join(json.dumps(row) + "\n" for row in RANKINGS)
-    for split in ("train", "test"):
-        (tmp_path / "data" / f"comparisons.{split}.jsonl").write_text(rows)
-    (tmp_path / "data" / "demonstrations.train.jsonl").write_text('{"prompt": "tell me", "response": "yes"}\n')
-    lengths = ["data.lengths.max_prompt_tokens=24", "data.lengths.max_response_tokens=6"]
-    return [
-        "data=jsonl",
-        f"data.root={tmp_path}/data",
-        "stages=[reward]",
-        "reward.init=base",
-        "model.size=small",
-        *lengths,
-    ]
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs, one of which has rankings of responses of the base model."""
+    folder = tmp_path_factory.mktemp("runs")
+    rlhf(folder, "stages=[collect]", "collect.policies=[base]", "run=first", "model.size=small")
+    return folder
+
+
+def trained(runs: Path, run: str, *options: str) -> Path:
+    """The folder of a reward model on those rankings."""
+    rlhf(runs, "upstream=first", "stages=[reward]", "reward.init=base", "model.size=small", f"run={run}", *options)
+    return runs / run / "reward"
 
 
 def test_a_head_first_by_the_mean_in_parts_and_in_16_bits(
-    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    collected: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever scores outside of the Trainer computes as that does; the folder holds what was trained."""
     types = []
@@ -80,31 +72,28 @@ def test_a_head_first_by_the_mean_in_parts_and_in_16_bits(
         "reward.module.micro_batch_size=2",
         "reward.rates.head=0.01",
     ]
-    rlhf(tmp_path, *data, *options, "trainer.precision=bf16-mixed", "reward.data.batch_size=6")
+    folder = trained(collected, "mean", *options, "trainer.precision=bf16-mixed", "reward.data.batch_size=6")
     assert len(types) > 6
     assert all(types)
     assert "the head was fitted to" in capsys.readouterr().out
-    folder = tmp_path / "default" / "reward"
     with safe_open(folder / "model" / HEAD_FILE, "pt") as head:
         assert head.metadata()["pooling"] == "mean"
     assert load_scalar_model(str(folder / "model")).pooling == "mean"
-    table = read_stage(folder)["metrics"]["test"]["all"]
-    assert table["longer_wins"]["value"] > 0.5
-    assert table["longer_read_wins"]["value"] != table["longer_wins"]["value"]  # six tokens hold no five times "on"
-    assert {"lr/model", "lr/model/1"} <= read_metrics(folder / "metrics.csv")[-1].keys()
+    assert read_stage(folder)["metrics"]["validation"]["all"].keys() >= {"accuracy", "longer_wins", "longer_read_wins"}
+    assert {"lr/model", "lr/model/1"} <= read_metrics(folder / "metrics.csv")[0].keys()
 
 
-def test_a_frozen_body_stays_as_it_is(data: list[str], tmp_path: Path) -> None:
-    rlhf(tmp_path, *data, "reward.freeze_body=true", "reward.head_scale=rms", "reward.data.max_train=10")
-    folder = tmp_path / "default" / "reward"
+def test_a_frozen_body_stays_as_it_is(collected: Path) -> None:
+    options = ["reward.freeze_body=true", "reward.head_scale=rms", "reward.data.max_train=5"]
+    folder = trained(collected, "frozen", *options)
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["state_dict"].keys() == {"model.head.weight", "model.bias"}
-    assert json.loads((folder / "examples.json").read_text())["train"] == 10
+    assert json.loads((folder / "examples.json").read_text())["train"] == 5
 
 
-def test_adapters_in_a_frozen_body_are_refused(data: list[str], tmp_path: Path) -> None:
+def test_adapters_in_a_frozen_body_are_refused(collected: Path) -> None:
     with pytest.raises(PipelineError, match="freeze_body=true leaves the head alone to learn"):
-        rlhf(tmp_path, *data, "reward.freeze_body=true", "reward.lora.rank=4")
+        trained(collected, "both", "reward.freeze_body=true", "reward.lora.rank=4")
 
 
 def test_a_part_of_the_rows_is_a_random_part() -> None:
