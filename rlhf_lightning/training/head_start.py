@@ -19,7 +19,7 @@ from rlhf_lightning.data.loader import collate_comparisons
 from rlhf_lightning.models.scalar_head import FinalStates, ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import separate_scores
 from rlhf_lightning.parallel.processes import all_gather_objects, on_rank_zero, rank, world_size
-from rlhf_lightning.parallel.sharding import is_sharded, set_tensor, unshard
+from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, set_tensor, unshard
 
 HeadScale = Literal["rms"]
 SPREAD = 0.25
@@ -65,7 +65,8 @@ class HeadStart(L.Callback):
             weight, said = on_rank_zero(lambda: fitted_head(states, ranks, prompts))
             self.say(said)
         else:
-            weight = on_rank_zero(lambda: scaled_head(states, ranks > 0, model.head.weight.detach().cpu()))
+            drawn = full_tensor(model.head.weight.detach()).cpu()
+            weight = on_rank_zero(lambda: scaled_head(states, ranks > 0, drawn))
         set_tensor(model.head.weight, weight)
 
 
