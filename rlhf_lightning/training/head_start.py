@@ -149,7 +149,7 @@ def _minimum(states: Tensor, ranks: Tensor, ridge: float, start: Tensor) -> Tens
         optimizer.zero_grad()
         loss = ranking_loss(states @ weight, ranks, mask)[0] + 0.5 * ridge * weight.square().sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)
