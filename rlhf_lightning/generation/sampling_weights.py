@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def sampling_weights(model: nn.Module, device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(adapters_disabled(*([model] if merged else [])))
         stack.callback(lambda: [own.update(weights) for own, weights in kept])
-        for layer in (module for module in model.modules() if type(module) in (nn.Linear, Conv1D)):
+        for layer in (module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)):
             own: Weights = layer._parameters
             if not any(isinstance(weight, DTensor) for weight in own.values()):
                 kept.append((own, dict(own)))
@@ -40,8 +41,8 @@ def sampling_weights(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _cast(weight: torch.Tensor | None, device: torch.device) -> nn.Parameter | None:
-    if weight is None:
-        return None
+def _cast(weight: nn.Parameter | torch.Tensor | None, device: torch.device) -> Any:
+    if weight is None or not weight.is_floating_point():  # quantized
+        return weight
     cast = weight.to(compute_dtype(device, weight.dtype))
     return weight if cast is weight and isinstance(weight, nn.Parameter) else nn.Parameter(cast, requires_grad=False)

@@ -195,11 +195,15 @@ def merge_adapters(model: Module) -> Module:
 
 
 def merged_weights(model: nn.Module) -> dict[nn.Module, Tensor]:
-    """The layers below adapters that are on, with their weights as they are with what the adapters add."""
-    layers = [layer for layer in _adapted(model).values() if not layer.disable_adapters]
+    """The layers below adapters that are on, with their weights as they are with what the adapters add.
+
+    Of a quantized model there are none.
+    """
+    layers = {layer.get_base_layer(): layer for layer in _adapted(model).values() if not layer.disable_adapters}
+    if not all(base.weight.is_floating_point() for base in layers):
+        return {}
     return {
-        layer.get_base_layer(): layer.get_base_layer().weight + sum(map(layer.get_delta_weight, layer.active_adapters))
-        for layer in layers
+        base: base.weight + sum(map(layer.get_delta_weight, layer.active_adapters)) for base, layer in layers.items()
     }
 
 
