@@ -27,7 +27,7 @@ HeadScale = Literal["rms"]
 SPREAD = 0.25
 """Root of the mean square of the difference of two scores at the start: a loss of log 2 + SPREAD^2 / 8, 1 % above."""
 SAMPLE, TOKENS, FOLDS = 64, 8192, 5
-"""Rankings that the scale is measured on at least; tokens that are read at once; parts of the rankings, one of them held out."""
+"""Rankings that tell the scale; tokens that are read at once; parts of the rankings, of which one is held out."""
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 """Weights of the square of a head on states of variance 1, the strongest first."""
 
