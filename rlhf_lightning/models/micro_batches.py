@@ -1,10 +1,9 @@
 """The gradient of a batch of rankings from a backward pass for each part of it, so that memory holds one part."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -86,7 +85,7 @@ def keeping_parts(loss: Tensor, model: nn.Module) -> Tensor:
     return loss
 
 
-def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
+def ranking_optimizer(module: Any, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
     """The optimizer over what learns, the head at a rate of its own.
 
     Args:
@@ -97,8 +96,7 @@ def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_l
     Raises:
         ValueError: When there is no head, or DeepSpeed is to add up gradients of parts.
     """
-    model = cast(Any, module).model
-    trainer = cast(Any, module).running_trainer
+    model, trainer = module.model, module.running_trainer
     if module.hparams.micro_batch_size is not None and isinstance(
         getattr(trainer, "strategy", None), DeepSpeedStrategy
     ):
@@ -113,5 +111,5 @@ def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_l
         raise ValueError(f"head_lr={head_lr}: {type(model).__name__} has no `head`. Leave it None.")
     own = trainable_parameters(head)
     others = [parameter for parameter in trainable_parameters(module) if not any(parameter is one for one in own)]
-    groups = [{"params": others}, {"params": own, "lr": head_lr}]
-    return factory(cast(Any, [group for group in groups if group["params"]]))
+    groups: Any = [*([{"params": others}] if others else []), {"params": own, "lr": head_lr}]
+    return factory(groups)
