@@ -1,9 +1,10 @@
 """The gradient of a batch of rankings from a backward pass for each part of it, so that memory holds one part."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lightning import LightningModule
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -85,7 +86,7 @@ def keeping_parts(loss: Tensor, model: nn.Module) -> Tensor:
     return loss
 
 
-def ranking_optimizer(module: Any, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
+def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
     """The optimizer over what learns, the head at a rate of its own.
 
     Args:
@@ -96,7 +97,8 @@ def ranking_optimizer(module: Any, factory: OptimizerFactory, head_lr: float | N
     Raises:
         ValueError: When there is no head, or DeepSpeed is to add up gradients of parts.
     """
-    model, trainer = module.model, module.running_trainer
+    model = cast(Any, module).model
+    trainer = cast(Any, module).running_trainer
     if module.hparams.micro_batch_size is not None and isinstance(
         getattr(trainer, "strategy", None), DeepSpeedStrategy
     ):
