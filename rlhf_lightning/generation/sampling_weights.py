@@ -6,9 +6,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.models.lora import adapters_disabled, merged_weights
+from rlhf_lightning.models.matmul import LINEAR
 from rlhf_lightning.models.precision import compute_dtype
 
 Weights = dict[str, nn.Parameter | None]
@@ -30,7 +30,7 @@ def sampling_weights(model: nn.Module, device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(adapters_disabled(*([model] if merged else [])))
         stack.callback(lambda: [own.update(weights) for own, weights in kept])
-        for layer in (module for module in model.modules() if type(module) in (nn.Linear, Conv1D)):
+        for layer in (module for module in model.modules() if type(module) in LINEAR or module in merged):
             own: Weights = layer._parameters
             if not any(isinstance(weight, DTensor) for weight in own.values()):
                 kept.append((own, dict(own)))

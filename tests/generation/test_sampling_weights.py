@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.generation.sampling_weights import sampling_weights
+from rlhf_lightning.models import matmul
 from rlhf_lightning.models.lora import add_adapters, merge_adapters
 
 IDS = torch.tensor([[3, 9, 4, 7, 1, 8]])
@@ -42,9 +43,13 @@ def test_cast_weights_give_what_autocast_gives(kind: str, make_tiny_lm: Callable
     assert kinds[nn.Embedding] == torch.float32
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast kernels"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_added_adapters_give_what_the_merged_model_gives(kind: str, make_tiny_lm: Callable[..., Any]) -> None:
-    model = with_adapters_that_do_something(make_tiny_lm(kind).eval())
+def test_added_adapters_give_what_the_merged_model_gives(
+    kind: str, fast: bool, make_tiny_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, "onednn_is_faster", lambda: fast)
+    model = with_adapters_that_do_something(matmul.use_fast_matmul(make_tiny_lm(kind).eval()))
     merged = logits(merge_adapters(model))
     with sampling_weights(model, CPU):
         found = logits(model)
