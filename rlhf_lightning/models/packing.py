@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from rlhf_lightning.compat import attention_implementation, using_attention
 from rlhf_lightning.models.architecture import alike, check_length, eval_mode
 from rlhf_lightning.models.attention import EAGER_TOKENS
-from rlhf_lightning.models.padding import length_groups, position_ids
+from rlhf_lightning.models.padding import length_groups, padded_size, position_ids
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.parallel.sharding import is_sharded, unshard
 
@@ -124,7 +124,9 @@ def _causal_attention(
     if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16) and time <= EAGER_TOKENS:
         # Two products and a softmax: see rlhf_lightning.models.attention.
         grouped = query.unflatten(1, (key.shape[1], shares))
-        scores = grouped @ key.unsqueeze(2).transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = (
+            grouped @ key.unsqueeze(2).transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        )
         unseen = index.unsqueeze(1) < index
         if windowed:
             unseen |= index.unsqueeze(1) - index >= window
@@ -165,3 +167,90 @@ class _Gather(torch.autograd.Function):
 
 
 AttentionInterface.register(PACKED, packed_attention)
+
+
+class VerifiedPacking:
+    """Whether a batch may be packed: where it gave the hidden states of separate rows, on rows at least as long.
+
+    A window, or whatever else begins at some length, does not show on shorter rows. So where a batch has longer rows
+    than all before, it is tried again on its two longest, which in a run happens a handful of times. (Sharded weights
+    are gathered by all processes together, so there it is the first batch alone that is tried.)
+
+    Args:
+        wanted: Whether to pack at all.
+    """
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.wanted = wanted
+        self.tokens = 0
+        """Tokens of the longest row on which packing was right."""
+        self.fault = ""
+        """Why it is not done for this model."""
+
+    def suits(self, model: nn.Module, input_ids: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> bool:
+        """Whether to pack these rows; a model that cannot be packed is left alone with a warning.
+
+        Args:
+            model: The model.
+            input_ids: The tokens.
+            mask: True on real tokens; rows that are not padded on the right are not packed.
+        """
+        if not self.packs:
+            return False
+        lengths = mask.sum(1)
+        longest = int(lengths.max())
+        if not bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            return False
+        if longest > self.tokens and not (self.tokens and is_sharded(model)):
+            rows = lengths.argsort(descending=True, stable=True)[:2]
+            with unshard(model):
+                self.fault = _fault(model, input_ids[rows, :longest], mask[rows, :longest])
+            self.tokens = longest
+            if self.fault and rank() == 0:
+                warnings.warn(
+                    f"{type(model).__name__} does not support packed rows ({self.fault}); its rows are read in groups "
+                    "of similar length instead, with padding, which gives the same result.",
+                    stacklevel=2,
+                )
+        return self.packs
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed, as far as is known."""
+        return self.wanted and not self.fault
+
+    def positions(self, mask: Bool[Tensor, "rows time"]) -> int:
+        """Positions that are read of such rows, padding included."""
+        lengths = mask.sum(1)
+        return int(lengths.sum()) if self.packs else padded_size(lengths)
+
+
+@torch.no_grad()
+def _fault(model: nn.Module, input_ids: Tensor, mask: Tensor) -> str:
+    """What is wrong with packed rows of a model; empty where they are right."""
+    if not isinstance(model, PreTrainedModel) or model.base_model is model:
+        return "it is no transformers model with a body"
+    attention = attention_implementation(model)
+    if attention not in ("sdpa", *OWN_PACKING):
+        return f"its attention is {attention}; model.causal_lm.attention=sdpa can be packed"
+    input_ids = torch.where(mask, input_ids, input_ids[:, :1])
+    # Two of each: what the first says must not touch the others, in any precision.
+    two, real = input_ids.repeat(2, 1), mask.repeat(2, 1)
+    changed = two.clone()
+    changed[0] = two[0].flip(0)
+    with eval_mode(model):
+        try:
+            packed = packed_hidden(model, two, real)
+            behind = slice(int(mask[0].sum()), None)
+            leak = (packed_hidden(model, changed, real) - packed)[behind].abs().max()
+            separate = torch.cat(
+                [
+                    model.base_model(input_ids=row[None, : int(size)], use_cache=False).last_hidden_state[0]
+                    for row, size in zip(two, real.sum(1), strict=True)
+                ]
+            )
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            return str(error)
+    if bool(leak < 1e-6) and alike(packed, separate, model):
+        return ""
+    return f"hidden states differ by {(packed - separate).abs().max():.2g}, rows reach their neighbours by {leak:.2g}"
