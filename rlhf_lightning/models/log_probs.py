@@ -16,6 +16,7 @@ from rlhf_lightning.models.architecture import check_length, eval_mode
 from rlhf_lightning.models.attention import fast_attention
 from rlhf_lightning.models.forward import token_logits
 from rlhf_lightning.models.matmul import matmul
+from rlhf_lightning.models.packing import packed_hidden
 from rlhf_lightning.models.padding import length_groups, position_ids
 from rlhf_lightning.models.precision import compute_dtype
 
@@ -31,6 +32,7 @@ def causal_log_probs(
     mask: Bool[Tensor, "rows time"],
     counts: Bool[Tensor, "rows time"],
     temperature: float = 1.0,
+    packed: bool = False,
 ) -> Float[Tensor, "rows time-1"]:
     """Log-probability of each token that counts, given those before it.
 
@@ -44,6 +46,7 @@ def causal_log_probs(
         mask: True on real tokens.
         counts: True on the tokens that are wanted. The first of a row has none before it and is left out.
         temperature: What divides the logits.
+        packed: Whether the rows are read as one, where `rlhf_lightning.models.packing.VerifiedPacking` allows it.
 
     Returns:
         A log-probability for every token but the first; 0 where it does not count.
@@ -51,7 +54,10 @@ def causal_log_probs(
     rows, times = counts[:, 1:].nonzero(as_tuple=True)
     targets = input_ids[rows, times + 1]
     if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
-        if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        if packed:
+            lengths = mask.sum(1)
+            hidden = packed_hidden(model, input_ids, mask)[(lengths.cumsum(0) - lengths)[rows] + times]
+        elif bool((mask[:, 1:] <= mask[:, :-1]).all()):
             hidden, places = _hidden_by_length(model, input_ids, mask)
             hidden = hidden[places[rows], times]
         else:
