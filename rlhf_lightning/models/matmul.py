@@ -125,4 +125,4 @@ class _FastConv1D(Conv1D):
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _FastLinear, Conv1D: _FastConv1D}
 LINEAR = (*_FAST, *_FAST.values())
-"""The linear layers, with those that `use_fast_matmul` makes of them; not those of other kinds, such as quantised ones."""
+"""The linear layers, with those that `use_fast_matmul` makes of them; not others, such as quantised ones."""

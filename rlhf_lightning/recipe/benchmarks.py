@@ -22,6 +22,7 @@ from rlhf_lightning.evaluation.benchmarks.harness import (
 from rlhf_lightning.evaluation.benchmarks.measures import TOXICITY, TRUTHFUL
 from rlhf_lightning.evaluation.benchmarks.model import HarnessModel
 from rlhf_lightning.evaluation.benchmarks.run import run_task
+from rlhf_lightning.models.device_memory import available_memory
 from rlhf_lightning.recipe.benchmark_parts import (
     TOXIC_TASKS,
     TOXICITY_JUDGE,
@@ -36,7 +37,6 @@ from rlhf_lightning.recipe.benchmark_parts import (
 from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
-from rlhf_lightning.recipe.memory_plan import available_memory
 from rlhf_lightning.recipe.model_names import MEASURED, model_lacking
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines

@@ -14,6 +14,7 @@ from rlhf_lightning.evaluation.candidates import candidate_table
 from rlhf_lightning.evaluation.intervals import Interval, first_places, mean_interval
 from rlhf_lightning.evaluation.policies import PolicySamples, sample_policy, token_losses
 from rlhf_lightning.evaluation.tables import REWARD
+from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.export import complete_folder, export_causal_lm
 from rlhf_lightning.recipe.context import BASE, WRITES, Context, counted
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
@@ -169,6 +170,7 @@ class _Trial:
             counted(self.batches, policy.device, advance),
             self.context.tokenizer,
             judge=self.reward,
+            sampler=make_sampler(batch_tokens=self.context.config["generation"]["batch_tokens"]),
             max_new_tokens=self.tokenization.max_response_tokens,
             temperature=self.options["temperature"],
             seed=self.context.seed,

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, P
 
 from rlhf_lightning.compat import FakeTensorMode
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
+from rlhf_lightning.generation.sampling_batches import key_value_width
 from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
@@ -225,14 +226,6 @@ class MemoryPlanner:
         with torch.no_grad(), live:
             forward()
         return live.peak
-
-
-def key_value_width(config: PreTrainedConfig) -> int:
-    """Numbers that one token leaves in the keys, or in the values, of all layers."""
-    text: Any = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(text.num_hidden_layers * heads * size)
 
 
 def _ids(rows: int, tokens: int) -> Tensor:
