@@ -98,7 +98,10 @@ class ScalarHeadModel(nn.Module):
                 attention_mask = additive_mask(attention_mask, dtype)
             options |= {"attention_mask": attention_mask, "position_ids": position_ids}
             output = self.backbone(input_ids=input_ids, **options)
-        hidden = output.last_hidden_state
+        return self.values(output.last_hidden_state)
+
+    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time"]:
+        """The number of each token from its final state, in 32 bits at least."""
         exact = torch.promote_types(self.head.weight.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):  # 16 bits would put every score on a coarse grid
             return nn.functional.linear(hidden.to(exact), self.head.weight.to(exact)).squeeze(-1) + self.bias

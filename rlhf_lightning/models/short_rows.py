@@ -46,13 +46,15 @@ def grouped_attention(
         queries = query.to(dtype).reshape(groups, -1, width)
         keys = key.to(dtype).reshape(groups, seen, width).transpose(1, 2)
         values = value.to(dtype).reshape(groups, seen, -1)
+        # The lowest number of 32 bits would be infinity, and a row of padding that sees nothing no number.
+        mask = None if mask is None else mask.clamp(min=torch.finfo(dtype).min).to(dtype)
         if mask is not None and (mask.shape[0] == 1 or mask.stride(0) == 0):
-            shared = mask[0].to(dtype).expand(queries.shape[1] // time, -1, -1).reshape(1, -1, seen)
+            shared = mask[0].expand(queries.shape[1] // time, -1, -1).reshape(1, -1, seen)
             scores = torch.baddbmm(shared, queries, keys, alpha=scaling)
         else:
             scores = torch.bmm(queries, keys).mul_(scaling)
             if mask is not None:
-                scores.view(rows, -1, time, seen).add_(mask.to(dtype))
+                scores.view(rows, -1, time, seen).add_(mask)
         weights = nn.functional.dropout(scores.softmax(-1), dropout)
         return torch.bmm(weights, values).view(rows, heads, time, -1)
 

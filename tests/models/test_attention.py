@@ -100,5 +100,14 @@ def test_a_mask_for_all_rows_is_made_once(tiny_llama):
     AttentionInterface.register("spy", spy)
     AttentionMaskInterface.register("spy", ALL_MASK_ATTENTION_FUNCTIONS["short_rows"])
     with using_attention(tiny_llama.config, "spy"):
-        tiny_llama(input_ids=IDS, attention_mask=torch.ones_like(IDS))
+        tiny_llama(input_ids=IDS)
     assert seen == [(0, torch.float32)] * 2
+
+
+def test_rows_of_padding_in_16_bits_are_numbers(tiny_llama):
+    """A mask of 32 bits under autocast; padding on the left sees nothing at all."""
+    mask = torch.tensor([[False, False, False, True, True, True], [True] * 6])
+    exact = tiny_llama(input_ids=IDS, attention_mask=mask, position_ids=position_ids(mask)).logits
+    with torch.autocast("cpu", torch.bfloat16), fast_attention(tiny_llama, CPU, 6):
+        found = tiny_llama(input_ids=IDS, attention_mask=mask, position_ids=position_ids(mask)).logits
+    assert (found - exact)[mask].abs().max() < 0.05 * exact.abs().max()
