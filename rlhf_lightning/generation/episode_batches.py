@@ -33,7 +33,7 @@ def micro_batches(
 
 def micro_batches_of(
     rollout: Rollout,
-    minibatches: Iterable[Int[Tensor, " minibatch"]],
+    minibatches: Iterable[Int[Tensor, " _minibatch"]],
     max_rows: int | None,
     model: nn.Module,
     packing: VerifiedPacking,
@@ -59,14 +59,15 @@ def read_rows(
     part = select_rows(rollout, rows)
     lengths = part.lengths
     positions = lengths.sum() if packing.packs else len(rows) * lengths.max()
-    throughput.count(model, lengths.sum(), positions, backward=backward)
+    throughput.count(model, lengths.sum(), positions, lengths=lengths, backward=backward)
     return part
 
 
 def count_scored(rollout: Rollout, throughput: Throughput, reward: Any) -> None:
     """Count what a reward reads of the policy's tokens; one that reads texts reads others."""
     if isinstance(reward, nn.Module) and not isinstance(reward, (TextReward, WeightedSum)):
-        throughput.count(reward, rollout.lengths.sum(), padded_size(rollout.lengths, FORWARD_TOKENS))
+        lengths = rollout.lengths
+        throughput.count(reward, lengths.sum(), padded_size(lengths, FORWARD_TOKENS), lengths=lengths)
 
 
 def read_micro_batches(
@@ -95,9 +96,9 @@ def read_micro_batches(
 
 @torch.no_grad()
 def figures_in(
-    groups: Iterable[Int[Tensor, " chosen"]],
+    groups: Iterable[Int[Tensor, " _chosen"]],
     rollout: Rollout,
-    figure: Callable[..., Float[Tensor, "chosen time"]],
+    figure: Callable[..., Float[Tensor, "_chosen time"]],
     throughput: Throughput,
     model: nn.Module,
     packing: VerifiedPacking,

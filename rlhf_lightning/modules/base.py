@@ -134,7 +134,7 @@ class RLHFModule(L.LightningModule):
         """Drop what does not learn, add the random states of every process."""
         checkpoint[LAYOUT_KEY] = LAYOUT
         checkpoint["state_dict"] = learned_state(self, checkpoint["state_dict"], self.frozen)
-        checkpoint["random_states"] = random_states()
+        checkpoint["random_states"], checkpoint["total_flops"] = random_states(), self.throughput.total
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
@@ -144,6 +144,7 @@ class RLHFModule(L.LightningModule):
         """
         complete_checkpoint(checkpoint, self, self.frozen)
         self._random_states = checkpoint.get("random_states", [])
+        self.throughput = Throughput(checkpoint.get("total_flops", 0.0))
 
     def on_fit_start(self) -> None:
         """Lightning warns of modules in eval mode; here dropout is off on purpose."""
@@ -155,7 +156,7 @@ class RLHFModule(L.LightningModule):
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)
         self._random_states = []
-        self.throughput = Throughput()
+        self.throughput = Throughput(self.throughput.total)
 
     def check_finite(self, **values: Tensor) -> None:
         """Stop at NaN and infinity, with the batch saved; a run that went on would train on nothing.

@@ -174,17 +174,17 @@ class PPOModule(RLHFModule):
         asked = prompts._replace(prompt_index=over_all_rows(distinct_index, prompts.prompt_index))
         with unshard(self.policy):
             rollout = self.sampler(self.policy, asked, options, (self.hparams.seed, int(self.iteration)))
-        self.throughput.count(self.policy, rollout.response_mask.sum(), rollout.response_mask.sum())
+        tokens = rollout.response_mask.sum()
+        self.throughput.count(self.policy, tokens, tokens, lengths=rollout.lengths)
         return rollout._replace(prompts=prompts)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:
         """Scores, log-probs of policy and reference, values, advantages."""
-        mask, max_rows = rollout.response_mask, self.hparams.micro_batch_size
-        minibatches = self._draw_minibatches(len(mask), epoch=0)
+        mask, minibatches = rollout.response_mask, self._draw_minibatches(len(rollout.ended), epoch=0)
         log_probs = partial(response_log_probs, temperature=self.hparams.temperature)
         with unshard(self.policy), cast_weights(self.policy):
-            groups = micro_batches_of(rollout, minibatches, max_rows, self.policy, self.packing)
+            groups = micro_batches_of(rollout, minibatches, self.hparams.micro_batch_size, self.policy, self.packing)
             old_log_probs = figures_in(groups, rollout, log_probs, self.throughput, self.policy, self.packing)
         with unshard(self.reference, self.value, self.reward), cast_weights(self.policy, self.value):
             groups = length_groups(rollout.lengths, FORWARD_TOKENS)
@@ -273,7 +273,7 @@ class PPOModule(RLHFModule):
         """Add the pretraining gradient to the policy's."""
         lengths, coef = batch.mask.sum(1), self.hparams.ptx_coef
         with self.throughput.phase("ptx"), measured_gradient(self.policy, GRADIENT_FIGURES, wanted=measure) as figures:
-            self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), backward=True)
+            self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), lengths=lengths, backward=True)
             loss = backward_pretrain(self.policy, batch, coef, self.hparams.micro_batch_size, self.backward_loss)
         self.note("update/ptx_loss", loss)
         self.log_figures(figures)

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from rlhf_lightning.cli import composed
-from rlhf_lightning.recipe.memory_plan import StagePlan, available_memory, with_remedies
+from rlhf_lightning.models.device_memory import available_memory
+from rlhf_lightning.recipe.memory_plan import StagePlan, with_remedies
 from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.targets import builder
