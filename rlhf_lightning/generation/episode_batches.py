@@ -12,6 +12,7 @@ from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, WeightedSum
 from rlhf_lightning.generation.sample import joined, select_rows
 from rlhf_lightning.generation.text_reward import TextReward
+from rlhf_lightning.models.cast_weights import cast_weights
 from rlhf_lightning.models.packed_values import packable
 from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.padding import SIMILAR, length_groups, padded_size
@@ -81,17 +82,19 @@ def read_micro_batches(
     """The micro-batches of a minibatch for backward passes of a model; its gradient is exchanged in the last one.
 
     Each has its episodes, cut to their longest, and what the loss is divided by: the mean number of tokens that a
-    process has of the minibatch. A process without a row reads one that counts for nothing.
+    process has of the minibatch. A process without a row reads one that counts for nothing. What does not learn is cast
+    once for all of them.
     """
     rollout, scores, *tokens, _ = experience
     num_tokens = all_reduce_mean(rollout.response_mask[rows].sum())
     if not len(rows):
         rows, num_tokens = rows.new_zeros(1), num_tokens * float("inf")
-    for micro in sync_on_last(model, micro_batches(rollout, rows, max_rows, packing)):
-        part = read_rows(rollout, micro, throughput, model, packing, backward=True)
-        width = part.response_ids.shape[1]
-        cut = [values[micro, :width] for values in tokens]
-        yield Experience._make([part, scores[micro], *cut, []]), num_tokens
+    with cast_weights(model):
+        for micro in sync_on_last(model, micro_batches(rollout, rows, max_rows, packing)):
+            part = read_rows(rollout, micro, throughput, model, packing, backward=True)
+            width = part.response_ids.shape[1]
+            cut = [values[micro, :width] for values in tokens]
+            yield Experience._make([part, scores[micro], *cut, []]), num_tokens
 
 
 @torch.no_grad()
@@ -114,7 +117,8 @@ def figures_in(
         packing: What is known of packed rows of the model.
     """
     whole = torch.zeros(rollout.response_mask.shape, device=rollout.response_mask.device)
-    for rows in groups:
-        part = read_rows(rollout, rows, throughput, model, packing)
-        whole[rows, : part.response_ids.shape[1]] = figure(model, part, packing=packing).to(whole)
+    with cast_weights(model):
+        for rows in groups:
+            part = read_rows(rollout, rows, throughput, model, packing)
+            whole[rows, : part.response_ids.shape[1]] = figure(model, part, packing=packing).to(whole)
     return whole

@@ -224,6 +224,7 @@ class RLHFModule(L.LightningModule):
         """Start the watch; where the optimizer is stepped by hand, the phases are the module's own."""
         self._batch = batch
         if self.automatic_optimization:
+            self.zero_grad()  # Lightning keeps the gradient of the last step until the forward pass is done
             self.throughput.start("step")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

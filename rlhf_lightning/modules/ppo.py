@@ -21,7 +21,6 @@ from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ra
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
 from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
-from rlhf_lightning.models.cast_weights import cast_weights
 from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.loading import check_rows
@@ -155,7 +154,7 @@ class PPOModule(RLHFModule):
             rollout = self.rollout(prompts)
         with self.throughput.phase("score"), on_device_within(self.device, *self._offloaded):
             experience = self.score(rollout)
-        with self.throughput.phase("update"), no_sync(self.trainer.model), cast_weights(self.policy, self.value):
+        with self.throughput.phase("update"), no_sync(self.trainer.model):
             self.update(experience, text)
         for scheduler in cast(list[Any], self.lr_schedulers() or []):
             scheduler.step()
@@ -183,10 +182,10 @@ class PPOModule(RLHFModule):
         """Scores, log-probs of policy and reference, values, advantages."""
         mask, minibatches = rollout.response_mask, self._draw_minibatches(len(rollout.ended), epoch=0)
         log_probs = partial(response_log_probs, temperature=self.hparams.temperature)
-        with unshard(self.policy), cast_weights(self.policy):
+        with unshard(self.policy):
             groups = micro_batches_of(rollout, minibatches, self.hparams.micro_batch_size, self.policy, self.packing)
             old_log_probs = figures_in(groups, rollout, log_probs, self.throughput, self.policy, self.packing)
-        with unshard(self.reference, self.value, self.reward), cast_weights(self.policy, self.value):
+        with unshard(self.reference, self.value, self.reward):
             groups = length_groups(rollout.lengths, FORWARD_TOKENS)
             values = figures_in(groups, rollout, response_values, self.throughput, self.value, self.value_packing)
             with adapters_disabled(self.reference):
