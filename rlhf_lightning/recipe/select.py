@@ -20,7 +20,9 @@ from rlhf_lightning.recipe.context import BASE, WRITES, Context, counted
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.judges import texts_lacking
 from rlhf_lightning.recipe.kept import KeptPolicies, Measured
+from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
+from rlhf_lightning.recipe.reading_plan import answers_plan
 from rlhf_lightning.recipe.rewards import report_cut, reward_fingerprints, reward_lacking, reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import Reward
 from rlhf_lightning.recipe.stage import Stage
@@ -131,6 +133,15 @@ class Selection(Stage):
             context.say(self.name, f"{as_good} More prompts (num_prompts) tell more.")
         kept.path.unlink(missing_ok=True)
         return metrics
+
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """One candidate after the other on the longest prompts."""
+        return answers_plan(context, config, self.name, config[self.name]["batch_size"])
+
+    def levers(self, config: Mapping[str, Any]) -> list[Lever]:
+        """Smaller batches."""
+        size = config[self.name]["batch_size"]
+        return [Lever(self.name, "batch_size", part) for part in (size // 2, size // 8) if part]
 
 
 class _Trial:

@@ -204,6 +204,12 @@ class MemoryPlanner:
             score = max(read, self._peak(lambda: reward(_ids(together, tokens))) if scored else 0)
         return [Phase("sample", resident | sampled), Phase("score", {**resident, "activations": score})]
 
+    def reading(self, rows: int, tokens: int) -> Phase:
+        """A model that reads rows without gradient and gives all their logits."""
+        with self._fake(model := self._causal_lm(self.config, learns=False)):
+            read = self._peak(lambda: model(input_ids=_ids(rows, tokens), use_cache=False).logits.argmax(-1))
+        return Phase("read", {"model": parameter_bytes(model), "activations": read})
+
     # --- pieces ------------------------------------------------------------------------------------------------------
 
     @contextmanager
