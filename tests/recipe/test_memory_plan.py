@@ -164,7 +164,7 @@ def test_select_answers_in_batches_and_benchmarks_read_what_fits(
     few, many = (planned(pipeline_of(tmp_path, f"select.batch_size={size}"), "select") for size in (4, 64))
     assert many.phases[0].parts["key-value cache"] == 16 * few.phases[0].parts["key-value cache"]
     assert "reward" in few.phases[1].parts
-    assert [lever.text for lever in pipeline.step("select").levers(pipeline.config)][0].startswith("select.batch_size=")
+    assert pipeline.step("select").levers(pipeline.config)[0].text.startswith("select.batch_size=")
     whole = planned(pipeline, "benchmarks").phases[0].parts["activations"]
     monkeypatch.setattr("rlhf_lightning.recipe.reading_plan.available_memory", lambda device: 10 * whole // 2)
     part = planned(pipeline, "benchmarks")
