@@ -4,6 +4,7 @@ The layers that read each token by itself get one long row. Attention gets the d
 length, so that it costs as much as for separate rows and needs no mask of who sees whom.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -44,13 +45,13 @@ def documents_of(lengths: Int[Tensor, " rows"]) -> Documents:
     """The documents of a row in which rows of those lengths follow each other.
 
     Examples:
-        >>> documents_of(torch.tensor([1, 3])).places  # the longest first
+        >>> documents_of(torch.tensor([1, 3])).places  # the longest first, the other one padded
         tensor([1, 2, 3, 0, 0, 0])
     """
     starts = lengths.cumsum(0) - lengths
     order = torch.empty(int(lengths.sum()), dtype=torch.long, device=lengths.device)
     sizes, places, real, spread = [], [], [], 0
-    for group in length_groups(lengths, int(lengths.sum())):
+    for group in length_groups(lengths, sys.maxsize):
         index = torch.arange(int(lengths[group[0]]), device=lengths.device)
         inside = index < lengths[group].unsqueeze(1)
         at = starts[group].unsqueeze(1) + index * inside
