@@ -1,6 +1,6 @@
 """Weights of linear layers as products are made of them, cast once and not in every pass."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,7 +15,7 @@ Weights = dict[str, nn.Parameter | None]
 
 @contextmanager
 def cast_weights(
-    *models: nn.Module, others: Mapping[nn.Module, Tensor] | None = None, learned: bool = False
+    *models: nn.Module, others: Mapping[nn.Module, Callable[[], Tensor]] | None = None, learned: bool = False
 ) -> Iterator[None]:
     """Within the block the linear layers of the models have weights of the type that autocast computes in.
 
@@ -24,7 +24,7 @@ def cast_weights(
 
     Args:
         models: The models; layers of other kinds and sharded weights are left alone.
-        others: Weights for some of the layers, in place of their own.
+        others: What makes the weights of some of the layers, in place of their own.
         learned: Whether to cast what learns too, which then does not within the block.
     """
     others = others or {}
@@ -37,12 +37,12 @@ def cast_weights(
             if sharded or not (type(layer) in LINEAR or layer in others):
                 continue
             kept.append((own, dict(own)))
-            weight = {"weight": others[layer]} if layer in others else {}
-            own |= {name: _cast(value, learned) for name, value in {**own, **weight}.items()}
+            with torch.no_grad():
+                weight = {"weight": others[layer]()} if layer in others else {}
+                own |= {name: _cast(value, learned) for name, value in {**own, **weight}.items()}
         yield
 
 
-@torch.no_grad()
 def _cast(weight: Tensor | None, learned: bool) -> nn.Parameter | None:
     if weight is None:
         return None

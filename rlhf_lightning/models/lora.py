@@ -6,8 +6,9 @@ further memory. The adapters are those of peft (extra `lora`), put into the mode
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
@@ -197,13 +198,14 @@ def merge_adapters(model: Module) -> Module:
     return _without(plain, adapted)
 
 
-def merged_weights(model: nn.Module) -> dict[nn.Module, Tensor]:
-    """The layers below adapters that are on, with their weights as they are with what the adapters add."""
+def merged_weights(model: nn.Module) -> dict[nn.Module, Callable[[], Tensor]]:
+    """The layers below adapters that are on, with what makes their weights with what the adapters add."""
+
+    def merged(layer: Any) -> Tensor:
+        return cast(Tensor, layer.get_base_layer().weight + sum(map(layer.get_delta_weight, layer.active_adapters)))
+
     layers = [layer for layer in _adapted(model).values() if not layer.disable_adapters]
-    return {
-        layer.get_base_layer(): layer.get_base_layer().weight + sum(map(layer.get_delta_weight, layer.active_adapters))
-        for layer in layers
-    }
+    return {layer.get_base_layer(): partial(merged, layer) for layer in layers}
 
 
 def without_adapters(model: Module) -> Module:

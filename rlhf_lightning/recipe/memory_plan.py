@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
-from torch import nn
 from transformers import PreTrainedConfig
 
 from rlhf_lightning.evaluation.tables import REWARD
@@ -22,6 +21,7 @@ from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.rewards import reward_steps
+from rlhf_lightning.training.live_bytes import optimizer_bytes
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 from rlhf_lightning.training.resident import in_process
 
@@ -142,23 +142,28 @@ def plan_view(plan: StagePlan, available: int | None) -> RenderableType:
 def text_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Pretraining on full blocks of text."""
     rows, tokens = _rows(config, stage), config["data"]["lengths"]["block_size"]
-    phases = _planner(context, config, stage).language_model(rows, tokens)
-    return StagePlan(stage, f"{rows} rows of {tokens} tokens", in_process(phases, context.device))
+    micro = _micro_rows(config, stage, rows)
+    phases = _planner(context, config, stage).language_model(rows, tokens, micro_rows=micro)
+    return StagePlan(stage, f"{rows} rows of {tokens} tokens, {micro} at a time", in_process(phases, context.device))
 
 
 def demonstrations_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Fine-tuning on the longest prompts and responses."""
     rows, prompt, response = _rows(config, stage), *lengths_of(config)
-    phases = _planner(context, config, stage).language_model(rows, prompt + response, response)
-    return StagePlan(stage, f"{rows} rows of {prompt} + {response} tokens", in_process(phases, context.device))
+    micro = _micro_rows(config, stage, rows)
+    phases = _planner(context, config, stage).language_model(rows, prompt + response, response, micro_rows=micro)
+    words = f"{rows} rows of {prompt} + {response} tokens, {micro} at a time"
+    return StagePlan(stage, words, in_process(phases, context.device))
 
 
 def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, responses: int) -> StagePlan:
     """Reward modelling on the longest prompts with so many of the longest responses."""
     rows, prompt, response = _rows(config, stage), *lengths_of(config)
     count = 2 if config[stage]["data"].get("as_pairs") else responses
-    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}"
-    phases = _planner(context, config, stage).reward_model(rows, prompt, count, response)
+    micro = _micro_rows(config, stage, rows)
+    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}, {micro} at a time"
+    options = {"micro_prompts": micro, "freeze_body": config[stage]["freeze_body"]}
+    phases = _planner(context, config, stage).reward_model(rows, prompt, count, response, **options)
     return StagePlan(stage, words, in_process(phases, context.device))
 
 
@@ -196,25 +201,33 @@ def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePl
 
 def training_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Overrides of any step that trains, from what costs nothing to what changes the run."""
-    checkpointing = [Lever(stage, "module.activation_checkpointing", True)]
-    on = config[stage]["module"].get("activation_checkpointing", False)
-    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
-    adapters = [Lever(stage, "lora.rank", 16)] if full else []
-    return [*([] if on else checkpointing), *adapters, *_batch_levers(config, stage)]
+    return [*_micro_levers(config, stage), *_model_levers(config, stage), *_batch_levers(config, stage)]
 
 
 def ppo_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Smaller micro-batches, frozen models on the CPU, adapters, no moving average, smaller batches."""
-    options = config[stage]
-    module, batches = options["module"], _batch_levers(config, stage)
-    micro = module["micro_batch_size"] or math.ceil(options["data"]["batch_size"] / module["num_minibatches"])
-    levers = [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+    module, levers = config[stage]["module"], _micro_levers(config, stage)
     if not module["offload_frozen"] and torch.cuda.is_available():
         levers.append(Lever(stage, "module.offload_frozen", True))
-    levers += training_levers(config, stage)[: -len(batches) or None]
+    levers += _model_levers(config, stage)
     if module["ema_decay"] is not None:
         levers.append(Lever(stage, "module.ema_decay", None))
-    return levers + batches
+    return levers + _batch_levers(config, stage)
+
+
+def _micro_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    """Parts of a batch, of which the gradient is the same."""
+    module = config[stage]["module"]
+    together = math.ceil(config[stage]["data"]["batch_size"] / module.get("num_minibatches", 1))
+    micro = module.get("micro_batch_size", 1) or together  # a step that does not know them has the smallest
+    return [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+
+
+def _model_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    on = config[stage]["module"].get("activation_checkpointing", False)
+    checkpointing = [] if on else [Lever(stage, "module.activation_checkpointing", True)]
+    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
+    return [*checkpointing, *([Lever(stage, "lora.rank", 16)] if full else [])]
 
 
 def _batch_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
@@ -233,16 +246,20 @@ def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryP
         architecture_of(context, BASE),
         precision_of(config),
         activation_checkpointing=options["module"].get("activation_checkpointing", False),
-        optimizer_bytes=_optimizer_bytes(context.build(options["module"]["optimizer"])),
+        optimizer_bytes=optimizer_bytes(context.build(options["module"]["optimizer"])),
         reward_config=architecture_of(context, REWARD),
         lora=options["lora"] if options.get("lora", {}).get("rank") else None,
     )
 
 
+def _micro_rows(config: Mapping[str, Any], stage: str, rows: int) -> int:
+    """Rows of a backward pass."""
+    return min(config[stage]["module"].get("micro_batch_size") or rows, rows)
+
+
 def _rows(config: Mapping[str, Any], stage: str) -> int:
     """Rows of a batch that one process reads."""
-    size: int = config[stage]["data"]["batch_size"]
-    devices = config["trainer"].get("devices")
+    size, devices = int(config[stage]["data"]["batch_size"]), config["trainer"].get("devices")
     return math.ceil(size / devices) if isinstance(devices, int) else size
 
 
@@ -277,20 +294,7 @@ def sampled_rows(context: Context, config: Mapping[str, Any]) -> int:
 
 
 def precision_of(config: Mapping[str, Any], *, trained: bool = True) -> Precision:
-    """How a step keeps its numbers; the trainer has no say in one that does not train."""
+    """How a step keeps its numbers; the trainer gives the weights another type in training alone."""
     weights = getattr(torch, config["model"]["causal_lm"].get("dtype", "float32"))
-    if not trained:
-        return Precision(weights)
     true, mixed = trainer_dtypes(config["trainer"].get("precision"))
-    return Precision(true or weights, mixed)
-
-
-def _optimizer_bytes(factory: Callable[..., torch.optim.Optimizer]) -> float:
-    """State per byte of parameters, from one step of the optimizer on a few numbers."""
-    parameter = nn.Parameter(torch.zeros(64, 64))
-    parameter.grad = torch.zeros_like(parameter)
-    optimizer = factory([parameter])
-    optimizer.step()
-    state = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
-    size = sum(value.numel() * value.element_size() for value in state if value.numel() > 1)
-    return size / (parameter.numel() * parameter.element_size())
+    return Precision((trained and true) or weights, mixed)

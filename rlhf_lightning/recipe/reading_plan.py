@@ -36,7 +36,7 @@ def answers_plan(context: Context, config: Mapping[str, Any], stage: str, rows: 
 
 def reading_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Rows of any length that are read without gradient, as many as fit (`reading_tokens`)."""
-    architecture, precision = architecture_of(context, BASE), precision_of(config, trained=False)
+    architecture, precision = architecture_of(context, BASE), Precision(precision_of(config, trained=False).weights)
     tokens, phase = reading_tokens(architecture, precision, context.device)
     return StagePlan(stage, f"{tokens} tokens at a time", in_process([phase], context.device))
 

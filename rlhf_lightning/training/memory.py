@@ -7,25 +7,26 @@ counted. What stays from step to step is counted from parameters.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf_lightning.compat import FakeTensorMode
 from rlhf_lightning.generation.decoding import PREFILL_TOKENS
-from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sampling_batches import key_value_width
 from rlhf_lightning.models.architecture import unwindowed_tokens
-from rlhf_lightning.models.loading import use_fast_kernels
+from rlhf_lightning.models.loading import freeze, use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
 from rlhf_lightning.models.matmul import LINEAR
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.models.shared_prefix import TREE_TOKENS, continuation_mask, selected
+from rlhf_lightning.models.shared_prefix import TREE_TOKENS
 from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
+from rlhf_lightning.training.planned_passes import drawn_log_probs, read_cached, read_rows, read_tree, token_ids
 
 
 @dataclass
@@ -85,32 +86,56 @@ class MemoryPlanner:
     reward_config: PreTrainedConfig | None = None
     lora: Mapping[str, Any] | None = None
 
-    def language_model(self, rows: int, tokens: int, counted: int | None = None) -> list[Phase]:
+    def language_model(
+        self, rows: int, tokens: int, counted: int | None = None, *, micro_rows: int | None = None
+    ) -> list[Phase]:
         """Pretraining or supervised fine-tuning.
 
         Args:
             rows: Rows per step.
             tokens: Tokens of a row.
             counted: Tokens of a row that are in the loss; None for all but the first.
+            micro_rows: Rows per backward pass; None is all of them.
         """
         model = with_adapters(self._causal_lm(self.config, learns=not self.lora), **(self.lora or {}))
         size = parameter_bytes(model)
+        micro = min(rows, micro_rows or rows)
         with self._fake(model):
-            passes = self._passes(model, lambda: self._log_probs(model, rows, tokens, counted or tokens - 1))
+            read = partial(self._log_probs, model, micro, tokens, counted or tokens - 1)
+            passes = self._passes(model, read, 1 + (micro < rows))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
-    def reward_model(self, prompts: int, prompt_tokens: int, responses: int, response_tokens: int) -> list[Phase]:
-        """Reward training on prompts with so many responses each."""
+    def reward_model(
+        self,
+        prompts: int,
+        prompt_tokens: int,
+        responses: int,
+        response_tokens: int,
+        *,
+        micro_prompts: int | None = None,
+        freeze_body: bool = False,
+    ) -> list[Phase]:
+        """Reward training on prompts with so many responses each.
+
+        Args:
+            prompts: Prompts per optimizer step.
+            prompt_tokens: Tokens of each.
+            responses: Responses to each.
+            response_tokens: Tokens of each of them.
+            micro_prompts: Prompts per backward pass; None is all of them.
+            freeze_body: Whether the head alone learns.
+        """
         model = with_adapters(self._scalar_model(self.config, learns=not self.lora), **(self.lora or {}))
-        size = parameter_bytes(model)
-        shape = prompts, prompt_tokens, responses, response_tokens
-        tree = self.activation_checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
+        if freeze_body:
+            freeze(model.backbone)
+        size, micro = parameter_bytes(model), min(prompts, micro_prompts or prompts)
+        shape = micro, prompt_tokens, responses, response_tokens
         window = unwindowed_tokens(model.backbone.config)
-        read = _read_tree if tree else _read_cached
+        read = read_tree if prompt_tokens + responses * response_tokens <= TREE_TOKENS else read_cached
         if window is not None and prompt_tokens + response_tokens > window:
-            read = _read_rows
+            read = read_rows
         with self._fake(model):
-            passes = self._passes(model, lambda: read(model, *shape))
+            passes = self._passes(model, lambda: read(model, *shape), 1 + (micro < prompts))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
     def ppo(
@@ -164,11 +189,11 @@ class MemoryPlanner:
             read = max(
                 self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
                 self._peak(lambda: self._log_probs(policy, together, tokens, width)),
-                self._peak(lambda: reward(_ids(together, tokens))),
+                self._peak(lambda: reward(token_ids(together, tokens))),
             )
             steps = 1 + repeated
             update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
-            critic = self._passes(value, lambda: value(_ids(micro_rows, tokens))[:, :width], steps)
+            critic = self._passes(value, lambda: value(token_ids(micro_rows, tokens))[:, :width], steps)
             phases = [
                 Phase("rollout", resident | sampled),
                 Phase("score", {**resident, "activations": read}),
@@ -201,13 +226,13 @@ class MemoryPlanner:
         with self._fake(model, reward):
             sampled = self._sampled(model, rows, prompt_tokens, response_tokens)
             read = self._peak(lambda: self._log_probs(model, together, tokens, response_tokens))
-            score = max(read, self._peak(lambda: reward(_ids(together, tokens))) if scored else 0)
+            score = max(read, self._peak(lambda: reward(token_ids(together, tokens))) if scored else 0)
         return [Phase("sample", resident | sampled), Phase("score", {**resident, "activations": score})]
 
     def reading(self, rows: int, tokens: int) -> Phase:
         """A model that reads rows without gradient and gives all their logits."""
         with self._fake(model := self._causal_lm(self.config, learns=False)):
-            read = self._peak(lambda: model(input_ids=_ids(rows, tokens), use_cache=False).logits.argmax(-1))
+            read = self._peak(lambda: model(input_ids=token_ids(rows, tokens), use_cache=False).logits.argmax(-1))
         return Phase("read", {"model": parameter_bytes(model), "activations": read})
 
     # --- pieces ------------------------------------------------------------------------------------------------------
@@ -237,19 +262,20 @@ class MemoryPlanner:
         tokens, dtype = prompt_tokens + response_tokens, self.precision.autocast or next(model.parameters()).dtype
         prefilled = min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
         vocabulary = self.config.get_text_config().vocab_size
-        cast = [layer.weight for layer in model.modules() if type(layer) in LINEAR] if self.precision.autocast else []
+        copied = self.precision.autocast is not None or bool(self.lora)  # cast, or with adapters added
+        weights = [layer.weight for layer in model.modules() if type(layer) in LINEAR and copied]
         return {
-            "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in cast),
+            "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in weights),
             "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
-            "activations": self._peak(lambda: last_hidden(model, _ids(prefilled, prompt_tokens))),
-            "logits": self._peak(lambda: _sample(rows, vocabulary, dtype)),
+            "activations": self._peak(lambda: last_hidden(model, token_ids(prefilled, prompt_tokens))),
+            "logits": self._peak(lambda: drawn_log_probs(rows, vocabulary, dtype)),
         }
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
         return {"optimizer": int(self.optimizer_bytes * trainable_bytes(model))}
 
     def _log_probs(self, model: PreTrainedModel, rows: int, tokens: int, counted: int) -> Tensor:
-        hidden = last_hidden(model, _ids(rows, tokens))[:, :counted].flatten(0, 1)
+        hidden = last_hidden(model, token_ids(rows, tokens))[:, :counted].flatten(0, 1)
         weight = cast(Tensor, model.get_output_embeddings().weight)
         return linear_log_probs(hidden, weight, torch.zeros(len(hidden), dtype=torch.long))
 
@@ -269,32 +295,3 @@ class MemoryPlanner:
         with torch.no_grad(), live:
             forward()
         return live.peak
-
-
-def _ids(rows: int, tokens: int) -> Tensor:
-    return torch.zeros(rows, tokens, dtype=torch.long)
-
-
-def _sample(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
-    return inverse_cdf_sample(torch.zeros(rows, vocabulary, dtype=dtype), torch.zeros(rows, dtype=torch.float64))[1]
-
-
-def _read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    cache = DynamicCache()
-    model(_ids(prompts, width), cache=cache)
-    rows = torch.arange(prompts).repeat_interleave(responses)
-    ids = _ids(prompts * responses, tokens)
-    everything = torch.ones(len(ids), width, dtype=torch.bool)
-    mask = continuation_mask(everything, torch.ones_like(ids, dtype=torch.bool))
-    values = model(ids, mask, torch.arange(width, width + tokens).expand_as(ids), selected(cache, rows))
-    return cast(Tensor, values[:, -1])
-
-
-def _read_rows(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    return cast(Tensor, model(_ids(prompts * responses, width + tokens))[:, -1])
-
-
-def _read_tree(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    ids = _ids(prompts, width + responses * tokens)
-    mask = torch.ones(prompts, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
-    return cast(Tensor, model(ids, mask, torch.arange(ids.shape[1]).expand_as(ids)))
