@@ -49,7 +49,14 @@ def reading_tokens(architecture: PreTrainedConfig, precision: Precision, device:
         precision: Types of its weights and passes.
         device: Where it runs; on a CPU more tokens at once are no faster from some number on.
     """
-    phase = MemoryPlanner(architecture, precision).reading(1, READ_TOKENS)
+    try:
+        phase = MemoryPlanner(architecture, precision).reading(1, READ_TOKENS)
+    except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        # Some layers cannot be run without values: keys, values, activations and logits of a token, by their widths.
+        text = architecture.get_text_config()
+        width, layers = int(text.hidden_size), int(text.num_hidden_layers)
+        size = 4 * (2 * layers * width + 12 * width + int(text.vocab_size))
+        phase = Phase("read", {"activations": size * READ_TOKENS})
     of_token = max(1, phase.parts["activations"] // READ_TOKENS)
     memory = available_memory(device) or 2**32
     tokens = max(READ_TOKENS, min(2**13 if device.type == "cpu" else 2**17, memory // 10 // of_token))
