@@ -221,7 +221,7 @@ class MemoryPlanner:
         tokens = prompt_tokens + response_tokens
         model = self._causal_lm(self.config, learns=False)
         reward = self._scalar_model(self.reward_config or self.config, learns=False)
-        resident = {"model": parameter_bytes(model)} | ({"reward": parameter_bytes(reward)} if scored else {})
+        resident = dict(model=parameter_bytes(model), reward=parameter_bytes(reward) * scored)
         together = min(rows, max(1, forward_tokens // tokens))
         with self._fake(model, reward):
             sampled = self._sampled(model, rows, prompt_tokens, response_tokens)
