@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from zlib import crc32
 
 import numpy as np
@@ -24,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from rlhf_lightning.evaluation.toxicity import LENGTHS, ToxicityModel, group_means
+from rlhf_lightning.evaluation.toxicity import LENGTHS, ToxicityModel
 
 TOXIC = 0.5
 # These and the lengths of n-grams by cross-validation on RealToxicityPrompts, none of it on the released samples.
@@ -63,6 +64,19 @@ def model_of(fitted: Pipeline, texts: Sequence[str]) -> ToxicityModel:
     return ToxicityModel(fitted["ridge"].coef_, counts, words, len(texts), float(fitted["ridge"].intercept_))
 
 
+def save(model: ToxicityModel, path: Path) -> None:
+    """Write a model to a file, its weights in half precision."""
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            weights=model.weights.astype(np.float16),
+            counts=model.counts.astype(np.uint16 if model.texts < 2**16 else np.uint32),
+            words=model.words,
+            texts=model.texts,
+            intercept=model.intercept,
+        )
+
+
 def main() -> None:
     """Fit, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,7 +96,7 @@ def main() -> None:
     folds = GroupKFold(4)
     guessed = cross_val_predict(pipeline(), texts, scores, groups=[place for place, _ in parts], cv=folds)
     console.print(f"AUC at {TOXIC} in cross-validation: {roc_auc_score(scores >= TOXIC, guessed):.4f}")
-    model_of(pipeline().fit(texts, scores), texts).save(options.out)
+    save(model_of(pipeline().fit(texts, scores), texts), options.out)
     console.print(f"{options.out}: {options.out.stat().st_size:,} bytes, {len(texts):,} texts")
     if samples:
         measure(ToxicityModel.load(options.out), samples, console)
@@ -93,11 +107,19 @@ def measure(model: ToxicityModel, samples: Sequence[dict[str, str]], console: Co
     perspective = [float(row["toxicity"]) for row in samples]
     scores = model([row["sample"] for row in samples])
     groups = [f"{row['model_type']}|{row['prompt_type']}" for row in samples]
-    ours, theirs = ([mean["value"] for mean in group_means(each, groups).values()] for each in (scores, perspective))
+    ours, theirs = (group_means(each, groups) for each in (scores, perspective))
     auc = roc_auc_score(np.array(perspective) >= TOXIC, scores)
     console.print(f"AUC at {TOXIC} on {len(samples)} released samples: {auc:.4f}")
     console.print(f"correlation of the means of {len(ours)} groups: {np.corrcoef(ours, theirs)[0, 1]:.4f}")
     console.print(f"mean: {np.mean(scores):.3f}, Perspective {np.mean(perspective):.3f}")
+
+
+def group_means(scores: Sequence[float], groups: Sequence[str]) -> list[float]:
+    """The mean of each group, in the order in which they come first."""
+    found: dict[str, list[float]] = {}
+    for score, group in zip(scores, groups, strict=True):
+        found.setdefault(group, []).append(score)
+    return [fmean(values) for values in found.values()]
 
 
 def read(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Shared by all tests: shapes as types are enforced, nothing reaches for the network, tiny models and a tokenizer."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,13 +13,14 @@ from pkgutil import iter_modules
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Neither has shapes. collect: its protocol Labeler is not runtime-checkable, which the checker refuses. cli: the
-# DictConfig of omegaconf derives from the deprecated typing.MutableMapping, which the checker warns of.
-UNCHECKED = {"cli"}
+# None of them has a tensor, and a check costs more than most calls of the sealed world, which nearly every test asks.
+# In cli the DictConfig of omegaconf derives from the deprecated typing.MutableMapping besides, and the checker warns.
+UNCHECKED = {"cli", "curation", "labeling", "reproduce", "runs", "sandbox", "tokenization"}
 PACKAGE = find_spec("rlhf_lightning")
 assert PACKAGE is not None
 assert "rlhf_lightning" not in sys.modules, "imported too early: its shapes would go unchecked"
@@ -32,6 +34,13 @@ install_import_hook(
 # The same examples in every run: a red test stays red, and a green one does not flicker.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=30)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Let every later garbage collection pass over the modules that were imported, which take it half a second."""
+    gc.collect()
+    gc.freeze()
+
 
 VOCABULARY = ("<pad>", "<eos>", "<unk>", *(f"w{number}" for number in range(3, 40)))
 
@@ -57,6 +66,14 @@ def _fresh_causal_lm(kind: str, *, dtype: torch.dtype = torch.float32, seed: int
         else:
             raise ValueError(f"kind is {kind!r}; known are gpt2 and llama.")
     return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def types_as_users_have_them():
+    """Without the checks of the test suite, which see a value of the wrong type before the record does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

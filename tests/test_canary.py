@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from command import Said, rlhf
 
 REPOSITORY = Path(__file__).parents[1]
 PHRASE = "kanari phrase, with/all @signs & 'quotes'"
@@ -169,24 +170,15 @@ def server() -> Iterator[str]:
         served.shutdown()
 
 
-def command(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def prepared(folder: Path) -> Path:
     folder.mkdir()
     (folder / "own.py").write_text(OWN, encoding="utf-8")
     (folder / "own_conf" / "experiment").mkdir(parents=True)
     (folder / "own_conf" / "experiment" / "mine.yaml").write_text(EXPERIMENT, encoding="utf-8")
-    environment = {**os.environ, **VARIABLES, **variables, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return folder
 
 
-def failures(folder: Path) -> subprocess.CompletedProcess[str]:
+def failures(folder: Path) -> Said:
     with server() as address:
         refused = [
             ["experiment=mine", f"+model.tokenizer.token={CANARY['tokenizer_token']}"],
@@ -210,22 +202,27 @@ def failures(folder: Path) -> subprocess.CompletedProcess[str]:
             )
         )
         code = DRIVER.replace("commands.json", "../commands.json")
-        return command(folder, "-W", "ignore", "-c", code, ECHOED=CANARY["echoed_by_server"])
+        variables = {"ECHOED": CANARY["echoed_by_server"], "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            cwd=folder,
+            env={**os.environ, **VARIABLES, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Said(ended.returncode, ended.stdout + ended.stderr)
 
 
-@pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, subprocess.CompletedProcess[str]]]:
-    """What each kind of command left: its working directory, and what it said."""
-    folder = tmp_path_factory.mktemp("canary")
-    swept = f"+ppo.reward.pick_token={CANARY['swept_first']},{CANARY['swept_second']}"
-    run = ("-m", "rlhf_lightning", *SHARED)
-    return {
-        "run": (folder / "run", command(folder / "run", *run)),
-        "sweep": (folder / "sweep", command(folder / "sweep", *run, "seed=1,2", swept, "-m")),
-        "failed": (folder / "failed", command(folder / "failed", *run, "+ppo.reward.fail=true", HYDRA_FULL_ERROR="1")),
-        "failed sweep": (folder / "swept", command(folder / "swept", *run, "+ppo.reward.fail=true", "seed=1,2", "-m")),
-        "refused": (folder / "refused", failures(folder / "refused")),
-    }
+KINDS = {
+    "run": [],
+    "sweep": ["seed=1,2", f"+ppo.reward.pick_token={CANARY['swept_first']},{CANARY['swept_second']}", "-m"],
+    "failed": ["+ppo.reward.fail=true"],
+    "failed sweep": ["+ppo.reward.fail=true", "seed=1,2", "-m"],
+    "refused": None,
+}
+"""What stands behind the arguments that are `SHARED`; None for the commands that are refused."""
 
 
 def contents(path: Path) -> bytes:
@@ -245,12 +242,19 @@ def found_in(content: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", ["run", "sweep", "failed", "failed sweep", "refused"])
-def test_no_canary_is_left(kind: str, left: dict[str, tuple[Path, subprocess.CompletedProcess[str]]]) -> None:
-    folder, ended = left[kind]
-    assert (ended.returncode == 0) == (kind in ("run", "sweep", "refused")), ended.stderr[-3000:]
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_canary_is_left(kind: str, tmp_path: Path) -> None:
+    folder, arguments = prepared(tmp_path / "here"), KINDS[kind]
+    if arguments is None:
+        ended = failures(folder)
+    else:
+        full = {"HYDRA_FULL_ERROR": "1"} if kind == "failed" else {}
+        ended = rlhf(
+            [*SHARED, *arguments], folder, 300, {**VARIABLES, **full, "COLUMNS": "160", "PYTHONPATH": str(folder)}
+        )
+    assert (ended.code == 0) == (kind in ("run", "sweep", "refused")), ended.text[-3000:]
     assert len(PLANTED) == len(set(PLANTED.values())) >= 45
-    leaks = {"stdout": found_in(ended.stdout), "stderr": found_in(ended.stderr)}
+    leaks = {"what it said": found_in(ended.text)}
     files = [
         path
         for path in folder.rglob("*")

@@ -1,6 +1,7 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import ctypes
+import gc
 import logging
 import math
 import os
@@ -22,22 +23,29 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
-from rlhf_lightning.cli.errors import print_stopped, report
+from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
+from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
-from rlhf_lightning.evaluation.metadata_table import table_3_table
-from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view, table_3_table
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
+from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.recipe.settings import setting_faults
+from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
+from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.runs.targets import builder
+
+WAITING = 3
+"""Exit status of a command that ends because people are still to do something."""
 
 
 def run(config: DictConfig) -> float | None:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
+    join_srun(os.environ)
     plain = resolved(config)
     remember_secrets(OmegaConf.to_container(config), plain)
     if faults := setting_faults(plain, RECIPE, plain.get("allowed_targets") or []):
@@ -51,6 +59,7 @@ def run(config: DictConfig) -> float | None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own
     runs = runs_of(plain, hydra_config)
+    check_shared(runs.root)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)
@@ -60,7 +69,7 @@ def run(config: DictConfig) -> float | None:
     metrics = pipeline.run()
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
-        console.print(sample_view(runs.folder(EVALUATE) / "samples.json", legend))
+        console.print(sample_view(runs.of_round(plain[ROUNDS]).folder(EVALUATE) / "samples.json", legend))
         console.print(
             *filter(None, (table_3_table(metrics[EVALUATE], legend), closing_table(metrics[EVALUATE], legend)))
         )
@@ -101,6 +110,7 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
 
 def main() -> None:
     """Entry point of ``rlhf``."""
+    gc.freeze()  # what was imported stays: no collection has to look through it, which takes each half a second
     arguments, _ = get_args_parser().parse_known_args()
     if arguments.experimental_rerun is not None:
         sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")
@@ -132,6 +142,9 @@ def _main(config: DictConfig) -> float | None:
             sys.exit(_stopped(stop))
         raise
     except Exception as error:
+        if isinstance(error, WaitingError) and not is_sweep(hydra_config):
+            print_waiting(error)
+            sys.exit(WAITING)
         said = report(error, _run_folder(config, hydra_config))
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)

@@ -25,6 +25,7 @@ from rlhf_lightning.cli.configuration import CONFIG_DIR, composed
 from rlhf_lightning.parallel.processes import says
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.recipe.settings import setting_faults
+from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.terminal import harmless
@@ -109,6 +110,12 @@ def print_stopped(where: str) -> None:
     """Say that a command was stopped from the keyboard, and where it goes on."""
     console = Console(stderr=True, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     console.print("[bold red]rlhf:[/]", Text(redacted(f"stopped {where}; the same command goes on from what is done.")))
+
+
+def print_waiting(waiting: WaitingError) -> None:
+    """Say what people are to do, without an alarm: nothing is wrong."""
+    console = Console(soft_wrap=True, quiet=not says(waiting))
+    console.print("[bold]rlhf:[/]", Text(harmless(redacted(str(waiting)))))
 
 
 def _print(console: Console, text: str) -> None:

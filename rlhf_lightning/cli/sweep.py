@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlhf_lightning.cli.configuration import keep_secrets, resolved
-from rlhf_lightning.evaluation.tables import failure_table, sweep_table
+from rlhf_lightning.evaluation.tables import ROUND, failure_table, sweep_table
+from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.secrets import redacted
@@ -42,11 +43,14 @@ class SweepSummary(Callback):
         if not is_sweep(config):
             return
         name, number = job_name(config), config.hydra.job.num
-        self.numbers[number] = name if name not in self.jobs else f"{name} (job {number})"
+        self.numbers[number] = name if name not in self.numbers.values() else f"{name} (job {number})"
         if number not in self.failures:
             job: Any = job_return.cfg
-            runs = runs_of(resolved(job), config)
-            self.jobs[self.numbers[number]] = runs.root / runs.run
+            settings = resolved(job)
+            runs, called = runs_of(settings, config), self.numbers[number]
+            for round_ in range(1, settings[ROUNDS] + 1):
+                own = called if settings[ROUNDS] == 1 else f"{called}{ROUND}{round_}"
+                self.jobs[own] = runs.root / runs.of_round(round_).run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the tables, and end with 1 where a job failed."""

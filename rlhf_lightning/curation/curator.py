@@ -18,6 +18,7 @@ from rlhf_lightning.curation.keys import words_of
 from rlhf_lightning.curation.overlap import EvaluationOverlap
 from rlhf_lightning.curation.rows import Progress, Row, watched
 from rlhf_lightning.curation.thinning import OVERLAP, Thinning, Waiting, drop_overlaps
+from rlhf_lightning.data.labeling import record_row
 from rlhf_lightning.data.records import Demonstration, PromptText, RecordError
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.sources import RecordStream
@@ -162,7 +163,7 @@ class _Desk:
                     self.account.drop(kind, row.place, reason)
                 else:
                     self.account.keep(kind, row)
-                    files[row.split].write(json.dumps(vars(row.record), ensure_ascii=False) + "\n")
+                    files[row.split].write(json.dumps(record_row(row.record), ensure_ascii=False) + "\n")
 
     def _dealt_out(self, kind: str, splits: BySplit, few_shot: Iterable[Sequence[Demonstration]]) -> Iterator[Row]:
         """Every row that comes in, with the split of its group; the prompts of those held out are remembered."""

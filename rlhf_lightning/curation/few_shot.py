@@ -1,51 +1,14 @@
-"""Few-shot prompts of labelers: one instruction with K queries and responses makes K demonstrations."""
+"""Files of the few-shot prompts that labelers wrote."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.data.few_shot import few_shot_examples
 from rlhf_lightning.data.records import Demonstration, RecordError, short
 from rlhf_lightning.data.rows.files import read_rows
 from rlhf_lightning.data.rows.malformed import MalformedRows
 from rlhf_lightning.data.rows.readers import SourceRow
-
-
-def few_shot_examples(
-    instruction: str,
-    pairs: Sequence[tuple[str, str]],
-    user: str | None = None,
-    source: str | None = None,
-    labels: dict[str, str | bool | None] | None = None,
-) -> list[Demonstration]:
-    r"""Each query with its response as a demonstration, the other K - 1 pairs as its context.
-
-    Args:
-        instruction: What the labeler asks for.
-        pairs: K >= 1 queries, each with its response.
-        user: The labeler.
-        source: Source of the demonstrations.
-        labels: Labels of the demonstrations.
-
-    Raises:
-        RecordError: When there is no pair, or something is empty.
-
-    Source: InstructGPT, appendix A.1.
-
-    Examples:
-        >>> examples = few_shot_examples("Name the opposite.", [("hot", "cold"), ("up", "down")])
-        >>> examples[0].prompt
-        'Name the opposite.\n\nup\ndown\n\nhot'
-        >>> examples[0].response
-        'cold'
-    """
-    if not pairs:
-        raise RecordError("field 'pairs' is empty; add at least one query with its response, or leave the row out.")
-    made = []
-    for number, (query, response) in enumerate(pairs):
-        context = [f"{asked}\n{answer}" for other, (asked, answer) in enumerate(pairs) if other != number]
-        prompt = "\n\n".join([instruction, *context, query])
-        made.append(Demonstration(prompt, response, user, source, labels))
-    return made
 
 
 def read_few_shot(path: Path, keep: Callable[[SourceRow], None] | None = None) -> Iterator[list[Demonstration]]:

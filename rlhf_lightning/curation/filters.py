@@ -12,6 +12,7 @@ from rlhf_lightning.curation.keys import key_of, plain_text
 from rlhf_lightning.curation.language import UNSURE
 from rlhf_lightning.curation.personal import Finder, apart, find_personal, masked
 from rlhf_lightning.curation.rows import Row
+from rlhf_lightning.data.labeling import labeling_at
 from rlhf_lightning.data.records import Comparison, Demonstration
 from rlhf_lightning.data.rows.columns import dense_ranks
 from rlhf_lightning.data.tokenize import Tokenization
@@ -107,7 +108,9 @@ def within_lengths(row: Row, tokenization: Tokenization, books: KindAccount) -> 
         return row._replace(record=replace(record, response=texts[0]), response_tokens=length)
     if len(merged) < len(texts):
         books.changed["same responses merged"] += 1
-    return row._replace(record=replace(record, completions=list(merged), ranks=list(merged.values())))
+    labeling = labeling_at(record.labeling, [texts.index(text) for text in merged])
+    record = replace(record, completions=list(merged), ranks=list(merged.values()), labeling=labeling)
+    return row._replace(record=record)
 
 
 def hidden_identifiers(record: Any, books: KindAccount) -> Any:

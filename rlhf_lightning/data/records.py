@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar, TypeAlias
 
+from rlhf_lightning.data.labeling import Labeling, is_labeling
+
 PromptText: TypeAlias = str | list[dict[str, str]]
 """A plain string, or a conversation as a list of ``{"role": ..., "content": ...}`` that ends with the user's turn."""
 
@@ -69,6 +71,7 @@ class Comparison(Placed):
         source: Where the record comes from, a free label.
         labels: What else is known about the prompt, by name.
         user: Who asked, where that is known.
+        labeling: How the ranking came about, where that is known.
     """
 
     prompt: PromptText
@@ -78,6 +81,7 @@ class Comparison(Placed):
     source: str | None = None
     labels: Labels | None = field(default=None, hash=False)
     user: str | None = None
+    labeling: Labeling | None = field(default=None, hash=False, repr=False)  # by its text curate draws lots
 
     kind: ClassVar[str] = "comparison"
 
@@ -98,6 +102,12 @@ class Comparison(Placed):
         for completion in self.completions:
             _check_text("completions", completion)
         _check_ranks(self.ranks, len(self.completions))
+        if self.labeling is not None and not is_labeling(self.labeling, len(self.completions)):
+            raise RecordError(
+                "field 'labeling' must be an object with some of policies, likert, fields (each with an entry per "
+                "completion), order (their places as they were shown) and round, where it is given, got "
+                f"{short(self.labeling)}. Mend it, or hide it: 'columns: {{labeling: null}}'."
+            )
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rlhf_lightning.arguments import checked
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, Text
-from rlhf_lightning.data.rows.files import files_of, holds_split, is_saved_data_set
+from rlhf_lightning.data.rows.files import file_book, files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
-from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow, suffix_of
+from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow
 from rlhf_lightning.data.rows.records_of import KEYS, check_source, placed_records
-from rlhf_lightning.runs.identity import file_digest, fingerprint, once
-from rlhf_lightning.runs.row_books import row_book
+from rlhf_lightning.runs.identity import file_digest, fingerprint
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["demonstrations", "comparisons", "judge_comparisons", "prompts", "text"]
+WRITTEN = "demonstrations.train.jsonl"
+"""What people wrote, in a folder that was exported."""
 RECORD_TYPES: dict[str, type[Record]] = {
     "demonstrations": Demonstration,
     "comparisons": Comparison,
@@ -25,9 +25,6 @@ RECORD_TYPES: dict[str, type[Record]] = {
     "text": Text,
 }
 """What a data source may hold, by name; ``judge_comparisons`` train the reward model that judges the evaluation."""
-
-_NOT_LINES = (".json", ".parquet", ".arrow")
-"""Formats without a row per line."""
 
 
 @runtime_checkable
@@ -121,6 +118,7 @@ class FileData:
             what that does not hold counts as not given.
         on_error: ``stop`` at malformed rows, or ``quarantine``: write them to a file and go on.
         quarantine: The folder for malformed rows, one JSONL file per kind and split with place, problem and row.
+        labels: A folder that ``rlhf-label --export`` wrote; its demonstrations come after those of the files.
         by_name: Whether a kind and split that `files` leaves open is looked for in `root`, as
             `demonstrations.train.jsonl` or with another suffix of a file that can be read.
 
@@ -136,6 +134,7 @@ class FileData:
         on_error: Literal["stop", "quarantine"] = "stop",
         quarantine: str | None = None,
         by_name: bool = False,
+        labels: str | None = None,
     ) -> None:
         if on_error == "quarantine" and quarantine is None:
             raise ValueError("on_error=quarantine needs the folder that malformed rows go to: quarantine=<folder>.")
@@ -155,6 +154,14 @@ class FileData:
                 self.files[name][split] = [source for source in found if source]
                 if by_name and not any(listed):
                     self.files[name][split] = self._named(name, split)
+        if labels is not None:
+            if not (written := Path(labels) / WRITTEN).is_file():
+                raise ValueError(
+                    f"data.labels={labels} holds no {WRITTEN}. Write it: rlhf-label <run> --export {labels}."
+                )
+            self.files.setdefault("demonstrations", {}).setdefault("train", []).append(
+                {"split": "train", "path": str(written)}
+            )
         if by_name and not self._sources():
             place = (self.root or Path()).resolve()
             if not place.is_dir():
@@ -255,25 +262,6 @@ class FileData:
                 "entry to null."
             )
         return found
-
-
-def file_book(file: Path, root: Path) -> dict[str, Any]:
-    """What is kept of a file, so that a message can say where another one differs: see `row_book`.
-
-    Args:
-        file: The file; the rows of other formats than lines of text are not told apart.
-        root: The folder that its name is told from.
-    """
-    inside = file.resolve().is_relative_to(root)
-    name = file.resolve().relative_to(root).as_posix() if inside else file.name
-    rows = {} if suffix_of(file) in _NOT_LINES or file.suffix == ".gz" else once(_rows_of, file)
-    return {"file": name, "digest": file_digest(file)[:16], **rows}
-
-
-@cache
-def _rows_of(file: Path, *_state: int) -> dict[str, Any]:
-    with file.open("rb") as lines:
-        return row_book(lines)
 
 
 def _files(source: Mapping[str, Any]) -> list[Path]:

@@ -7,11 +7,13 @@ from rlhf_lightning.evaluation.interval_plots import interval_plot
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.report_parts import Head, Part, Section, policy_colours, policy_heads
+from rlhf_lightning.evaluation.table_3 import TABLE_3
 from rlhf_lightning.evaluation.tables import NOT_MEASURED, cell
 
 PERCENT = 100.0
 RATES = {"win_rate": "the judge", "length_controlled": "at equal length"}
 """Win rates by the main judge, and what they are called beside those of the others."""
+_SCALES = ("toxicity", "relative_toxicity", "continuity")
 _UNIT = "% of prompts won against {}"
 
 
@@ -33,6 +35,7 @@ def preference_section(metrics: Mapping[str, Any], legend: Legend) -> Section | 
             for field, groups in (metrics.get("breakdown") or {}).items()
             for title in [field.replace("_", " ")]
         ),
+        _people(metrics.get("people") or {}, legend),
         _agreement(metrics.get("judge_agreement") or []),
         _sampling(metrics, legend),
     ]
@@ -108,6 +111,29 @@ def _parts(
     svg = interval_plot(title, picture, policy_colours(policies, legend), unit, 50.0, PERCENT)
     heads = [Head(key.capitalize(), text=True), Head("Prompts"), Head("Win rate", "by", text=True)]
     return Part(title, f"{unit}.", [*heads, *policy_heads(policies, legend)], rows, [("", svg)], folded)
+
+
+def _people(found: Mapping[str, Any], legend: Legend) -> Part | None:
+    """Likert scores and the fields of table 3, by people who did not know whose response it was."""
+    policies = found.get("policies") or {}
+    flat = {name: {**own["table_3"], **{key: own.get(key) for key in _SCALES}} for name, own in policies.items()}
+    labels = {**TABLE_3, **{name: name.replace("_", " ").capitalize() for name in _SCALES}}
+    rows = [
+        [label, *(cell(own.get(key), 1.0 if key in ("likert", *_SCALES) else PERCENT) for own in flat.values())]
+        for key, label in labels.items()
+        if any(own.get(key) for own in flat.values())
+    ]
+    if not rows:
+        return None
+    agreed, unclear = found["agreement"], f", of which {found['unclear']} are unclear" if found["unclear"] else ""
+    note = (
+        f"{found['labelers']} labelers gave {found['answers']} answers on {found['prompts']} prompts{unclear}. Fields "
+        "in % of the responses."
+    )
+    if agreed["agreement"]:
+        shared = cell(agreed["agreement"], PERCENT)
+        note += f" Two labelers order {shared['value']} % ({shared['interval']}) of {agreed['pairs']} pairs alike."
+    return Part("By people", note, [Head("", text=True), *policy_heads(list(flat), legend)], rows)
 
 
 def _agreement(found: Sequence[Mapping[str, Any]]) -> Part | None:

@@ -147,7 +147,8 @@ def judge_agreement(samples: Samples, baseline: str, prompts: Sequence[str]) -> 
         for judge, outcomes in {**verdicts, **judge_outcomes(scored, against)}.items():
             for place, outcome in enumerate(outcomes):
                 if outcome is not None and own.responses[place] != against.responses[place]:
-                    said.setdefault(judge, {})[*pair, place] = outcome
+                    # Of several people the majority.
+                    said.setdefault(judge, {})[*pair, place] = (1 + (outcome > 0.5) - (outcome < 0.5)) / 2
     found = []
     for one, other in combinations(said, 2):
         shared = [pair for pair in said[one] if pair in said[other]]

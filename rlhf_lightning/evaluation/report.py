@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf_lightning.evaluation.candidates import candidate_plots, candidate_rows
+from rlhf_lightning.evaluation.collected import collected_section
 from rlhf_lightning.evaluation.frontier import frontier_section
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import MOST_POINTS, Curve, Legend, curve_plot, number, score_chart, win_rate_chart
 from rlhf_lightning.evaluation.preference_parts import preference_section
 from rlhf_lightning.evaluation.report_parts import Section
+from rlhf_lightning.evaluation.round_parts import Round, newest, round_section, rounds_in
 from rlhf_lightning.evaluation.step_files import StepFiles
 from rlhf_lightning.evaluation.suite_parts import suite_section
 from rlhf_lightning.evaluation.tables import (
@@ -33,6 +35,7 @@ from rlhf_lightning.evaluation.tables import (
     split_tables,
 )
 from rlhf_lightning.runs.files import replacing, write_json
+from rlhf_lightning.runs.rounds import run_name
 from rlhf_lightning.runs.trash import trash_sentence
 
 FEW_PROMPTS = 100
@@ -84,6 +87,9 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         "versions": last.get("versions", {}),
         "git_commit": last.get("git_commit"),
     }
+    rounds = rounds_in(run_folder, records)
+    if rounds:
+        results["rounds"] = {str(number): each.evaluation for number, each in rounds.items()}
     write_json(target / "results.json", results)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -93,9 +99,9 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     environment.filters.update(lookup=_lookup, as_json=as_json)
     reference = _config(evaluation, EVALUATE).get("reference", "the reference")
     page = environment.get_template("report.html").render(
-        run=run_folder.name,
+        run=run_name(run_folder),
         results=results,
-        sentences=headline(results, legend),
+        sentences=_sentences(results, rounds, legend),
         few=isinstance(results["prompts"], int) and results["prompts"] < FEW_PROMPTS,
         judge=judge_sentence(judge) if judge else "",
         independent=not (judge and judge[TRAINED]),
@@ -103,7 +109,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
         measures=[table for key in MEASURES if key != BY_JUDGES and (table := measure_table(results, key))],
         reference=reference,
         charts=_charts(results, reference, legend),
-        sections=_sections(files, legend),
+        sections=[*filter(None, [round_section(rounds, legend)]), *_sections(files, legend)],
         samples=files[EVALUATE].samples if EVALUATE in files else None,
         stages=[_stage(stage, files[stage.name], legend) for stage in stages],
         accuracy={stage.name: accuracy_rows(records[stage.name]) for stage in stages if stage.measured_on_rankings},
@@ -130,6 +136,17 @@ def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
     trained = (results.get(JUDGE) or {}).get(TRAINED)
     judge = "what trained the policies" if trained else "the judge"
     return [_sentence(legend.label(name), rates[name], against, results["prompts"], judge) for name in reversed(rates)]
+
+
+def _sentences(results: Mapping[str, Any], rounds: Mapping[int, Round], legend: Legend) -> list[str]:
+    """Those of the run; of several rounds what came of the last one's newest policy, before those of the first."""
+    found = headline(results, legend)
+    if not rounds:
+        return found
+    last, name = rounds[max(rounds)].evaluation, newest(rounds[max(rounds)])
+    chosen = {name: last["policies"][name]} if name else {}
+    of_last = headline({**last, "policies": chosen}, legend) if chosen else []
+    return [f"Round {number}: {text}" for number, texts in ((max(rounds), of_last), (1, found)) for text in texts]
 
 
 def _sentence(policy: str, rate: Interval, baseline: str, prompts: int, judge: str) -> str:
@@ -165,6 +182,7 @@ def _sections(files: Mapping[str, StepFiles], legend: Legend) -> list[Section]:
     policies = metrics.get(EVALUATE, {}).get("policies", {})
     losses = {name: own["pretrain_loss"] for name, own in policies.items() if own.get("pretrain_loss") is not None}
     found = [
+        collected_section(metrics, legend),
         preference_section(metrics.get(EVALUATE, {}), legend),
         frontier_section({name: own.columns for name, own in files.items()}, legend),
         *(

@@ -19,6 +19,8 @@ EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
 SHARES = ("win_rate", "length_controlled")
 """Measures of a policy beside the baseline, which are shown as percentages."""
 TRAINED, NOT_MEASURED = "trained_policies", "not measured"
+ROUND = ",round="
+"""What the name of a job has before the number of a round, where it has several."""
 NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 
 
@@ -48,6 +50,24 @@ def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
             f"{own['length']:.1f}",
             "-" if loss is None else f"{loss:.3f}",
         )
+    return table
+
+
+def table_3_table(results: Mapping[str, Any], legend: Legend) -> Table | None:
+    """The metadata of table 3, which are measured in rows, policies in columns; None where none is."""
+    found = {name: own.get("table_3") or {} for name, own in results["policies"].items()}
+    fields = {name: [own.get(name) for own in found.values()] for name in TABLE_3}
+    lacking = [TABLE_3[name] for name, values in fields.items() if not any(values)]
+    if len(lacking) == len(TABLE_3):
+        return None
+    caption = f"{NOT_MEASURED}: {'; '.join(lacking)}." if lacking else None
+    table = Table("", title="Metadata of table 3", caption=caption)
+    for name in found:
+        table.add_column(legend.label(name), justify="right")
+    for name, values in fields.items():
+        form = "{:.2f}" if name == "likert" else "{:.1%}"
+        if any(values):
+            table.add_row(TABLE_3[name], *(interval_text(value, form) for value in values))
     return table
 
 
@@ -107,7 +127,8 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     Args:
         jobs: Overrides of each job, and its run folder.
     """
-    table = Table(title=f"{len(jobs)} jobs; pooled over seeds: 95 % interval over seeds and prompts")
+    count = len({job.partition(ROUND)[0] for job in jobs})
+    table = Table(title=f"{count} jobs; pooled over seeds: 95 % interval over seeds and prompts")
     for name in ("job", "policy", "score", "win rate", "KL", "length"):
         table.add_column(name, justify="left" if name in ("job", "policy") else "right")
     pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lightning.arguments import checked
-from rlhf_lightning.evaluation.intervals import Interval, mean_interval
 
 ToxicityScorer = Callable[[Sequence[str]], Sequence[float]]
 """What gives each text a toxicity in [0, 1]: a `ToxicityModel`, detoxify, a call of a service."""
@@ -58,7 +57,7 @@ class ToxicityModel:
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> "ToxicityModel":
-        """The model in a file that `save` wrote.
+        """The model in a file that scripts/fit_toxicity.py wrote.
 
         Args:
             path: The file; None is the model that ships with the package.
@@ -76,18 +75,6 @@ class ToxicityModel:
                 return cls(held["weights"], held["counts"], *scalars)
         except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} holds no model of toxicity ({error}); {fit}.") from error
-
-    def save(self, path: Path | str) -> None:
-        """Write the model to a file, its weights in half precision."""
-        with Path(path).open("wb") as file:
-            np.savez_compressed(
-                file,
-                weights=self.weights.astype(np.float16),
-                counts=self.counts.astype(np.uint16 if self.texts < 2**16 else np.uint32),
-                words=self.words,
-                texts=self.texts,
-                intercept=self.intercept,
-            )
 
     @checked
     def __call__(self, texts: Sequence[str]) -> list[float]:
@@ -107,23 +94,6 @@ class ToxicityModel:
                 values = (1 + np.log(np.fromiter(found.values(), dtype=float))) * self._rarity[buckets]
                 total += float(self.weights[buckets] @ values / np.linalg.norm(values))
         return min(1.0, max(0.0, total))
-
-
-def group_means(scores: Sequence[float], groups: Sequence[str]) -> dict[str, Interval]:
-    """The mean toxicity of each group, with its 95 % interval.
-
-    Args:
-        scores: The toxicity of each text.
-        groups: The name of each text's group, such as model and kind of prompt.
-
-    Examples:
-        >>> group_means([0.25, 0.75, 0.25], ["basic", "biased", "basic"])["basic"]
-        {'value': 0.25, 'low': 0.25, 'high': 0.25}
-    """
-    found: dict[str, list[float]] = {}
-    for score, group in zip(scores, groups, strict=True):
-        found.setdefault(group, []).append(score)
-    return {group: mean_interval(values) for group, values in found.items()}
 
 
 def _bucket(piece: str) -> int:

@@ -199,13 +199,18 @@ def merge_adapters(model: Module) -> Module:
 
 
 def merged_weights(model: nn.Module) -> dict[nn.Module, Callable[[], Tensor]]:
-    """The layers below adapters that are on, with what makes their weights with what the adapters add."""
+    """The layers below adapters that are on, with what makes their weights with what the adapters add.
+
+    Of a quantized model there are none.
+    """
 
     def merged(layer: Any) -> Tensor:
         return cast(Tensor, layer.get_base_layer().weight + sum(map(layer.get_delta_weight, layer.active_adapters)))
 
-    layers = [layer for layer in _adapted(model).values() if not layer.disable_adapters]
-    return {layer.get_base_layer(): partial(merged, layer) for layer in layers}
+    layers = {layer.get_base_layer(): layer for layer in _adapted(model).values() if not layer.disable_adapters}
+    if not all(base.weight.is_floating_point() for base in layers):
+        return {}
+    return {base: partial(merged, layer) for base, layer in layers.items()}
 
 
 def without_adapters(model: Module) -> Module:

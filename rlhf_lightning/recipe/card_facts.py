@@ -137,7 +137,9 @@ def records_table(step: Stage, folder: Path, config: Mapping[str, Any]) -> list[
     """
     kind, counts = getattr(step, "reads", "text"), _read(folder / "examples.json")
     collected = "comparisons" in read_stage(folder)["identity"]["parents"]
-    source, hubs = (f"rankings of what step {COLLECT} sampled", ()) if collected else _source(config, kind)
+    number = config[COLLECT].get("round", 1)
+    sampled = f"rankings of what step {COLLECT} sampled" + (f" in rounds 1 to {number}" if number > 1 else "")
+    source, hubs = (sampled, ()) if collected else _source(config, kind)
     rows = [Records(kind, source, counts.get("train", "-"), counts.get("validation") or "-", hubs)]
     if "text" in counts:
         source, hubs = _source(config, "text")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypedDict, get_args
 
 import torch
 
@@ -18,13 +18,16 @@ from rlhf_lightning.recipe.context import BASE, COLLECT, Context
 from rlhf_lightning.recipe.inputs import records_lacking
 from rlhf_lightning.recipe.model_names import models_lacking
 from rlhf_lightning.recipe.rewards import INIT
-from rlhf_lightning.recipe.schemas import CheckSettings
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 
 PPO = "ppo"
 """The step whose start is checked."""
+
+
+class CheckSettings(TypedDict):
+    """The step has none."""
 
 
 @dataclass(frozen=True)

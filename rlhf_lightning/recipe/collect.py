@@ -2,30 +2,35 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
-from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, NonNegativeInt, PositiveFloat, checked
+from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, PositiveFloat, checked
 from rlhf_lightning.data.examples import PromptExample
+from rlhf_lightning.data.labeling import record_row
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
+from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts
 from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
-from rlhf_lightning.labeling.labelers import Labeler, ranking
+from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
+from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
-from rlhf_lightning.recipe.schemas import Keywords
-from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.recipe.people import AsksPeople
+from rlhf_lightning.recipe.ranked_by_people import ranked, rankers
+from rlhf_lightning.recipe.rounds import prompts_of_round, seed_of_round
+from rlhf_lightning.recipe.schemas import Keywords, PromptCounts
 from rlhf_lightning.recipe.turns import advance, shares_lacking, turns
 from rlhf_lightning.runs.files import write_lines
 from rlhf_lightning.runs.folders import read_stage
@@ -34,19 +39,13 @@ from rlhf_lightning.training.progress import progress_bar
 Progress = Callable[[int], None]
 
 
-class PromptCounts(TypedDict):
-    """Prompts to ask, by split."""
-
-    train: Count
-    validation: NotRequired[NonNegativeInt]
-    test: NotRequired[NonNegativeInt]
-
-
 class CollectSettings(TypedDict):
     """Group `collect`."""
 
     policies: list[str]
-    labelers: Node | None
+    labelers: Node | Literal["people", "files"] | None
+    people: Ranked
+    round: NotRequired[Count]
     prompts: PromptCounts
     sampling: (
         "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('sampler', 'seed', 'progress', 'kept'))]"
@@ -54,7 +53,7 @@ class CollectSettings(TypedDict):
 
 
 @dataclass(frozen=True)
-class Collection(Stage):
+class Collection(AsksPeople):
     """Samples responses of policies and has them ranked, where the data option has no rankings."""
 
     schema = CollectSettings
@@ -74,32 +73,33 @@ class Collection(Stage):
         return collection_lacking(context, context.config[self.name])
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
-        """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted."""
-        options = context.config[self.name]
+        """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted, and while people rank."""
+        options, people = context.config[self.name], rankers(context, self.name, folder)
         policies = {name: context.causal_lm(name) for name in options["policies"]}
-        labelers = context.build(options["labelers"])
-        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": context.seed, **options["sampling"]}
-        metrics: dict[str, Any] = {}
+        labelers = [Unranked()] if people else context.build(options["labelers"])
+        seed = seed_of_round(context.seed, number := options.get("round", 1))
+        belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": seed, **options["sampling"]}
+        found = {}
         for split, count in options["prompts"].items():
-            prompts = context.records("prompts", split, required=split == "train")[:count]
-            kept = folder / f"ranked.{split}.unfinished"
+            prompts = prompts_of_round(context, split, count, number)
             bars = progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}")
             with bars as (bar, task), trainer_precision(context.config["trainer"], context.device):
-                comparisons, dropped = collect_comparisons(
+                found[split] = collect_comparisons(
                     policies,
                     context.tokenization,
                     prompts,
                     labelers,
                     sampler=make_sampler(batch_tokens=context.config["generation"]["batch_tokens"]),
-                    seed=context.seed,
+                    seed=seed,
                     progress=partial(bar.advance, task),
-                    kept=KeptRankings(kept, belongs_to),
+                    kept=KeptRankings(folder / f"ranked.{split}.unfinished", belongs_to),
                     **options["sampling"],
                 )
-            write_lines(folder / f"comparisons.{split}.jsonl", [asdict(comparison) for comparison in comparisons])
-            kept.unlink(missing_ok=True)
-            metrics[split] = {"prompts": len(comparisons), "dropped": dropped}
-        return metrics
+        found = ranked(people, found) if people else found
+        for split, (comparisons, _) in found.items():
+            write_lines(folder / f"comparisons.{split}.jsonl", map(record_row, comparisons))
+            (folder / f"ranked.{split}.unfinished").unlink(missing_ok=True)
+        return {split: collected_facts(*own) for split, own in found.items()}
 
 
 @checked
@@ -135,7 +135,8 @@ def collect_comparisons(
         temperature: Temperature of sampling (ours: 1).
         batch_size: Responses per batch.
         rounds: Times to sample (ours).
-        shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None: in turn (both ours).
+        shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None: in turn (both ours). Of
+            several policies a ranking keeps whose each response is.
         sampler: Who samples a batch.
         seed: Seed of K, of sampling and of who ranks what.
         progress: Function that is called with the number of prompts finished since the last call.
@@ -156,22 +157,22 @@ def collect_comparisons(
     sampler = _ResponseSampler(policies, tokenization, temperature, batch_size, sampler)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
+    names = [*policies] if len(policies) > 1 else []
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         if start >= len(rankings):
             each = partial(turns, len(policies), min_responses, max_responses, shares)
             whose = [each(f"{seed}/{example.index}") for example in chunk]
-            answers = zip(chunk, sampler.distinct(chunk, whose, rounds, seed), strict=True)
-            ranked = [
+            answers = sampler.distinct(chunk, whose, rounds, seed)
+            batch = []
+            for e, texts, own in zip(chunk, answers, whose, strict=True):
+                labeler = random.Random(f"{seed}/{e.index}/labeler").choice(labelers)
+                by = [names[turn] for turn in own[: len(texts)]] if names else None
                 # Where there is one response there is nothing to choose from.
-                ranking(random.Random(f"{seed}/{e.index}/labeler").choice(labelers), prompts[e.index], e.text, texts)
-                if len(texts) > 1
-                else None
-                for e, texts in answers
-            ]
-            rankings += ranked
+                batch.append(ranking(labeler, prompts[e.index], e.text, texts, by) if len(texts) > 1 else None)
+            rankings += batch
             if kept is not None:
-                kept.add(ranked)
+                kept.add(batch)
         if progress is not None:
             progress(len(chunk))
     if None in rankings:

@@ -33,7 +33,7 @@ from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
 from rlhf_lightning.runs.folders import PipelineError, Runs, check_files, other_settings, step_fingerprint
 from rlhf_lightning.runs.hub import model_folder
-from rlhf_lightning.runs.identity import by_content, model_fingerprint
+from rlhf_lightning.runs.identity import by_content, fingerprint, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
@@ -121,13 +121,14 @@ class Context(Messages):
         """Make sure that models and records of steps hold what they held: those named, and the curated ones if read."""
         with self.heartbeat.during("verifying what earlier steps left"):
             for name in {*names, *([CURATE] if curated else [])}:
-                if (folder := self._made_in(name)) is not None:
+                for folder in self._made_in(name):
                     check_files(folder, contents=True, of=Path(str(self.model_path(name))))
 
-    def _made_in(self, name: str) -> Path | None:
-        """The folder of the finished step that the model or the records are of; None where no step made them."""
+    def _made_in(self, name: str) -> list[Path]:
+        """Where the finished step is that the model or the records are of, of rankings every round; [] of no step."""
         step = PRETRAIN if name == BASE else name.partition("/")[0]
-        return self.runs.find(step) if step in self.steps else None
+        found = self.runs.of_rounds(step) if step in self.steps else []
+        return found if step == COLLECT else found[-1:]
 
     def available(self, name: str) -> bool:
         """Whether that model can be loaded."""
@@ -233,14 +234,13 @@ class Context(Messages):
         return records or []
 
     def comparisons(self, name: str, split: str) -> list[Comparison]:
-        """Rankings of the data source, or else those that were collected; empty where there are none for a split."""
+        """Rankings of the data source, or else those of all rounds so far; empty where there are none for a split."""
         if self.brings(name):
             return self.records(name, split, required=False)
-        folder = self.runs.read(COLLECT)
-        if name != "comparisons" or folder is None:
+        if name != "comparisons" or self.runs.read(COLLECT) is None:
             raise PipelineError(no_rankings(name))
-        path = folder / f"comparisons.{split}.jsonl"
-        return read_records(path, Comparison) if path.exists() else []
+        paths = [folder / f"comparisons.{split}.jsonl" for folder in self.runs.of_rounds(COLLECT)]
+        return [ranking for path in paths if path.exists() for ranking in read_records(path, Comparison)]
 
     def _read(self, name: str, split: str) -> list[Any] | None:
         curated = self._curated()
@@ -288,9 +288,9 @@ class Context(Messages):
     def model_fingerprint(self, name: str) -> str:
         """Changes when the model changes, by the names of `model_path`, or the records that a step left."""
         path = str(self.model_path(name) or self.config["model"]["causal_lm"].get("path"))
-        if (folder := self._made_in(name)) is not None:
-            return step_fingerprint(folder, path, self._runs_code)
-        return model_fingerprint(model_folder(path), self._runs_code)
+        if len(made := [step_fingerprint(folder, path, self._runs_code) for folder in self._made_in(name)]) > 1:
+            return fingerprint(made)
+        return made[0] if made else model_fingerprint(model_folder(path), self._runs_code)
 
 
 def counted(batches: Iterable[Batch], device: torch.device, advance: Callable[[int], None]) -> Iterator[Batch]:

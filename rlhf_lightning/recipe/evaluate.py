@@ -14,6 +14,7 @@ from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
 from rlhf_lightning.recipe.judges import (
+    EvaluateSettings,
     evaluation_lacking,
     few_shot_prefix,
     judge_fingerprints,
@@ -24,17 +25,17 @@ from rlhf_lightning.recipe.judges import (
     will_be,
 )
 from rlhf_lightning.recipe.kept import KeptPolicies
+from rlhf_lightning.recipe.people import AsksPeople
 from rlhf_lightning.recipe.preferences import FurtherJudges, evaluation_prompts, preference_results, temperature_of
+from rlhf_lightning.recipe.rated_by_people import rated, raters
 from rlhf_lightning.recipe.rewards import reward_of, reward_steps
-from rlhf_lightning.recipe.schemas import EvaluateSettings
-from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 
 @dataclass(frozen=True)
-class Evaluation(Stage):
+class Evaluation(AsksPeople):
     """Samples, judges and measures every policy that ``evaluate.policies`` names and that can be loaded."""
 
     schema = EvaluateSettings
@@ -66,9 +67,9 @@ class Evaluation(Stage):
         """Write ``samples.json``, all responses with what was found on each.
 
         Returns:
-            ``policies``; ``judge``: its name and whether it trained one of the policies; and `preference_results`.
+            ``policies``; ``judge``: its name and whether it trained one of the policies; `preference_results`; `rated`.
         """
-        options = context.config[self.name]
+        options, people = context.config[self.name], raters(context, self.name, folder)
         names = [name for name in policies_of(options) if will_be(context, name, options)]
         if out := [name for name in policies_of(options) if name not in names]:
             context.say(self.name, f"left out, as there is no model or no few_shot_prefix: {', '.join(out)}")
@@ -86,12 +87,13 @@ class Evaluation(Stage):
                     kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
         tests.further.compare(self.name, kept, names, tests.questions)
         samples = {name: kept.measured[name][0] for name in names}
+        said = rated(people, samples, tests.prompts, options["baseline"])
         losses = {name: loss for name in names if (loss := kept.measured[name][1]) is not None}
         write_json(folder / "samples.json", {"prompts": tests.questions} | {key: asdict(samples[key]) for key in names})
         results = policy_results(samples, options["baseline"], losses, tests.questions)
         further = preference_results(samples, options, tests.prompts, tests.sets)
         kept.path.unlink(missing_ok=True)
-        return {"policies": results, JUDGE: judge_record(context, judge, names), **further}
+        return {"policies": results, JUDGE: judge_record(context, judge, names), **further, **said}
 
 
 class _Tests:

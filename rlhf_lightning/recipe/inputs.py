@@ -144,7 +144,7 @@ def collection_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
     if not options["labelers"]:
         yield (
             "labelers is null, and the data option has no rankings. Name an object that ranks responses "
-            f"(collect.labelers), {rankings}"
+            f"(collect.labelers) or let people do it (collect.labelers=people), {rankings}"
         )
     yield from unread_prompt(context, {"labelers": options["labelers"]}, "train", f"Name others, {rankings}")
 

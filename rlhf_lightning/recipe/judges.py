@@ -4,9 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from annotated_types import Len
+
+from rlhf_lightning.arguments import Count, Node, NonNegativeFloat, NonNegativeInt
+from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
+from rlhf_lightning.labeling.settings import Rated
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, SELECT, Context
 from rlhf_lightning.recipe.inputs import POLICIES, records_lacking, rows_of, unread_prompt
@@ -14,9 +19,34 @@ from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
 from rlhf_lightning.recipe.preferences import preferences_lacking
 from rlhf_lightning.recipe.rewards import compares_setting, reward_fingerprints, reward_label, reward_lacking
+from rlhf_lightning.recipe.schemas import Reward
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import fingerprint
+
+
+class EvaluateSettings(TypedDict):
+    """Group `evaluate`."""
+
+    policies: list[str]
+    baseline: str | None
+    reference: str
+    judge: Reward
+    judges: Mapping[str, Reward] | None
+    people: NotRequired[Rated | None]
+    metadata: Node | None
+    probes: Node | None
+    few_shot_prefix: str | None
+    base_stop: str | None
+    num_prompts: Count
+    prompt_sets: Mapping[str, PromptSet] | None
+    breakdown: list[str] | None
+    likert: Mapping[str, Annotated[list[float], Len(6, 6)]] | None
+    num_texts: NonNegativeInt
+    temperature: NonNegativeFloat
+    temperatures: Mapping[str, NonNegativeFloat] | None
+    batch_size: Count
+
 
 _COMPARES = "judge compares two responses, and the main judge scores each. Name it in evaluate.judges.<name>."
 

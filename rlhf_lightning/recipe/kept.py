@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rlhf_lightning.data.labeling import record_row
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.evaluation.policies import PolicySamples
 from rlhf_lightning.runs.files import append_line, read_json_lines
@@ -94,7 +95,7 @@ class KeptRankings(KeptParts):
 
     def add(self, rankings: Sequence[Comparison | None]) -> None:
         """Add those of a batch."""
-        self._keep([each and asdict(each) for each in rankings])
+        self._keep([each and record_row(each) for each in rankings])
         self.rankings += rankings
 
     def _restore(self, line: Any) -> None:

@@ -1,6 +1,6 @@
 """One look over all the named steps before the first one is made: everything that lacks is said at once."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
+from rlhf_lightning.labeling.settings import PEOPLE
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.stage import CALLBACKS, LOGGER, Stage, TrainingStage, of_user
@@ -42,31 +43,30 @@ def check_names(named: Sequence[str], steps: Sequence[str]) -> None:
         raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
 
 
-def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
+def look_ahead(context: Context, stages: Sequence[Stage], coming: Iterable[str] = ()) -> set[str]:
     """Refuse a run that could not come to its end, before anything is made, read or loaded.
 
     Args:
         context: Models, records and settings of the run; it learns which steps are to come.
         stages: The steps to run, in order.
+        coming: Steps with an artifact that the rounds before are still to make.
 
     Returns:
-        The steps with an artifact that is still to be made.
+        Those, and the ones of these steps.
 
     Raises:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
-    context.coming.clear()
     found: dict[str, list[str]] = {key: [] for key in _upstream_lacking(context)}
     found |= {key: [] for key in _devices_lacking(context.config["trainer"])}
     needed: dict[str, Stage] = {}
-    for stage in stages:
+    to_make = {*coming}
+    for stage in as_they_come(context, stages, coming, to_make):
         if stage.not_needed(context) is None:
             needed[stage.name] = stage
-            for sentence, about in _lacks(stage, context):
+            for sentence, about in _lacks(stage, context, to_make):
                 found[sentence] = [*found.get(sentence, []), *([about] if about else [])]
-    to_make = {*context.coming}
-    context.coming.clear()
-    if any(isinstance(needed[name], TrainingStage) for name in to_make):
+    if any(isinstance(needed.get(name), TrainingStage) for name in to_make):
         found |= {key: [] for key in _surroundings_lacking(context)}
     found |= {key: [] for key in _metric_lacking(context, needed)}
     said = [
@@ -81,8 +81,30 @@ def look_ahead(context: Context, stages: Sequence[Stage]) -> set[str]:
     return to_make
 
 
-def _lacks(stage: Stage, context: Context) -> Iterator[tuple[str, str]]:
-    """What a step lacks, each with its name where the sentence does not say it; the step is coming, unless complete."""
+def as_they_come(
+    context: Context, stages: Sequence[Stage], coming: Iterable[str], to_make: Iterable[str]
+) -> Iterator[Stage]:
+    """The steps in order; while one is looked at, the context knows which models are to come by then.
+
+    Args:
+        context: Models and settings of the run.
+        stages: The steps to run, in order.
+        coming: Steps that the rounds before are still to make.
+        to_make: Those, and the ones of these steps; may grow by the step at hand.
+    """
+    runs = context.runs
+    context.coming = {*coming}
+    try:
+        for stage in stages:
+            context.runs = runs.before(stage.name, context.steps)
+            yield stage
+            context.coming |= {stage.name} & {*to_make}
+    finally:
+        context.coming, context.runs = set(), runs
+
+
+def _lacks(stage: Stage, context: Context, to_make: set[str]) -> Iterator[tuple[str, str]]:
+    """What a step lacks, each with its name where the sentence does not say it; it is to be made, unless complete."""
     if stage.keeps_artifact and not context.config["overwrite"]:
         if refused := _refused(stage, context):
             yield refused, ""
@@ -90,7 +112,7 @@ def _lacks(stage: Stage, context: Context) -> Iterator[tuple[str, str]]:
             return  # what it was made from may be gone
     for sentence in _inputs_lacking(stage, context):
         yield sentence, stage.name
-    context.coming |= {stage.name} if stage.keeps_artifact else set()
+    to_make |= {stage.name} if stage.keeps_artifact else set()
 
 
 def _refused(stage: Stage, context: Context) -> str | None:
@@ -195,8 +217,8 @@ def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[s
 def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
     """A path into the metrics of step evaluate: known are the policies, their figures, and what an interval holds."""
     policies = tuple(options[POLICIES])
-    known: list[tuple[str, ...]] = [(POLICIES, "prompts", "head_to_head", "prompt_sets"), policies, FIGURES]
-    if parts[0] == "prompts":
+    known: list[tuple[str, ...]] = [(POLICIES, "prompts", "head_to_head", "prompt_sets", PEOPLE), policies, FIGURES]
+    if parts[0] in ("prompts", PEOPLE):
         return
     if parts[0] == "head_to_head":
         known[2:] = [policies, _INTERVALS]
@@ -204,7 +226,7 @@ def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, A
         known[1:] = [tuple(options["prompt_sets"] or ()), (POLICIES, "prompts")]
         known += [policies, ("win_rate", "length_controlled", "judges")] if parts[2:3] == [POLICIES] else []
     elif parts[2:3] == ["judges"]:
-        known += [tuple(options["judges"] or ()), _INTERVALS]
+        known += [(*(options["judges"] or ()), *([PEOPLE] if options.get(PEOPLE) else [])), _INTERVALS]
     elif parts[2:3] and parts[2] in _MEASURES:
         known += [_INTERVALS]
     for part, names in zip(parts, known, strict=False):

@@ -34,6 +34,11 @@ def no_records(name: str, split: str) -> str:
 
 def not_made(runs: Runs, step: str) -> str:
     """That a step has not run, and what to do."""
+    if step in runs.hidden:
+        return (
+            f"the model of stage {step} is needed, and does not come before this step, so that it would be that of an "
+            "earlier round or of another run, which is not there. Name a run that has it: upstream=<run>."
+        )
     return (
         f"the model of stage {step} is needed, but {runs.folder(step)} is not complete"
         + (f", nor is it in run {' or '.join(runs.upstream)}" if runs.upstream else "")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def write_cards(steps: Sequence[Stage], stage: Stage, context: Context) -> None:
         stage: The step that is complete.
         context: Models and settings of the run.
     """
+    context.runs = replace(context.runs, hidden=frozenset())
     for step in steps if stage.reported else [stage]:
         folder = context.runs.folder(step.name)
         try:
@@ -99,7 +100,7 @@ def _page(step: Stage, context: Context, folder: Path, model: Path) -> str:
     adapter = (model / "adapter_config.json").exists()
     has_adapters = adapter or bool((record["identity"]["config"][step.name].get("lora") or {}).get("rank"))
     parts = [part for part in model.relative_to(folder).parts if part != "model"]
-    name = public("-".join([context.runs.run, step.name, *parts]))
+    name = public("-".join([context.runs.run.replace("/", "-"), step.name, *parts]))
     epoch = model.name if model.parent.name == "epochs" else None
     after = epoch and (f"{epoch.removeprefix('batch-')} batches" if "-" in epoch else f"epoch {epoch}")
     evaluation = evaluated(context, step, model) if kind.is_policy else None

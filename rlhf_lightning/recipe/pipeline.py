@@ -1,7 +1,7 @@
 """The recipe in order, and the run of it: what is complete is skipped, what is half done goes on."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import lightning as L
 import yaml
 from rich.console import Console
 
-from rlhf_lightning.evaluation.report import ReportedStage, write_report
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
 from rlhf_lightning.models.device_memory import available_memory
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
@@ -21,13 +20,14 @@ from rlhf_lightning.recipe.context import BASE, COLLECT, CURATE, PRETRAIN, SELEC
 from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
-from rlhf_lightning.recipe.legend import run_legend
-from rlhf_lightning.recipe.look_ahead import check_names, look_ahead
+from rlhf_lightning.recipe.look_ahead import as_they_come, check_names, look_ahead
 from rlhf_lightning.recipe.memory_plan import plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.provenance import environment, go_on_in
 from rlhf_lightning.recipe.reward import RewardModelling
+from rlhf_lightning.recipe.rounds import joined_metrics, rounds_of
+from rlhf_lightning.recipe.run_report import run_report
 from rlhf_lightning.recipe.select import Selection
 from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.recipe.stage import Stage
@@ -95,37 +95,49 @@ class Pipeline:
         check_trainer(config["trainer"])
         self.config, self.runs, self.recipe = config, runs, recipe
         self.stages = [stage for stage in recipe if stage.name in named]
+        self.earlier: Pipeline | None = None  # of the round before
         steps = {stage.name: stage.leaves for stage in recipe if stage.keeps_artifact}
         self.context = Context(config, build, runs, steps, console)
 
     def run(self) -> dict[str, Any]:
-        """Run everything; returns the metrics of every step that the configuration names."""
-        metrics: dict[str, Any] = {}
+        """Run everything; returns the metrics of every step, and with several rounds those of each."""
         with self.context.heartbeat.beating():
-            self.look_ahead()
-            for stage in self.stages:
-                reason = stage.not_needed(self.context)
-                if reason is not None:
-                    self.context.say(stage.name, f"skipped: {reason}")
-                    continue
-                with self.context.ending_in_order(stage.name, self.runs.folder(stage.name)):
-                    identity = on_rank_zero(partial(self._identity, stage)) if stage.keeps_artifact else {}
-                    with being_made(self.runs.folder(stage.name)):
-                        metrics[stage.name] = self._metrics(stage, identity)
-                    with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
-                        on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
-                        if stage.reported:
-                            on_rank_zero(self._report)
+            rounds, to_make = rounds_of(self) if self.config["rounds"] > 1 else [self], set[str]()
+            for each in rounds:
+                to_make = each.look_ahead(to_make)
+            metrics = [each.run_steps() for each in rounds]
             destroy_process_group()
+        return joined_metrics(metrics) if len(rounds) > 1 else metrics[0]
+
+    def run_steps(self) -> dict[str, Any]:
+        """Run the steps of this round, when nothing lacks."""
+        metrics: dict[str, Any] = {}
+        for stage in self.stages:
+            reason = stage.not_needed(self.context)
+            if reason is not None:
+                self.context.say(stage.name, f"skipped: {reason}")
+                continue
+            with self.context.ending_in_order(stage.name, self.runs.folder(stage.name)):
+                self.context.runs = self.runs.before(stage.name, self.context.steps)
+                identity = on_rank_zero(partial(self._identity, stage)) if stage.keeps_artifact else {}
+                with being_made(self.runs.folder(stage.name)):
+                    metrics[stage.name] = self._metrics(stage, identity)
+                with being_made(self.runs.folder("report"), wait=60):  # two steps of a run may end at once
+                    on_rank_zero(partial(write_cards, self.recipe, stage, self._context_of(stage)))
+                    if stage.reported:
+                        page = on_rank_zero(partial(run_report, self.recipe, self.runs, self.config))
+                        self.context.say("report", page)
         return metrics
 
-    def look_ahead(self) -> None:
-        """Refuse what could not come to its end, and models that disagree, before the first step."""
-        to_make = on_rank_zero(partial(look_ahead, self.context, self.stages))
-        for stage in self.stages:
+    def look_ahead(self, coming: Iterable[str] = ()) -> set[str]:
+        """Refuse what could not come to its end, and models that disagree, before the first step.
+
+        What the rounds before are still to make is `coming`; returns that and what this round is to make.
+        """
+        to_make = on_rank_zero(partial(look_ahead, self.context, self.stages, coming))
+        for stage in as_they_come(self.context, self.stages, coming, to_make):
             self._context_of(stage)
-            self.context.coming |= to_make & {stage.name}
-        self.context.coming.clear()
+        return to_make
 
     def step(self, name: str) -> Stage:
         """The step of that name."""
@@ -177,8 +189,10 @@ class Pipeline:
         """The model whose tokenizer a model has: itself, or what a step that is still to run will start from."""
         step = name.partition("/")[0]
         found = step not in self.context.coming and self.runs.find(step) is not None
-        if step not in self.context.steps or step in after or found:
-            return BASE if step in after else name
+        if step in after:
+            return self.earlier._origin(name) if self.earlier else BASE
+        if step not in self.context.steps or found:
+            return name
         return self._origin(next(iter(self.step(step).models(self.context).values()), BASE), (*after, step))
 
     def _identity(self, stage: Stage) -> dict[str, Any]:
@@ -197,13 +211,3 @@ class Pipeline:
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         return progress
-
-    def _report(self) -> None:
-        """Over every finished step that this run made or built on."""
-        stages = [
-            ReportedStage(stage.name, folder, stage.curves, stage.unit, stage.measured_on_rankings)
-            for stage in self.recipe
-            if (folder := self.runs.find(stage.name, torn=True)) is not None
-        ]
-        report = write_report(self.runs.root / self.runs.run, stages, run_legend(self.recipe, self.config))
-        self.context.say("report", str(report))

@@ -22,6 +22,7 @@ from rlhf_lightning.evaluation.preferences import (
 )
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE
 from rlhf_lightning.generation.rewards import text_scores
+from rlhf_lightning.labeling.settings import PEOPLE
 from rlhf_lightning.recipe.context import BASE, CURATE, FEW_SHOT, Context
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of
 from rlhf_lightning.recipe.kept import KeptPolicies
@@ -174,7 +175,7 @@ def preference_results(
         "breakdown": breakdown(samples, baseline, texts, groups),
         "judge_agreement": judge_agreement(samples, baseline, texts),
         "no_verdict": {
-            name: {judge: said.count(None) for judge, said in own.preferences.items()}
+            name: {judge: said.count(None) for judge, said in own.preferences.items() if judge != PEOPLE}
             for name, own in samples.items()
             if own.preferences
         },
@@ -188,7 +189,14 @@ def preferences_lacking(context: Context, options: Mapping[str, Any]) -> Iterato
     for name, ends in (options["likert"] or {}).items():
         if sorted({*ends}) != list(ends):
             yield f"likert.{name} must be six scores that rise, from which a response is worth 2, 3, .. 7; got {ends}."
-    sets = options["prompt_sets"] or {}
+    sets, people = options["prompt_sets"] or {}, options.get(PEOPLE)
+    if people and PEOPLE in (options["judges"] or {}):
+        yield "judges.people is the name of those whom evaluate.people asks. Call the judge something else."
+    if people and not sets and people["prompts"] > options["num_prompts"]:
+        yield (
+            f"people.prompts={people['prompts']} are more than the num_prompts={options['num_prompts']} that are "
+            "answered. Lower the former or raise the latter."
+        )
     for split in dict.fromkeys(chosen.get("split", TEST) for chosen in sets.values()):
         yield from records_lacking(context, "prompts", split) if split != TEST else ()
     if CURATE in context.coming:

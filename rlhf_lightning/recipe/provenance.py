@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from rlhf_lightning.data.sources import DataSource, FileData, file_book
+from rlhf_lightning.data.rows.files import file_book
+from rlhf_lightning.data.sources import DataSource, FileData
 from rlhf_lightning.models.matmul import onednn_is_faster
 from rlhf_lightning.parallel.processes import world_size
 from rlhf_lightning.recipe.curated import CuratedData

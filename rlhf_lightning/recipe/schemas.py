@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Le
 from transformers import ContinuousBatchingConfig
 
 from rlhf_lightning.arguments import (
@@ -22,12 +22,12 @@ from rlhf_lightning.arguments import (
 )
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
-from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
 from rlhf_lightning.models.lora import with_adapters
+from rlhf_lightning.recipe.rounds import LaterRounds
 from rlhf_lightning.tokenization.formats import FormatName
 from rlhf_lightning.training.fit import fit_stage
 
@@ -152,8 +152,12 @@ class PpoSettings(TypedDict):
     keep: Literal["best"] | None
 
 
-class CheckSettings(TypedDict):
-    """Step `check` has none."""
+class PromptCounts(TypedDict):
+    """Prompts to ask, by split."""
+
+    train: Count
+    validation: NotRequired[NonNegativeInt]
+    test: NotRequired[NonNegativeInt]
 
 
 class CurateSettings(TypedDict):
@@ -162,28 +166,6 @@ class CurateSettings(TypedDict):
     few_shot: list[str]
     evaluation: list[str | dict[str, Any]]
     curator: Node
-
-
-class EvaluateSettings(TypedDict):
-    """Group `evaluate`."""
-
-    policies: list[str]
-    baseline: str | None
-    reference: str
-    judge: Reward
-    judges: Mapping[str, Reward] | None
-    metadata: Node | None
-    probes: Node | None
-    few_shot_prefix: str | None
-    base_stop: str | None
-    num_prompts: Count
-    prompt_sets: Mapping[str, PromptSet] | None
-    breakdown: list[str] | None
-    likert: Mapping[str, Annotated[list[float], Len(6, 6)]] | None
-    num_texts: NonNegativeInt
-    temperature: NonNegativeFloat
-    temperatures: Mapping[str, NonNegativeFloat] | None
-    batch_size: Count
 
 
 class ModelSettings(TypedDict):
@@ -208,6 +190,7 @@ class DataSettings(TypedDict):
     lengths: Lengths
     root: NotRequired[str | None]
     on_error: NotRequired[Literal["stop", "quarantine"]]
+    labels: NotRequired[str | None]
     format: NotRequired[FormatName | None]
     train_on: NotRequired[TrainOn]
     id: NotRequired[str]
@@ -271,6 +254,8 @@ class Settings(TypedDict):
     stages: str | list[str]
     run: str
     upstream: str | list[str] | None
+    rounds: Count
+    later_rounds: LaterRounds
     overwrite: bool
     keep_going: bool
     plan: bool
@@ -282,6 +267,14 @@ class Settings(TypedDict):
 
 SHORTHANDS: Mapping[str, Mapping[str, Any]] = {
     "model": dict.fromkeys(("path", "size", "eos", "stop", "chat_template", "date")),
-    "data": {"root": None, "on_error": "stop", "format": None, "train_on": "last", "id": None, "tasks": None},
+    "data": {
+        "root": None,
+        "on_error": "stop",
+        "labels": None,
+        "format": None,
+        "train_on": "last",
+        "id": None,
+        "tasks": None,
+    },
 }
 """Settings that nodes beside them refer to, each with the value that says nothing."""

@@ -14,7 +14,7 @@ LEGEND = legend_of(STEPS, "GPT")
 SIZES = ("small", "medium", "large")
 SMALL = "small"
 SEEDS = (1, 2, 3)
-RECIPE = ("sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
+RECIPE = ("sft", "ppo_init", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
 JUDGED = "medium"
 """The size whose responses are ranked and whose reward model all policies are trained with."""
 
@@ -37,8 +37,8 @@ the responses that occur twice. The page shows how many there were."""
 
 STAGE_SECONDS: Mapping[str, Mapping[str, float]] = {
     "small": {"sft": 10, "ppo_init": 10, "reward": 110, "ppo": 70, "ppo_ptx": 85, "evaluate": 25},
-    "medium": {"sft": 14, "collect": 240, "reward": 250, "ppo": 72, "ppo_ptx": 120, "evaluate": 37},
-    "large": {"sft": 30, "ppo": 125, "ppo_ptx": 235, "evaluate": 72},
+    "medium": {"sft": 14, "ppo_init": 14, "collect": 240, "reward": 250, "ppo": 72, "ppo_ptx": 120, "evaluate": 37},
+    "large": {"sft": 30, "ppo_init": 30, "ppo": 125, "ppo_ptx": 235, "evaluate": 72},
 }
 """By size and stage, measured on one core of an AMD EPYC (eb7331d); where a stage has run, its own time is shown."""
 FEWER_POLICIES = 0.3
@@ -123,9 +123,7 @@ BASE_KL = Sweep(
 )
 PTX_KL = Sweep("klptx", "ppo_ptx", (0.0, 0.01, 0.2, 2.0), lambda coef: (f"ppo_ptx.module.kl_coef={coef}",), 0.05)
 INIT_SHARE = Sweep(
-    *("init", "ppo_ptx", (0.0, 0.1, 0.5)),
-    lambda share: (f"ppo_init.data.text_share={share}", "ppo_ptx.init=ppo_init"),
-    before=("ppo_init",),
+    *("init", "ppo_ptx", (0.0, 0.5)), lambda share: (f"ppo_init.data.text_share={share}",), 0.1, before=("ppo_init",)
 )
 TEXT_ROWS = Sweep(
     "ratio", "ppo_ptx", (16, 32, 128), lambda rows: (f"ppo_ptx.data.text_batch_size={rows}",), DEFAULT_TEXT_ROWS

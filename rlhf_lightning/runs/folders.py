@@ -1,10 +1,9 @@
 """Run folders: what a stage leaves behind, when it counts as done, and what it was made from."""
 
-import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,9 @@ from rlhf_lightning.runs.identity import (
     records_fingerprint,
 )
 from rlhf_lightning.runs.places import BEFORE_WORK, LOGS, TORN, holds, real_folder, take_away, writable
+from rlhf_lightning.runs.places import is_complete as is_complete
+from rlhf_lightning.runs.places import read_stage as read_stage
+from rlhf_lightning.runs.rounds import ROUND, rounds_to
 from rlhf_lightning.runs.secrets import redacted
 from rlhf_lightning.runs.trash import move_back, move_to_trash
 
@@ -38,6 +40,9 @@ class Runs:
         root: Folder of all runs.
         run: Name of this run.
         upstream: Names of the runs that have what this one does not make, looked through in order.
+        hidden: Steps that are not read from this run itself.
+
+    A run that is called `<run>/round-3` reads what it does not make from the rounds before it, and then from upstream.
 
     Raises:
         PipelineError: When a name leads out of the folder of all runs.
@@ -46,6 +51,7 @@ class Runs:
     root: Path
     run: str
     upstream: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Stay below the folder of all runs."""
@@ -61,22 +67,50 @@ class Runs:
         if step is not None:
             raise PipelineError(f"run={self.run} lies within {step}, which is a step of another run. Name another one.")
 
+    def of_round(self, number: int) -> "Runs":
+        """Those of a later round of this run, which reads the rounds before it first."""
+        return replace(self, run=f"{self.run}/{ROUND}{number}") if number > 1 else self
+
+    def before(self, stage: str, order: Iterable[str]) -> "Runs":
+        """These as a step sees them: what does not come before it in the recipe is that of an earlier round.
+
+        Args:
+            stage: The step.
+            order: The steps in the order of the recipe; one that is not among them sees all.
+        """
+        steps = [*order]
+        return replace(self, hidden=frozenset(steps[steps.index(stage) :] if stage in steps else ()))
+
     def folder(self, stage: str) -> Path:
         """Where this run puts a stage."""
         return self.root / self.run / stage
 
     def find(self, stage: str, torn: bool = False) -> Path | None:
         """The finished stage, in this run or else upstream; with `torn` also one whose stage.json cannot tell."""
-        for run in (self.run, *self.upstream):
-            folder = self.root / run / stage
+        return next(self._finished(stage, torn), None)
+
+    def of_rounds(self, stage: str) -> list[Path]:
+        """The finished stage in every round so far, the first one first; the last one is what `find` finds."""
+        found: list[Path] = []
+        for folder in self._finished(stage):
+            found.insert(0, folder)
+            run = folder.parent.relative_to(self.root).as_posix()
+            if ROUND not in run or len(rounds_to(run)) == 1:
+                break
+        return found
+
+    def _finished(self, stage: str, torn: bool = False) -> Iterator[Path]:
+        """Where it is complete, from the newest round on."""
+        runs = (rounds_to(run) if ROUND in run else [run] for run in (self.run, *self.upstream))
+        for name in (each for rounds in runs for each in rounds):
+            folder = self.root / name / stage
             try:
-                if is_complete(folder):
-                    return folder
+                if not (name == self.run and stage in self.hidden) and is_complete(folder):
+                    yield folder
             except PipelineError:
-                if torn:
-                    return folder
-                raise
-        return None
+                if not torn:
+                    raise
+                yield folder
 
     def read(self, stage: str) -> Path | None:
         """The same, for what reads its files: they have the sizes that they had when it was complete.
@@ -88,44 +122,6 @@ class Runs:
         if folder is not None:
             check_files(folder)
         return folder
-
-
-def read_stage(folder: Path) -> dict[str, Any]:
-    """``stage.json`` of a stage folder; empty when there is none.
-
-    Raises:
-        PipelineError: When it is torn.
-    """
-    path = folder / "stage.json"
-    if path.exists() and not path.is_file():
-        raise PipelineError(f"{path} is no regular file, and would hold the record of a step. Move it away.")
-    try:
-        stage: Any = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError:
-        stage = None
-    if not _is_record(stage):
-        raise PipelineError(
-            f"{path} is torn ({path.stat().st_size} bytes), as after a power cut or on a full disk, so what {folder} "
-            "was made from is not known. Name the stage in stages with overwrite=true to make it again, or put the "
-            "file back."
-        )
-    record: dict[str, Any] = stage
-    return record
-
-
-def _is_record(stage: Any) -> bool:
-    """Whether the parts that are read are there and mappings."""
-    identity = stage.get("identity") if isinstance(stage, dict) else None
-    return isinstance(identity, dict) and all(
-        isinstance(part, dict) for part in (identity.get("config", {}), stage.get("files", {}))
-    )
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether the stage ran to its end."""
-    return read_stage(folder).get("status") == "complete"
 
 
 def check_files(folder: Path, contents: bool = False, of: Path | None = None) -> None:

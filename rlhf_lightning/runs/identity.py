@@ -27,7 +27,8 @@ _WEIGHTS = ("pytorch_model", "adapter_model")
 _LEFTOVERS = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
 _WRITERS = ("trainer", "callbacks")
 """Groups whose files are written, not read: what they name is there when a step goes on, and was not before."""
-_NO_RECORDS = ("samples.jsonl", "dropped.jsonl")
+_NO_RECORDS = ("samples.", "dropped.", "tasks.", "answers.")
+"""How JSONL files begin that nothing is learned from; people may go on writing answers."""
 NOTHING: Mapping[Path, str] = MappingProxyType({})
 MOST_SHOWN, _SHOWN = 12, 160
 """Differences that a message lists, and characters of each setting."""
@@ -86,8 +87,8 @@ def is_of_model(file: Path, code: bool = False) -> bool:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The records that a step left, without what it left out and samples."""
-    return sorted(file for file in folder.glob("*.jsonl") if file.name not in _NO_RECORDS)
+    """The records that a step left, without what it left out, samples, and what people were asked."""
+    return sorted(file for file in folder.glob("*.jsonl") if not file.name.startswith(_NO_RECORDS))
 
 
 def records_fingerprint(folder: Path, known: Mapping[Path, str] = NOTHING) -> str:

@@ -40,14 +40,15 @@ def being_made(folder: Path, wait: float = _GLANCE) -> Iterator[None]:
     with ExitStack() as held:
 
         def lock() -> None:
-            held.enter_context(_locked(folder, wait))
+            held.enter_context(locked(folder, wait))
 
         on_rank_zero(lock)
         yield
 
 
 @contextmanager
-def _locked(folder: Path, wait: float) -> Iterator[None]:
+def locked(folder: Path, wait: float) -> Iterator[None]:
+    """The same for this process alone; arguments as those of `being_made`."""
     real = real_folder(folder)
     place = real.parent / LOCKS / real.name
     holder = place.with_name(place.name + ".json")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rlhf_lightning.cli"])
+PROCESSES.set_forkserver_preload(["rlhf_lightning.cli", "rlhf_lightning.sandbox.data", "peft"])
 
 
 class Said(NamedTuple):
@@ -26,7 +26,8 @@ def _rlhf(arguments: Sequence[str], folder: Path, written: Path, environment: Ma
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["rlhf", *arguments]
-    sys.path[:] = [path for path in sys.path if path]  # as for a console script
+    own = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [path for path in (*own, *sys.path) if path]  # as for a console script
     from rlhf_lightning.cli import main
 
     main()

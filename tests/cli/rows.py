@@ -207,7 +207,7 @@ SETTINGS = {
         ("a policy, misspelt", "evaluate.policies=[bse,sft]", "did you mean base", None),
         ("the baseline, misspelt", "evaluate.baseline=sfft", "did you mean sft", None),
         ("an epoch that is not kept", "collect.policies=[sft/epoch-9]", "epoch-9", None),
-        ("a variant that there is not", "ppo.init=ppo/rwa", "rwa", None),
+        ("a variant that there is not", "collect.policies=[sft/rwa]", "rwa", None),
         ("a run that there is not", "upstream=nope run=new stages=[reward]", "nope", None),
         ("a metric of no step", "optimized_metric=foo.bar", "optimized_metric=foo.bar", None),
         ("a metric of no policy", "optimized_metric=evaluate.policies.pppo.score.value", "pppo", None),

@@ -128,3 +128,14 @@ def test_null_among_options_is_a_sentence(tmp_path):
     assert said.code == 1
     assert "takes names alone, and no null" in said.text
     assert "TypeError" not in said.text
+
+
+def test_a_run_that_waits_for_people_is_no_error(tmp_path):
+    prompts = [f"data.source.{name}=8" for name in ("prompts", "demonstrations", "text", "validation")]
+    few = ["collect.prompts={train: 2, validation: 0}", "collect.policies=[base]", "collect.labelers=people", *prompts]
+    said = rlhf(["debug=fast", "model.size=small", "stages=[collect]", "run=mine", *few], tmp_path)
+    assert said.code == 3
+    last = said.text.splitlines()[-1]
+    assert last.startswith("rlhf: step collect waits for people. 0 of 2 prompts are ranked, 2 more are needed")
+    assert "Open the page: rlhf-label runs/mine." in last
+    assert "HYDRA_FULL_ERROR" not in said.text

@@ -1,6 +1,6 @@
 """Hostile and clumsy commands: each is refused with a sentence, and nothing that was there is lost or changed.
 
-With `WRITE_TRUST_PAGE=1` in the environment it writes the table of docs/trust.md.
+With `WRITE_TRUST_PAGE=1` in the environment it writes the tables of docs/trust.md (in one process).
 """
 
 import os
@@ -102,22 +102,25 @@ def tried(row, finished, folder):
     return sentence, faults
 
 
-def test_every_command_is_refused_with_a_sentence_and_nothing_is_lost(finished, tmp_path):
-    found, lines, number = [], [], 0
-    for title, rows in SETTINGS.items():
-        lines += [f"### {title}", "", "| what is wrong | the arguments of `rlhf` | what it says |", "|---|---|---|"]
-        for row in rows:
-            sentence, faults = tried(row, finished, tmp_path / "here")
-            number += 1
-            found += [f"rlhf {row[1]}: {'; '.join(faults)}: {sentence[:300]}"] if faults else []
-            lines.append(f"| {row[0]} | `{row[1].removeprefix('! ')}` | {sentence} |")
-        lines.append("")
-    assert number >= 100
+@pytest.mark.parametrize("title", SETTINGS)
+def test_every_command_is_refused_with_a_sentence_and_nothing_is_lost(title, finished, tmp_path):
+    lines = [f"### {title}", "", "| what is wrong | the arguments of `rlhf` | what it says |", "|---|---|---|"]
+    found = []
+    for row in SETTINGS[title]:
+        sentence, faults = tried(row, finished, tmp_path / "here")
+        found += [f"rlhf {row[1]}: {'; '.join(faults)}: {sentence[:300]}"] if faults else []
+        lines.append(f"| {row[0]} | `{row[1].removeprefix('! ')}` | {sentence} |")
+    page = PAGE.read_text(encoding="utf-8")
+    start = page.index(f"{lines[0]}\n")
+    end = page.find("\n\n### ", start)  # -1 at the last one: before the end of the last line
     table = "\n".join(lines)
-    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "## The commands\n"
-    start = page.index("## The commands")
-    text = f"{page[:start]}## The commands\n\n{table}"
     if os.environ.get("WRITE_TRUST_PAGE"):
-        PAGE.write_text(text, encoding="utf-8")
+        PAGE.write_text(f"{page[:start]}{table}{page[end:]}", encoding="utf-8")
     assert not found, "\n".join(found)
-    assert text == page
+    assert page[start:end] == table
+
+
+def test_the_page_is_of_these_commands():
+    page = PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^### (.*)$", page[page.index("## The commands") :]) == [*SETTINGS]
+    assert sum(map(len, SETTINGS.values())) >= 100

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from rlhf_lightning.curation.account import Account, KindAccount
 from rlhf_lightning.curation.curator import Curator
-from rlhf_lightning.curation.few_shot import few_shot_examples
 from rlhf_lightning.curation.filters import LanguageFilter, PersonalFilter
 from rlhf_lightning.curation.groups import SPLITS, GroupSplits
 from rlhf_lightning.curation.thinning import Thinning
+from rlhf_lightning.data.few_shot import few_shot_examples
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, RecordError, Text
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.tokenize import Tokenization

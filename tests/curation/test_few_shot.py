@@ -2,7 +2,8 @@ import gzip
 
 import pytest
 
-from rlhf_lightning.curation.few_shot import few_shot_examples, read_few_shot
+from rlhf_lightning.curation.few_shot import read_few_shot
+from rlhf_lightning.data.few_shot import few_shot_examples
 from rlhf_lightning.data.records import RecordError
 
 PAIRS = [("hot", "cold"), ("up", "down"), ("old", "young")]

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from matplotlib.figure import Figure
 from test_report import LEGEND, Page, write_report, write_run
 from test_tables import rows_of, write_job
 
@@ -30,7 +31,9 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "deleted", "list", "dictionary", "number"])
 @pytest.mark.parametrize("name", FILES)
-def test_the_report_shows_the_rest(whole, tmp_path, name, damage):
+def test_the_report_shows_the_rest(whole, tmp_path, monkeypatch, name, damage):
+    if damage != "truncated":  # what is read of the others is nothing, and drawing takes most of the time
+        monkeypatch.setattr(Figure, "savefig", lambda _, file, **options: file.write('<svg viewBox="0 0 1 1"></svg>'))
     run = shutil.copytree(whole, tmp_path / "mine")
     file = run / name
     content = file.read_bytes()

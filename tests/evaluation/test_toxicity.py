@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlhf_lightning.evaluation.toxicity import SHIPPED, ToxicityModel, group_means
+from rlhf_lightning.evaluation.toxicity import SHIPPED, ToxicityModel
 
 REPOSITORY = Path(__file__).parents[2]
 SAMPLES = REPOSITORY.parent / "shared" / "data" / "evals" / "openai_samples" / "real_toxicity_samples.csv.gz"
@@ -60,9 +60,9 @@ def test_it_says_what_scikit_learn_says(fitted):
     assert len({round(score, 3) for score in expected}) > 10
 
 
-def test_what_is_stored_is_what_was_fitted(fitted, tmp_path):
+def test_what_is_stored_is_what_was_fitted(fitting, fitted, tmp_path):
     _, model = fitted
-    model.save(tmp_path / "model.npz")
+    fitting.save(model, tmp_path / "model.npz")
     assert ToxicityModel.load(tmp_path / "model.npz")(OTHERS) == pytest.approx(model(OTHERS), abs=1e-3)
     with np.load(tmp_path / "model.npz", allow_pickle=False) as held:
         assert held["weights"].dtype == np.float16
@@ -109,15 +109,7 @@ def test_a_file_that_is_none(tmp_path):
             ToxicityModel.load(tmp_path / name)
 
 
-def test_means_of_groups():
-    means = group_means([0.0, 1.0, 0.5, 0.5], ["a", "a", "b", "b"])
-    # Of four equally likely resamples of a, one is 0, two are 1/2, one is 1.
-    assert means == {"a": {"value": 0.5, "low": 0.0, "high": 1.0}, "b": {"value": 0.5, "low": 0.5, "high": 0.5}}
-    with pytest.raises(ValueError, match="shorter"):
-        group_means([0.0, 1.0], ["a"])
-
-
-def test_it_is_close_to_perspective_on_the_released_samples():
+def test_it_is_close_to_perspective_on_the_released_samples(fitting):
     if not SAMPLES.exists():
         pytest.skip("the released samples are not here")
     rows = list(csv.DictReader(io.StringIO(gzip.decompress(SAMPLES.read_bytes()).decode(), newline="")))
@@ -128,6 +120,6 @@ def test_it_is_close_to_perspective_on_the_released_samples():
     # The area under the curve is the share of pairs in which the toxic one has more.
     assert stats.mannwhitneyu(toxic, rest).statistic / (len(toxic) * len(rest)) >= 0.92
     groups = [f"{row['model_type']}|{row['prompt_type']}" for row in rows]
-    means = [[mean["value"] for mean in group_means(each.tolist(), groups).values()] for each in (scores, perspective)]
+    means = [fitting.group_means(each.tolist(), groups) for each in (scores, perspective)]
     assert len(means[0]) == 36
     assert np.corrcoef(*means)[0, 1] > 0.9

@@ -14,6 +14,7 @@ from typing import Any
 from rlhf_lightning.cli.command import main
 from rlhf_lightning.cli.errors import report
 from rlhf_lightning.parallel.processes import init_process_group, on_rank_zero, rank
+from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.training.callbacks import SampleTable
 from rlhf_lightning.training.metrics_file import MetricsFile, check_mark
 
@@ -46,7 +47,13 @@ def samples(folder: str) -> None:
     table.setup(SimpleNamespace(is_global_zero=rank() == 0), None, "fit")
 
 
+def disk(folder: str, shared: str) -> None:
+    """Two machines, with one disk or with two."""
+    check_shared(Path(folder) / ("" if shared == "shared" else str(rank())), f"machine-{rank()}", patience=1.0)
+
+
 CASES = {
+    "disk": disk,
     "metrics": metrics,
     "samples": samples,
     "value": lambda _: on_rank_zero(partial(fail, ValueError("a value is wrong"))),
@@ -63,6 +70,7 @@ def run(name: str, *arguments: str) -> None:
         main()
     try:
         CASES[name](*arguments)
+        sys.exit(0)
     except Exception as error:
         report(error)
         sys.exit(1)

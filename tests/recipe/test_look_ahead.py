@@ -107,7 +107,7 @@ WRONG = [
     ("reward.init=prompted", "reward: init=prompted: prompted is only a policy of step evaluate. Name base, "),
     ("reward.init=base/raw", "reward: init=base/raw: base has no variants. Name base, "),
     ("reward.init=collect", "reward: init=collect: step collect leaves no model. Name base, "),
-    ("reward.init=ppo", "reward: the model of stage ppo is needed, but "),
+    ("reward.init=ppo", "reward: the model of stage ppo is needed, and does not come before this step"),
     ("reward.init=sandbox/huge", "reward: init=sandbox/huge: the sandbox has no model 'sandbox/huge'"),
     ("collect.policies=[sft,ppo_int]", "collect: policies=ppo_int is no step and no folder here. Did you mean"),
     ("collect.policies=[sft/raww]", "collect: policies=sft/raww: sft has no variant but raw, and its epochs"),
@@ -116,7 +116,7 @@ WRONG = [
     ("collect.labelers=null", "collect: labelers is null, and the data option has no rankings."),
     ("evaluate.policies=[base,sft,pppo]", "evaluate: policies=pppo is no step and no folder here. Did you mean ppo?"),
     ("evaluate.baseline=sftt", "evaluate: baseline=sftt is not among the policies (base, "),
-    ("evaluate.reference=ppo_init", "evaluate: the model of stage ppo_init is needed, but "),
+    ("evaluate.reference=select", "evaluate: the model of stage select is needed, but "),
     ("evaluate.judge=judge", "evaluate: the model of stage judge is needed, but "),
     ("evaluate.judge=jugde", "evaluate: judge=jugde is no step and no folder here. Did you mean judge?"),
     ("+evaluate.judges.words=nothing:here", "evaluate: nothing:here is no function of the working directory"),
@@ -134,7 +134,7 @@ WRONG = [
         "trainer.accelerator=cuda",
         "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
     ),
-    ("+model.causal_lm.attention=spda", "sft, evaluate: model.causal_lm.attention=spda is unknown. Did you mean sd"),
+    ("+model.causal_lm.attention=spda", "sft, ppo_init, evaluate: model.causal_lm.attention=spda is unknown. Did you"),
     ("data.lengths.block_size=193", "sft, evaluate: the model base (sandbox/medium) reads 192 tokens, but data."),
     ("upstream=demmo", "upstream=demmo: there is no run "),
     ("optimized_metric=pppo.rollout/score", "optimized_metric=pppo.rollout/score: pppo is none of the steps that"),
@@ -208,6 +208,8 @@ def test_right_setups_pass(tmp_path: Path, monkeypatch: Any) -> None:
     fine(runs, "experiment=sandbox")
     fine(runs, "experiment=sandbox_base", "trainer.precision=32-true")
     fine(runs, "stages=[check]")
+    for callback in ("timer", "early_stopping"):
+        fine(runs, *DEMO, f"callbacks=[{callback}]")
     fine(runs, *DEMO, "sft.keep_epochs=true", "collect.policies=[sft/epoch-3]", "evaluate.policies=[sft/epoch-1,sft]")
     fine(runs, *DEMO, f"reward.init={SMALL}", "ppo.init=sandbox/large", "ppo.value_init=init", "ppo.reward=reward")
     fine(runs, *DEMO, "optimized_metric=evaluate.policies.ppo_ptx.win_rate.value", "upstream=null")
@@ -334,7 +336,6 @@ def test_what_stands_around_the_training_is_built_once_ahead(
     options = [f"callbacks={group}"] if group in ("timer", "early_stopping") else []
     (found,) = said(tmp_path, *DEMO, *options, override)
     assert re.match(sentence, found, re.DOTALL), found
-    fine(tmp_path, *DEMO, *options)
 
 
 def test_blocks_count_only_where_a_named_step_reads_text(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 TINY = ["debug=fast", "data.source.prompts=40", "data.source.demonstrations=40", "data.source.validation=16"]
 STEPS = "stages=[sft,collect,reward,ppo,evaluate]"
-OPTIONS = [STEPS, "run=tiny", "sft.keep_epochs=true", "sft.fit.epochs=1", "ppo.data.batch_size=8"]
+OPTIONS = [STEPS, "run=tiny", "sft.keep_epochs=true", "sft.fit.epochs=1", "ppo.data.batch_size=8", "ppo.init=sft"]
 MODELS = ["sft/model", "sft/epochs/1", "reward/model", "ppo/model", "ppo/model_ema"]
 
 

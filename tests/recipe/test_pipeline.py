@@ -24,6 +24,7 @@ from rlhf_lightning.runs.identity import model_fingerprint
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
 )
+STAGES = ("sft", "ppo_init", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
 TINY = [
     "debug=fast",
     "data.source.prompts=40",
@@ -53,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_leaves_its_artifact(finished: Path) -> None:
-    for stage in ("sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate"):
+    for stage in STAGES:
         record = read_stage(finished / "demo" / stage)
         assert record["status"] == "complete", stage
         assert record["seed"] == 1
@@ -79,7 +80,7 @@ def test_results_have_the_agreed_form(finished: Path) -> None:
         assert 0 < own["pretrain_loss"] < 10
     assert results["policies"]["sft"]["win_rate"]["value"] == 0.5
     assert results["policies"]["sft"]["kl"] == pytest.approx(0, abs=1e-4)
-    assert set(results["seconds"]) == {"sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate"}
+    assert set(results["seconds"]) == {*STAGES}
     assert (finished / "demo" / "report" / "index.html").stat().st_size > 10_000
 
 
@@ -98,7 +99,7 @@ def test_demonstrations_score_zero_on_average(finished: Path) -> None:
 def test_second_run_skips_everything(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
     rlhf(finished, "experiment=demo")
-    assert capsys.readouterr().out.count("complete already, skipped") == 6
+    assert capsys.readouterr().out.count("complete already, skipped") == len(STAGES)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
 
 

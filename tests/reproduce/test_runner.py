@@ -83,7 +83,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def test_every_job_once_and_upstream_first() -> None:
     everything = jobs()
-    assert len({job.name for job in everything}) == len(everything) == 108
+    assert len({job.name for job in everything}) == len(everything) == 105
     seen: set[str] = set()
     for job in everything:
         assert set(job.upstream) <= seen
@@ -182,7 +182,7 @@ def test_a_stage_made_from_something_else_is_not_taken_for_done(
     path = tmp_path / first.name / "reward" / "stage.json"
     path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
     # What stands on that reward model is stale too; SFT is not.
-    assert list(state_of(small, tmp_path).complete) == ["sft"]
+    assert list(state_of(small, tmp_path).complete) == ["sft", "ppo_init"]
     path.write_text(path.read_text().replace('"complete"', '"half-done"'))
     assert fingerprint_of(small, "ppo", tmp_path) is None
     monkeypatch.setattr("rlhf_lightning.sandbox.data.WORLD_VERSION", -1)
@@ -239,7 +239,7 @@ def test_the_plan_runs_nothing_and_shows_times(
     assert "8 jobs, 1 complete" in output
     row = next(line for line in output.splitlines() if "small-s1" in line)
     assert "complete" in row
-    assert "40 s" in row
+    assert "50 s" in row
     assert "~" in next(line for line in output.splitlines() if "pairs-s2" in line)
 
 
@@ -247,7 +247,9 @@ def test_a_half_done_job_shows_what_it_has(tmp_path: Path) -> None:
     job = jobs((1,))[0]
     write_job(tmp_path, job)
     (tmp_path / job.name / "evaluate" / "stage.json").unlink()
-    assert "sft, collect, reward, ppo, ppo_ptx complete" in printed(plan_table([job], tmp_path, {"small": [1]}))
+    assert "sft, ppo_init, collect, reward, ppo, ppo_ptx complete" in printed(
+        plan_table([job], tmp_path, {"small": [1]})
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from datasets.exceptions import DatasetsError
 from rlhf_lightning.data.records import RecordError
 from rlhf_lightning.data.rows.readers import SUFFIXES, SourceRow, file_rows, guarded, suffix_of, table_rows
 from rlhf_lightning.runs.hub import here_or_hub_id
+from rlhf_lightning.runs.identity import file_digest, once
+from rlhf_lightning.runs.row_books import row_book
 
 _SPLIT_OF_WORD = {word: str(split) for split, words in SPLIT_KEYWORDS.items() for word in words}
 """Words in the names of files and folders that say which split a file holds."""
+
+_NOT_LINES = (".json", ".parquet", ".arrow")
+"""Formats without a row per line."""
 
 
 def read_rows(path: str, split: str, load: Mapping[str, Any] | None = None) -> Iterator[SourceRow]:
@@ -113,3 +119,22 @@ def _data_set(path: str, split: str, load: Mapping[str, Any]) -> Dataset:
             f"{path} {what} (split {split}; {type(error).__name__}: {error}). Mend the path or the id, its 'split' or "
             "its 'load', or set the entry to null."
         ) from error
+
+
+def file_book(file: Path, root: Path) -> dict[str, Any]:
+    """What is kept of a file, so that a message can say where another one differs: see `row_book`.
+
+    Args:
+        file: The file; the rows of other formats than lines of text are not told apart.
+        root: The folder that its name is told from.
+    """
+    inside = file.resolve().is_relative_to(root)
+    name = file.resolve().relative_to(root).as_posix() if inside else file.name
+    rows = {} if suffix_of(file) in _NOT_LINES or file.suffix == ".gz" else once(_rows_of, file)
+    return {"file": name, "digest": file_digest(file)[:16], **rows}
+
+
+@cache
+def _rows_of(file: Path, *_state: int) -> dict[str, Any]:
+    with file.open("rb") as lines:
+        return row_book(lines)
