@@ -278,11 +278,11 @@ def split_tables(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def accuracy_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Accuracy and "longer wins" per split and group."""
+    """Accuracy and "longer wins", of the texts as the model reads them and of the whole, per split and group."""
     rows = []
     for split, groups in split_tables(record).items():
         for group, own in groups.items():
-            cells = [cell(measured(own, key), 100.0) for key in ("accuracy", "longer_wins")]
+            cells = [cell(measured(own, key), 100.0) for key in ("accuracy", "longer_read_wins", "longer_wins")]
             counts = [own.get("prompts"), own.get("pairs")]
             rows.append({"split": split, "group": group, "cells": cells, "counts": counts})
     return rows

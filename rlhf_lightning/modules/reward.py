@@ -5,16 +5,18 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
-from rlhf_lightning.arguments import checked
+from rlhf_lightning.arguments import Count, PositiveFloat, checked
 from rlhf_lightning.models.dict_batches import comparison_batch
 from rlhf_lightning.models.master_weights import widened
+from rlhf_lightning.models.micro_batches import loss_in_parts, ranking_optimizer, ranking_parts, together
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.pairwise_accuracy import GroupedAccuracy
 from rlhf_lightning.models.recompute import checkpoint_activations
-from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read, tree_scores
+from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read
 from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
 from rlhf_lightning.parallel.sharding import call_unsharded
@@ -33,8 +35,9 @@ class RewardModule(RLHFModule):
         shared_prefix: Read each prompt once for all its responses (`rlhf_lightning.models.shared_prefix`). Checked
             against separate rows on the first batch and on longer ones; a model that does not support it falls back to
             them with a warning.
-        activation_checkpointing: Compute activations again in the backward pass instead of keeping them. The prompt is
-            then shared by the tree mask only, because keys and values of a cache cannot be computed again.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        micro_batch_size: Prompts per backward pass; None is the batch at once. The gradient is the same.
+        head_lr: Learning rate of the head; None is that of all.
     """
 
     @checked
@@ -46,6 +49,8 @@ class RewardModule(RLHFModule):
         *,
         shared_prefix: bool = True,
         activation_checkpointing: bool = False,
+        micro_batch_size: Count | None = None,
+        head_lr: PositiveFloat | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
@@ -55,7 +60,6 @@ class RewardModule(RLHFModule):
         self.taken: Scores = separate_scores
         if activation_checkpointing:
             checkpoint_activations(model)
-            self.passes = VerifiedPasses((tree_scores,) if shared_prefix else ())
 
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
@@ -69,16 +73,22 @@ class RewardModule(RLHFModule):
     def training_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.comparison_batch` takes it."""
         batch = comparison_batch(batch)
-        loss, statistics = self.loss(batch)
-        loss = loss * process_weight(statistics.num_prompts)
-        tokens, positions = tokens_read(self.taken, batch)
-        self.throughput.count(self.model, tokens, positions, backward=True)
-        self.check_finite(loss=loss.detach())
+        loss, found = loss_in_parts(self, ranking_parts(batch, self.hparams.micro_batch_size), self._counted)
+        whole, statistics = together(found)
         pairs = process_weight(statistics.num_pairs)
-        shown = {"train/loss": loss, "train/accuracy": statistics.accuracy * pairs}
+        shown = {"train/loss": whole, "train/accuracy": statistics.accuracy * pairs}
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
         self.log("train/margin", statistics.margin * pairs, batch_size=len(batch.ranks), sync_dist=True)
         return loss
+
+    def _counted(self, batch: ComparisonBatch) -> tuple[Float[Tensor, ""], RankingStatistics]:
+        found = self.loss(batch)
+        self.throughput.count(self.model, *tokens_read(self.taken, batch), backward=True)
+        return found
+
+    def build_optimizers(self) -> list[Optimizer]:
+        """One optimizer, with the head in a group of its own where that has a rate of its own."""
+        return [ranking_optimizer(self, self.optimizer_factory, self.hparams.head_lr)]
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""

@@ -18,6 +18,7 @@ from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, ranking
+from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
@@ -78,7 +79,8 @@ class Collection(Stage):
         for split, count in options["prompts"].items():
             prompts = context.records("prompts", split, required=split == "train")[:count]
             kept = folder / f"ranked.{split}.unfinished"
-            with progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}") as (bar, task):
+            bars = progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}")
+            with bars as (bar, task), trainer_precision(context.config["trainer"], context.device):
                 comparisons, dropped = collect_comparisons(
                     policies,
                     context.tokenization,
