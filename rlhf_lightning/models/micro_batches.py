@@ -14,7 +14,7 @@ from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.models.optimizers import OptimizerFactory
 from rlhf_lightning.models.shared_prefix import prompt_rows
-from rlhf_lightning.parallel.processes import process_weight
+from rlhf_lightning.parallel.processes import all_gather_objects, process_weight
 from rlhf_lightning.parallel.sharding import is_sharded, sync_on_last
 
 Part, Statistics = TypeVar("Part"), TypeVar("Statistics")
@@ -35,6 +35,10 @@ def loss_in_parts(
         measured.
     """
     found: list[tuple[Tensor, Statistics]] = []
+    count = len(parts)
+    if is_sharded(module.model):  # all processes gather the weights for every part together
+        part, weight = parts[0]
+        parts = [*parts, *[(part, weight * 0)] * (max(all_gather_objects(count)) - count)]
     for part, weight in sync_on_last(module.model, parts):
         mean, statistics = loss_of(part)
         loss = mean * weight
@@ -43,7 +47,7 @@ def loss_in_parts(
         if len(found) < len(parts):
             add_gradient(module, loss, first=len(found) == 1)
     module.gradient_added = len(parts) > 1
-    return keeping_parts(loss, module.model) if len(parts) > 1 else loss, found
+    return keeping_parts(loss, module.model) if len(parts) > 1 else loss, found[:count]
 
 
 def row_parts(batch: LMBatch, size: int | None) -> list[tuple[LMBatch, Tensor]]:
