@@ -150,17 +150,20 @@ def plan_view(plan: StagePlan, available: int | None) -> RenderableType:
 
 def text_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Pretraining on full blocks of text."""
-    rows, tokens = _rows(config, stage), config["data"]["lengths"]["block_size"]
-    return StagePlan(
-        stage, f"{rows} rows of {tokens} tokens", _planner(context, config, stage).language_model(rows, tokens)
-    )
+    return _rows_plan(context, config, stage, config["data"]["lengths"]["block_size"], None)
 
 
 def demonstrations_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Fine-tuning on the longest prompts and responses."""
-    rows, prompt, response = _rows(config, stage), *_lengths(config)
-    phases = _planner(context, config, stage).language_model(rows, prompt + response, response)
-    return StagePlan(stage, f"{rows} rows of {prompt} + {response} tokens", phases)
+    return _rows_plan(context, config, stage, *_lengths(config))
+
+
+def _rows_plan(context: Context, config: Mapping[str, Any], stage: str, tokens: int, response: int | None) -> StagePlan:
+    rows = _rows(config, stage)
+    micro = min(config[stage]["module"].get("micro_batch_size") or rows, rows)
+    phases = _planner(context, config, stage).language_model(rows, tokens + (response or 0), response, micro)
+    words = f"{rows} rows of {tokens}{'' if response is None else f' + {response}'} tokens, {micro} at a time"
+    return StagePlan(stage, words, phases)
 
 
 def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, responses: int) -> StagePlan:

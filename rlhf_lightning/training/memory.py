@@ -7,6 +7,7 @@ counted. What stays from step to step is counted from parameters.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -83,18 +84,22 @@ class MemoryPlanner:
     reward_config: PreTrainedConfig | None = None
     lora: Mapping[str, Any] | None = None
 
-    def language_model(self, rows: int, tokens: int, counted: int | None = None) -> list[Phase]:
+    def language_model(
+        self, rows: int, tokens: int, counted: int | None = None, micro_rows: int | None = None
+    ) -> list[Phase]:
         """Pretraining or supervised fine-tuning.
 
         Args:
             rows: Rows per step.
             tokens: Tokens of a row.
             counted: Tokens of a row that are in the loss; None for all but the first.
+            micro_rows: Rows per backward pass; None is all of them.
         """
         model = with_adapters(self._causal_lm(self.config, learns=not self.lora), **(self.lora or {}))
-        size = parameter_bytes(model)
+        size, micro = parameter_bytes(model), min(rows, micro_rows or rows)
         with self._fake(model):
-            passes = self._passes(model, lambda: self._log_probs(model, rows, tokens, counted or tokens - 1))
+            read = partial(self._log_probs, model, micro, tokens, counted or tokens - 1)
+            passes = self._passes(model, read, 1 + (micro < rows))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
     def reward_model(
