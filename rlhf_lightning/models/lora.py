@@ -55,6 +55,9 @@ def add_adapters(
     )
     peft.inject_adapter_in_model(config, body)
     _check_targets(body, targets)
+    from rlhf_lightning.models.fused_adapter import fuse_adapters  # it needs peft
+
+    fuse_adapters(body)
     for parameter in trainable_parameters(body):
         parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
 

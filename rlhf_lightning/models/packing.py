@@ -16,9 +16,10 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from rlhf_lightning.compat import attention_implementation, using_attention
 from rlhf_lightning.models.architecture import alike, check_length, eval_mode
-from rlhf_lightning.models.attention import EAGER_TOKENS
+from rlhf_lightning.models.attention import EAGER_TOKENS, additive_mask
 from rlhf_lightning.models.padding import length_groups, padded_size, position_ids
 from rlhf_lightning.models.plain_head import has_plain_head
+from rlhf_lightning.models.short_rows import grouped_attention
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.parallel.sharding import is_sharded, unshard
 
@@ -123,18 +124,10 @@ def _causal_attention(
     time, shares = query.shape[2], query.shape[1] // key.shape[1]
     windowed = window is not None and window < time
     index = torch.arange(time, device=query.device)
-    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16) and time <= EAGER_TOKENS:
-        # Two products and a softmax: see rlhf_lightning.models.attention.
-        grouped = query.unflatten(1, (key.shape[1], shares))
-        scores = (
-            grouped @ key.unsqueeze(2).transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        )
-        unseen = index.unsqueeze(1) < index
-        if windowed:
-            unseen |= index.unsqueeze(1) - index >= window
-        weights = scores.masked_fill(unseen, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
-        return (nn.functional.dropout(weights, dropout) @ value.unsqueeze(2)).flatten(1, 2)
     sees = (index.unsqueeze(1) >= index) & (index.unsqueeze(1) - index < cast(int, window)) if windowed else None
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16) and time <= EAGER_TOKENS:
+        mask = additive_mask(index.unsqueeze(1) >= index if sees is None else sees, query.dtype)[None, None]
+        return grouped_attention(query, key, value, mask, scaling or query.shape[-1] ** -0.5, dropout)
     return nn.functional.scaled_dot_product_attention(
         *states, sees, dropout, is_causal=sees is None, scale=scaling, enable_gqa=shares > 1
     )
@@ -230,7 +223,7 @@ class VerifiedPacking:
 @torch.no_grad()
 def _fault(model: nn.Module, input_ids: Tensor, mask: Tensor) -> str:
     """What is wrong with packed rows of a model; empty where they are right."""
-    if not isinstance(model, PreTrainedModel) or model.base_model is model:
+    if not isinstance(model, PreTrainedModel):
         return "it is no transformers model with a body"
     attention = attention_implementation(model)
     if attention not in ("sdpa", *OWN_PACKING):

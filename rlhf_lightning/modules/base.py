@@ -143,7 +143,7 @@ class RLHFModule(L.LightningModule):
         """Drop what does not learn, add the random states of every process."""
         checkpoint[LAYOUT_KEY] = LAYOUT
         checkpoint["state_dict"] = learned_state(self, checkpoint["state_dict"], self.frozen)
-        checkpoint["random_states"] = random_states()
+        checkpoint["random_states"], checkpoint["total_flops"] = random_states(), self.throughput.total
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
@@ -153,6 +153,7 @@ class RLHFModule(L.LightningModule):
         """
         complete_checkpoint(checkpoint, self, self.frozen)
         self._random_states = checkpoint.get("random_states", [])
+        self.throughput = Throughput(checkpoint.get("total_flops", 0.0))
 
     def on_fit_start(self) -> None:
         """Lightning warns of modules in eval mode; here dropout is off on purpose."""
@@ -164,7 +165,7 @@ class RLHFModule(L.LightningModule):
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)
         self._random_states = []
-        self.throughput = Throughput()
+        self.throughput = Throughput(self.throughput.total)
 
     def check_finite(self, **values: Tensor) -> None:
         """Stop at NaN and infinity, with the batch saved; a run that went on would train on nothing.
@@ -232,6 +233,7 @@ class RLHFModule(L.LightningModule):
         """Start the watch; where the optimizer is stepped by hand, the phases are the module's own."""
         self._batch = batch
         if self.automatic_optimization:
+            self.zero_grad()  # Lightning keeps the gradient of the last step until the forward pass is done
             self.throughput.start("step")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

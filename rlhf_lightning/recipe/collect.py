@@ -16,7 +16,9 @@ from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
-from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
+from rlhf_lightning.generation.engines import make_sampler
+from rlhf_lightning.generation.sample import SamplingOptions, response_texts
+from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
 from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import Context
@@ -46,7 +48,9 @@ class CollectSettings(TypedDict):
     policies: list[str]
     labelers: Node | None
     prompts: PromptCounts
-    sampling: "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('seed', 'progress', 'kept'))]"
+    sampling: (
+        "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('sampler', 'seed', 'progress', 'kept'))]"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Collection(Stage):
                     context.tokenization,
                     prompts,
                     labelers,
+                    sampler=make_sampler(batch_tokens=context.config["generation"]["batch_tokens"]),
                     seed=context.seed,
                     progress=partial(bar.advance, task),
                     kept=KeptRankings(kept, belongs_to),
@@ -110,6 +115,7 @@ def collect_comparisons(
     batch_size: Count = 256,
     rounds: Count = 3,
     shares: Sequence[PositiveFloat] | None = None,
+    sampler: Sampler = OWN_LOOP,
     seed: int = 0,
     progress: Progress | None = None,
     kept: KeptRankings | None = None,
@@ -130,6 +136,7 @@ def collect_comparisons(
         batch_size: Responses per batch.
         rounds: Times to sample (ours).
         shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None: in turn (both ours).
+        sampler: Who samples a batch.
         seed: Seed of K, of sampling and of who ranks what.
         progress: Function that is called with the number of prompts finished since the last call.
         kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after
@@ -146,7 +153,7 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
-    sampler = _ResponseSampler(policies, tokenization, temperature, batch_size)
+    sampler = _ResponseSampler(policies, tokenization, temperature, batch_size, sampler)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
     for start in range(0, len(examples), batch_size):
@@ -178,6 +185,7 @@ class _ResponseSampler:
     tokenization: Tokenization
     temperature: float
     batch_size: int
+    sampler: Sampler
 
     def distinct(
         self, examples: Sequence[PromptExample], whose: Sequence[list[int]], rounds: int, seed: int
@@ -209,4 +217,4 @@ class _ResponseSampler:
         batch = collate_prompts([examples[row] for row, _ in rows], options.pad_token_id)
         index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
         prompts = move_data_to_device(batch._replace(prompt_index=index), next(model.parameters()).device)
-        return response_texts(tokenizer, sample_responses(model, prompts, options, key))
+        return response_texts(tokenizer, self.sampler(model, prompts, options, key))

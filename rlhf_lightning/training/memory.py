@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from rlhf_lightning.compat import FakeTensorMode
+from rlhf_lightning.generation.decoding import PREFILL_TOKENS
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
+from rlhf_lightning.generation.sampling_batches import key_value_width
 from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import freeze, use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
+from rlhf_lightning.models.matmul import LINEAR
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.selected_cache import selected
@@ -144,6 +147,7 @@ class MemoryPlanner:
         micro_rows: int,
         minibatch_rows: int,
         forward_tokens: int,
+        sampled_rows: int | None = None,
         ema: bool = True,
         text_rows: int = 0,
         text_tokens: int = 0,
@@ -157,6 +161,7 @@ class MemoryPlanner:
             micro_rows: Episodes per backward pass.
             minibatch_rows: Episodes per optimizer step.
             forward_tokens: Tokens that frozen models read at once.
+            sampled_rows: Episodes of a sampling batch; None is all.
             ema: Whether a moving average is kept.
             text_rows: Rows of text per backward pass; 0 for plain PPO.
             text_tokens: Tokens of each of them.
@@ -179,10 +184,7 @@ class MemoryPlanner:
         resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
         resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
         with self._fake(policy, value, reward):
-            cache = 2 * rows * tokens * key_value_width(self.config) * self.precision.activations.itemsize
-            prefill = self._peak(lambda: last_hidden(policy, _ids(rows, prompt_tokens)))
-            vocabulary = self.config.get_text_config().vocab_size
-            sampled = self._peak(lambda: _sample(rows, vocabulary, self.precision.activations))
+            sampled = self._sampled(policy, min(rows, sampled_rows or rows), prompt_tokens, response_tokens)
             together = min(rows, max(1, forward_tokens // tokens))
             read = max(
                 self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
@@ -193,7 +195,7 @@ class MemoryPlanner:
             update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
             critic = self._passes(value, lambda: value(_ids(micro_rows, tokens))[:, :width], steps)
             phases = [
-                Phase("rollout", {**resident, "key-value cache": cache, "activations": prefill, "logits": sampled}),
+                Phase("rollout", resident | sampled),
                 Phase("score", {**resident, "activations": read}),
                 Phase("update policy", {**resident, **update}),
             ]
@@ -203,6 +205,35 @@ class MemoryPlanner:
                 text["gradients"] += text["gradients"]
                 phases.append(Phase("ptx", {**resident, **text}))
             return [*phases, Phase("update value", {**resident, **critic})]
+
+    def sampling(
+        self, rows: int, prompt_tokens: int, response_tokens: int, *, scored: bool = False, forward_tokens: int
+    ) -> list[Phase]:
+        """A model that answers prompts and learns nothing; where it is scored, a reward model reads the answers.
+
+        Args:
+            rows: Rows of a sampling batch.
+            prompt_tokens: Tokens of the longest prompt.
+            response_tokens: Tokens of the longest response.
+            scored: Whether there is a reward model.
+            forward_tokens: Tokens that are read at once where nothing is sampled.
+        """
+        tokens = prompt_tokens + response_tokens
+        model = self._causal_lm(self.config, learns=False)
+        reward = self._scalar_model(self.reward_config or self.config, learns=False)
+        resident = {"model": parameter_bytes(model)} | ({"reward": parameter_bytes(reward)} if scored else {})
+        together = min(rows, max(1, forward_tokens // tokens))
+        with self._fake(model, reward):
+            sampled = self._sampled(model, rows, prompt_tokens, response_tokens)
+            read = self._peak(lambda: self._log_probs(model, together, tokens, response_tokens))
+            score = max(read, self._peak(lambda: reward(_ids(together, tokens))) if scored else 0)
+        return [Phase("sample", resident | sampled), Phase("score", {**resident, "activations": score})]
+
+    def reading(self, rows: int, tokens: int) -> Phase:
+        """A model that reads rows without gradient and gives all their logits."""
+        with self._fake(model := self._causal_lm(self.config, learns=False)):
+            read = self._peak(lambda: model(input_ids=_ids(rows, tokens), use_cache=False).logits.argmax(-1))
+        return Phase("read", {"model": parameter_bytes(model), "activations": read})
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
@@ -225,6 +256,19 @@ class MemoryPlanner:
     def _scalar_model(self, config: PreTrainedConfig, learns: bool = True) -> ScalarHeadModel:
         with torch.device("meta"):
             return ScalarHeadModel(self._causal_lm(config, learns).base_model, config.get_text_config().hidden_size)
+
+    def _sampled(self, model: PreTrainedModel, rows: int, prompt_tokens: int, response_tokens: int) -> dict[str, int]:
+        """What one sampling batch keeps, and what the fullest moment of its prompts and of a token has besides."""
+        tokens, dtype = prompt_tokens + response_tokens, self.precision.autocast or next(model.parameters()).dtype
+        prefilled = min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
+        vocabulary = self.config.get_text_config().vocab_size
+        cast = [layer.weight for layer in model.modules() if type(layer) in LINEAR] if self.precision.autocast else []
+        return {
+            "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in cast),
+            "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
+            "activations": self._peak(lambda: last_hidden(model, _ids(prefilled, prompt_tokens))),
+            "logits": self._peak(lambda: _sample(rows, vocabulary, dtype)),
+        }
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
         return {"optimizer": int(self.optimizer_bytes * trainable_bytes(model))}
@@ -250,14 +294,6 @@ class MemoryPlanner:
         with torch.no_grad(), live:
             forward()
         return live.peak
-
-
-def key_value_width(config: PreTrainedConfig) -> int:
-    """Numbers that one token leaves in the keys, or in the values, of all layers."""
-    text: Any = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(text.num_hidden_layers * heads * size)
 
 
 def _ids(rows: int, tokens: int) -> Tensor:

@@ -174,6 +174,8 @@ def ppo(gate, shape):
         max_new_tokens=shape["response"],
         num_minibatches=shape["minibatches"],
         num_ppo_epochs=shape["epochs"],
+        micro_batch_size=shape.get("micro"),
+        packing=True,
         ema_decay=None,
     )
     with forced_ends(shape):
