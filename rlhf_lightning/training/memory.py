@@ -12,11 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf_lightning.compat import FakeTensorMode
 from rlhf_lightning.generation.decoding import PREFILL_TOKENS
-from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sampling_batches import key_value_width
 from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import freeze, use_fast_kernels
@@ -25,9 +24,9 @@ from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_
 from rlhf_lightning.models.matmul import LINEAR
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.models.selected_cache import selected
-from rlhf_lightning.models.shared_prefix import GROUP_TOKENS, TREE_TOKENS, continuation_mask
+from rlhf_lightning.models.shared_prefix import TREE_TOKENS
 from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
+from rlhf_lightning.training.planned_passes import read_cached, read_rows, read_tree, sampled_tokens, token_ids
 
 
 @dataclass
@@ -131,9 +130,9 @@ class MemoryPlanner:
         size, micro = parameter_bytes(model), min(prompts, micro_prompts or prompts)
         shape = micro, prompt_tokens, responses, response_tokens
         window = unwindowed_tokens(model.backbone.config)
-        read = _read_tree if prompt_tokens + responses * response_tokens <= TREE_TOKENS else _read_cached
+        read = read_tree if prompt_tokens + responses * response_tokens <= TREE_TOKENS else read_cached
         if window is not None and prompt_tokens + response_tokens > window:
-            read = _read_rows
+            read = read_rows
         with self._fake(model):
             passes = self._passes(model, lambda: read(model, *shape), 1 + (micro < prompts))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
@@ -189,11 +188,11 @@ class MemoryPlanner:
             read = max(
                 self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
                 self._peak(lambda: self._log_probs(policy, together, tokens, width)),
-                self._peak(lambda: reward(_ids(together, tokens))),
+                self._peak(lambda: reward(token_ids(together, tokens))),
             )
             steps = 1 + repeated
             update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
-            critic = self._passes(value, lambda: value(_ids(micro_rows, tokens))[:, :width], steps)
+            critic = self._passes(value, lambda: value(token_ids(micro_rows, tokens))[:, :width], steps)
             phases = [
                 Phase("rollout", resident | sampled),
                 Phase("score", {**resident, "activations": read}),
@@ -226,13 +225,13 @@ class MemoryPlanner:
         with self._fake(model, reward):
             sampled = self._sampled(model, rows, prompt_tokens, response_tokens)
             read = self._peak(lambda: self._log_probs(model, together, tokens, response_tokens))
-            score = max(read, self._peak(lambda: reward(_ids(together, tokens))) if scored else 0)
+            score = max(read, self._peak(lambda: reward(token_ids(together, tokens))) if scored else 0)
         return [Phase("sample", resident | sampled), Phase("score", {**resident, "activations": score})]
 
     def reading(self, rows: int, tokens: int) -> Phase:
         """A model that reads rows without gradient and gives all their logits."""
         with self._fake(model := self._causal_lm(self.config, learns=False)):
-            read = self._peak(lambda: model(input_ids=_ids(rows, tokens), use_cache=False).logits.argmax(-1))
+            read = self._peak(lambda: model(input_ids=token_ids(rows, tokens), use_cache=False).logits.argmax(-1))
         return Phase("read", {"model": parameter_bytes(model), "activations": read})
 
     # --- pieces ------------------------------------------------------------------------------------------------------
@@ -266,15 +265,15 @@ class MemoryPlanner:
         return {
             "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in cast),
             "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
-            "activations": self._peak(lambda: last_hidden(model, _ids(prefilled, prompt_tokens))),
-            "logits": self._peak(lambda: _sample(rows, vocabulary, dtype)),
+            "activations": self._peak(lambda: last_hidden(model, token_ids(prefilled, prompt_tokens))),
+            "logits": self._peak(lambda: sampled_tokens(rows, vocabulary, dtype)),
         }
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
         return {"optimizer": int(self.optimizer_bytes * trainable_bytes(model))}
 
     def _log_probs(self, model: PreTrainedModel, rows: int, tokens: int, counted: int) -> Tensor:
-        hidden = last_hidden(model, _ids(rows, tokens))[:, :counted].flatten(0, 1)
+        hidden = last_hidden(model, token_ids(rows, tokens))[:, :counted].flatten(0, 1)
         weight = cast(Tensor, model.get_output_embeddings().weight)
         return linear_log_probs(hidden, weight, torch.zeros(len(hidden), dtype=torch.long))
 
@@ -294,33 +293,3 @@ class MemoryPlanner:
         with torch.no_grad(), live:
             forward()
         return live.peak
-
-
-def _ids(rows: int, tokens: int) -> Tensor:
-    return torch.zeros(rows, tokens, dtype=torch.long)
-
-
-def _sample(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
-    return inverse_cdf_sample(torch.zeros(rows, vocabulary, dtype=dtype), torch.zeros(rows, dtype=torch.float64))[1]
-
-
-def _read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    cache = DynamicCache()
-    model(_ids(prompts, width), cache=cache)
-    last = []
-    for rows in torch.arange(prompts).repeat_interleave(responses).split(max(1, GROUP_TOKENS // tokens)):
-        ids = _ids(len(rows), tokens)
-        everything = torch.ones(len(ids), width, dtype=torch.bool)
-        mask = continuation_mask(everything, torch.ones_like(ids, dtype=torch.bool))
-        last.append(model(ids, mask, torch.arange(width, width + tokens).expand_as(ids), selected(cache, rows))[:, -1])
-    return torch.cat(last)
-
-
-def _read_rows(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    return cast(Tensor, model(_ids(prompts * responses, width + tokens))[:, -1])
-
-
-def _read_tree(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    ids = _ids(prompts, width + responses * tokens)
-    mask = torch.ones(prompts, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
-    return cast(Tensor, model(ids, mask, torch.arange(ids.shape[1]).expand_as(ids)))
