@@ -1,93 +1,179 @@
-"""The gradient of a whole batch with the activations of a part of it in memory."""
+"""The gradient of a batch from a backward pass for each part of it, so that memory holds one part."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Num
+from lightning import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from rlhf_lightning.algorithms.batch import LMBatch
+from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
+from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models.lora import trainable_parameters
-from rlhf_lightning.parallel.sharding import is_sharded
+from rlhf_lightning.models.optimizers import OptimizerFactory
+from rlhf_lightning.models.shared_prefix import prompt_rows
+from rlhf_lightning.parallel.processes import all_gather_objects, process_weight
+from rlhf_lightning.parallel.sharding import is_sharded, sync_on_last
 
-Part = TypeVar("Part")
+Part, Statistics = TypeVar("Part"), TypeVar("Statistics")
 
 
-def mean_in_parts(
-    model: nn.Module, parts: Sequence[Part], mean_of: Callable[[Part], tuple[Float[Tensor, ""], Num[Tensor, ""]]]
-) -> tuple[Float[Tensor, ""], Num[Tensor, ""]]:
-    """The mean loss of a batch that is read part by part; its backward pass gives the gradient of the whole batch.
-
-    `sum_i n_i L_i / sum_i n_i`, where `n_i` is what counts in a part, such as tokens. The gradients of all parts but
-    the last are kept and added in the backward pass of the last one: nothing is left in `.grad` before, and processes
-    exchange gradients once.
+def loss_in_parts(
+    module: Any, parts: Sequence[tuple[Part, Tensor]], loss_of: Callable[[Part], tuple[Tensor, Statistics]]
+) -> tuple[Tensor, list[tuple[Tensor, Statistics]]]:
+    """The loss that `training_step` returns: that of the last part, after the backward passes of all the others.
 
     Args:
-        model: The model that learns.
-        parts: The parts of the batch, one or more.
-        mean_of: From a part to its mean loss and how much counts in it.
+        module: The `RLHFModule` that learns.
+        parts: The parts of the batch, each with the weight of its mean loss in that of the whole batch.
+        loss_of: From a part to its mean loss and what was measured.
 
     Returns:
-        The mean, with gradient, and how much counts in all parts together.
-
-    Raises:
-        ValueError: When there are several parts and the weights are sharded.
-
-    Examples:
-        >>> model = nn.Linear(1, 1, bias=False)
-        >>> def mean_of(rows):
-        ...     return model(rows).mean(), torch.tensor(len(rows))
-        >>> loss, _ = mean_in_parts(model, [torch.tensor([[1.0], [2.0]]), torch.tensor([[6.0]])], mean_of)
-        >>> loss.backward()
-        >>> model.weight.grad  # (1 + 2 + 6) / 3
-        tensor([[3.]])
+        The loss of the last part, weighted; and for every part its loss, weighted, without gradient, and what was
+        measured.
     """
-    if len(parts) == 1:
-        return mean_of(parts[0])
-    if is_sharded(model):
-        raise ValueError(
-            "module.micro_batch_size is not possible for sharded weights (trainer=fsdp); set it to null, and "
-            "module.activation_checkpointing=true or a smaller data.batch_size where a batch does not fit."
-        )
-    learning = trainable_parameters(model)
-    gradients: list[Tensor | None] = [None] * len(learning)
-    total, count = torch.zeros(()), torch.zeros(())
-    for number, part in enumerate(parts, 1):
-        mean, counted = mean_of(part)
-        loss = mean * counted
-        total, count = total.to(loss.device) + loss.detach(), count.to(counted.device) + counted
-        if number < len(parts):
-            found = torch.autograd.grad(loss, learning, allow_unused=True)
-            gradients = [
-                new if old is None else old if new is None else old.add_(new)
-                for old, new in zip(gradients, found, strict=True)
-            ]
-    last = cast(Tensor, _WithGradients.apply(loss, total, gradients, *learning))
-    return last / count.clamp(min=1), count
+    found: list[tuple[Tensor, Statistics]] = []
+    count = len(parts)
+    if is_sharded(module.model):  # all processes gather the weights for every part together
+        part, weight = parts[0]
+        parts = [*parts, *[(part, weight * 0)] * (max(all_gather_objects(count)) - count)]
+    for part, weight in sync_on_last(module.model, parts):
+        mean, statistics = loss_of(part)
+        loss = mean * weight
+        module.check_finite(loss=loss.detach())
+        found.append((loss.detach(), statistics))
+        if len(found) < len(parts):
+            add_gradient(module, loss, first=len(found) == 1)
+    module.gradient_added = len(parts) > 1
+    return keeping_parts(loss, module.model) if len(parts) > 1 else loss, found[:count]
 
 
-def row_parts(batch: LMBatch, rows: int | None) -> list[LMBatch]:
-    """A batch in parts of so many rows of similar length, the longest first; as a whole where it has no more."""
-    if rows is None or len(batch.mask) <= rows:
-        return [batch]
+def row_parts(batch: LMBatch, size: int | None) -> list[tuple[LMBatch, Tensor]]:
+    """Parts of a batch of rows, each with the weight of its mean loss in that of the batches of all processes.
+
+    A loss is a mean over tokens that count, so a part weighs as much as it has of those.
+
+    Args:
+        batch: The batch of this process; every process must ask at the same time.
+        size: Rows of a part; None is all of them, in the order of the batch. Parts hold rows of similar length, the
+            longest first.
+    """
+    count = batch.loss_mask[:, 1:].sum()
+    whole = process_weight(count)
+    if size is None or size >= len(batch.mask):
+        return [(batch, whole)]
     # Where padding is on the left, the last real token is in the last column.
     widths = (batch.mask * torch.arange(1, batch.mask.shape[1] + 1, device=batch.mask.device)).amax(1)
-    groups = widths.argsort(descending=True, stable=True).split(rows)
-    return [LMBatch(*(field[group, : int(widths[group].max())] for field in batch)) for group in groups]
+    groups = widths.argsort(descending=True, stable=True).split(size)
+    parts = [LMBatch(*(field[group, : int(widths[group].max())] for field in batch)) for group in groups]
+    return [(part, whole * (part.loss_mask[:, 1:].sum() / count.clamp(min=1))) for part in parts]
 
 
-class _WithGradients(torch.autograd.Function):
-    """A value whose backward pass goes through one of its summands, and brings gradients that are known already."""
+def ranking_parts(batch: ComparisonBatch, size: int | None) -> list[tuple[ComparisonBatch, Tensor]]:
+    """Parts of a batch, each with the weight of its mean loss in that of the batches of all processes.
 
-    @staticmethod
-    def forward(ctx: Any, last: Tensor, total: Tensor, gradients: list[Tensor | None], *_: Tensor) -> Tensor:
-        """The total."""
-        ctx.gradients = gradients
-        return total.clone()
+    A loss is a mean over the prompts that have a pair which is no tie, so a part weighs as much as it has of those.
 
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
-        """One gradient after the other is handed over."""
-        gradients, ctx.gradients = ctx.gradients, None
-        return slopes[0], None, None, *(None if each is None else each.mul_(slopes[0]) for each in gradients)
+    Args:
+        batch: The batch of this process; every process must ask at the same time.
+        size: Prompts of a part; None is all of them, in the order of the batch. Parts hold prompts of similar length,
+            the longest first, so that little is padding and memory is at its fullest at once.
+    """
+
+    def decided(part: ComparisonBatch) -> Tensor:
+        return ranking_loss(torch.zeros_like(part.ranks, dtype=torch.float), part.ranks, part.mask)[1].num_prompts
+
+    count = decided(batch)
+    whole = process_weight(count)
+    if size is None or size >= len(batch.ranks):
+        return [(batch, whole)]
+    tokens = batch.prompt_mask.sum(1) + batch.response_mask.sum((1, 2))
+    order: list[int] = tokens.argsort(descending=True, stable=True).tolist()
+    parts = [prompt_rows(batch, order[start : start + size]) for start in range(0, len(order), size)]
+    return [(part, whole * (decided(part) / count.clamp(min=1))) for part in parts]
+
+
+def together(found: Sequence[tuple[Tensor, RankingStatistics]]) -> tuple[Tensor, RankingStatistics]:
+    """The loss and the statistics of a batch from those of its parts, losses weighted already."""
+    if len(found) == 1:
+        return found[0]
+    losses, statistics = zip(*found, strict=True)
+    pairs, accuracy, margin, prompts = (torch.stack(values) for values in zip(*statistics, strict=True))
+    mean_over = pairs / pairs.sum().clamp(min=1)
+    whole = RankingStatistics(pairs.sum(), (accuracy * mean_over).sum(), (margin * mean_over).sum(), prompts.sum())
+    return torch.stack(losses).sum(), whole
+
+
+def add_gradient(module: Any, loss: Tensor, first: bool) -> None:
+    """The backward pass of a part that is not the last, whose pass is that of whoever steps the optimizer.
+
+    Args:
+        module: The `RLHFModule` that learns. `DistributedDataParallel` exchanges gradients in the last pass alone.
+        loss: The part's loss, weighted.
+        first: Whether it is the first part: a Trainer would clear gradients after `training_step`, so here it is done
+            before. Anyone else clears them before `training_step`.
+    """
+    trainer = module.running_trainer
+    if trainer is None:
+        module.backward_loss(loss)
+        return
+    if first:
+        module.zero_grad()
+    trainer.strategy.backward(loss, None)  # through its precision, as Lightning's own loop does
+
+
+def keeping_parts(loss: Tensor, model: nn.Module) -> Tensor:
+    """The loss of the last part, which in its backward pass makes sure that the gradient of the others is there."""
+
+    def look(_gradient: Tensor) -> None:
+        if all(parameter.grad is None for parameter in trainable_parameters(model)):
+            raise RuntimeError(
+                "the gradients of the first parts of the batch were cleared. With micro_batch_size, call "
+                "optimizer.zero_grad() before training_step, not between it and the backward pass."
+            )
+
+    if loss.requires_grad and not is_sharded(model):
+        loss.register_hook(look)
+    return loss
+
+
+def check_parts(size: int | None, strategy: Strategy) -> None:
+    """Refuse parts of a batch under a strategy that keeps gradients by itself.
+
+    Args:
+        size: Rows or prompts of a part, None for the whole batch.
+        strategy: The Trainer's strategy.
+
+    Raises:
+        ValueError: When the strategy is DeepSpeed's.
+    """
+    if size is not None and isinstance(strategy, DeepSpeedStrategy):
+        raise ValueError(
+            f"micro_batch_size={size} adds up gradients, of which DeepSpeed has its own keeping. Leave it null, or set "
+            "trainer=ddp or fsdp."
+        )
+
+
+def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
+    """The optimizer over what learns, the head at a rate of its own.
+
+    Args:
+        module: The `RewardModule`.
+        factory: The optimizer's factory.
+        head_lr: The rate of the head; None is that of all.
+
+    Raises:
+        ValueError: When there is no head.
+    """
+    model = cast(Any, module).model
+    if head_lr is None:
+        return factory(trainable_parameters(module))
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"head_lr={head_lr}: {type(model).__name__} has no `head`. Leave it None.")
+    own = trainable_parameters(head)
+    others = [parameter for parameter in trainable_parameters(module) if not any(parameter is one for one in own)]
+    groups = [{"params": others}, {"params": own, "lr": head_lr}]
+    return factory(cast(Any, [group for group in groups if group["params"]]))

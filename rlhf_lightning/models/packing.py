@@ -18,6 +18,7 @@ from rlhf_lightning.compat import attention_implementation, using_attention
 from rlhf_lightning.models.architecture import alike, check_length, eval_mode
 from rlhf_lightning.models.attention import EAGER_TOKENS, additive_mask
 from rlhf_lightning.models.padding import length_groups, padded_size, position_ids
+from rlhf_lightning.models.plain_head import has_plain_head
 from rlhf_lightning.models.short_rows import grouped_attention
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.parallel.sharding import is_sharded, unshard
@@ -227,6 +228,8 @@ def _fault(model: nn.Module, input_ids: Tensor, mask: Tensor) -> str:
     attention = attention_implementation(model)
     if attention not in ("sdpa", *OWN_PACKING):
         return f"its attention is {attention}; model.causal_lm.attention=sdpa can be packed"
+    if model.base_model is not model and not has_plain_head(model, input_ids.device):
+        return "its logits are more than its last hidden states times a weight"
     input_ids = torch.where(mask, input_ids, input_ids[:, :1])
     # Two of each: what the first says must not touch the others, in any precision.
     two, real = input_ids.repeat(2, 1), mask.repeat(2, 1)

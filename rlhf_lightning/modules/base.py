@@ -19,6 +19,7 @@ from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscal
 from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
+from rlhf_lightning.models.micro_batches import check_parts
 from rlhf_lightning.models.non_finite import non_finite_error
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories, scheduled
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
@@ -49,6 +50,7 @@ class RLHFModule(L.LightningModule):
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
+        self.gradient_added = False
         self._random_states: list[dict[str, Any]] = []
         self._batch: Any = None
         self._noted: dict[str, list[Tensor]] = {}
@@ -93,6 +95,8 @@ class RLHFModule(L.LightningModule):
             batches, clip, callbacks = trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.callbacks
             check_gradient_settings(batches, clip, callbacks, automatic=self.automatic_optimization)
             check_precision(trainer.precision)
+            if self.automatic_optimization:
+                check_parts(self.hparams.get("micro_batch_size"), trainer.strategy)
             if (tokens := getattr(trainer.datamodule, "tokenization", None)) is not None:
                 check_rows(tokens.tokenizer, getattr(self, self.learner))
         return []
@@ -122,6 +126,11 @@ class RLHFModule(L.LightningModule):
         return scheduled(
             self.build_optimizers(), self.scheduler_factory, lambda: self.trainer.estimated_stepping_batches
         )
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Keep the gradient of the first parts of a batch, which `training_step` has added up."""
+        if not self.gradient_added:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import LMBatch
@@ -13,7 +13,7 @@ from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.models.dict_batches import lm_batch
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
-from rlhf_lightning.models.micro_batches import mean_in_parts, row_parts
+from rlhf_lightning.models.micro_batches import loss_in_parts, row_parts
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.recompute import checkpoint_activations
@@ -71,19 +71,13 @@ class LanguageModelModule(RLHFModule):
         """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.lm_batch` takes it."""
         batch = lm_batch(batch)
         parts = row_parts(batch, self.hparams.micro_batch_size)
-        loss, tokens = mean_in_parts(self.model, parts, self._mean)
-        positions = sum(self.packing.positions(part.mask) for part in parts)
-        lengths = batch.mask.sum(1)
+        loss, found = loss_in_parts(self, parts, self.loss)
+        positions, lengths = sum(self.packing.positions(part.mask) for part, _ in parts), batch.mask.sum(1)
         self.throughput.count(self.model, lengths.sum(), positions, lengths=lengths, backward=True)
-        loss = loss * process_weight(tokens)
-        self.check_finite(loss=loss.detach())
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        self.log("train/tokens", tokens.float(), reduce_fx=torch.sum, sync_dist=True)
+        tokens = sum(statistics.num_tokens.float() for _, statistics in found)
+        self.log("train/loss", sum(each for each, _ in found), prog_bar=True, sync_dist=True)
+        self.log("train/tokens", tokens, reduce_fx=torch.sum, sync_dist=True)
         return loss
-
-    def _mean(self, batch: LMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        loss, statistics = self.loss(batch)
-        return loss, statistics.num_tokens
 
     def validation_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int) -> None:
         """Loss per token over the whole validation set."""

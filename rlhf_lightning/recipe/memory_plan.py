@@ -141,18 +141,19 @@ def plan_view(plan: StagePlan, available: int | None) -> RenderableType:
 
 def text_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Pretraining on full blocks of text."""
-    rows, tokens = _rows(config, stage), config["data"]["lengths"]["block_size"]
-    micro = _micro_rows(config, stage, rows)
-    phases = _planner(context, config, stage).language_model(rows, tokens, micro_rows=micro)
-    return StagePlan(stage, f"{rows} rows of {tokens} tokens, {micro} at a time", in_process(phases, context.device))
+    return _rows_plan(context, config, stage, config["data"]["lengths"]["block_size"], None)
 
 
 def demonstrations_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Fine-tuning on the longest prompts and responses."""
-    rows, prompt, response = _rows(config, stage), *lengths_of(config)
-    micro = _micro_rows(config, stage, rows)
-    phases = _planner(context, config, stage).language_model(rows, prompt + response, response, micro_rows=micro)
-    words = f"{rows} rows of {prompt} + {response} tokens, {micro} at a time"
+    return _rows_plan(context, config, stage, *lengths_of(config))
+
+
+def _rows_plan(context: Context, config: Mapping[str, Any], stage: str, tokens: int, response: int | None) -> StagePlan:
+    rows = _rows(config, stage)
+    micro = min(config[stage]["module"].get("micro_batch_size") or rows, rows)
+    phases = _planner(context, config, stage).language_model(rows, tokens + (response or 0), response, micro)
+    words = f"{rows} rows of {tokens}{'' if response is None else f' + {response}'} tokens, {micro} at a time"
     return StagePlan(stage, words, in_process(phases, context.device))
 
 
@@ -160,7 +161,7 @@ def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, respo
     """Reward modelling on the longest prompts with so many of the longest responses."""
     rows, prompt, response = _rows(config, stage), *lengths_of(config)
     count = 2 if config[stage]["data"].get("as_pairs") else responses
-    micro = _micro_rows(config, stage, rows)
+    micro = min(config[stage]["module"]["micro_batch_size"] or rows, rows)
     words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}, {micro} at a time"
     options = {"micro_prompts": micro, "freeze_body": config[stage]["freeze_body"]}
     phases = _planner(context, config, stage).reward_model(rows, prompt, count, response, **options)
@@ -252,14 +253,10 @@ def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryP
     )
 
 
-def _micro_rows(config: Mapping[str, Any], stage: str, rows: int) -> int:
-    """Rows of a backward pass."""
-    return min(config[stage]["module"].get("micro_batch_size") or rows, rows)
-
-
 def _rows(config: Mapping[str, Any], stage: str) -> int:
     """Rows of a batch that one process reads."""
-    size, devices = int(config[stage]["data"]["batch_size"]), config["trainer"].get("devices")
+    size: int = config[stage]["data"]["batch_size"]
+    devices = config["trainer"].get("devices")
     return math.ceil(size / devices) if isinstance(devices, int) else size
 
 

@@ -26,7 +26,7 @@ from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import TREE_TOKENS
 from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
-from rlhf_lightning.training.planned_passes import drawn_log_probs, read_cached, read_rows, read_tree, token_ids
+from rlhf_lightning.training.planned_passes import read_cached, read_rows, read_tree, sampled_tokens, token_ids
 
 
 @dataclass
@@ -87,7 +87,7 @@ class MemoryPlanner:
     lora: Mapping[str, Any] | None = None
 
     def language_model(
-        self, rows: int, tokens: int, counted: int | None = None, *, micro_rows: int | None = None
+        self, rows: int, tokens: int, counted: int | None = None, micro_rows: int | None = None
     ) -> list[Phase]:
         """Pretraining or supervised fine-tuning.
 
@@ -98,8 +98,7 @@ class MemoryPlanner:
             micro_rows: Rows per backward pass; None is all of them.
         """
         model = with_adapters(self._causal_lm(self.config, learns=not self.lora), **(self.lora or {}))
-        size = parameter_bytes(model)
-        micro = min(rows, micro_rows or rows)
+        size, micro = parameter_bytes(model), min(rows, micro_rows or rows)
         with self._fake(model):
             read = partial(self._log_probs, model, micro, tokens, counted or tokens - 1)
             passes = self._passes(model, read, 1 + (micro < rows))
@@ -268,7 +267,7 @@ class MemoryPlanner:
             "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in weights),
             "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
             "activations": self._peak(lambda: last_hidden(model, token_ids(prefilled, prompt_tokens))),
-            "logits": self._peak(lambda: drawn_log_probs(rows, vocabulary, dtype)),
+            "logits": self._peak(lambda: sampled_tokens(rows, vocabulary, dtype)),
         }
 
     def _learned(self, model: nn.Module) -> dict[str, int]:

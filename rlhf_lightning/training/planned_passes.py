@@ -1,4 +1,4 @@
-"""The passes that the memory planner runs on tensors without values, as the steps run them."""
+"""The passes that the plan of the memory runs on tensors without values, in the shapes of the real ones."""
 
 from typing import cast
 
@@ -13,17 +13,17 @@ from rlhf_lightning.models.shared_prefix import GROUP_TOKENS, continuation_mask
 
 
 def token_ids(rows: int, tokens: int) -> Tensor:
-    """Rows of so many tokens."""
+    """Ids of rows, none of which is padding."""
     return torch.zeros(rows, tokens, dtype=torch.long)
 
 
-def drawn_log_probs(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
-    """A token for each row."""
+def sampled_tokens(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
+    """One token for every row."""
     return inverse_cdf_sample(torch.zeros(rows, vocabulary, dtype=dtype), torch.zeros(rows, dtype=torch.float64))[1]
 
 
 def read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    """Responses behind the cached prompt."""
+    """As `rlhf_lightning.models.shared_prefix.cached_scores`."""
     cache = DynamicCache()
     model(token_ids(prompts, width), cache=cache)
     last = []
@@ -36,12 +36,12 @@ def read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int
 
 
 def read_rows(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    """Each response behind a prompt of its own."""
+    """As `separate_scores`."""
     return cast(Tensor, model(token_ids(prompts * responses, width + tokens))[:, -1])
 
 
 def read_tree(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    """All responses to a prompt in one row."""
+    """As `tree_scores`."""
     ids = token_ids(prompts, width + responses * tokens)
     mask = torch.ones(prompts, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
     return cast(Tensor, model(ids, mask, torch.arange(ids.shape[1]).expand_as(ids)))

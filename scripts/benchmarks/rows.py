@@ -101,6 +101,9 @@ def _sft() -> list[Row]:
         short = ("ours", "sft", shape | {"counted": 0.5})
         responses = f"{name}, half of the tokens count"
         found.append(Row(responses, "bare loop", "tokens/s", short, ("plain", "sft", shape), 1.3))
+        uneven = ("ours", "sft", shape | {"rows": 32, "uneven": True})
+        packed = ("ours", "sft", uneven[2] | {"packed": True})
+        found.append(Row(f"{name}, packed, 16 to 256 tokens", "groups of similar length", "tokens/s", packed, uneven))
     bf16 = {"size": "S", "precision": "bf16", "rows": 8, "length": 256}
     defaults = ("peers", "sft", bf16 | {"defaults": True})
     found.append(Row("SFT S bf16", "TRL 1.16 SFTTrainer, its defaults", "tokens/s", ("ours", "sft", bf16), defaults, 4))

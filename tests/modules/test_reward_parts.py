@@ -15,7 +15,7 @@ from rlhf_lightning.algorithms.losses import ranking_loss
 from rlhf_lightning.data.examples import ComparisonExample
 from rlhf_lightning.data.loader import collate_comparisons
 from rlhf_lightning.models.lora import with_adapters
-from rlhf_lightning.models.ranking_parts import ranking_parts, together
+from rlhf_lightning.models.micro_batches import ranking_parts, together
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.training.fit import QUIET
 from rlhf_lightning.training.live_bytes import LiveBytes
