@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from annotated_types import Gt, Lt
 
-from rlhf_lightning.evaluation.tables import JUDGE
+from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
 from rlhf_lightning.recipe.rewards import INIT
 from rlhf_lightning.recipe.stage import Stage, TrainingStage
@@ -62,6 +62,11 @@ def check_rounds(config: Mapping[str, Any], stages: Sequence[Stage], given: bool
     if COLLECT not in (stage.name for stage in stages):
         raise PipelineError(
             f"{where}: without step {COLLECT} no round has rankings of its own. Add it to stages, or {ROUNDS}=1."
+        )
+    if (most := config[REWARD]["data"].get("max_train")) is not None:
+        raise PipelineError(
+            f"{where}: {REWARD}.data.max_train={most} takes the first rankings, so those of later rounds would not be "
+            "learned from. Set it to null, and collect.prompts.train to how many a round has."
         )
     if newest_policy(stages) is None:
         raise PipelineError(

@@ -214,6 +214,7 @@ def test_every_round_is_looked_at_before_the_first_step(tmp_path: Path) -> None:
         (["stages=[sft,reward,ppo]"], "rounds=2: without step collect no round has rankings of its own"),
         (["stages=[sft,collect,reward,evaluate]"], "rounds=2: no step of stages trains a policy"),
         (["optimized_metric=rounds.3.evaluate.x"], "rounds.3.evaluate.x is of no round. Name one of 1 to 2"),
+        (["reward.data.max_train=9"], "rounds=2: reward.data.max_train=9 takes the first rankings"),
         (["optimized_metric=rounds.2.sft.x"], "sft is none of the steps that run"),
         (["later_rounds.share=1"], "later_rounds.share must"),
         (["later_rounds.start=lst"], "later_rounds.start must"),

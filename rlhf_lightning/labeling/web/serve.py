@@ -1,6 +1,7 @@
 """The server of the page: its socket, its address, what it prints."""
 
 import argparse
+import os
 import socket
 import webbrowser
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ def serve(
         console.print(Text(f"{labeler}: {address}/l/{secret}"))
     console.print("A link signs in whoever has it; give each labeler their own. Ctrl-C ends, and loses nothing.")
     if options.browser and not options.public:
-        webbrowser.open(f"{address}/l/{next(iter(starts.values()))}")
+        _open(f"{address}/l/{next(iter(starts.values()))}", instructions.with_name(".open.html"))
     settings: dict[str, Any] = (
         {"ssl_certfile": options.tls_cert, "ssl_keyfile": options.tls_key} if options.tls_cert else {}
     )
@@ -82,3 +83,11 @@ def bound(host: str, port: int, console: Console) -> socket.socket:
         console.print(f"Port {port} cannot be had ({error.strerror}); the page is at port {free.getsockname()[1]}.")
         return free
     return listener
+
+
+def _open(link: str, page: Path) -> None:
+    """Open a link in the browser by way of a file of this user: what stands in a command, everybody here can see."""
+    page.unlink(missing_ok=True)
+    with os.fdopen(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={link}"><a href="{link}">rlhf-label</a>')
+    webbrowser.open(page.absolute().as_uri())

@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import webbrowser
 
 import httpx
 import pytest
 
 from rlhf_lightning.labeling.store import LabelStore
+from rlhf_lightning.labeling.web import serve
 from rlhf_lightning.labeling.web.command import main
-from rlhf_lightning.labeling.web.serve import bound
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_tasks_in_and_answers_out(tmp_path, capsys):
     given = store.next_task("ann", "ranking")
     store.save(given.id, "ann", {"ranks": [2, 1]}, 1.0, "x")
     main([str(run), "--export", out])
-    assert json.loads((tmp_path / "out" / "comparisons.jsonl").read_text())["ranks"] == [2, 1]
+    assert json.loads((tmp_path / "out" / "comparisons.train.jsonl").read_text())["ranks"] == [2, 1]
     store.close()
 
 
@@ -90,9 +91,20 @@ def test_a_port_that_is_taken_is_replaced_and_said(capsys):
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with bound("127.0.0.1", port, Console()) as other:
+        with serve.bound("127.0.0.1", port, Console()) as other:
             assert other.getsockname()[1] != port
     assert f"Port {port} cannot be had" in capsys.readouterr().out
+
+
+def test_the_browser_gets_the_link_by_a_file_of_the_user(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    for link in ("http://127.0.0.1:1/l/first", "http://127.0.0.1:1/l/second"):
+        serve._open(link, tmp_path / ".open.html")
+        (page,) = tmp_path.iterdir()
+        assert f'url={link}"' in page.read_text()
+        assert page.stat().st_mode & 0o077 == 0
+    assert opened == [page.as_uri()] * 2
 
 
 @pytest.mark.slow

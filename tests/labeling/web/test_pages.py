@@ -189,9 +189,9 @@ def test_the_overview_adds_labelers_once_and_exports(desk, enter):
     number, _ = shown(zoe, "/work/ranking")
     zoe.post(f"/save/{number}", {"answer": {"ranks": [1, 2, 3]}, "seconds": 1, "submission": "x"})
     archive = zipfile.ZipFile(io.BytesIO(lead.form("/admin/export").content))
-    (row,) = archive.read("comparisons.jsonl").decode().splitlines()
+    (row,) = archive.read("comparisons.train.jsonl").decode().splitlines()
     assert json.loads(row)["labeler"] == "zoe"
-    assert {"answers.jsonl", "demonstrations.jsonl", "undone.jsonl"} <= {*archive.namelist()}
+    assert {"answers.jsonl", "demonstrations.train.jsonl", "undone.jsonl"} <= {*archive.namelist()}
 
 
 def test_instructions_are_the_file_of_the_run(desk, enter):
