@@ -115,6 +115,7 @@ def policy_rows(runs: Sequence[Run], policies: Sequence[str], baseline: str) -> 
     measures: list[tuple[str, Callable[[str], Interval | None], float]] = [
         (f"win rate against {baseline} by the held-out judge, %", each(won, shares=True), 100),
         ("the same at equal length, %", at_equal_length, 100),
+        ("score by the judge", each(of("scores")), 1),
         ("score by the reward model that was trained on", each(of("rewards")), 1),
         (f"KL to {baseline}, nats per response", each(of("kl")), 1),
         ("tokens per response", each(of("lengths")), 1),
@@ -191,6 +192,11 @@ def draw(runs: Sequence[Run], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
+def plain(text: str) -> str:
+    """A text on one line in which nothing is code or a link."""
+    return " ".join(text.split()).replace("`", "'").replace("](", "] (")
+
+
 def samples_text(run: Run, policies: Sequence[str]) -> str:
     """Some prompts with the responses of the first and the last policies, as they are."""
     samples = run["samples"]
@@ -198,15 +204,15 @@ def samples_text(run: Run, policies: Sequence[str]) -> str:
     parts = []
     for number in range(SHOWN):
         place = (2 * number + 1) * count // (2 * SHOWN)
-        parts.append(f"**{' '.join(samples['prompts'][place].split())}**\n")
-        parts += [f"- {name}: {' '.join(samples[name]['responses'][place].split())}" for name in policies]
+        parts.append(f"**{plain(samples['prompts'][place])}**\n")
+        parts += [f"- {name}: {plain(samples[name]['responses'][place])}" for name in policies]
         parts.append("")
     return "\n".join(parts)
 
 
 def section(kind: str, runs: Sequence[Run]) -> str:
     """The part of the page on one kind of runs, which must have been evaluated."""
-    evaluated = [run for run in runs if run["samples"]]
+    evaluated = [run for run in runs if run["samples"] and "evaluate" in run["stages"]]
     if not evaluated:
         return f"### {kind}\n\nNo run has been evaluated yet.\n"
     policies = [name for name in evaluated[0]["samples"] if name != "prompts"]

@@ -23,7 +23,7 @@ Part, Statistics = TypeVar("Part"), TypeVar("Statistics")
 def loss_in_parts(
     module: Any, parts: Sequence[tuple[Part, Tensor]], loss_of: Callable[[Part], tuple[Tensor, Statistics]]
 ) -> tuple[Tensor, list[tuple[Tensor, Statistics]]]:
-    """The loss that `training_step` returns: that of the last part, after the backward passes of all the others.
+    """The loss of a batch, after the backward passes of all its parts but the last: its own is that of the last part.
 
     Args:
         module: The `RLHFModule` that learns.
@@ -31,8 +31,7 @@ def loss_in_parts(
         loss_of: From a part to its mean loss and what was measured.
 
     Returns:
-        The loss of the last part, weighted; and for every part its loss, weighted, without gradient, and what was
-        measured.
+        The loss, and for every part its loss, weighted, without gradient, and what was measured.
     """
     found: list[tuple[Tensor, Statistics]] = []
     count = len(parts)
@@ -47,7 +46,10 @@ def loss_in_parts(
         if len(found) < len(parts):
             add_gradient(module, loss, first=len(found) == 1)
     module.gradient_added = len(parts) > 1
-    return keeping_parts(loss, module.model) if len(parts) > 1 else loss, found[:count]
+    if len(parts) == 1:
+        return loss, found
+    whole = torch.stack([each for each, _ in found]).sum()
+    return keeping_parts(loss + (whole - loss.detach()), module.model), found[:count]
 
 
 def row_parts(batch: LMBatch, size: int | None) -> list[tuple[LMBatch, Tensor]]:

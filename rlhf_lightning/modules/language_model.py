@@ -75,7 +75,7 @@ class LanguageModelModule(RLHFModule):
         positions, lengths = sum(self.packing.positions(part.mask) for part, _ in parts), batch.mask.sum(1)
         self.throughput.count(self.model, lengths.sum(), positions, lengths=lengths, backward=True)
         tokens = sum(statistics.num_tokens.float() for _, statistics in found)
-        self.log("train/loss", sum(each for each, _ in found), prog_bar=True, sync_dist=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/tokens", tokens, reduce_fx=torch.sum, sync_dist=True)
         return loss
 
