@@ -4,7 +4,7 @@ Both are *ours*; the paper does not say.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf_lightning.algorithms.losses import ranking_loss
+from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.examples import ComparisonExample
 from rlhf_lightning.data.loader import collate_comparisons
+from rlhf_lightning.generation.sample import token_id
 from rlhf_lightning.models.scalar_head import FinalStates, ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import separate_scores
 from rlhf_lightning.parallel.processes import all_gather_objects, on_rank_zero, rank, world_size
@@ -24,8 +26,8 @@ from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, set_tensor
 HeadScale = Literal["rms"]
 SPREAD = 0.25
 """Root of the mean square of the difference of two scores at the start: a loss of log 2 + SPREAD^2 / 8, 1 % above."""
-FIRST, TOKENS, FOLDS = 64, 8192, 5
-"""Rankings that the scale is measured on; tokens that are read at once; parts of the rankings, one of them held out."""
+SAMPLE, TOKENS, FOLDS = 64, 8192, 5
+"""Rankings that tell the scale; tokens that are read at once; parts of the rankings, of which one is held out."""
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 """Weights of the square of a head on states of variance 1, the strongest first."""
 
@@ -54,11 +56,13 @@ class HeadStart(L.Callback):
             return
         if not isinstance(model, ScalarHeadModel):
             raise ValueError(f"head_scale and head_first set a scalar head, and {type(model).__name__} has none.")
-        data: Any = trainer.datamodule
+        data = cast(Any, trainer).datamodule
+        if not isinstance(data, RLHFDataModule):
+            raise ValueError("HeadStart reads the rankings of an RLHFDataModule: trainer.fit(module, datamodule=...).")
         examples = data.examples["train"]
-        chosen = examples if self.first else examples[:FIRST]
+        chosen = examples if self.first else examples[:: max(1, len(examples) // SAMPLE)]
         with trainer.precision_plugin.forward_context():
-            states = ranked_states(pl_module, chosen, data.tokenization.tokenizer.pad_token_id)
+            states = ranked_states(pl_module, chosen, token_id(data.tokenization.tokenizer.pad_token_id))
         ranks = pad_sequence([torch.tensor(example.ranks) for example in chosen], True)
         if self.first:
             prompts = [tuple(example.prompt_ids) for example in chosen]

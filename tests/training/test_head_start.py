@@ -7,6 +7,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.records import Comparison
@@ -147,3 +148,10 @@ def test_states_are_what_the_head_reads(tiny_llama, tiny_tokenizer):
         torch.testing.assert_close(
             (states @ model.head.weight[0])[batch.mask], separate_scores(model, batch)[batch.mask]
         )
+
+
+def test_rankings_from_elsewhere_are_refused(tiny_llama, tmp_path):
+    module = RewardModule(ScalarHeadModel.from_causal_lm(tiny_llama), ADAM)
+    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[HeadStart()], default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match="reads the rankings of an RLHFDataModule"):
+        trainer.fit(module, DataLoader([0]))
