@@ -1,4 +1,4 @@
-"""An adapter that is added within its second product, on an input that is cast once."""
+"""An adapter that is scaled and added within its second product."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from rlhf_lightning.models.precision import compute_dtype
 
 
 class FusedAdapter(Linear):
-    """A linear layer with an adapter of peft, which would cast its input twice and pass twice more over its output."""
+    """A linear layer with an adapter of peft, whose own forward pass goes twice more over its output."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`base(x) + B A x * scaling`."""
@@ -21,9 +21,7 @@ class FusedAdapter(Linear):
         types = {compute_dtype(x.device, weight.dtype) for weight in (self.base_layer.weight, down.weight)}
         if len(types) > 1:  # a base of 16 bits below an adapter of 32
             return super().forward(x)
-        x = x.to(*types)
-        base = self.base_layer(x)
-        rows = down(x).flatten(0, -2)
+        base, rows = self.base_layer(x), down(x).flatten(0, -2)
         added = torch.addmm(base.flatten(0, -2), rows, up.weight.t(), alpha=self.scaling[names[0]])
         return added.view(base.shape)
 
