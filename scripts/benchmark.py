@@ -3,7 +3,7 @@
     python scripts/benchmark.py                    all rows that need no peers
     python scripts/benchmark.py --peers            and those against TRL, in virtual environments made for it
     python scripts/benchmark.py reward --repeats 3 rows whose name contains "reward"
-    python scripts/benchmark.py growth             how a reward step grows with K, lengths and batch
+    python scripts/benchmark.py growth             how a reward step grows with model, K, lengths and batch
     python scripts/benchmark.py --device cuda      the rows for a GPU
 
 Rows are added to docs/benchmark.json, and the tables and the pictures are drawn from it. Machines differ and
@@ -22,6 +22,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.predicted import predicted
 from benchmarks.rows import Row, growth, rows
 from rich.console import Console
 
@@ -190,7 +191,8 @@ def growth_table(found: dict) -> str:
             own, other = prompts / fast["ours"], prompts / fast["other"]
             words = f"| {name} = {value} | {own:.3f} | {other:.3f} | {own / other:.2f} "
             lines.append(words + f"| {lean['ours']:.0f} | {lean['other']:.0f} | {lean['ratio']:.2f} |")
-    return "\n".join([*lines, "", *stamps(found), ""])
+    beside = ["Predicted by the memory planner, and by counting:", "", predicted()]
+    return "\n".join([*lines, "", *stamps(found), "", *beside])
 
 
 def growth_picture(found: dict, path: Path) -> None:

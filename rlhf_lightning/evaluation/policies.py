@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -30,10 +31,10 @@ from rlhf_lightning.generation.sample import (
     SamplingOptions,
     response_log_probs,
     response_texts,
-    sample_responses,
     through_first,
     token_id,
 )
+from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler, in_scoring_batches
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.tokenization.encoding import TextEncoder
 
@@ -73,6 +74,7 @@ def sample_policy(
     *,
     judge: Reward,
     reward: Reward | None = None,
+    sampler: Sampler = OWN_LOOP,
     max_new_tokens: Count,
     temperature: NonNegativeFloat = 1.0,
     seed: int = 0,
@@ -88,6 +90,7 @@ def sample_policy(
         tokenizer: The tokenizer of both models.
         judge: The judge whose scores count.
         reward: The reward model that trained the policy, for comparison; None leaves it out.
+        sampler: Who samples a batch.
         max_new_tokens: Length limit of a response.
         temperature: Sampling temperature, 1 for preferences (InstructGPT, appendix F); 0 takes the most likely token.
         seed: Seed of sampling.
@@ -103,18 +106,20 @@ def sample_policy(
     options = SamplingOptions.from_tokenizer(tokenizer, max_new_tokens, temperature)
     for batch in batches:
         read = batch if prefix is None else _prefixed(batch, prefix, tokenizer)
-        rollout = sample_responses(model, read, options, (seed,))
+        rollout = sampler(model, read, options, (seed,))
         sampled = rollout
         if stop is not None:
             rollout = _cut(rollout, stop, tokenizer)
         if reference is not None and prefix is None and temperature > 0:
-            policy, base = (response_log_probs(m, sampled, temperature) for m in (model, reference))
+            log_probs = (partial(response_log_probs, each, temperature=temperature) for each in (model, reference))
+            policy, base = (in_scoring_batches(sampled, each) for each in log_probs)
             samples.kl += torch.where(rollout.response_mask, policy - base, 0.0).sum(1).tolist()
         rollout = rollout._replace(prompts=batch)
         samples.lengths += rollout.response_mask.sum(1).float().tolist()
         samples.responses += response_texts(tokenizer, rollout)
-        samples.scores += response_scores(judge, rollout, tokenizer).tolist()
-        samples.rewards += [] if reward is None else response_scores(reward, rollout, tokenizer).tolist()
+        for scores, scorer in ((samples.scores, judge), (samples.rewards, reward)):
+            if scorer is not None:
+                scores += in_scoring_batches(rollout, partial(response_scores, scorer, tokenizer=tokenizer)).tolist()
     return samples
 
 

@@ -14,7 +14,8 @@ from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
 from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm, padded
-from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses, token_id
+from rlhf_lightning.generation.sample import SamplingOptions, response_texts, token_id
+from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start
 
@@ -78,8 +79,9 @@ def run_probe(
     probe: Continuation | Choice,
     batch_size: int = 128,
     seed: int = 0,
+    sampler: Sampler = OWN_LOOP,
 ) -> Outcomes:
-    """What a model does on a probe, item by item; the seed is that of sampling."""
+    """What a model does on a probe, item by item; the seed is that of sampling, which the sampler does."""
     if isinstance(probe, Choice):
         return {"accuracy": _choices(model, tokenizer, probe, batch_size)}
     pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
@@ -90,7 +92,7 @@ def run_probe(
         ids, mask = padded(_read(tokenizer, part), pad, left=True)
         index = torch.arange(start, start + len(part))
         prompts = move_data_to_device(PromptBatch(ids, mask, index, part), device)
-        rollout = sample_responses(model, prompts, options, (seed,))
+        rollout = sampler(model, prompts, options, (seed,))
         texts += response_texts(tokenizer, rollout)
     if probe.stop is not None:
         texts = [text.split(probe.stop)[0].strip() for text in texts]

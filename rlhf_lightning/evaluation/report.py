@@ -234,6 +234,7 @@ def _time(run_folder: Path, stages: Mapping[str, Path], records: Mapping[str, Ma
             "run": stages[stage].parent.name,
             "seconds": seconds[stage],
             "share": 100 * seconds[stage] / total if total else 0.0,
+            "flops": (record.get("metrics") or {}).get("time/total_flops"),
             "seed": record.get("seed", "-"),
             "commit": (record.get("git_commit") or "-")[:9],
             "fingerprint": record.get("fingerprint", "-"),

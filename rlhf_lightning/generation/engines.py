@@ -6,8 +6,8 @@ samples from anything else than the policy stops the run in the first iteration.
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +17,34 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
-from rlhf_lightning.arguments import checked
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
+from rlhf_lightning.generation.sampling_batches import Sampler, SamplingBatches
 from rlhf_lightning.models.lora import has_adapters, merge_adapters
 
 NEEDS_VLLM = "generation.engine=vllm needs vLLM: pip install 'rlhf-lightning[vllm]'. Or set generation.engine=loop."
 Engine = Literal["loop", "transformers", "vllm"]
-Sampler: TypeAlias = Callable[[nn.Module, PromptBatch, SamplingOptions, Sequence[int]], Rollout]
-"""Samples one response per prompt from the full distribution of a policy; arguments as `sample_responses`."""
 
 
 @checked
-def make_sampler(engine: Engine, **options: Any) -> Sampler:
+def make_sampler(
+    engine: Engine = "loop", options: Mapping[str, Any] | None = None, batch_tokens: Count | None = None
+) -> Sampler:
     """The sampler of that name.
 
     Args:
         engine: `loop`, `transformers` or `vllm`.
         options: Arguments of the engine's class; the loop has none.
+        batch_tokens: Tokens of a sampling batch, see `SamplingBatches`.
 
     Raises:
         ValueError: When there is no such engine, or the loop is given options.
     """
-    if engine == "transformers":
-        return ContinuousBatchingSampler(**options)
-    if engine == "vllm":
-        return VLLMSampler(**options)
-    if options:
+    if engine == "loop" and options:
         raise ValueError(f"the engine loop has no options, got {options}.")
-    return sample_responses
+    engines = {"transformers": ContinuousBatchingSampler, "vllm": VLLMSampler}
+    sampler = engines[engine](**(options or {})) if engine in engines else sample_responses
+    return SamplingBatches(sampler, batch_tokens)
 
 
 class ContinuousBatchingSampler:

@@ -18,8 +18,9 @@ from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.generation.decoding import Decoder, decoder
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sampling_weights import sampling_weights
-from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.models.packed_values import token_values
+from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.padding import left_aligned
 from rlhf_lightning.tokenization.endings import end_token_ids, stop_strings
 
@@ -113,7 +114,7 @@ def sample_responses(
     size, device = (len(prompts.prompt_ids), options.max_new_tokens), prompts.prompt_ids.device
     uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), options.max_new_tokens)
     tokens, log_probs = torch.full(size, options.pad_token_id, device=device), torch.zeros(size, device=device)
-    with sampling_weights(model, device):
+    with sampling_weights(model):
         length = _sample(decoder(model, prompts, options.max_new_tokens), options, uniforms, tokens, log_probs)
     tokens = tokens[:, :length]
     ends = options.ends(tokens)
@@ -150,7 +151,7 @@ def through_first(ends: Bool[Tensor, "rows time"]) -> Bool[Tensor, "rows time"]:
 
 
 def response_log_probs(
-    model: nn.Module, rollout: Rollout, temperature: float = 1.0
+    model: nn.Module, rollout: Rollout, temperature: float = 1.0, packing: VerifiedPacking | None = None
 ) -> Float[Tensor, "rows response_time"]:
     """Log-probability of each response token, 0 on padding, from one pass over prompt and response.
 
@@ -158,18 +159,22 @@ def response_log_probs(
         model: A transformers model, or any module that maps ids and mask to logits.
         rollout: Prompts and responses.
         temperature: The temperature of sampling, which divides the logits.
+        packing: What is known of packed rows of the model; None reads rows with padding.
     """
     input_ids, mask, columns = joined(rollout)
+    packed = packing is not None and packing.suits(model, input_ids, mask)
     prompt_lengths = rollout.prompts.prompt_mask.sum(1, keepdim=True)
     counts = mask & (torch.arange(mask.shape[1], device=mask.device) >= prompt_lengths)
-    log_probs = causal_log_probs(model, input_ids, mask, counts, temperature)
+    log_probs = causal_log_probs(model, input_ids, mask, counts, temperature, packed)
     return torch.where(rollout.response_mask, log_probs.gather(1, columns - 1), 0.0)
 
 
-def response_values(model: nn.Module, rollout: Rollout) -> Float[Tensor, "rows response_time"]:
-    """Value estimate before each response token, 0 on padding."""
+def response_values(
+    model: nn.Module, rollout: Rollout, packing: VerifiedPacking | None = None
+) -> Float[Tensor, "rows response_time"]:
+    """Value estimate before each response token, 0 on padding; arguments as `response_log_probs`."""
     input_ids, mask, columns = joined(rollout)
-    values = token_scores(model, input_ids, mask)
+    values = token_values(model, input_ids, mask, packing)
     return torch.where(rollout.response_mask, values.gather(1, columns - 1), 0.0)
 
 

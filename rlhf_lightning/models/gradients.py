@@ -40,8 +40,8 @@ def check_gradient_settings(
             f"trainer.accumulate_grad_batches={most} is not the gradient of one large batch: each "
             "part would count alike, however many tokens or pairs it has, and a checkpoint between two parts would "
             "lose a gradient. Set it to 1. Where a batch does not fit into memory, use "
-            "module.activation_checkpointing=true, trainer=ddp or fsdp, a smaller data.batch_size, or in ppo "
-            "module.micro_batch_size."
+            "module.activation_checkpointing=true, module.micro_batch_size, whose gradient is exact, trainer=ddp "
+            "or fsdp, or a smaller data.batch_size."
         )
     if gradient_clip_val is not None and not gradient_clip_val >= 0:
         raise ValueError(f"trainer.gradient_clip_val={gradient_clip_val} must not be below 0; None does not clip.")

@@ -1,10 +1,8 @@
 """Log-probabilities of the tokens of a causal language model, without keeping its logits."""
 
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,11 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.algorithms.functional import token_log_probs
-from rlhf_lightning.models.architecture import check_length, eval_mode
+from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.attention import fast_attention
 from rlhf_lightning.models.forward import token_logits
 from rlhf_lightning.models.matmul import matmul
+from rlhf_lightning.models.packing import packed_hidden
 from rlhf_lightning.models.padding import length_groups, position_ids
+from rlhf_lightning.models.plain_head import has_plain_head
 from rlhf_lightning.models.precision import compute_dtype
 
 CHUNK = 2**22
@@ -31,6 +31,7 @@ def causal_log_probs(
     mask: Bool[Tensor, "rows time"],
     counts: Bool[Tensor, "rows time"],
     temperature: float = 1.0,
+    packed: bool = False,
 ) -> Float[Tensor, "rows time-1"]:
     """Log-probability of each token that counts, given those before it.
 
@@ -44,14 +45,18 @@ def causal_log_probs(
         mask: True on real tokens.
         counts: True on the tokens that are wanted. The first of a row has none before it and is left out.
         temperature: What divides the logits.
+        packed: Whether the rows are read as one, where `rlhf_lightning.models.packing.VerifiedPacking` allows it.
 
     Returns:
         A log-probability for every token but the first; 0 where it does not count.
     """
     rows, times = counts[:, 1:].nonzero(as_tuple=True)
     targets = input_ids[rows, times + 1]
-    if isinstance(model, PreTrainedModel) and _has_plain_head(model, input_ids.device):
-        if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+    if isinstance(model, PreTrainedModel) and has_plain_head(model, input_ids.device):
+        if packed:
+            lengths = mask.sum(1)
+            hidden = packed_hidden(model, input_ids, mask)[(lengths.cumsum(0) - lengths)[rows] + times]
+        elif bool((mask[:, 1:] <= mask[:, :-1]).all()):
             hidden, places = _hidden_by_length(model, input_ids, mask)
             hidden = hidden[places[rows], times]
         else:
@@ -169,47 +174,3 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logits = matmul(hidden, weight.t())
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return logits if temperature == 1 else logits.div_(temperature)
-
-
-_PLAIN_HEAD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-_LARGE = 200.0
-"""Logits that a cap would change: those of Gemma 2 are bent at 30, and a fresh model's do not get there."""
-
-
-@torch.no_grad()
-def _has_plain_head(model: PreTrainedModel, device: torch.device) -> bool:
-    """Whether the logits are the body's last hidden state times the head's weight, and nothing else.
-
-    Some architectures scale or cap their logits. It is tried once per model, on a few tokens, with hidden states so
-    large that a cap would show.
-    """
-    if model not in _PLAIN_HEAD:
-        head = model.get_output_embeddings()
-        plain = isinstance(head, nn.Linear) and head.bias is None and model.base_model is not model
-        if plain:
-            ids = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
-            with eval_mode(model):
-                mask = torch.ones_like(ids)  # or transformers might take some for padding, and warn
-                hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-                product = nn.functional.linear(hidden, cast(Tensor, head.weight)).float()
-                largest = float(product.abs().max())
-                if not math.isfinite(largest):
-                    return True  # either way; whoever asks will stop at the numbers
-                # A power of two: it rounds nothing.
-                scale = 2.0 ** round(math.log2(_LARGE / max(largest, 1e-6)))
-                product = nn.functional.linear(hidden * scale, cast(Tensor, head.weight)).float()
-                logits = _logits_of_scaled(model, ids, scale)
-            plain = product.shape == logits.shape and bool((product - logits).abs().max() <= 1e-3 * _LARGE)
-        _PLAIN_HEAD[model] = plain
-    return _PLAIN_HEAD[model]
-
-
-def _logits_of_scaled(model: PreTrainedModel, input_ids: Tensor, scale: float) -> Tensor:
-    """Logits of a model whose head reads hidden states that are so many times as large."""
-    head = cast(nn.Module, model.get_output_embeddings())
-    hook = head.register_forward_pre_hook(lambda _, arguments: (arguments[0] * scale, *arguments[1:]))
-    try:
-        mask = torch.ones_like(input_ids)
-        return cast(Tensor, model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits.float())
-    finally:
-        hook.remove()

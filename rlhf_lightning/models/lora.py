@@ -6,8 +6,9 @@ further memory. The adapters are those of peft (extra `lora`), put into the mode
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
@@ -55,6 +56,9 @@ def add_adapters(
     )
     peft.inject_adapter_in_model(config, body)
     _check_targets(body, targets)
+    from rlhf_lightning.models.fused_adapter import fuse_adapters  # it needs peft
+
+    fuse_adapters(body)
     for parameter in trainable_parameters(body):
         parameter.data = parameter.data.float()  # 16 bits would swallow the small steps
 
@@ -194,17 +198,19 @@ def merge_adapters(model: Module) -> Module:
     return _without(plain, adapted)
 
 
-def merged_weights(model: nn.Module) -> dict[nn.Module, Tensor]:
-    """The layers below adapters that are on, with their weights as they are with what the adapters add.
+def merged_weights(model: nn.Module) -> dict[nn.Module, Callable[[], Tensor]]:
+    """The layers below adapters that are on, with what makes their weights with what the adapters add.
 
     Of a quantized model there are none.
     """
+
+    def merged(layer: Any) -> Tensor:
+        return cast(Tensor, layer.get_base_layer().weight + sum(map(layer.get_delta_weight, layer.active_adapters)))
+
     layers = {layer.get_base_layer(): layer for layer in _adapted(model).values() if not layer.disable_adapters}
     if not all(base.weight.is_floating_point() for base in layers):
         return {}
-    return {
-        base: base.weight + sum(map(layer.get_delta_weight, layer.active_adapters)) for base, layer in layers.items()
-    }
+    return {base: partial(merged, layer) for base, layer in layers.items()}
 
 
 def without_adapters(model: Module) -> Module:

@@ -124,3 +124,5 @@ class _FastConv1D(Conv1D):
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _FastLinear, Conv1D: _FastConv1D}
+LINEAR = (*_FAST, *_FAST.values())
+"""The linear layers, with those that `use_fast_matmul` makes of them; not others, such as quantised ones."""

@@ -1,21 +1,76 @@
-"""The gradient of a batch of rankings from a backward pass for each part of it, so that memory holds one part."""
+"""The gradient of a batch from a backward pass for each part of it, so that memory holds one part."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlhf_lightning.algorithms.batch import ComparisonBatch
+from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.models.optimizers import OptimizerFactory
 from rlhf_lightning.models.shared_prefix import prompt_rows
-from rlhf_lightning.parallel.processes import process_weight
-from rlhf_lightning.parallel.sharding import is_sharded
+from rlhf_lightning.parallel.processes import all_gather_objects, process_weight
+from rlhf_lightning.parallel.sharding import is_sharded, sync_on_last
+
+Part, Statistics = TypeVar("Part"), TypeVar("Statistics")
+
+
+def loss_in_parts(
+    module: Any, parts: Sequence[tuple[Part, Tensor]], loss_of: Callable[[Part], tuple[Tensor, Statistics]]
+) -> tuple[Tensor, list[tuple[Tensor, Statistics]]]:
+    """The loss of a batch, after the backward passes of all its parts but the last: its own is that of the last part.
+
+    Args:
+        module: The `RLHFModule` that learns.
+        parts: The parts of the batch, each with the weight of its mean loss in that of the whole batch.
+        loss_of: From a part to its mean loss and what was measured.
+
+    Returns:
+        The loss, and for every part its loss, weighted, without gradient, and what was measured.
+    """
+    found: list[tuple[Tensor, Statistics]] = []
+    count = len(parts)
+    if is_sharded(module.model):  # all processes gather the weights for every part together
+        part, weight = parts[0]
+        parts = [*parts, *[(part, weight * 0)] * (max(all_gather_objects(count)) - count)]
+    for part, weight in sync_on_last(module.model, parts):
+        mean, statistics = loss_of(part)
+        loss = mean * weight
+        module.check_finite(loss=loss.detach())
+        found.append((loss.detach(), statistics))
+        if len(found) < len(parts):
+            add_gradient(module, loss, first=len(found) == 1)
+    module.gradient_added = len(parts) > 1
+    if len(parts) == 1:
+        return loss, found
+    whole = torch.stack([each for each, _ in found]).sum()
+    return keeping_parts(loss + (whole - loss.detach()), module.model), found[:count]
+
+
+def row_parts(batch: LMBatch, size: int | None) -> list[tuple[LMBatch, Tensor]]:
+    """Parts of a batch of rows, each with the weight of its mean loss in that of the batches of all processes.
+
+    A loss is a mean over tokens that count, so a part weighs as much as it has of those.
+
+    Args:
+        batch: The batch of this process; every process must ask at the same time.
+        size: Rows of a part; None is all of them, in the order of the batch. Parts hold rows of similar length, the
+            longest first.
+    """
+    count = batch.loss_mask[:, 1:].sum()
+    whole = process_weight(count)
+    if size is None or size >= len(batch.mask):
+        return [(batch, whole)]
+    # Where padding is on the left, the last real token is in the last column.
+    widths = (batch.mask * torch.arange(1, batch.mask.shape[1] + 1, device=batch.mask.device)).amax(1)
+    groups = widths.argsort(descending=True, stable=True).split(size)
+    parts = [LMBatch(*(field[group, : int(widths[group].max())] for field in batch)) for group in groups]
+    return [(part, whole * (part.loss_mask[:, 1:].sum() / count.clamp(min=1))) for part in parts]
 
 
 def ranking_parts(batch: ComparisonBatch, size: int | None) -> list[tuple[ComparisonBatch, Tensor]]:
@@ -86,6 +141,23 @@ def keeping_parts(loss: Tensor, model: nn.Module) -> Tensor:
     return loss
 
 
+def check_parts(size: int | None, strategy: Strategy) -> None:
+    """Refuse parts of a batch under a strategy that keeps gradients by itself.
+
+    Args:
+        size: Rows or prompts of a part, None for the whole batch.
+        strategy: The Trainer's strategy.
+
+    Raises:
+        ValueError: When the strategy is DeepSpeed's.
+    """
+    if size is not None and isinstance(strategy, DeepSpeedStrategy):
+        raise ValueError(
+            f"micro_batch_size={size} adds up gradients, of which DeepSpeed has its own keeping. Leave it null, or set "
+            "trainer=ddp or fsdp."
+        )
+
+
 def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
     """The optimizer over what learns, the head at a rate of its own.
 
@@ -95,17 +167,9 @@ def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_l
         head_lr: The rate of the head; None is that of all.
 
     Raises:
-        ValueError: When there is no head, or DeepSpeed is to add up gradients of parts.
+        ValueError: When there is no head.
     """
     model = cast(Any, module).model
-    trainer = cast(Any, module).running_trainer
-    if module.hparams.micro_batch_size is not None and isinstance(
-        getattr(trainer, "strategy", None), DeepSpeedStrategy
-    ):
-        raise ValueError(
-            "micro_batch_size adds up gradients, of which DeepSpeed has its own keeping. Leave it null, or set "
-            "trainer=ddp or fsdp."
-        )
     if head_lr is None:
         return factory(trainable_parameters(module))
     head = getattr(model, "head", None)

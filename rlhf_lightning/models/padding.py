@@ -48,16 +48,17 @@ def left_aligned(
 
 
 def length_groups(
-    lengths: Int[Tensor, " rows"], tokens: int, max_rows: int | None = None
+    lengths: Int[Tensor, " rows"], tokens: int, max_rows: int | None = None, similar: float = SIMILAR
 ) -> list[Int[Tensor, " group"]]:
     """Rows in groups of similar length, so that little is padding when each group is padded to its own longest row.
 
-    A group ends where the next row would have less than `SIMILAR` of its longest, unless the group is small.
+    A group ends where the next row would have less than a share `similar` of its longest, unless the group is small.
 
     Args:
         lengths: Tokens of each row.
         tokens: A group holds at most so many, padding included, or one row.
         max_rows: And at most so many rows.
+        similar: Share of the longest row's tokens; 0 looks at the other two alone.
 
     Returns:
         Row numbers, the longest rows first.
@@ -72,7 +73,7 @@ def length_groups(
     groups, start, small = [], 0, SMALL.get(lengths.device.type, SMALL["cuda"])
     for stop, length in enumerate([*ordered[1:], 0], 1):
         longest, rows = ordered[start] if ordered else 0, stop - start
-        different = length < SIMILAR * longest and rows * longest >= small
+        different = length < similar * longest and rows * longest >= small
         full = (rows + 1) * longest > tokens or rows == max_rows
         if stop == len(ordered) or full or different:
             groups.append(order[start:stop])

@@ -13,10 +13,10 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModel, AutoModelForSequenceClassification, Cache, PreTrainedModel
 
 from rlhf_lightning.arguments import checked
-from rlhf_lightning.compat import attention_implementation, cache_options
+from rlhf_lightning.compat import cache_options
 from rlhf_lightning.models.adapter_folder import adapter_settings
 from rlhf_lightning.models.architecture import check_length
-from rlhf_lightning.models.attention import additive_mask, fast_attention
+from rlhf_lightning.models.attention import additive_mask, adds_mask, fast_attention
 from rlhf_lightning.models.loading import DType, load_weights, use_fast_kernels
 from rlhf_lightning.models.precision import compute_dtype
 from rlhf_lightning.runs.hub import adapter_base, model_source
@@ -104,9 +104,7 @@ class ScalarHeadModel(nn.Module):
             check_length(self.backbone, input_ids.shape[1])
         options = {"use_cache": False} if cache is None else cache_options(self.backbone, cache)
         with fast_attention(self.backbone, input_ids.device, input_ids.shape[1]):
-            eager = attention_implementation(self.backbone) == "eager"
-            if eager and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
-                # Eager attention adds the mask to its scores; every other implementation reads True as "sees".
+            if adds_mask(self.backbone) and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
                 dtype = compute_dtype(attention_mask.device, next(self.backbone.parameters()).dtype)
                 attention_mask = additive_mask(attention_mask, dtype)
             options |= {"attention_mask": attention_mask, "position_ids": position_ids}

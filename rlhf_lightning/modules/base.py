@@ -19,6 +19,7 @@ from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscal
 from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
+from rlhf_lightning.models.micro_batches import check_parts
 from rlhf_lightning.models.non_finite import non_finite_error
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories, scheduled
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
@@ -49,6 +50,7 @@ class RLHFModule(L.LightningModule):
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.strict_loading = False  # on_load_checkpoint is stricter
         self.throughput = Throughput()
+        self.gradient_added = False
         self._random_states: list[dict[str, Any]] = []
         self._batch: Any = None
         self._noted: dict[str, list[Tensor]] = {}
@@ -93,6 +95,8 @@ class RLHFModule(L.LightningModule):
             batches, clip, callbacks = trainer.accumulate_grad_batches, trainer.gradient_clip_val, trainer.callbacks
             check_gradient_settings(batches, clip, callbacks, automatic=self.automatic_optimization)
             check_precision(trainer.precision)
+            if self.automatic_optimization:
+                check_parts(self.hparams.get("micro_batch_size"), trainer.strategy)
             if (tokens := getattr(trainer.datamodule, "tokenization", None)) is not None:
                 check_rows(tokens.tokenizer, getattr(self, self.learner))
         return []
@@ -123,6 +127,11 @@ class RLHFModule(L.LightningModule):
             self.build_optimizers(), self.scheduler_factory, lambda: self.trainer.estimated_stepping_batches
         )
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Keep the gradient of the first parts of a batch, which `training_step` has added up."""
+        if not self.gradient_added:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -134,7 +143,7 @@ class RLHFModule(L.LightningModule):
         """Drop what does not learn, add the random states of every process."""
         checkpoint[LAYOUT_KEY] = LAYOUT
         checkpoint["state_dict"] = learned_state(self, checkpoint["state_dict"], self.frozen)
-        checkpoint["random_states"] = random_states()
+        checkpoint["random_states"], checkpoint["total_flops"] = random_states(), self.throughput.total
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training starts.
@@ -144,6 +153,7 @@ class RLHFModule(L.LightningModule):
         """
         complete_checkpoint(checkpoint, self, self.frozen)
         self._random_states = checkpoint.get("random_states", [])
+        self.throughput = Throughput(checkpoint.get("total_flops", 0.0))
 
     def on_fit_start(self) -> None:
         """Lightning warns of modules in eval mode; here dropout is off on purpose."""
@@ -155,7 +165,7 @@ class RLHFModule(L.LightningModule):
         if self._random_states or rank() > 0:  # the first process of a new run draws on
             restore_random_states(self._random_states)
         self._random_states = []
-        self.throughput = Throughput()
+        self.throughput = Throughput(self.throughput.total)
 
     def check_finite(self, **values: Tensor) -> None:
         """Stop at NaN and infinity, with the batch saved; a run that went on would train on nothing.
@@ -223,6 +233,7 @@ class RLHFModule(L.LightningModule):
         """Start the watch; where the optimizer is stepped by hand, the phases are the module's own."""
         self._batch = batch
         if self.automatic_optimization:
+            self.zero_grad()  # Lightning keeps the gradient of the last step until the forward pass is done
             self.throughput.start("step")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.batch import LMBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
-from rlhf_lightning.arguments import checked
+from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.models.dict_batches import lm_batch
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
+from rlhf_lightning.models.micro_batches import loss_in_parts, row_parts
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
-from rlhf_lightning.models.padding import padded_size
+from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
@@ -33,6 +34,8 @@ class LanguageModelModule(RLHFModule):
         optimizer: Factory of the optimizer.
         scheduler: Factory of its schedule, or None.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        micro_batch_size: Rows that are in memory at once, None for all of the batch; the gradient is the same.
+        packing: Read the rows of a batch as one, without padding (`rlhf_lightning.models.packing`).
     """
 
     @checked
@@ -43,16 +46,20 @@ class LanguageModelModule(RLHFModule):
         scheduler: SchedulerFactory | None = None,
         *,
         activation_checkpointing: bool = False,
+        micro_batch_size: Count | None = None,
+        packing: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
         self.model = widened(model)
+        self.packing = VerifiedPacking(wanted=packing)
         if activation_checkpointing:
             checkpoint_activations(model)
 
     def loss(self, batch: LMBatch) -> tuple[Float[Tensor, ""], LMStatistics]:
         """Mean negative log-likelihood in nats per token that counts."""
-        log_probs = call_unsharded(causal_log_probs, self.model, batch.input_ids, batch.mask, batch.loss_mask)
+        packed = self.packing.suits(self.model, batch.input_ids, batch.mask)
+        log_probs = call_unsharded(causal_log_probs, self.model, *batch, 1.0, packed)
         return lm_loss(log_probs, batch.loss_mask[:, 1:])
 
     def on_train_start(self) -> None:
@@ -63,13 +70,13 @@ class LanguageModelModule(RLHFModule):
     def training_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.lm_batch` takes it."""
         batch = lm_batch(batch)
-        loss, statistics = self.loss(batch)
-        loss = loss * process_weight(statistics.num_tokens)
-        lengths = batch.mask.sum(1)
-        self.throughput.count(self.model, lengths.sum(), padded_size(lengths), backward=True)
-        self.check_finite(loss=loss.detach())
+        parts = row_parts(batch, self.hparams.micro_batch_size)
+        loss, found = loss_in_parts(self, parts, self.loss)
+        positions, lengths = sum(self.packing.positions(part.mask) for part, _ in parts), batch.mask.sum(1)
+        self.throughput.count(self.model, lengths.sum(), positions, lengths=lengths, backward=True)
+        tokens = sum(statistics.num_tokens.float() for _, statistics in found)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        self.log("train/tokens", statistics.num_tokens.float(), reduce_fx=torch.sum, sync_dist=True)
+        self.log("train/tokens", tokens, reduce_fx=torch.sum, sync_dist=True)
         return loss
 
     def validation_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int) -> None:

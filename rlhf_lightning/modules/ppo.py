@@ -1,6 +1,7 @@
 """PPO and PPO-ptx: roll out, score, update."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.arguments import Count, Decay, Fraction, NonNegativeFloat, PositiveFloat, checked
 from rlhf_lightning.generation.engines import Sampler
+from rlhf_lightning.generation.episode_batches import count_scored, figures_in, micro_batches_of, read_micro_batches
 from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
@@ -27,11 +29,12 @@ from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import offload, on_device_within
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories
+from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.padding import length_groups, padded_size
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import RLHFModule
-from rlhf_lightning.modules.ppo_minibatch import draw_minibatches, micro_batches, read_micro_batches, read_rows
+from rlhf_lightning.modules.ppo_minibatch import draw_minibatches
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
 from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
@@ -77,6 +80,7 @@ class PPOModule(RLHFModule):
         max_grad_norm: Norm that the policy's and the critic's gradients are clipped to (ours), None for none.
         ema_decay: Decay of the policy's moving average, 0.992 in the paper; per optimizer step is ours. None for none.
         activation_checkpointing: Compute the activations of policy and critic again in the backward pass.
+        packing: Read episodes as one row without padding (`rlhf_lightning.models.packing`).
         offload_frozen: Keep reference and reward model in the CPU's memory except while they score.
         seed: Seed of sampling and minibatches.
     """
@@ -119,6 +123,7 @@ class PPOModule(RLHFModule):
         max_grad_norm: PositiveFloat | None = None,
         ema_decay: Decay | None = 0.992,
         activation_checkpointing: bool = False,
+        packing: bool = False,
         offload_frozen: bool = False,
         seed: int = 0,
     ) -> None:
@@ -133,6 +138,7 @@ class PPOModule(RLHFModule):
         self._offloaded = (self.reference, self.reward) if offload_frozen else ()
         self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
         self.sampler, self.score_hook = sampler, score_hook
+        self.packing, self.value_packing, self.reference_packing = (VerifiedPacking(wanted=packing) for _ in range(3))
         self.register_buffer("kl_coef", torch.tensor(float(kl_coef)))
         self.register_buffer("iteration", torch.tensor(0))
         self.latest: Experience | None = None
@@ -167,27 +173,25 @@ class PPOModule(RLHFModule):
         asked = prompts._replace(prompt_index=over_all_rows(distinct_index, prompts.prompt_index))
         with unshard(self.policy):
             rollout = self.sampler(self.policy, asked, options, (self.hparams.seed, int(self.iteration)))
-        self.throughput.count(self.policy, rollout.response_mask.sum(), rollout.response_mask.sum())
+        tokens = rollout.response_mask.sum()
+        self.throughput.count(self.policy, tokens, tokens, lengths=rollout.lengths)
         return rollout._replace(prompts=prompts)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:
         """Scores, log-probs of policy and reference, values, advantages."""
-        mask, temperature, max_rows = rollout.response_mask, self.hparams.temperature, self.hparams.micro_batch_size
-        minibatches = self._draw_minibatches(len(mask), epoch=0)
-        old_log_probs, reference_log_probs, values = torch.zeros(3, *mask.shape, device=mask.device)
+        mask, minibatches = rollout.response_mask, self._draw_minibatches(len(rollout.ended), epoch=0)
+        log_probs = partial(response_log_probs, temperature=self.hparams.temperature)
         with unshard(self.policy):
-            for rows in (rows for minibatch in minibatches for rows in micro_batches(rollout, minibatch, max_rows)):
-                part = read_rows(rollout, rows, self.throughput, self.policy)
-                width = part.response_ids.shape[1]
-                old_log_probs[rows, :width] = response_log_probs(self.policy, part, temperature).to(values)
+            groups = micro_batches_of(rollout, minibatches, self.hparams.micro_batch_size, self.policy, self.packing)
+            old_log_probs = figures_in(groups, rollout, log_probs, self.throughput, self.policy, self.packing)
         with unshard(self.reference, self.value, self.reward):
-            for rows in length_groups(rollout.lengths, FORWARD_TOKENS):
-                part = read_rows(rollout, rows, self.throughput, self.reference, self.value, self.reward)
-                width = part.response_ids.shape[1]
-                values[rows, :width] = response_values(self.value, part).to(values)
-                with adapters_disabled(self.reference):
-                    reference_log_probs[rows, :width] = response_log_probs(self.reference, part, temperature).to(values)
+            groups = length_groups(rollout.lengths, FORWARD_TOKENS)
+            values = figures_in(groups, rollout, response_values, self.throughput, self.value, self.value_packing)
+            with adapters_disabled(self.reference):
+                reference, packing = self.reference, self.reference_packing
+                reference_log_probs = figures_in(groups, rollout, log_probs, self.throughput, reference, packing)
+            count_scored(rollout, self.throughput, self.reward)
             with adapters_disabled(self.reward):
                 scores = response_scores(self.reward, rollout, self.tokenizer, FORWARD_TOKENS).to(values)
         scores = scores - (self.hparams.missing_eos_penalty or 0.0) * (~rollout.ended).to(scores)
@@ -236,10 +240,10 @@ class PPOModule(RLHFModule):
     def backward_policy(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> PolicyStatistics:
         """Add the gradient of the policy loss on a minibatch to the policy's."""
         temperature, clip_range = self.hparams.temperature, self.hparams.clip_range
-        measured, max_rows = [], self.hparams.micro_batch_size
-        for part, num_tokens in read_micro_batches(experience, rows, max_rows, self.throughput, self.policy):
+        measured, max_rows, packing = [], self.hparams.micro_batch_size, self.packing
+        for part, num_tokens in read_micro_batches(experience, rows, max_rows, self.throughput, self.policy, packing):
             mask = part.rollout.response_mask
-            log_probs = call_unsharded(response_log_probs, self.policy, part.rollout, temperature)
+            log_probs = call_unsharded(response_log_probs, self.policy, part.rollout, temperature, packing)
             loss, statistics = policy_loss(log_probs, part.old_log_probs, part.advantages, mask, clip_range, num_tokens)
             self.backward_loss(loss)
             measured.append((loss.detach(), mask.sum() / num_tokens, *statistics))
@@ -252,11 +256,11 @@ class PPOModule(RLHFModule):
 
     def backward_value(self, experience: Experience, rows: Int[Tensor, " minibatch"]) -> None:
         """Add the gradient of the value loss on a minibatch to the critic's."""
-        clip_range, max_rows = self.hparams.value_clip_range, self.hparams.micro_batch_size
+        clip_range, max_rows, packing = self.hparams.value_clip_range, self.hparams.micro_batch_size, self.value_packing
         total, clip_fraction = torch.zeros(2, device=experience.returns.device)
-        for part, num_tokens in read_micro_batches(experience, rows, max_rows, self.throughput, self.value):
+        for part, num_tokens in read_micro_batches(experience, rows, max_rows, self.throughput, self.value, packing):
             mask = part.rollout.response_mask
-            values = call_unsharded(response_values, self.value, part.rollout)
+            values = call_unsharded(response_values, self.value, part.rollout, packing)
             loss, statistics = value_loss(values, part.old_values, part.returns, mask, clip_range, num_tokens)
             self.backward_loss(loss)
             total += loss.detach()
@@ -268,7 +272,7 @@ class PPOModule(RLHFModule):
         """Add the pretraining gradient to the policy's."""
         lengths, coef = batch.mask.sum(1), self.hparams.ptx_coef
         with self.throughput.phase("ptx"), measured_gradient(self.policy, GRADIENT_FIGURES, wanted=measure) as figures:
-            self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), backward=True)
+            self.throughput.count(self.policy, lengths.sum(), padded_size(lengths), lengths=lengths, backward=True)
             loss = backward_pretrain(self.policy, batch, coef, self.hparams.micro_batch_size, self.backward_loss)
         self.note("update/ptx_loss", loss)
         self.log_figures(figures)

@@ -12,20 +12,14 @@ from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.arguments import Count, PositiveFloat, checked
 from rlhf_lightning.models.dict_batches import comparison_batch
 from rlhf_lightning.models.master_weights import widened
-from rlhf_lightning.models.micro_batches import (
-    add_gradient,
-    keeping_parts,
-    ranking_optimizer,
-    ranking_parts,
-    together,
-)
+from rlhf_lightning.models.micro_batches import loss_in_parts, ranking_optimizer, ranking_parts, together
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.pairwise_accuracy import GroupedAccuracy
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read
 from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
-from rlhf_lightning.parallel.sharding import call_unsharded, sync_on_last
+from rlhf_lightning.parallel.sharding import call_unsharded
 
 
 class RewardModule(RLHFModule):
@@ -64,7 +58,6 @@ class RewardModule(RLHFModule):
         self.accuracy = GroupedAccuracy()
         self.passes = VerifiedPasses() if shared_prefix else VerifiedPasses(())
         self.taken: Scores = separate_scores
-        self._added = False
         if activation_checkpointing:
             checkpoint_activations(model)
 
@@ -80,31 +73,22 @@ class RewardModule(RLHFModule):
     def training_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.comparison_batch` takes it."""
         batch = comparison_batch(batch)
-        parts, found = ranking_parts(batch, self.hparams.micro_batch_size), list[tuple[Tensor, RankingStatistics]]()
-        for part, weight in sync_on_last(self.model, parts):
-            loss, statistics = self.loss(part)
-            loss = loss * weight
-            self.throughput.count(self.model, *tokens_read(self.taken, part), backward=True)
-            self.check_finite(loss=loss.detach())
-            found.append((loss.detach(), statistics))
-            if len(found) < len(parts):
-                add_gradient(self, loss, first=len(found) == 1)
+        loss, found = loss_in_parts(self, ranking_parts(batch, self.hparams.micro_batch_size), self._counted)
         whole, statistics = together(found)
         pairs = process_weight(statistics.num_pairs)
         shown = {"train/loss": whole, "train/accuracy": statistics.accuracy * pairs}
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
         self.log("train/margin", statistics.margin * pairs, batch_size=len(batch.ranks), sync_dist=True)
-        self._added = len(parts) > 1
-        return keeping_parts(loss, self.model) if self._added else loss
+        return loss
+
+    def _counted(self, batch: ComparisonBatch) -> tuple[Float[Tensor, ""], RankingStatistics]:
+        found = self.loss(batch)
+        self.throughput.count(self.model, *tokens_read(self.taken, batch), backward=True)
+        return found
 
     def build_optimizers(self) -> list[Optimizer]:
         """One optimizer, with the head in a group of its own where that has a rate of its own."""
         return [ranking_optimizer(self, self.optimizer_factory, self.hparams.head_lr)]
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Keep the gradient that `training_step` has added up."""
-        if not self._added:
-            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""

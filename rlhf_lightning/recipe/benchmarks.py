@@ -36,12 +36,14 @@ from rlhf_lightning.recipe.benchmark_parts import (
 from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
-from rlhf_lightning.recipe.memory_plan import available_memory
+from rlhf_lightning.recipe.memory_plan import StagePlan
 from rlhf_lightning.recipe.model_names import MEASURED, model_lacking
+from rlhf_lightning.recipe.reading_plan import reading_plan, reading_tokens
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.identity import fingerprint
+from rlhf_lightning.training.memory import Precision
 from rlhf_lightning.training.progress import progress_bar
 
 KEPT_IN = ".benchmarks"
@@ -156,6 +158,10 @@ class Benchmarks(Stage):
         write_json(folder / "results.json", record)
         return record
 
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """Items that are read together."""
+        return reading_plan(context, config, self.name)
+
     def _tasks(self, context: Context) -> dict[str, Any]:
         options = context.config[self.name]
         names = [name for name in options["tasks"] if can_load(name, options["root"])]
@@ -238,7 +244,7 @@ class _Suite:
     def _model(self, policy: str) -> HarnessModel:
         own = self.context.for_step(self.step, {POLICIES: policy})
         model = own.causal_lm(policy, of_records=False)
-        size, tokens = self.options["batch_size"], _batch_tokens(own, model)
+        size, (tokens, _) = self.options["batch_size"], reading_tokens(model.config, Precision(model.dtype), own.device)
         return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size, seed=self.options["seed"])
 
     def _keep(self, path: Path, lm: HarnessModel, task: Any, shots: int) -> None:
@@ -286,14 +292,3 @@ def _file_name(policy: str) -> str:
     """A policy's name as that of a folder, which may not be long."""
     name = quote(policy, "")
     return name if len(name) <= _LONGEST_NAME else f"{name[8 - _LONGEST_NAME :]}-{fingerprint(policy)[:7]}"
-
-
-def _batch_tokens(context: Context, model: Any) -> int:
-    """Tokens that may be read at once: a tenth of the memory, at keys, values, activations and logits of each."""
-    config = model.config.get_text_config()
-    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    of_token = 4 * (2 * layers * width + 12 * width + int(config.vocab_size))
-    memory = available_memory(context.device) or 2**32
-    # On a CPU more rows at once are no faster.
-    most = 2**13 if context.device.type == "cpu" else 2**17
-    return max(512, min(most, memory // 10 // of_token))

@@ -85,8 +85,8 @@ class Checking(Stage):
 
 def subject_of(context: Context) -> Subject:
     """Models, records and settings that step ppo would have; the base model where its start is not made yet."""
-    options, generation, trainer = context.config[PPO], context.config["generation"], context.config["trainer"]
-    sampler = make_sampler(generation["engine"], **generation["options"])
+    options, trainer = context.config[PPO], context.config["trainer"]
+    sampler = make_sampler(**context.config["generation"])
 
     def make_ppo(**arguments: Any) -> PPOModule:
         module: PPOModule = context.build(options["module"], sampler=sampler, **arguments)

@@ -18,7 +18,9 @@ from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.collected import collected_facts
-from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
+from rlhf_lightning.generation.engines import make_sampler
+from rlhf_lightning.generation.sample import SamplingOptions, response_texts
+from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
 from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
 from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
@@ -45,7 +47,9 @@ class CollectSettings(TypedDict):
     people: Ranked
     round: NotRequired[Count]
     prompts: PromptCounts
-    sampling: "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('seed', 'progress', 'kept'))]"
+    sampling: (
+        "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('sampler', 'seed', 'progress', 'kept'))]"
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Collection(AsksPeople):
                     context.tokenization,
                     prompts,
                     labelers,
+                    sampler=make_sampler(batch_tokens=context.config["generation"]["batch_tokens"]),
                     seed=seed,
                     progress=partial(bar.advance, task),
                     kept=KeptRankings(folder / f"ranked.{split}.unfinished", belongs_to),
@@ -110,6 +115,7 @@ def collect_comparisons(
     batch_size: Count = 256,
     rounds: Count = 3,
     shares: Sequence[PositiveFloat] | None = None,
+    sampler: Sampler = OWN_LOOP,
     seed: int = 0,
     progress: Progress | None = None,
     kept: KeptRankings | None = None,
@@ -131,6 +137,7 @@ def collect_comparisons(
         rounds: Times to sample (ours).
         shares: Weight of each policy among the responses to a prompt (`recipe.turns`); None: in turn (both ours). Of
             several policies a ranking keeps whose each response is.
+        sampler: Who samples a batch.
         seed: Seed of K, of sampling and of who ranks what.
         progress: Function that is called with the number of prompts finished since the last call.
         kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after
@@ -147,7 +154,7 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
-    sampler = _ResponseSampler(policies, tokenization, temperature, batch_size)
+    sampler = _ResponseSampler(policies, tokenization, temperature, batch_size, sampler)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
     names = [*policies] if len(policies) > 1 else []
@@ -179,6 +186,7 @@ class _ResponseSampler:
     tokenization: Tokenization
     temperature: float
     batch_size: int
+    sampler: Sampler
 
     def distinct(
         self, examples: Sequence[PromptExample], whose: Sequence[list[int]], rounds: int, seed: int
@@ -210,4 +218,4 @@ class _ResponseSampler:
         batch = collate_prompts([examples[row] for row, _ in rows], options.pad_token_id)
         index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
         prompts = move_data_to_device(batch._replace(prompt_index=index), next(model.parameters()).device)
-        return response_texts(tokenizer, sample_responses(model, prompts, options, key))
+        return response_texts(tokenizer, self.sampler(model, prompts, options, key))

@@ -10,6 +10,7 @@ from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
+from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
 from rlhf_lightning.recipe.judges import (
@@ -109,6 +110,7 @@ class _Tests:
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
         self.further = FurtherJudges(context, options)
+        self.sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
         self.tokenization.tally.part = "test"
@@ -136,6 +138,7 @@ class _Tests:
             context.tokenizer,
             judge=self.judge,
             reward=self.reward,
+            sampler=self.sampler,
             max_new_tokens=self.tokenization.max_response_tokens,
             temperature=temperature_of(options, name),
             seed=context.seed,
@@ -146,7 +149,9 @@ class _Tests:
         if few_shot:
             return samples, None
         for probe in self.probes:
-            samples.probes[probe.name] = run_probe(policy, context.tokenizer, probe, seed=context.seed)
+            samples.probes[probe.name] = run_probe(
+                policy, context.tokenizer, probe, seed=context.seed, sampler=self.sampler
+            )
             advance(1)
         batches = context.batches(self.blocks, collate_lm, 32)
         return samples, pretraining_loss(policy, batches) if batches else None

@@ -2,10 +2,10 @@
 
 import copy
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ from transformers import PreTrainedConfig
 
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS
+from rlhf_lightning.generation.sampling_batches import rows_within
+from rlhf_lightning.models.device_memory import available_memory
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.rewards import reward_steps
 from rlhf_lightning.training.live_bytes import optimizer_bytes
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
+from rlhf_lightning.training.resident import in_process
 
 GIB = 2**30
 
@@ -70,8 +73,8 @@ class Lever:
     def applied(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the configuration with it."""
         changed = copy.deepcopy(dict(config))
-        group, name = self.path.split(".")
-        changed[self.stage][group][name] = self.value
+        *groups, name = self.path.split(".")
+        reduce(getitem, groups, changed[self.stage])[name] = self.value
         return changed
 
 
@@ -111,18 +114,6 @@ def with_remedies(
     return replace(plan, remedies={" ".join(names): best} if names else {})
 
 
-def available_memory(device: torch.device) -> int | None:
-    """Bytes of the device, or of the machine or container for a CPU; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    words = limit.read_text(encoding="utf-8").strip() if limit.exists() else ""
-    return min(physical, int(words)) if words.isdigit() else physical
-
-
 def plan_view(plan: StagePlan, available: int | None) -> RenderableType:
     """A table of GiB per part and phase, and a sentence on whether it fits."""
     unit, name = (GIB, "GiB") if plan.peak.total >= GIB else (GIB // 1024, "MiB")
@@ -150,35 +141,37 @@ def plan_view(plan: StagePlan, available: int | None) -> RenderableType:
 
 def text_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Pretraining on full blocks of text."""
-    rows, tokens = _rows(config, stage), config["data"]["lengths"]["block_size"]
-    return StagePlan(
-        stage, f"{rows} rows of {tokens} tokens", _planner(context, config, stage).language_model(rows, tokens)
-    )
+    return _rows_plan(context, config, stage, config["data"]["lengths"]["block_size"], None)
 
 
 def demonstrations_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """Fine-tuning on the longest prompts and responses."""
-    rows, prompt, response = _rows(config, stage), *_lengths(config)
-    phases = _planner(context, config, stage).language_model(rows, prompt + response, response)
-    return StagePlan(stage, f"{rows} rows of {prompt} + {response} tokens", phases)
+    return _rows_plan(context, config, stage, *lengths_of(config))
+
+
+def _rows_plan(context: Context, config: Mapping[str, Any], stage: str, tokens: int, response: int | None) -> StagePlan:
+    rows = _rows(config, stage)
+    micro = min(config[stage]["module"].get("micro_batch_size") or rows, rows)
+    phases = _planner(context, config, stage).language_model(rows, tokens + (response or 0), response, micro)
+    words = f"{rows} rows of {tokens}{'' if response is None else f' + {response}'} tokens, {micro} at a time"
+    return StagePlan(stage, words, in_process(phases, context.device))
 
 
 def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, responses: int) -> StagePlan:
     """Reward modelling on the longest prompts with so many of the longest responses."""
-    rows, prompt, response = _rows(config, stage), *_lengths(config)
+    rows, prompt, response = _rows(config, stage), *lengths_of(config)
     count = 2 if config[stage]["data"].get("as_pairs") else responses
     micro = min(config[stage]["module"]["micro_batch_size"] or rows, rows)
     words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}, {micro} at a time"
     options = {"micro_prompts": micro, "freeze_body": config[stage]["freeze_body"]}
-    return StagePlan(
-        stage, words, _planner(context, config, stage).reward_model(rows, prompt, count, response, **options)
-    )
+    phases = _planner(context, config, stage).reward_model(rows, prompt, count, response, **options)
+    return StagePlan(stage, words, in_process(phases, context.device))
 
 
 def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
     """PPO on rollouts of the longest prompts and responses."""
     module, data, text_tokens = config[stage]["module"], config[stage]["data"], config["data"]["lengths"]["block_size"]
-    rows, prompt, response = _rows(config, stage), *_lengths(config)
+    rows, prompt, response = _rows(config, stage), *lengths_of(config)
     minibatch = math.ceil(rows / module["num_minibatches"])
     micro = min(module["micro_batch_size"] or minibatch, minibatch)
     text = math.ceil((data.get("text_batch_size") or 0) / module["num_minibatches"])
@@ -189,6 +182,7 @@ def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePl
         micro_rows=micro,
         minibatch_rows=minibatch,
         forward_tokens=FORWARD_TOKENS,
+        sampled_rows=sampled_rows(context, config),
         ema=module["ema_decay"] is not None,
         text_rows=min(module["micro_batch_size"] or text, text),
         text_tokens=text_tokens,
@@ -202,7 +196,8 @@ def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePl
             phase if phase.name == "score" else Phase(phase.name, _without(phase.parts, "reference", REWARD))
             for phase in phases
         ]
-    return StagePlan(stage, f"{rows} episodes of {prompt} + {response} tokens, {micro} at a time", phases)
+    words = f"{rows} episodes of {prompt} + {response} tokens, {micro} at a time"
+    return StagePlan(stage, words, in_process(phases, context.device))
 
 
 def training_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
@@ -249,11 +244,11 @@ def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryP
     """The planner for a step that trains, with a configuration."""
     options = config[stage]
     return MemoryPlanner(
-        _architecture(context, BASE),
-        _precision(config),
+        architecture_of(context, BASE),
+        precision_of(config),
         activation_checkpointing=options["module"].get("activation_checkpointing", False),
         optimizer_bytes=optimizer_bytes(context.build(options["module"]["optimizer"])),
-        reward_config=_architecture(context, REWARD),
+        reward_config=architecture_of(context, REWARD),
         lora=options["lora"] if options.get("lora", {}).get("rank") else None,
     )
 
@@ -265,13 +260,13 @@ def _rows(config: Mapping[str, Any], stage: str) -> int:
     return math.ceil(size / devices) if isinstance(devices, int) else size
 
 
-def _lengths(config: Mapping[str, Any]) -> tuple[int, int]:
+def lengths_of(config: Mapping[str, Any]) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest response."""
     lengths = config["data"]["lengths"]
     return lengths["max_prompt_tokens"], lengths["max_response_tokens"]
 
 
-def _architecture(context: Context, name: str) -> PreTrainedConfig:
+def architecture_of(context: Context, name: str) -> PreTrainedConfig:
     """The architecture of the base model; of the reward model where there is one already."""
     if name == REWARD and context.available(REWARD):
         return model_config(str(context.model_path(REWARD)))
@@ -286,7 +281,17 @@ def _architecture(context: Context, name: str) -> PreTrainedConfig:
     return config
 
 
-def _precision(config: Mapping[str, Any]) -> Precision:
+def sampled_rows(context: Context, config: Mapping[str, Any]) -> int:
+    """Rows of a sampling batch."""
+    precision, row, tokens = precision_of(config), sum(lengths_of(config)), config["generation"]["batch_tokens"]
+    if tokens:
+        return max(1, int(tokens) // row)
+    width = (precision.autocast or precision.weights).itemsize
+    return rows_within(architecture_of(context, BASE), width, row, available_memory(context.device))
+
+
+def precision_of(config: Mapping[str, Any], *, trained: bool = True) -> Precision:
+    """How a step keeps its numbers; the trainer gives the weights another type in training alone."""
     weights = getattr(torch, config["model"]["causal_lm"].get("dtype", "float32"))
     true, mixed = trainer_dtypes(config["trainer"].get("precision"))
-    return Precision(true or weights, mixed)
+    return Precision((trained and true) or weights, mixed)

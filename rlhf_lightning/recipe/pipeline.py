@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE, REWARD
+from rlhf_lightning.models.device_memory import available_memory
 from rlhf_lightning.parallel.processes import destroy_process_group, on_rank_zero
 from rlhf_lightning.recipe.benchmarks import Benchmarks
 from rlhf_lightning.recipe.check import PPO, Checking
@@ -20,7 +21,7 @@ from rlhf_lightning.recipe.curate import Curation
 from rlhf_lightning.recipe.evaluate import Evaluation
 from rlhf_lightning.recipe.language_model import FineTuning, Pretraining
 from rlhf_lightning.recipe.look_ahead import as_they_come, check_names, look_ahead
-from rlhf_lightning.recipe.memory_plan import available_memory, plan_view, with_remedies
+from rlhf_lightning.recipe.memory_plan import plan_view, with_remedies
 from rlhf_lightning.recipe.model_cards import write_cards
 from rlhf_lightning.recipe.ppo import PolicyOptimization
 from rlhf_lightning.recipe.provenance import environment, go_on_in

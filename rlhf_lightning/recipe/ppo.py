@@ -69,7 +69,7 @@ class PolicyOptimization(TrainingStage):
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Train and write ``model/``, ``model_ema/``, ``samples.jsonl``, and ``model_best/`` where it is kept."""
-        options, generation = context.config[self.name], context.config["generation"]
+        options = context.config[self.name]
         policy, reward = context.causal_lm(options[INIT]), reward_of(context, options[REWARD])
         reference = None if options[REFERENCE] == INIT else context.causal_lm(options[REFERENCE])
         critic = critic_start(context, options[VALUE], reward, policy)
@@ -77,7 +77,7 @@ class PolicyOptimization(TrainingStage):
             options["module"],
             **ppo_models(policy, reward, reference, critic, **options["lora"]),
             tokenizer=context.tokenizer,
-            sampler=make_sampler(generation["engine"], **generation["options"]),
+            sampler=make_sampler(**context.config["generation"]),
             max_new_tokens=context.tokenization.max_response_tokens,
             seed=context.seed,
         )

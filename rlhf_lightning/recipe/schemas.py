@@ -202,6 +202,7 @@ class GenerationSettings(TypedDict):
 
     engine: Engine
     options: Mapping[str, Any]
+    batch_tokens: Count | None
 
 
 class Batching(TypedDict, total=False):

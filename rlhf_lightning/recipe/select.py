@@ -14,13 +14,16 @@ from rlhf_lightning.evaluation.candidates import candidate_table
 from rlhf_lightning.evaluation.intervals import Interval, first_places, mean_interval
 from rlhf_lightning.evaluation.policies import PolicySamples, sample_policy, token_losses
 from rlhf_lightning.evaluation.tables import REWARD
+from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.export import complete_folder, export_causal_lm
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import BASE, WRITES, Context, counted
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.judges import texts_lacking
 from rlhf_lightning.recipe.kept import KeptPolicies, Measured
+from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
 from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
+from rlhf_lightning.recipe.reading_plan import answers_plan
 from rlhf_lightning.recipe.rewards import report_cut, reward_fingerprints, reward_lacking, reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import Reward
 from rlhf_lightning.recipe.stage import Stage
@@ -133,6 +136,15 @@ class Selection(Stage):
         kept.path.unlink(missing_ok=True)
         return metrics
 
+    def memory(self, context: Context, config: Mapping[str, Any]) -> StagePlan:
+        """One candidate after the other on the longest prompts."""
+        return answers_plan(context, config, self.name, config[self.name]["batch_size"])
+
+    def levers(self, config: Mapping[str, Any]) -> list[Lever]:
+        """Smaller batches."""
+        size = config[self.name]["batch_size"]
+        return [Lever(self.name, "batch_size", part) for part in (size // 2, size // 8) if part]
+
 
 class _Trial:
     """What every candidate goes through.
@@ -171,6 +183,7 @@ class _Trial:
             counted(self.batches, policy.device, advance),
             self.context.tokenizer,
             judge=self.reward,
+            sampler=make_sampler(batch_tokens=self.context.config["generation"]["batch_tokens"]),
             max_new_tokens=self.tokenization.max_response_tokens,
             temperature=self.options["temperature"],
             seed=self.context.seed,

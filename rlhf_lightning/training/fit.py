@@ -90,7 +90,9 @@ def fit_stage(
         )
     write_json(folder / "examples.json", {name: len(rows) for name, rows in data.examples.items()})
     _say_how_it_ended(trainer, callbacks, say)
-    return on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
+    figures = on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
+    watch = getattr(module, "throughput", None)  # it also knows the batches after the last row of metrics.csv
+    return figures if watch is None else {**figures, "time/total_flops": watch.total}
 
 
 @contextmanager

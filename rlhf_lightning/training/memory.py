@@ -7,23 +7,26 @@ counted. What stays from step to step is counted from parameters.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf_lightning.compat import FakeTensorMode
-from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
+from rlhf_lightning.generation.decoding import PREFILL_TOKENS
+from rlhf_lightning.generation.sampling_batches import key_value_width
 from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import freeze, use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
+from rlhf_lightning.models.matmul import LINEAR
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.models.selected_cache import selected
-from rlhf_lightning.models.shared_prefix import GROUP_TOKENS, TREE_TOKENS, continuation_mask
+from rlhf_lightning.models.shared_prefix import TREE_TOKENS
 from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
+from rlhf_lightning.training.planned_passes import read_cached, read_rows, read_tree, sampled_tokens, token_ids
 
 
 @dataclass
@@ -83,18 +86,22 @@ class MemoryPlanner:
     reward_config: PreTrainedConfig | None = None
     lora: Mapping[str, Any] | None = None
 
-    def language_model(self, rows: int, tokens: int, counted: int | None = None) -> list[Phase]:
+    def language_model(
+        self, rows: int, tokens: int, counted: int | None = None, micro_rows: int | None = None
+    ) -> list[Phase]:
         """Pretraining or supervised fine-tuning.
 
         Args:
             rows: Rows per step.
             tokens: Tokens of a row.
             counted: Tokens of a row that are in the loss; None for all but the first.
+            micro_rows: Rows per backward pass; None is all of them.
         """
         model = with_adapters(self._causal_lm(self.config, learns=not self.lora), **(self.lora or {}))
-        size = parameter_bytes(model)
+        size, micro = parameter_bytes(model), min(rows, micro_rows or rows)
         with self._fake(model):
-            passes = self._passes(model, lambda: self._log_probs(model, rows, tokens, counted or tokens - 1))
+            read = partial(self._log_probs, model, micro, tokens, counted or tokens - 1)
+            passes = self._passes(model, read, 1 + (micro < rows))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
     def reward_model(
@@ -123,9 +130,9 @@ class MemoryPlanner:
         size, micro = parameter_bytes(model), min(prompts, micro_prompts or prompts)
         shape = micro, prompt_tokens, responses, response_tokens
         window = unwindowed_tokens(model.backbone.config)
-        read = _read_tree if prompt_tokens + responses * response_tokens <= TREE_TOKENS else _read_cached
+        read = read_tree if prompt_tokens + responses * response_tokens <= TREE_TOKENS else read_cached
         if window is not None and prompt_tokens + response_tokens > window:
-            read = _read_rows
+            read = read_rows
         with self._fake(model):
             passes = self._passes(model, lambda: read(model, *shape), 1 + (micro < prompts))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
@@ -139,6 +146,7 @@ class MemoryPlanner:
         micro_rows: int,
         minibatch_rows: int,
         forward_tokens: int,
+        sampled_rows: int | None = None,
         ema: bool = True,
         text_rows: int = 0,
         text_tokens: int = 0,
@@ -152,6 +160,7 @@ class MemoryPlanner:
             micro_rows: Episodes per backward pass.
             minibatch_rows: Episodes per optimizer step.
             forward_tokens: Tokens that frozen models read at once.
+            sampled_rows: Episodes of a sampling batch; None is all.
             ema: Whether a moving average is kept.
             text_rows: Rows of text per backward pass; 0 for plain PPO.
             text_tokens: Tokens of each of them.
@@ -174,21 +183,18 @@ class MemoryPlanner:
         resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
         resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
         with self._fake(policy, value, reward):
-            cache = 2 * rows * tokens * key_value_width(self.config) * self.precision.activations.itemsize
-            prefill = self._peak(lambda: last_hidden(policy, _ids(rows, prompt_tokens)))
-            vocabulary = self.config.get_text_config().vocab_size
-            sampled = self._peak(lambda: _sample(rows, vocabulary, self.precision.activations))
+            sampled = self._sampled(policy, min(rows, sampled_rows or rows), prompt_tokens, response_tokens)
             together = min(rows, max(1, forward_tokens // tokens))
             read = max(
                 self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
                 self._peak(lambda: self._log_probs(policy, together, tokens, width)),
-                self._peak(lambda: reward(_ids(together, tokens))),
+                self._peak(lambda: reward(token_ids(together, tokens))),
             )
             steps = 1 + repeated
             update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
-            critic = self._passes(value, lambda: value(_ids(micro_rows, tokens))[:, :width], steps)
+            critic = self._passes(value, lambda: value(token_ids(micro_rows, tokens))[:, :width], steps)
             phases = [
-                Phase("rollout", {**resident, "key-value cache": cache, "activations": prefill, "logits": sampled}),
+                Phase("rollout", resident | sampled),
                 Phase("score", {**resident, "activations": read}),
                 Phase("update policy", {**resident, **update}),
             ]
@@ -198,6 +204,35 @@ class MemoryPlanner:
                 text["gradients"] += text["gradients"]
                 phases.append(Phase("ptx", {**resident, **text}))
             return [*phases, Phase("update value", {**resident, **critic})]
+
+    def sampling(
+        self, rows: int, prompt_tokens: int, response_tokens: int, *, scored: bool = False, forward_tokens: int
+    ) -> list[Phase]:
+        """A model that answers prompts and learns nothing; where it is scored, a reward model reads the answers.
+
+        Args:
+            rows: Rows of a sampling batch.
+            prompt_tokens: Tokens of the longest prompt.
+            response_tokens: Tokens of the longest response.
+            scored: Whether there is a reward model.
+            forward_tokens: Tokens that are read at once where nothing is sampled.
+        """
+        tokens = prompt_tokens + response_tokens
+        model = self._causal_lm(self.config, learns=False)
+        reward = self._scalar_model(self.reward_config or self.config, learns=False)
+        resident = dict(model=parameter_bytes(model), reward=parameter_bytes(reward) * scored)
+        together = min(rows, max(1, forward_tokens // tokens))
+        with self._fake(model, reward):
+            sampled = self._sampled(model, rows, prompt_tokens, response_tokens)
+            read = self._peak(lambda: self._log_probs(model, together, tokens, response_tokens))
+            score = max(read, self._peak(lambda: reward(token_ids(together, tokens))) if scored else 0)
+        return [Phase("sample", resident | sampled), Phase("score", {**resident, "activations": score})]
+
+    def reading(self, rows: int, tokens: int) -> Phase:
+        """A model that reads rows without gradient and gives all their logits."""
+        with self._fake(model := self._causal_lm(self.config, learns=False)):
+            read = self._peak(lambda: model(input_ids=token_ids(rows, tokens), use_cache=False).logits.argmax(-1))
+        return Phase("read", {"model": parameter_bytes(model), "activations": read})
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
@@ -221,11 +256,25 @@ class MemoryPlanner:
         with torch.device("meta"):
             return ScalarHeadModel(self._causal_lm(config, learns).base_model, config.get_text_config().hidden_size)
 
+    def _sampled(self, model: PreTrainedModel, rows: int, prompt_tokens: int, response_tokens: int) -> dict[str, int]:
+        """What one sampling batch keeps, and what the fullest moment of its prompts and of a token has besides."""
+        tokens, dtype = prompt_tokens + response_tokens, self.precision.autocast or next(model.parameters()).dtype
+        prefilled = min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
+        vocabulary = self.config.get_text_config().vocab_size
+        copied = self.precision.autocast is not None or bool(self.lora)  # cast, or with adapters added
+        weights = [layer.weight for layer in model.modules() if type(layer) in LINEAR and copied]
+        return {
+            "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in weights),
+            "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
+            "activations": self._peak(lambda: last_hidden(model, token_ids(prefilled, prompt_tokens))),
+            "logits": self._peak(lambda: sampled_tokens(rows, vocabulary, dtype)),
+        }
+
     def _learned(self, model: nn.Module) -> dict[str, int]:
         return {"optimizer": int(self.optimizer_bytes * trainable_bytes(model))}
 
     def _log_probs(self, model: PreTrainedModel, rows: int, tokens: int, counted: int) -> Tensor:
-        hidden = last_hidden(model, _ids(rows, tokens))[:, :counted].flatten(0, 1)
+        hidden = last_hidden(model, token_ids(rows, tokens))[:, :counted].flatten(0, 1)
         weight = cast(Tensor, model.get_output_embeddings().weight)
         return linear_log_probs(hidden, weight, torch.zeros(len(hidden), dtype=torch.long))
 
@@ -245,41 +294,3 @@ class MemoryPlanner:
         with torch.no_grad(), live:
             forward()
         return live.peak
-
-
-def key_value_width(config: PreTrainedConfig) -> int:
-    """Numbers that one token leaves in the keys, or in the values, of all layers."""
-    text: Any = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(text.num_hidden_layers * heads * size)
-
-
-def _ids(rows: int, tokens: int) -> Tensor:
-    return torch.zeros(rows, tokens, dtype=torch.long)
-
-
-def _sample(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
-    return inverse_cdf_sample(torch.zeros(rows, vocabulary, dtype=dtype), torch.zeros(rows, dtype=torch.float64))[1]
-
-
-def _read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    cache = DynamicCache()
-    model(_ids(prompts, width), cache=cache)
-    last = []
-    for rows in torch.arange(prompts).repeat_interleave(responses).split(max(1, GROUP_TOKENS // tokens)):
-        ids = _ids(len(rows), tokens)
-        everything = torch.ones(len(ids), width, dtype=torch.bool)
-        mask = continuation_mask(everything, torch.ones_like(ids, dtype=torch.bool))
-        last.append(model(ids, mask, torch.arange(width, width + tokens).expand_as(ids), selected(cache, rows))[:, -1])
-    return torch.cat(last)
-
-
-def _read_rows(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    return cast(Tensor, model(_ids(prompts * responses, width + tokens))[:, -1])
-
-
-def _read_tree(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
-    ids = _ids(prompts, width + responses * tokens)
-    mask = torch.ones(prompts, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
-    return cast(Tensor, model(ids, mask, torch.arange(ids.shape[1]).expand_as(ids)))

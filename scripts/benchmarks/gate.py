@@ -11,9 +11,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-SIZES = {"T": (2, 64), "S": (4, 256), "M": (12, 512), "XL": (24, 2048)}
+SIZES = {"T": (2, 64), "S": (4, 256), "M": (12, 512), "L": (12, 768), "XL": (24, 2048)}
 """Layers and width; heads are 64 wide."""
 PAD, EOS = 0, 1
+SMOLLM2 = {
+    **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "tie_word_embeddings": True},
+    **{"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "max_position_embeddings": 8192},
+    **{"vocab_size": 49_152, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD},
+}
+"""The size 135M: the architecture of SmolLM2-135M, with random weights as the others; it takes the same time."""
 
 
 class Gate:
@@ -50,10 +56,18 @@ def resident(field):
 
 
 def make_lm(shape):
-    """A GPT-2 architecture with random weights, without dropout."""
+    """A GPT-2 or Llama architecture with random weights, without dropout."""
     torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **SMOLLM2) if shape["size"] == "135M" else gpt2(shape)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    dtype = torch.bfloat16 if shape.get("weights") == "bf16" else torch.float32
+    return model.to(shape.get("device", "cpu"), dtype).eval()
+
+
+def gpt2(shape):
+    """The configuration of a size in `SIZES`."""
     layers, width = SIZES[shape["size"]]
-    config = AutoConfig.for_model(
+    return AutoConfig.for_model(
         "gpt2",
         vocab_size=shape.get("vocabulary", 8192),
         n_layer=layers,
@@ -68,9 +82,6 @@ def make_lm(shape):
         eos_token_id=EOS,
         pad_token_id=PAD,
     )
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    dtype = torch.bfloat16 if shape.get("weights") == "bf16" else torch.float32
-    return model.to(shape.get("device", "cpu"), dtype).eval()
 
 
 def tokens(shape, *size):

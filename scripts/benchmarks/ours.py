@@ -84,13 +84,20 @@ def reward(gate, shape):
 
 
 def sft(gate, shape):
-    """Supervised fine-tuning; the last ``counted`` share of each row are response tokens."""
+    """Supervised fine-tuning; the last ``counted`` share of each row are response tokens.
+
+    With ``uneven`` the rows have 16 tokens to all of them, evenly spread; ``packed`` reads them as one.
+    """
     ids = tokens(shape, shape["rows"], shape["length"])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if shape.get("uneven"):
+        mask = torch.arange(shape["length"]) < torch.linspace(16, shape["length"], shape["rows"]).round().unsqueeze(1)
+        mask = mask.to(ids.device)
     loss_mask = torch.arange(shape["length"]) >= round(shape["length"] * (1 - shape.get("counted", 1.0)))
     loss_mask = loss_mask.expand_as(ids).clone()
     loss_mask[:, 0] = False
-    batch = LMBatch(ids, torch.ones_like(ids, dtype=torch.bool), loss_mask)
-    fit(gate, shape, LanguageModelModule(make_lm(shape), adam(shape)), batch, ids.numel())
+    module = LanguageModelModule(make_lm(shape), adam(shape), packing=shape.get("packed", False))
+    fit(gate, shape, module, LMBatch(ids, mask, loss_mask.to(mask.device) & mask), int(mask.sum()))
 
 
 def prompts_of(shape):
@@ -167,6 +174,8 @@ def ppo(gate, shape):
         max_new_tokens=shape["response"],
         num_minibatches=shape["minibatches"],
         num_ppo_epochs=shape["epochs"],
+        micro_batch_size=shape.get("micro"),
+        packing=True,
         ema_decay=None,
     )
     with forced_ends(shape):

@@ -4,6 +4,7 @@ import torch
 from datasets import Dataset
 from gate import make_lm, make_tokenizer, tokens
 from peers import Steps, classifier, options
+from peft import LoraConfig
 from plain import forced_processor
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -44,11 +45,13 @@ def ppo(gate, shape):
     policy.generate = lambda *a, **o: generate(*a, **o, logits_processor=forced_processor(shape))
     tokenizer = make_tokenizer(shape)
     data = Dataset.from_dict({"input_ids": tokens(shape, shape["rows"] * 4, shape["prompt"]).tolist()})
+    rank = shape.get("lora")
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
         model=policy,
-        ref_model=make_lm(shape),
+        ref_model=None if rank else make_lm(shape),
+        peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None,
         reward_model=classifier(shape),
         value_model=classifier(shape),
         train_dataset=data,

@@ -42,10 +42,11 @@ def rows(device: str) -> list[Row]:
     return [*_reward(), *_sft(), *_rollout(), *_sampling(), *_ppo(), *(row for _, _, *both in growth() for row in both)]
 
 
-def growth() -> list[tuple[str, int, Row, Row]]:
+def growth() -> list[tuple[str, int | str, Row, Row]]:
     """How time and memory of a reward step grow: what grows, its value, and the rows of speed and peak memory."""
     usual = {"size": "S", "precision": "fp32", "K": 4, "prompt": 128, "response": 64, "prompts": 4}
     values = {
+        "size": ("T", "S", "M", "L"),
         "K": range(2, 10),
         "prompt": (32, 64, 128, 256, 512),
         "response": (16, 32, 64, 128, 256),
@@ -56,7 +57,8 @@ def growth() -> list[tuple[str, int, Row, Row]]:
         for value in points:
             shape = usual | {name: value}
             own, separate = ("ours", "reward", shape), ("ours", "reward", shape | {"shared_prefix": False})
-            title, rival = f"growth of a reward step S fp32, {name}={value}", "one forward per response"
+            model = "" if name == "size" else " S"
+            title, rival = f"growth of a reward step{model} fp32, {name}={value}", "one forward per response"
             speed = Row(title, rival, "prompts/s", own, separate)
             found.append((name, value, speed, Row(title, rival + ", peak memory", "MiB", own, separate, memory=True)))
     return found
@@ -99,6 +101,9 @@ def _sft() -> list[Row]:
         short = ("ours", "sft", shape | {"counted": 0.5})
         responses = f"{name}, half of the tokens count"
         found.append(Row(responses, "bare loop", "tokens/s", short, ("plain", "sft", shape), 1.3))
+        uneven = ("ours", "sft", shape | {"rows": 32, "uneven": True})
+        packed = ("ours", "sft", uneven[2] | {"packed": True})
+        found.append(Row(f"{name}, packed, 16 to 256 tokens", "groups of similar length", "tokens/s", packed, uneven))
     bf16 = {"size": "S", "precision": "bf16", "rows": 8, "length": 256}
     defaults = ("peers", "sft", bf16 | {"defaults": True})
     found.append(Row("SFT S bf16", "TRL 1.16 SFTTrainer, its defaults", "tokens/s", ("ours", "sft", bf16), defaults, 4))
@@ -107,6 +112,15 @@ def _sft() -> list[Row]:
 
 def _rollout() -> list[Row]:
     found = []
+    for weights in ("fp32", "bf16"):
+        for uniform, aim in ((False, 2), (True, 3)):
+            shape = {"size": "135M", "vocabulary": 49_152, "weights": weights, "rows": 64, "prompt": 64, "response": 64}
+            work = (
+                ("ours", "rollout", shape | {"uniform": uniform}),
+                ("plain", "rollout", shape | {"uniform": uniform}),
+            )
+            name = f"rollout 135M {weights}, {'uniform' if uniform else 'equal'} lengths"
+            found.append(Row(name, "model.generate", "tokens/s", *work, aim))
     aims = {("S", "fp32"): (2.0, 3), ("S", "bf16"): (2.5, 4), ("M", "fp32"): (1.7, 2.2), ("M", "bf16"): (1.5, 1.9)}
     for (size, weights), (equal, uniform) in aims.items():
         shape = {"size": size, "weights": weights, "rows": 64, "prompt": 64, "response": 64}
@@ -146,6 +160,13 @@ def _ppo() -> list[Row]:
         if "uniform" not in special and "precision" not in special:
             least = 0.65 if special else 0.8
             found.append(Row(name, trl + ", peak memory", "MiB", *work, least, memory=True))
+    for precision in ("fp32", "bf16"):
+        shape = {"size": "135M", "vocabulary": 49_152, "rows": 64, "prompt": 128, "response": 64, "lora": 16}
+        shape |= {"minibatches": 4, "epochs": 1, "micro": 8, "precision": precision}
+        work = ("ours", "ppo", shape), ("peers_ppo", "ppo", shape)
+        name = f"PPO 135M {precision} with LoRA, rank 16"
+        found.append(Row(name, trl, "episodes/s", *work, 1.67))
+        found.append(Row(name, trl + ", peak memory", "MiB", *work, 0.5, memory=True))
     full = {"size": "M", "rows": 8, "prompt": 32, "response": 32, "minibatches": 4, "epochs": 1}
     adapted = ("ours", "ppo", full | {"lora": 16}), ("ours", "ppo", full)
     found.append(Row("PPO M fp32 with LoRA, rank 16", "every weight, peak memory", "MiB", *adapted, 0.5, memory=True))

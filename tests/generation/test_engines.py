@@ -190,11 +190,11 @@ def test_transformers_samples_with_adapters_and_leaves_the_model_as_it_was(tiny_
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Any) -> None:
-    assert make_sampler("loop") is sample_responses
+    assert make_sampler("loop").sampler is sample_responses
     with pytest.raises(ValueError, match="engine must be one of loop, transformers, vllm, got 'lop'"):
         make_sampler("lop")
     with pytest.raises(ValueError, match=r"loop has no options, got {'sleep': True}"):
-        make_sampler("loop", sleep=True)
+        make_sampler("loop", {"sleep": True})
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match=r"pip install 'rlhf-lightning\[vllm\]'"):
         sampled(make_sampler("vllm"), tiny_gpt2)

@@ -16,8 +16,9 @@ from transformers import (
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.models.architecture import check_causal, check_length, rope_limit, unwindowed_tokens
 from rlhf_lightning.models.export import check_scalar_export, export_scalar_model
-from rlhf_lightning.models.log_probs import _has_plain_head, causal_log_probs
+from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.lora import ppo_models
+from rlhf_lightning.models.plain_head import has_plain_head
 from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
 
 from .families import make_family
@@ -117,7 +118,7 @@ def test_a_head_without_a_cap_is_read_in_chunks_in_any_precision(family, bits):
     if bits == "16":
         model.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=bits == "mixed"):
-        assert _has_plain_head(model, torch.device("cpu"))
+        assert has_plain_head(model, torch.device("cpu"))
 
 
 # Vocabularies

@@ -12,6 +12,7 @@ from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm
 from rlhf_lightning.data.records import Demonstration
+from rlhf_lightning.models.lora import add_adapters, trainable_parameters
 from rlhf_lightning.modules.language_model import LanguageModelModule
 
 pytestmark = pytest.mark.filterwarnings(
@@ -154,3 +155,49 @@ def test_it_learns_to_answer(make_tiny_lm, tiny_tokenizer):
         for n in (5, 12, 24):
             assert int(model(torch.tensor([[n]])).logits[0, -1].argmax()) == n + 10
             assert int(model(torch.tensor([[n, n + 10]])).logits[0, -1].argmax()) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"micro_batch_size": 2}, {"packing": True}, {"micro_batch_size": 3, "packing": True}]
+)
+@pytest.mark.parametrize("lora", [False, True])
+def test_micro_batches_and_packing_change_speed_only(make_tiny_lm, options, lora):
+    """Steps of SGD, so that a gradient of another size shows in the weights."""
+    examples = [LMExample(list(range(3, 3 + size)), start) for size, start in ((9, 1), (3, 2), (12, 3), (5, 4), (2, 1))]
+    batches = [collate_lm(examples, 0), collate_lm(examples[::2], 0)]
+    weights, losses = [], []
+    for settings in ({}, options):
+        model = make_tiny_lm("llama", num_key_value_heads=2)
+        if lora:
+            add_adapters(model, rank=2)
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                for parameter in trainable_parameters(model):
+                    torch.nn.init.normal_(parameter, std=0.1)
+        trainer = trainer_of(max_epochs=2)
+        trainer.fit(LanguageModelModule(model, SGD, **settings), loader_of(*batches))
+        losses.append(float(trainer.callback_metrics["train/loss"]))
+        weights.append([parameter.detach() for parameter in model.parameters()])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    for found, expected in zip(*weights, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_a_part_counts_by_its_tokens_and_not_by_its_rows():
+    """Rows of 3 and 1 targets: the mean of the two means would be another."""
+    model = Table([[0.5, 0.5], [0.25, 0.75]])
+    batch = collate_lm([LMExample([0, 0, 0, 1], 1), LMExample([1, 0], 1)], 0)
+    module = LanguageModelModule(model, SGD, micro_batch_size=1)
+    loss = module.training_step(batch, 0)
+    assert float(loss.detach()) == pytest.approx((3 * math.log(2) + math.log(4)) / 4, abs=1e-6)
+    loss.backward()
+    # d/d logits of a row is p - [target], over 4 targets: three times 0 -> (0, 0, 1), once 1 -> 0.
+    expected = torch.tensor([[(1.5 - 2) / 4, (1.5 - 1) / 4], [(0.25 - 1) / 4, 0.75 / 4]])
+    torch.testing.assert_close(model.table.grad, expected)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5])
+def test_a_micro_batch_has_a_row(size):
+    with pytest.raises((TypeError, ValueError), match="micro_batch_size"):
+        LanguageModelModule(Table([[0.5, 0.5], [0.5, 0.5]]), SGD, micro_batch_size=size)

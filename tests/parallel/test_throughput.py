@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.parallel import throughput as module
-from rlhf_lightning.parallel.throughput import Throughput, dense_peak, matmul_weights
+from rlhf_lightning.parallel.throughput import Throughput, dense_peak, flops, matmul_weights
 
 
 @pytest.fixture
@@ -33,6 +34,8 @@ def test_a_phase_within_a_phase_is_taken_out_of_it(clock):
         "time/ptx_seconds": 4,
         "time/ptx_tokens_per_second": 5,
         "time/padding": pytest.approx(1 - 50 / 60),
+        "time/flops": 2 * 4 * 30 + 6 * 4 * 20,
+        "time/total_flops": 2 * 4 * 30 + 6 * 4 * 20,
     }
 
 
@@ -50,6 +53,8 @@ def test_figures_start_over_and_nothing_outside_of_phases_counts(clock):
         "time/step_seconds": 2,
         "time/step_tokens_per_second": 2,
         "time/padding": 0,
+        "time/flops": 2 * 4 * 4,
+        "time/total_flops": 2 * 4 * 4,
     }
 
 
@@ -60,6 +65,30 @@ def test_weights_of_the_blocks(make_tiny_lm, kind):
     model = make_tiny_lm(kind)
     assert matmul_weights(model) == 2 * per_layer
     assert matmul_weights(ScalarHeadModel.from_causal_lm(model)) == 2 * per_layer + 32
+
+
+def test_flops_of_a_pass_are_those_of_its_products(make_tiny_lm):
+    """Against torch's own counter, which counts the products of a whole square of attention and of the head."""
+    model = make_tiny_lm("llama", attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter:
+        loss = model(input_ids=torch.arange(24).view(2, 12) + 3).logits.sum()
+        forward = counter.get_total_flops()
+        loss.backward()
+    head = 2 * 24 * 32 * 40
+    square = 4 * 2 * 32 * 2 * 12 * 12  # two products, 2 layers of width 32, 2 rows of 12 x 12 pairs
+    half = 4 * 2 * 32 * 2 * (12 * 13 // 2)
+    lengths = torch.tensor([12, 12])
+    assert flops(model, lengths) == forward - head - square + half
+    both = counter.get_total_flops() - 3 * (head + square - half)
+    assert flops(model, lengths, backward=True) == pytest.approx(both, rel=0.02)  # no gradient to the first embedding
+    assert flops(model.requires_grad_(False), lengths, backward=True) == 2 * flops(model, lengths) + half
+
+
+def test_the_total_goes_on_after_a_checkpoint(clock):
+    throughput = Throughput(total=500.0)
+    with throughput.phase("step"):
+        throughput.count(nn.Linear(2, 2), 4, 4, lengths=torch.tensor([3, 1]))
+    assert throughput.figures()["time/total_flops"] == 532
 
 
 def on_a_gpu(monkeypatch, name):

@@ -79,8 +79,10 @@ class Worker:
         fit_stage(module, records, folder, make, [SigtermAt(self.sigterm_at)], print, **counts)
 
     def sft(self, residual_dropout: float = 0.0) -> None:
-        """On demonstrations."""
-        module = LanguageModelModule(self.base(residual_dropout=residual_dropout), self.adam)
+        """On demonstrations; several processes read them one at a time, without padding."""
+        options = {} if self.kind == "one" else {"micro_batch_size": 1, "packing": True}
+        model = self.base(residual_dropout=residual_dropout)
+        module = LanguageModelModule(model, self.adam, **options)
         self.fit("sft", module, self.demonstrations, self.demonstrations[:11], batch_size=4)
         export_causal_lm(module.model, self.tokenizer, self.folder / "sft" / "model")
 

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from rlhf_lightning.cli import composed
-from rlhf_lightning.recipe.memory_plan import StagePlan, available_memory, with_remedies
+from rlhf_lightning.models.device_memory import available_memory
+from rlhf_lightning.recipe.memory_plan import StagePlan, with_remedies
 from rlhf_lightning.recipe.pipeline import Pipeline
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.targets import builder
@@ -32,8 +33,11 @@ def test_every_training_stage_has_a_plan(tmp_path: Path) -> None:
     pipeline = pipeline_of(tmp_path)
     found = [stage.memory(pipeline.context, pipeline.config) for stage in pipeline.recipe]
     plans = [plan for plan in found if plan is not None]
-    assert [plan.stage for plan in plans] == ["pretrain", "sft", "ppo_init", "judge", "reward", "ppo", "ppo_ptx"]
-    assert all(plan.peak.total > plan.peak.parts["optimizer"] > 0 for plan in plans)
+    trained = ["pretrain", "sft", "ppo_init", "judge", "reward", "ppo", "ppo_ptx"]
+    others = ["select", "benchmarks"]
+    assert sorted(plan.stage for plan in plans) == sorted([*trained, *others])
+    assert all(plan.peak.total > plan.peak.parts["optimizer"] > 0 for plan in plans if plan.stage in trained)
+    assert all(plan.peak.total > plan.peak.parts["model"] > 0 for plan in plans if plan.stage in others)
     phases = {plan.stage: [phase.name for phase in plan.phases] for plan in plans}
     assert phases["ppo"] == ["rollout", "score", "update policy", "update value"]
     assert "ptx" in phases["ppo_ptx"]
@@ -105,16 +109,19 @@ def test_a_reward_model_of_another_architecture_is_planned_as_it_is(
 def test_remedies_name_what_fits(tmp_path: Path) -> None:
     pipeline = pipeline_of(tmp_path)
     plan = planned(pipeline)
-    resident = sum(size for part, size in plan.peak.parts.items() if part not in ("activations", "gradients"))
+    process = plan.peak.parts["process"]  # no setting makes it smaller
+    passing = ("activations", "gradients", "allocator", "process")
+    resident = sum(size for part, size in plan.peak.parts.items() if part not in passing)
+    limit = process + int(0.7 * (plan.peak.total - process))
     ppo = pipeline.step("ppo")
     remedies = partial(
         with_remedies, plan, partial(ppo.memory, pipeline.context), ppo.levers(pipeline.config), pipeline.config
     )
-    enough = remedies(int(0.7 * plan.peak.total)).remedies
+    enough = remedies(limit).remedies
     assert enough
     for override, promised in enough.items():
-        assert planned(pipeline_of(tmp_path, override)).peak.total == promised <= 0.7 * plan.peak.total
-    (together, promised), *others = remedies(resident // 2).remedies.items()
+        assert planned(pipeline_of(tmp_path, override)).peak.total == promised <= limit
+    (together, promised), *others = remedies(process + resident // 2).remedies.items()
     assert not others
     assert len(together.split()) > 1
     assert planned(pipeline_of(tmp_path, *together.split())).peak.total == promised
@@ -137,3 +144,39 @@ def test_the_table_says_whether_it_fits(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_machine_says_how_much_it_has() -> None:
     size = available_memory(torch.device("cpu"))
     assert size is None or 2**28 < size < 2**45
+
+
+def test_sampling_batches_bound_the_cache(tmp_path: Path) -> None:
+    """512 episodes of 1,024 tokens fit where no more of them are sampled at once than the memory allows."""
+
+    def rollout(*overrides: str) -> dict[str, int]:
+        lengths = ["data.lengths.max_prompt_tokens=512", "data.lengths.max_response_tokens=512"]
+        pipeline = pipeline_of(tmp_path, *lengths, "ppo.data.batch_size=512", *overrides)
+        return planned(pipeline).phases[0].parts
+
+    row = 1024 * 2 * 2 * 64 * 4  # keys and values of 2 layers of width 64
+    assert rollout("generation.batch_tokens=8192")["key-value cache"] == 8 * row
+    assert rollout("generation.batch_tokens=100")["key-value cache"] == row
+    assert rollout()["key-value cache"] <= min(512 * row, (available_memory(torch.device("cpu")) or 2**32) // 4)
+
+
+def test_select_answers_in_batches_and_benchmarks_read_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = pipeline_of(tmp_path)
+    few, many = (planned(pipeline_of(tmp_path, f"select.batch_size={size}"), "select") for size in (4, 64))
+    assert many.phases[0].parts["key-value cache"] == 16 * few.phases[0].parts["key-value cache"]
+    assert "reward" in few.phases[1].parts
+    assert pipeline.step("select").levers(pipeline.config)[0].text.startswith("select.batch_size=")
+    whole = planned(pipeline, "benchmarks").phases[0].parts["activations"]
+    monkeypatch.setattr("rlhf_lightning.recipe.reading_plan.available_memory", lambda device: 10 * whole // 2)
+    part = planned(pipeline, "benchmarks")
+    assert 0.45 * whole < part.phases[0].parts["activations"] < 0.55 * whole
+    assert part.rows.endswith("tokens at a time")
+
+
+def test_the_process_counts_on_a_cpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = pipeline_of(tmp_path)
+    assert planned(pipeline, "sft").peak.parts["process"] > 2**27
+    monkeypatch.setattr(pipeline.context, "device", torch.device("cuda"))
+    assert not {"process", "allocator"} & planned(pipeline, "sft").peak.parts.keys()

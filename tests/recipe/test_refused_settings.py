@@ -99,9 +99,20 @@ def test_a_reward_of_weight_0_beside_another_is_right() -> None:
 )
 def test_options_of_the_engine_have_ranges(option: str) -> None:
     name = option.partition(":")[0]
-    (fault,) = faults(generation={"engine": "transformers", "options": yaml.safe_load(f"{{{option}}}")})
+    (fault,) = faults(
+        generation={"engine": "transformers", "options": yaml.safe_load(f"{{{option}}}"), "batch_tokens": None}
+    )
     assert fault.startswith(f"generation.options.{name} must be ")
-    assert faults(generation={"engine": "transformers", "options": {"num_blocks": 64, "use_cuda_graph": False}}) == []
+    assert (
+        faults(
+            generation={
+                "engine": "transformers",
+                "options": {"num_blocks": 64, "use_cuda_graph": False},
+                "batch_tokens": None,
+            }
+        )
+        == []
+    )
 
 
 def test_an_unknown_precision_is_told_those_that_are_taken() -> None:
