@@ -325,6 +325,21 @@ def test_many_make_the_same_file_at_once(tmp_path):
     assert len(LabelStore(path).labelers()) == 8
 
 
+def test_it_waits_for_those_who_mend_the_file(store, monkeypatch):
+    """In some moments SQLite says at once that the file is busy, whatever its time limit is."""
+    busy, begun = sqlite3.OperationalError("database is locked"), store._begun
+    busy.sqlite_errorname = "SQLITE_BUSY_RECOVERY"
+    refusals = iter([busy, busy])
+
+    def begin(how):
+        for error in refusals:
+            raise error
+        return begun(how)
+
+    monkeypatch.setattr(store, "_begun", begin)
+    assert len(store.labelers()) == 3
+
+
 def test_what_is_saved_is_on_the_disk(store):
     with store.writing() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
