@@ -97,11 +97,9 @@ def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_l
     Raises:
         ValueError: When there is no head, or DeepSpeed is to add up gradients of parts.
     """
-    model = cast(Any, module).model
-    trainer = cast(Any, module).running_trainer
-    if module.hparams.micro_batch_size is not None and isinstance(
-        getattr(trainer, "strategy", None), DeepSpeedStrategy
-    ):
+    own: Any = module
+    model, trainer = own.model, own.running_trainer
+    if own.hparams.micro_batch_size is not None and isinstance(getattr(trainer, "strategy", None), DeepSpeedStrategy):
         raise ValueError(
             "micro_batch_size adds up gradients, of which DeepSpeed has its own keeping. Leave it null, or set "
             "trainer=ddp or fsdp."
