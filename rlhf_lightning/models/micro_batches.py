@@ -1,7 +1,7 @@
 """The gradient of a batch of rankings from a backward pass for each part of it, so that memory holds one part."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import LightningModule

@@ -83,7 +83,8 @@ def preview(visit: Visit) -> Response:
         check_answer(task, answer)
     except ValueError as error:
         return JSONResponse({"text": f"Not complete yet: {error}"})
-    prompt, response = (task.prompt or answer.get("prompt")), answer.get("response")
+    prompt: Any = task.prompt or answer.get("prompt")
+    response: Any = answer.get("response")
     if "pairs" in answer:
         pairs = [(pair["query"], pair["response"]) for pair in answer["pairs"]]
         last = few_shot_examples(answer["instruction"], pairs)[-1]
