@@ -17,7 +17,7 @@ from rlhf_lightning.checks.result import demand
 from rlhf_lightning.checks.subject import Subject
 from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
 from rlhf_lightning.data.records import Prompt
-from rlhf_lightning.generation.engines import Sampler
+from rlhf_lightning.generation.sampling_batches import Sampler
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.training.checkpoint import LATEST
 from rlhf_lightning.training.fit import fit_stage

@@ -145,7 +145,8 @@ def in_scoring_batches(
     shape = rollout.response_mask.shape[: found[0].dim()]
     whole = found[0].new_zeros(shape)
     for rows, part in zip(batches, found, strict=True):
-        whole[(rows, *(slice(size) for size in part.shape[1:]))] = part
+        places: tuple[Any, ...] = (rows, *(slice(size) for size in part.shape[1:]))
+        whole[places] = part
     return whole
 
 

@@ -1,6 +1,6 @@
 """An adapter that is scaled and added within its second product."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear
@@ -17,11 +17,12 @@ class FusedAdapter(Linear):
         names = self.active_adapters
         if self.disable_adapters or self.merged or len(names) != 1 or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        down, up = self.lora_A[names[0]], self.lora_B[names[0]]
-        types = {compute_dtype(x.device, weight.dtype) for weight in (self.base_layer.weight, down.weight)}
+        parts = self.lora_A[names[0]], self.lora_B[names[0]], self.get_base_layer()
+        down, up, layer = (cast(nn.Linear, part) for part in parts)
+        types = {compute_dtype(x.device, weight.dtype) for weight in (layer.weight, down.weight)}
         if len(types) > 1:  # a base of 16 bits below an adapter of 32
             return super().forward(x)
-        base, rows = self.base_layer(x), down(x).flatten(0, -2)
+        base, rows = layer(x), down(x).flatten(0, -2)
         added = torch.addmm(base.flatten(0, -2), rows, up.weight.t(), alpha=self.scaling[names[0]])
         return added.view(base.shape)
 

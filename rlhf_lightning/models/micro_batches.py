@@ -17,7 +17,8 @@ from rlhf_lightning.models.shared_prefix import prompt_rows
 from rlhf_lightning.parallel.processes import all_gather_objects, process_weight
 from rlhf_lightning.parallel.sharding import is_sharded, sync_on_last
 
-Part, Statistics = TypeVar("Part"), TypeVar("Statistics")
+Part = TypeVar("Part")
+Statistics = TypeVar("Statistics")
 
 
 def loss_in_parts(

@@ -1,8 +1,11 @@
 """Numbers per token of a reward model or critic, from rows that are read as one without padding."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.models.packing import VerifiedPacking, packed_hidden
@@ -31,5 +34,5 @@ def token_values(
     packed = packing is not None and packing.suits(packable(model), input_ids, mask)
     if not packed or not isinstance(model, ScalarHeadModel):
         return token_scores(model, input_ids, mask)
-    values = model.values(packed_hidden(model.backbone, input_ids, mask).unsqueeze(0)).squeeze(0)
+    values = model.values(packed_hidden(cast(PreTrainedModel, model.backbone), input_ids, mask).unsqueeze(0)).squeeze(0)
     return torch.zeros_like(mask, dtype=values.dtype).index_put(mask.nonzero(as_tuple=True), values)

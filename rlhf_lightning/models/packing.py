@@ -105,7 +105,9 @@ def packed_attention(
     odd = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if documents is None or attention_mask is not None or odd:
         raise ValueError(f"its attention is of another kind ({', '.join(odd) or 'mask'})")
-    spread = [cast(Tensor, _Spread.apply(states[0].transpose(0, 1), documents)) for states in (query, key, value)]
+    spread = [
+        cast(Tensor, cast(Any, _Spread.apply)(states[0].transpose(0, 1), documents)) for states in (query, key, value)
+    ]
     outputs, start = [], 0
     for rows, time in documents.sizes:
         part = slice(start, start + rows * time)
@@ -114,7 +116,7 @@ def packed_attention(
         hidden = _causal_attention(states, dropout, scaling, sliding_window)
         outputs.append(hidden.transpose(1, 2).reshape(rows * time, *hidden.shape[1:2], hidden.shape[3]))
     whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return cast(Tensor, _Gather.apply(whole, documents)).unsqueeze(0), None
+    return cast(Tensor, cast(Any, _Gather.apply)(whole, documents)).unsqueeze(0), None
 
 
 def _causal_attention(
@@ -129,7 +131,7 @@ def _causal_attention(
         mask = additive_mask(index.unsqueeze(1) >= index if sees is None else sees, query.dtype)[None, None]
         return grouped_attention(query, key, value, mask, scaling or query.shape[-1] ** -0.5, dropout)
     return nn.functional.scaled_dot_product_attention(
-        *states, sees, dropout, is_causal=sees is None, scale=scaling, enable_gqa=shares > 1
+        query, key, value, sees, dropout, is_causal=sees is None, scale=scaling, enable_gqa=shares > 1
     )
 
 

@@ -15,11 +15,11 @@ from rlhf_lightning.algorithms.functional import gae, kl_k1, kl_penalized_reward
 from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, value_loss
 from rlhf_lightning.arguments import Count, Decay, Fraction, NonNegativeFloat, PositiveFloat, checked
-from rlhf_lightning.generation.engines import Sampler
 from rlhf_lightning.generation.episode_batches import count_scored, figures_in, micro_batches_of, read_micro_batches
 from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
+from rlhf_lightning.generation.sampling_batches import Sampler
 from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
 from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient

@@ -158,7 +158,7 @@ def attention_width(model: nn.Module) -> int:
         0
     """
     config: Any = getattr(getattr(model, "backbone", model), "config", None)
-    text = config.get_text_config() if isinstance(config, PreTrainedConfig) else None
+    text: Any = config.get_text_config() if isinstance(config, PreTrainedConfig) else None
     heads = getattr(text, "num_attention_heads", None)
     if not isinstance(heads, int):
         return 0

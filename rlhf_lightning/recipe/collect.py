@@ -154,7 +154,7 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
-    sampler = _ResponseSampler(policies, tokenization, temperature, batch_size, sampler)
+    responses = _ResponseSampler(policies, tokenization, temperature, batch_size, sampler)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
     names = [*policies] if len(policies) > 1 else []
@@ -163,7 +163,7 @@ def collect_comparisons(
         if start >= len(rankings):
             each = partial(turns, len(policies), min_responses, max_responses, shares)
             whose = [each(f"{seed}/{example.index}") for example in chunk]
-            answers = sampler.distinct(chunk, whose, rounds, seed)
+            answers = responses.distinct(chunk, whose, rounds, seed)
             batch = []
             for e, texts, own in zip(chunk, answers, whose, strict=True):
                 labeler = random.Random(f"{seed}/{e.index}/labeler").choice(labelers)

@@ -262,7 +262,7 @@ class MemoryPlanner:
         prefilled = min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
         vocabulary = self.config.get_text_config().vocab_size
         copied = self.precision.autocast is not None or bool(self.lora)  # cast, or with adapters added
-        weights = [layer.weight for layer in model.modules() if type(layer) in LINEAR and copied]
+        weights = [cast(Tensor, layer.weight) for layer in model.modules() if type(layer) in LINEAR and copied]
         return {
             "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in weights),
             "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
