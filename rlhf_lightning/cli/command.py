@@ -26,7 +26,8 @@ from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_se
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
-from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view, table_3_table
+from rlhf_lightning.evaluation.metadata_table import table_3_table
+from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline

@@ -18,7 +18,7 @@ class SelectedLayer(DynamicLayer):
     """
 
     def __init__(self, source: DynamicLayer, rows: Int[Tensor, " chosen"]) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()
         self.source, self.rows, self.is_initialized = source, rows, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -194,8 +194,9 @@ def _longest(batch: ComparisonBatch) -> ComparisonBatch:
 
 def prompt_rows(batch: ComparisonBatch, rows: Sequence[int]) -> ComparisonBatch:
     """Some of the prompts of a batch, by number."""
-    fields = [field[list(rows)] for field in batch[:5]]
-    return ComparisonBatch(*fields, [batch.groups[row] for row in rows])
+    prompt_ids, prompt_mask, response_ids, response_mask, ranks = (field[list(rows)] for field in batch[:5])
+    groups = [batch.groups[row] for row in rows]
+    return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups)
 
 
 def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:

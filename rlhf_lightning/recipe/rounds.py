@@ -115,7 +115,8 @@ def _policies(options: Mapping[str, Any], newest: str, share: float) -> dict[str
 
 def _metric_of(config: Mapping[str, Any], stages: Sequence[Stage], number: int) -> str | None:
     """The part of `optimized_metric` that is of this round; one without a round is of the last that has its step."""
-    path, count = config[_METRIC], config[ROUNDS]
+    path: str | None = config[_METRIC]
+    count: int = config[ROUNDS]
     if path is None or count == 1:
         return path
     step, *parts = str(path).split(".")

@@ -46,7 +46,7 @@ def test_every_pass_gives_the_mean_over_the_response(family, scores_of):
     model = pooled_model(family)
     prompts, responses, ranks = ragged_case((5, 2, 3))
     batch = comparison_batch(prompts, responses, ranks)
-    scores = scores_of(model, batch)
+    scores = scores_of(model, batch).detach()
     for row, prompt in enumerate(prompts):
         for number, response in enumerate(responses[row]):
             assert float(scores[row, number]) == pytest.approx(mean_score(model, prompt, response), abs=1e-5)

@@ -14,9 +14,9 @@ from rlhf_lightning.cli import CONFIG_DIR, composed, run
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe import collect
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
-from rlhf_lightning.recipe.rounds import newest_policy, repeated, settings_of_round
+from rlhf_lightning.recipe.rounds import newest_policy, repeated, seed_of_round, settings_of_round
 from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
-from rlhf_lightning.runs.identity import model_fingerprint
+from rlhf_lightning.runs.identity import fingerprint, model_fingerprint, records_fingerprint
 from rlhf_lightning.runs.targets import builder
 from rlhf_lightning.sandbox.data import SandboxData
 
@@ -91,7 +91,9 @@ def test_a_later_round_ranks_the_newest_policy_and_learns_from_all_rankings(fini
     trained = [json.loads((step / "reward" / "examples.json").read_text())["train"] for step in (one, two)]
     assert trained == [counts[0], sum(counts)]
     assert parents(two / "reward")["init"] == parents(one / "reward")["init"] == sft
-    assert parents(two / "reward")["comparisons"] != parents(one / "reward")["comparisons"]
+    collected = [records_fingerprint(step / "collect") for step in (one, two)]
+    assert parents(one / "reward")["comparisons"] == collected[0]
+    assert parents(two / "reward")["comparisons"] == fingerprint(collected)
     assert parents(two / "ppo_ptx") == {
         "init": sft,
         "reward": model_fingerprint(str(two / "reward" / "model")),
@@ -250,6 +252,8 @@ def test_the_settings_of_a_round() -> None:
     assert (later["ppo"]["init"], later["ppo"]["reference"]) == ("ppo_ptx", "sft")
     assert (later["ppo_ptx"]["init"], later["ppo_ptx"]["reference"]) == ("ppo", "init")  # that of the same round
     assert settings_of_round(config, stages, 1) == config
+    # No seed of a run is that of a later round: they are below 2**32.
+    assert [seed_of_round(5, number) for number in (1, 2, 3)] == [5, 4294967301, 8589934597]
 
 
 def test_which_run_a_round_reads(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_states_are_what_the_head_reads(tiny_llama, tiny_tokenizer):
 
 def test_rankings_from_elsewhere_are_refused(tiny_llama, tmp_path):
     module = RewardModule(ScalarHeadModel.from_causal_lm(tiny_llama), ADAM)
-    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[HeadStart()], default_root_dir=tmp_path)
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(max_epochs=1, logger=False, callbacks=[HeadStart()], default_root_dir=tmp_path, **quiet)
     with pytest.raises(ValueError, match="reads the rankings of an RLHFDataModule"):
         trainer.fit(module, DataLoader([0]))

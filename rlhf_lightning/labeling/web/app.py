@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -53,7 +52,7 @@ def create_app(desk: Desk) -> Starlette:
         route("/admin/password", admin.set_password, "POST", role="admin"),
         route("/admin/export", admin.export, "POST", role="admin"),
     ]
-    handlers: dict[int | type[Exception], Callable[[Request, HTTPException], Response]] = {
+    handlers: dict[int | type[Exception], Callable[[Request, Exception], Response]] = {
         404: lambda _, error: desk.page("refused.html", 404, said="There is no such page."),
         405: lambda _, error: desk.page("refused.html", 405, said="This address cannot be used so."),
     }

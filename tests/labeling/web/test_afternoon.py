@@ -75,20 +75,18 @@ class Person:
 
     def work(self, kind: str, do: Callable[[str], None]) -> int:
         """All tasks of a kind; returns how many there were."""
-        count = 0
-        while True:
-            before = len(self.server.store.answers())
-            self.page.goto(f"{self.server.base}/work/{kind}")
-            self.page.wait_for_load_state("networkidle")
-            if self.page.locator("#work").count() == 0:
-                return count
-            do(self.page.inner_text(".prompt .text"))
-            self.page.keyboard.press("Control+Enter")
-            for _ in range(600):
-                if len(self.server.store.answers()) > before:
-                    break
-                self.page.wait_for_timeout(50)
+        count, page = 0, self.page
+        page.goto(f"{self.server.base}/work/{kind}")
+        page.wait_for_load_state("networkidle")
+        while (form := page.locator("#work")).count():
+            assignment = form.get_attribute("data-assignment")
+            do(page.inner_text(".prompt .text"))
+            page.keyboard.press("Control+Enter")
+            # The page goes on by itself.
+            page.wait_for_function("id => document.querySelector('#work')?.dataset.assignment !== id", arg=assignment)
+            page.wait_for_load_state("networkidle")
             count += 1
+        return count
 
     def write(self, prompt: str) -> None:
         self.page.fill("#response", self.taste.demonstrate(prompt))
