@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from contextlib import chdir
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,27 +88,41 @@ def model(make_chat_folder: Any) -> Path:
 
 def in_process(overrides: Any, folder: Path) -> tuple[int, int]:
     """The command line without a process of its own."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with chdir(folder), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         run(compose("config", [*overrides, *TINY]))
     return 0, 2**20
 
 
-def test_every_step_and_the_page(data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_every_step_and_the_page(data: Path, model: Path, tmp_path: Path) -> None:
     runs, page = tmp_path / "runs", tmp_path / "real.md"
-    arguments = ["--data", str(data), "--model", str(model), "--runs", str(runs)]
-    real.main(arguments, in_process)
-    folder = runs / "smollm2_seed1"
-    usage = json.loads((folder / "usage.json").read_text())
+    real.main(["--data", str(data), "--model", str(model), "--runs", str(runs)], in_process)
+    usage = json.loads((runs / "smollm2_seed1" / "usage.json").read_text())
     assert list(usage) == list(real.STEPS)
     assert all(each["complete"] for each in usage.values())
-    real.main([*arguments, "--steps", "sft"], in_process)
-    assert "complete already, skipped" in capsys.readouterr().out
-    assert json.loads((folder / "usage.json").read_text()) == usage  # nothing is counted twice
     real.main(["--report", "--runs", str(runs), "--page", str(page)])
     text = page.read_text()
     for word in ("| win rate against sft", "| sft |", "| judge | 1 |", "| reward | 1 |", "**together**", "- ppo_ptx: "):
         assert word in text, word
     assert (tmp_path / "real.png").stat().st_size > 10_000
+
+
+def test_the_rule_and_its_page(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, page = tmp_path / "runs", tmp_path / "real.md"
+    page.write_text("# A page\n\nWhat stands before stays.\n\n## What came out\n\nOld.\n")
+    arguments = ["--rule", "--model", str(model), "--runs", str(runs)]
+    real.main(arguments, in_process)
+    usage = json.loads((runs / "rule_seed1" / "usage.json").read_text())
+    assert [(step, own["complete"]) for step, own in usage.items()] == [("ppo", True), ("evaluate", True)]
+    real.main([*arguments, "--steps", "ppo"], in_process)
+    assert "complete already, skipped" in capsys.readouterr().out
+    assert json.loads((runs / "rule_seed1" / "usage.json").read_text()) == usage  # nothing is counted twice
+    real.main(["--report", "--runs", str(runs), "--page", str(page)])
+    text = page.read_text()
+    assert text.startswith("# A page\n\nWhat stands before stays.\n\n## What came out\n\nWritten by")
+    for word in ("### experiment=rule", "|  | base | ppo |", "| win rate against base", "| 1.0 |", "- ppo: "):
+        assert word in text, word
+    assert "Old." not in text
 
 
 def test_a_step_that_was_interrupted_takes_as_long_as_all_its_starts(tmp_path: Path) -> None:
@@ -136,10 +151,14 @@ def test_a_step_that_was_interrupted_takes_as_long_as_all_its_starts(tmp_path: P
     assert json.loads(usage.read_text()) == found
 
 
-def test_a_step_is_a_process_whose_status_and_memory_are_known() -> None:
-    status, memory = real.run_step(["--version"], Path.cwd())
-    assert status == 0
-    assert 10 * 2**10 < memory < 16 * 2**20  # KiB
+@pytest.mark.parametrize(("program", "expected"), [("true", 0), ("false", 1)])
+def test_a_step_is_a_process_whose_status_and_memory_are_known(
+    program: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real.sys, "executable", program)
+    status, memory = real.run_step(["seed=1"], Path.cwd())
+    assert status == expected
+    assert 2**8 < memory < 2**20  # KiB
 
 
 @pytest.mark.parametrize(
@@ -214,7 +233,7 @@ def test_a_gguf_file_becomes_a_folder(make_tiny_lm: Any, tmp_path: Path) -> None
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(300)
-    characters = [*map(chr, range(33, 127)), *map(chr, range(256, 459))]
+    characters = [*map(chr, range(33, 127)), *map(chr, range(256, 458)), "ab"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["<unk>", "<s>", "</s>", *characters])
     writer.add_token_types([3, 3, 3] + [1] * len(characters))
