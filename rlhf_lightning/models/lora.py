@@ -206,7 +206,7 @@ def merged_weights(model: nn.Module) -> dict[nn.Module, Callable[[], Tensor]]:
 
     def merged(layer: Any) -> Tensor:
         weight: Tensor = layer.get_base_layer().weight
-        return (weight + sum(map(layer.get_delta_weight, layer.active_adapters))).to(weight.dtype)
+        return cast(Tensor, (weight + sum(map(layer.get_delta_weight, layer.active_adapters))).to(weight.dtype))
 
     layers = {layer.get_base_layer(): layer for layer in _adapted(model).values() if not layer.disable_adapters}
     if not all(base.weight.is_floating_point() for base in layers):
