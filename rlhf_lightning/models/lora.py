@@ -205,7 +205,8 @@ def merged_weights(model: nn.Module) -> dict[nn.Module, Callable[[], Tensor]]:
     """
 
     def merged(layer: Any) -> Tensor:
-        return cast(Tensor, layer.get_base_layer().weight + sum(map(layer.get_delta_weight, layer.active_adapters)))
+        weight: Tensor = layer.get_base_layer().weight
+        return cast(Tensor, (weight + sum(map(layer.get_delta_weight, layer.active_adapters))).to(weight.dtype))
 
     layers = {layer.get_base_layer(): layer for layer in _adapted(model).values() if not layer.disable_adapters}
     if not all(base.weight.is_floating_point() for base in layers):
