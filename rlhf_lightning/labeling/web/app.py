@@ -1,6 +1,5 @@
 """The application: which address is which page."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -53,10 +52,13 @@ def create_app(desk: Desk) -> Starlette:
         route("/admin/password", admin.set_password, "POST", role="admin"),
         route("/admin/export", admin.export, "POST", role="admin"),
     ]
-    handlers: dict[int | type[Exception], Callable[[Request, HTTPException], Response]] = {
-        404: lambda _, error: desk.page("refused.html", 404, said="There is no such page."),
-        405: lambda _, error: desk.page("refused.html", 405, said="This address cannot be used so."),
-    }
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, desk.site)], exception_handlers=handlers)
+
+    def refused(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return desk.page("refused.html", status, said=f"There is no such page, or not for this ({status}).")
+
+    app = Starlette(
+        routes=routes, middleware=[Middleware(Guard, desk.site)], exception_handlers={404: refused, 405: refused}
+    )
     app.state.desk = desk
     return app

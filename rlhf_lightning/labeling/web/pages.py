@@ -1,5 +1,7 @@
 """The pages of a labeler: what there is to do, a task, saving and taking back, own work, instructions."""
 
+from typing import Any
+
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
@@ -76,7 +78,8 @@ def undo(visit: Visit) -> Response:
 
 def preview(visit: Visit) -> Response:
     """What a model will read of a demonstration."""
-    task, answer = _assignment(visit).task, visit.sent.get("answer")
+    task = _assignment(visit).task
+    answer: Any = visit.sent.get("answer")
     try:
         check_answer(task, answer)
     except ValueError as error:
