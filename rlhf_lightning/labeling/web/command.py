@@ -160,10 +160,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--export ends without a page, so that --labelers would get no link; give one of them")
     if options.export and options.export.exists() and not options.export.is_dir():
         parser.error(f"--export {options.export} is a file; name a folder")
-    for name in ("tls_cert", "tls_key"):
-        file = getattr(options, name)
-        if file is not None and not Path(file).is_file():
-            parser.error(f"--{name.replace('_', '-')} {file} is no file; name the one in PEM")
     if options.prompts and not options.demonstrations:
         parser.error("--prompts are those of --demonstrations N; give both")
     if options.model and not (options.model / TEMPLATE).is_file():
@@ -174,6 +170,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--tls-cert and --tls-key come together")
     if (said := _exposure(options)) is not None:
         parser.error(said)
+    for name in ("tls_cert", "tls_key"):
+        file = getattr(options, name)
+        if file is not None and not Path(file).is_file():
+            parser.error(f"--{name.replace('_', '-')} {file} is no file; name the one in PEM")
     return options
 
 
