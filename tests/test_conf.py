@@ -72,7 +72,7 @@ def test_option_names_real_parameters(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiment_composes(experiment: str) -> None:
-    brought = [] if experiment in ("demo", "sandbox", "sandbox_base") else ["data.root=/d"]
+    brought = [] if experiment in ("demo", "rounds", "sandbox", "sandbox_base") else ["data.root=/d"]
     brought += ["model.path=/m"] if experiment in ("rule", "flan", "t0") or "instruct" in experiment else []
     config = composed(f"experiment={experiment}", *brought)
     assert setting_faults(config, RECIPE, []) == []

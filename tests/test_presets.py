@@ -69,6 +69,7 @@ TABLE: tuple[tuple[str, Any, str], ...] = (
             (f"{step}.data.max_train", None, "C.2"),
             (f"{step}.bias_demonstrations", 11_295 + 1_430, "3.5"),
             (f"{step}.fit.log_every", 5, OURS),
+            (f"{step}.head_scale", None, OURS),
         )
     ),
     # PPO and PPO-ptx

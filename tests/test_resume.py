@@ -99,7 +99,7 @@ def sft_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RL
 
 def reward_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:
     module, data = reward(model, tokenizer)
-    return RewardModule(with_adapters(module.model, rank=2), ADAM, COSINE), data
+    return RewardModule(with_adapters(module.model, rank=2), ADAM, COSINE, micro_batch_size=2, head_lr=0.01), data
 
 
 def ppo_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RLHFDataModule]:

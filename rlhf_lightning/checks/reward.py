@@ -17,7 +17,7 @@ from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.sample import select_rows
 from rlhf_lightning.models import export
 from rlhf_lightning.models.architecture import unwindowed_tokens
-from rlhf_lightning.models.scalar_head import HEAD_FILE, load_scalar_model
+from rlhf_lightning.models.scalar_head import HEAD_FILE, load_scalar_model, pooled
 from rlhf_lightning.modules.reward import RewardModule
 
 LONG = 2048
@@ -35,8 +35,9 @@ def _one_by_one(subject: Subject, batch: ComparisonBatch) -> list[list[Tensor]]:
             if exists:
                 joined = torch.cat([prompt, ids[mask]])[None]
                 hidden = model.backbone(input_ids=joined, attention_mask=torch.ones_like(joined)).last_hidden_state
-                last = hidden[0, -1].to(model.head.weight.dtype)
-                scores.append((nn.functional.linear(last, model.head.weight)[0] + model.bias).float())
+                read = hidden[0, -1] if model.pooling == "last" else hidden[0, len(prompt) :].float().mean(0)
+                state = read.to(model.head.weight.dtype)
+                scores.append((nn.functional.linear(state, model.head.weight)[0] + model.bias).float())
         rows.append(scores)
     return rows
 
@@ -104,17 +105,20 @@ def centred(subject: Subject) -> str:
     written = subject.demonstrations if subject.centring is None else subject.centring
     if subject.reward is None or not written:
         raise CheckSkippedError("there is no trained reward model, or no demonstration")
-    rows = [torch.tensor(example.input_ids) for example in subject.tokens.demonstrations(written)]
+    examples = subject.tokens.demonstrations(written)
+    rows, starts = [torch.tensor(each.input_ids) for each in examples], [each.loss_start for each in examples]
     size = sum(weight.numel() for weight in subject.scalar.parameters())
     # A sample where all would take minutes; evenly spaced, because demonstrations may be sorted.
     count = max(1, min(len(rows), int(len(rows) * ENOUGH / (size * sum(len(row) for row in rows)))))
-    sample = [rows[place * len(rows) // count] for place in range(count)]
+    places = [place * len(rows) // count for place in range(count)]
     scores = []
     for start in range(0, count, 16):
-        part = sample[start : start + 16]
+        chosen = places[start : start + 16]
+        part = [rows[place] for place in chosen]
         ids = nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=int(part[0][0])).to(subject.device)
-        ends = torch.tensor([len(row) - 1 for row in part], device=subject.device)
-        scores += subject.scalar(ids).gather(1, ends[:, None])[:, 0].tolist()
+        counts = [torch.arange(len(rows[place])) >= starts[place] for place in chosen]
+        mask = nn.utils.rnn.pad_sequence(counts, batch_first=True).to(subject.device)
+        scores += pooled(subject.scalar, subject.scalar(ids), mask).tolist()
     mean, deviation = statistics.mean(scores), statistics.stdev(scores) if count > 1 else 0.0
     allowed = 1e-3 if subject.exact else 0.05 * deviation + 1e-2
     if count < len(rows):

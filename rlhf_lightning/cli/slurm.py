@@ -2,7 +2,7 @@
 
 from collections.abc import MutableMapping
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from rlhf_lightning.runs.folders import PipelineError
 
@@ -34,12 +34,14 @@ def join_srun(environment: MutableMapping[str, str]) -> None:
     machines = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_NODELIST", "127.0.0.1"))
     environment.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(machines))
     environment.setdefault("MASTER_PORT", str(15000 + (int(job) + int(step)) % 10000))
-    environment |= {
-        "WORLD_SIZE": tasks,
-        "RANK": environment["SLURM_PROCID"],
-        "LOCAL_WORLD_SIZE": str(each),
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "GROUP_WORLD_SIZE": nodes,
-        "GROUP_RANK": environment.get("SLURM_NODEID", "0"),
-        "TORCHELASTIC_RUN_ID": f"slurm-{job}.{step}",  # Lightning reads these where it is set
-    }
+    environment.update(
+        {
+            "WORLD_SIZE": tasks,
+            "RANK": environment["SLURM_PROCID"],
+            "LOCAL_WORLD_SIZE": str(each),
+            "LOCAL_RANK": environment["SLURM_LOCALID"],
+            "GROUP_WORLD_SIZE": nodes,
+            "GROUP_RANK": environment.get("SLURM_NODEID", "0"),
+            "TORCHELASTIC_RUN_ID": f"slurm-{job}.{step}",  # Lightning reads these where it is set
+        }
+    )

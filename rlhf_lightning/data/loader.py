@@ -1,7 +1,8 @@
 """A DataLoader that stops and continues exactly."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
 from rlhf_lightning.data.examples import ComparisonExample, LMExample, PromptExample
 from rlhf_lightning.parallel.processes import rank, world_size
+
+T = TypeVar("T")
 
 
 class ResumableBatches(Sampler[list[int]]):
@@ -120,6 +123,23 @@ class ResumableLoader(Loader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after that many batches."""
         self.batches.position = state["position"]
+
+
+def random_part(rows: Sequence[T], count: int | None, seed: int) -> Sequence[T]:
+    """So many of the rows, drawn by the seed, in their order: the first ones may be of one source, or one prompt.
+
+    Args:
+        rows: The rows.
+        count: How many; None, or as many as there are, is all of them.
+        seed: The seed.
+
+    Examples:
+        >>> random_part("abcdefgh", 3, seed=1)
+        ['a', 'c', 'e']
+    """
+    if count is None or count >= len(rows):
+        return rows
+    return [rows[place] for place in sorted(random.Random(seed).sample(range(len(rows)), count))]
 
 
 def collate_lm(examples: Sequence[LMExample], pad_token_id: int) -> LMBatch:

@@ -13,6 +13,7 @@ def ranking_results(
     groups: Sequence[str],
     scores: Sequence[Sequence[float]],
     clusters: Sequence[int] | None = None,
+    read: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Accuracy over the pairs that are not ties, per group and over all.
 
@@ -23,24 +24,26 @@ def ranking_results(
         scores: The reward model's score of each response, per prompt.
         clusters: The number of each prompt, where one stands there several times (`first_places` of the prompts): its
             rankings are no more independent of each other than the pairs of one.
+        read: The responses as the model reads them, cut where they are too long; None where all are read whole.
 
     Returns:
-        Per group, and for `all`: `accuracy` and `longer_wins` with 95 % intervals over prompts, `prompts` and
-        `pairs`.
+        Per group, and for `all`: `accuracy`, `longer_wins` of the whole texts and `longer_read_wins` of those that the
+        model reads, with 95 % intervals over prompts, `prompts` and `pairs`.
     """
-    table: dict[str, list[tuple[int, float, float]]] = {}
+    table: dict[str, list[tuple[int, float, float, float]]] = {}
     numbers = range(len(ranks)) if clusters is None else clusters
-    for prompt, texts, order, group, values in zip(numbers, completions, ranks, groups, scores, strict=True):
-        lengths = [float(len(text)) for text in texts]
-        for correct, longer in zip(_wins(order, values), _wins(order, lengths), strict=True):
+    columns = zip(numbers, completions, read or completions, ranks, groups, scores, strict=True)
+    for prompt, whole, cut, order, group, values in columns:
+        lengths = ([float(len(text)) for text in texts] for texts in (whole, cut))
+        for won in zip(_wins(order, values), *(_wins(order, length) for length in lengths), strict=True):
             for name in ("all", group):
-                table.setdefault(name, []).append((prompt, correct, longer))
+                table.setdefault(name, []).append((prompt, *won))
     results = {}
     for group, rows in table.items():
-        prompts, correct_pairs, longer_wins = zip(*rows, strict=True)
+        prompts, *won_pairs = zip(*rows, strict=True)
+        names = ("accuracy", "longer_wins", "longer_read_wins")
         results[group] = {
-            "accuracy": share_interval(correct_pairs, prompts),
-            "longer_wins": share_interval(longer_wins, prompts),
+            **{name: share_interval(won, prompts) for name, won in zip(names, won_pairs, strict=True)},
             "prompts": len(set(prompts)),
             "pairs": len(rows),
         }

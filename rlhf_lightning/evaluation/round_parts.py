@@ -128,12 +128,12 @@ def _rewards(rounds: Mapping[int, Round]) -> Part | None:
     rows, lines = [], dict[str, list[tuple[float, Interval]]]()
     for number, each in rounds.items():
         validation = split_tables(each.reward).get("validation", {}).get("all", {})
-        agreement = next(
+        agreement: Mapping[str, Any] = next(
             (own for own in each.evaluation.get("judge_agreement") or () if {*own["judges"]} == {JUDGE, REWARD}), {}
         )
         found = {"accuracy": validation.get("accuracy"), "agreement": agreement.get("decided")}
-        counts = [str(own) if own else NOT_MEASURED for own in (validation.get("prompts"), validation.get("pairs"))]
-        rows.append([str(number), *(cell(found[key], 100.0) for key, *_ in _REWARD), *counts])
+        sizes = [str(own) if own else NOT_MEASURED for own in (validation.get("prompts"), validation.get("pairs"))]
+        rows.append([str(number), *(cell(found[key], 100.0) for key, *_ in _REWARD), *sizes])
         for key, own in found.items():
             if own is not None:
                 lines.setdefault(key, []).append((number, _scaled(own, 100.0)))

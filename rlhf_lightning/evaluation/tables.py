@@ -53,24 +53,6 @@ def closing_table(results: Mapping[str, Any], legend: Legend) -> Table:
     return table
 
 
-def table_3_table(results: Mapping[str, Any], legend: Legend) -> Table | None:
-    """The metadata of table 3, which are measured in rows, policies in columns; None where none is."""
-    found = {name: own.get("table_3") or {} for name, own in results["policies"].items()}
-    fields = {name: [own.get(name) for own in found.values()] for name in TABLE_3}
-    lacking = [TABLE_3[name] for name, values in fields.items() if not any(values)]
-    if len(lacking) == len(TABLE_3):
-        return None
-    caption = f"{NOT_MEASURED}: {'; '.join(lacking)}." if lacking else None
-    table = Table("", title="Metadata of table 3", caption=caption)
-    for name in found:
-        table.add_column(legend.label(name), justify="right")
-    for name, values in fields.items():
-        form = "{:.2f}" if name == "likert" else "{:.1%}"
-        if any(values):
-            table.add_row(TABLE_3[name], *(interval_text(value, form) for value in values))
-    return table
-
-
 def judge_of(metrics: Mapping[str, Any], options: Mapping[str, Any], parents: Collection[str]) -> Mapping[str, Any]:
     """Who judged, and whether the policies were trained on its scores.
 
@@ -150,16 +132,17 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     return table
 
 
-def failure_table(failures: Mapping[str, str], jobs: int) -> Table:
+def failure_table(failures: Mapping[str, str], jobs: int, what: str = "failed") -> Table:
     """One row per job of a sweep that could not go on, with what it said.
 
     Args:
         failures: What each job said, by its name.
         jobs: How many jobs the sweep had.
+        what: What became of these.
     """
-    table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs failed", show_lines=True)
+    table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs {what}", show_lines=True)
     for job, said in failures.items():
-        table.add_row(Text(job), Text(said))
+        table.add_row(Text(job, overflow="fold"), Text(said, overflow="fold"))
     return table
 
 
@@ -299,11 +282,11 @@ def split_tables(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def accuracy_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Accuracy and "longer wins" per split and group."""
+    """Accuracy and "longer wins", of the texts as the model reads them and of the whole, per split and group."""
     rows = []
     for split, groups in split_tables(record).items():
         for group, own in groups.items():
-            cells = [cell(measured(own, key), 100.0) for key in ("accuracy", "longer_wins")]
+            cells = [cell(measured(own, key), 100.0) for key in ("accuracy", "longer_read_wins", "longer_wins")]
             counts = [own.get("prompts"), own.get("pairs")]
             rows.append({"split": split, "group": group, "cells": cells, "counts": counts})
     return rows

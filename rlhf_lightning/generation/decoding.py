@@ -61,7 +61,7 @@ def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Deco
     if layers <= {DynamicLayer, DynamicSlidingWindowLayer}:
         candidates = [CachedDecoder, GroupedDecoder]
     if layers == {DynamicLayer}:
-        candidates = [InPlaceDecoder, CachedDecoder, GroupedDecoder]
+        candidates = [InPlaceDecoder, PaddedDecoder, CachedDecoder, GroupedDecoder]
     ids = probe_tokens(model, 15).view(3, 5)
     mask = torch.arange(5, device=device) >= 5 - torch.tensor([[2], [5], [3]], device=device)
     with torch.no_grad(), eval_mode(model):
@@ -206,6 +206,8 @@ class InPlaceDecoder(CachedDecoder):
     comes several times is read once, and so is what all prompts begin with, which stands in front of the padding.
     """
 
+    shares = True
+
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_tokens: int) -> None:
         super().__init__(model, prompts, max_new_tokens)
         rows, width = self.mask.shape
@@ -214,7 +216,7 @@ class InPlaceDecoder(CachedDecoder):
         self.layers = [BufferedLayer(rows, block, self.gapless) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
         self.lengths = self.mask.sum(1)
-        self.shared = shared_tokens(self.input_ids, self.mask)
+        self.shared = shared_tokens(self.input_ids, self.mask) if self.shares else 0
         if self.shared:
             self.input_ids, self.mask = behind_prefix(self.input_ids, self.mask, self.shared)
 
@@ -272,3 +274,9 @@ class InPlaceDecoder(CachedDecoder):
         if not self.padded:
             return None
         return self.mask[:, None, None, :] if attention_implementation(self.model) == "sdpa" else self.mask
+
+
+class PaddedDecoder(InPlaceDecoder):
+    """The same with all padding in front, for layers that count columns and not positions back."""
+
+    shares = False

@@ -14,6 +14,7 @@ from rlhf_lightning.generation.function_reward import call_by_name, reward_name
 from rlhf_lightning.generation.sample import joined, response_texts, select_rows
 from rlhf_lightning.models.forward import reads_tokens, token_scores
 from rlhf_lightning.models.padding import length_groups
+from rlhf_lightning.models.scalar_head import pooled
 
 Reward: TypeAlias = nn.Module | Callable[..., Any]
 """What scores responses: a `ScalarHeadModel` over the policy's tokens; a `WeightedSum`; or whatever maps prompts and
@@ -52,7 +53,7 @@ class WeightedSum(nn.Module):
 def response_scores(
     reward: Reward, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, tokens: int | None = None
 ) -> Float[Tensor, " rows"]:
-    """Score of each response: at its last token, or from its text.
+    """Score of each response: at its last token (or as the model pools), or from its text.
 
     The last token is EOS where there is one, so the action that ends a response gets its due.
 
@@ -73,10 +74,10 @@ def response_scores(
         found = text_scores(reward, rollout.prompts.texts, response_texts(tokenizer, rollout))
         return torch.tensor(found, dtype=torch.float, device=device)
     if tokens is None:
-        return _last_token_scores(reward, rollout)
+        return _token_scores(reward, rollout)
     scores = torch.zeros(len(rollout.ended), device=device)
     for rows in length_groups(rollout.lengths, tokens):
-        scores[rows] = _last_token_scores(reward, select_rows(rollout, rows)).to(scores)
+        scores[rows] = _token_scores(reward, select_rows(rollout, rows)).to(scores)
     return scores
 
 
@@ -129,9 +130,11 @@ def checked_scores(name: str, found: Any, responses: Sequence[str]) -> list[floa
     return scores
 
 
-def _last_token_scores(reward: nn.Module, rollout: Rollout) -> Float[Tensor, " rows"]:
+def _token_scores(reward: nn.Module, rollout: Rollout) -> Float[Tensor, " rows"]:
     input_ids, mask, _ = joined(rollout)
-    return token_scores(reward, input_ids, mask).gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
+    begins = rollout.prompts.prompt_mask.sum(1, keepdim=True)
+    counts = mask & (torch.arange(mask.shape[1], device=mask.device) >= begins)
+    return pooled(reward, token_scores(reward, input_ids, mask), counts)
 
 
 def _short(value: object) -> str:

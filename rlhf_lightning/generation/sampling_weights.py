@@ -35,7 +35,7 @@ def sampling_weights(model: nn.Module, device: torch.device) -> Iterator[None]:
             own: Weights = layer._parameters
             if not any(isinstance(weight, DTensor) for weight in own.values()):
                 kept.append((own, dict(own)))
-                weight = {"weight": merged[layer]} if layer in merged else {}
+                weight = {"weight": merged[layer].to(layer.weight.dtype)} if layer in merged else {}
                 own |= {name: _cast(value, device) for name, value in {**own, **weight}.items()}
         yield
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.function_reward import messages_of
 from rlhf_lightning.models.loading import DType, freeze, load_weights, model_config
-from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model
+from rlhf_lightning.models.scalar_head import HEAD_FILE, ScalarHeadModel, load_scalar_model, pooled
 from rlhf_lightning.runs.hub import adapter_base, model_source
 from rlhf_lightning.tokenization.chat import rendered
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
@@ -64,6 +64,10 @@ class TextReward(nn.Module):
         model: Any
         if self.ours:
             model = load_scalar_model(path, dtype=dtype)
+            if template is not None and model.pooling == "mean":
+                raise ValueError(
+                    f"{path} scores by the mean over a response, which a template does not show; leave it."
+                )
         else:
             model = load_weights(AutoModelForSequenceClassification, path, dtype=getattr(torch, dtype), **options)
             model.base_model.register_forward_hook(_widened)
@@ -114,7 +118,9 @@ class TextReward(nn.Module):
         """
         if self.template is None:
             if self.ours:
-                return self._limited(self._trained(messages, response))
+                prompt_ids, ids = self._trained(messages, response)
+                row = self._limited([*prompt_ids, *ids])
+                return {**row, "counts": [*[0] * len(prompt_ids), *[1] * len(ids)][-len(row["input_ids"]) :]}
             if self.tokenizer.chat_template and self.dialogue is not None:
                 text, turn = self.dialogue.text, [*messages, {"role": "assistant", "content": response}]
                 spoken = [{**message, "content": text.as_text(message["content"])} for message in turn]
@@ -129,11 +135,11 @@ class TextReward(nn.Module):
             return self._encoded(prompt, response)
         return self._encoded(_filled(self.template, prompt, response))
 
-    def _trained(self, messages: list[dict[str, str]], response: str) -> list[int]:
+    def _trained(self, messages: list[dict[str, str]], response: str) -> tuple[list[int], list[int]]:
         assert self.dialogue is not None
         single = len(messages) == 1 and messages[0]["role"] == "user"
         read = self.dialogue.read([messages[0]["content"] if single else messages])
-        return [*read[0].ids, *self.dialogue.answers(read, [response])[0]]
+        return read[0].ids, self.dialogue.answers(read, [response])[0]
 
     def _plain(self, messages: list[dict[str, str]]) -> str:
         if len(messages) != 1:
@@ -180,7 +186,8 @@ class TextReward(nn.Module):
         )
         last = mask.sum(1) - 1
         if isinstance(self.model, ScalarHeadModel):
-            return cast(Tensor, self.model(ids)).gather(1, last[:, None]).squeeze(1).float()
+            counts = pad_sequence([torch.tensor(row.get("counts", row["attention_mask"])) for row in rows], True)
+            return pooled(self.model, self.model(ids), counts.bool().to(device)).float()
         self._widen_heads()
         hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         return self._chosen(self.model.score(hidden[torch.arange(len(rows), device=device), last]))

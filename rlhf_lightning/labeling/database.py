@@ -3,8 +3,9 @@
 import errno
 import sqlite3
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +42,7 @@ _SCHEMA = (
 )
 
 _File = TypeVar("_File", bound="Database")
+_Found = TypeVar("_Found")
 
 
 class Database:
@@ -61,7 +63,7 @@ class Database:
         weakref.finalize(self, _close, self._idle)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._sentences():
-            self._prepare()
+            self._patiently(self._prepare)
 
     def __enter__(self: _File) -> _File:
         """The file, until the block ends."""
@@ -90,11 +92,8 @@ class Database:
 
     @contextmanager
     def _connection(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._guard:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or self._connected()
+        connection = self._patiently(lambda: self._begun(begin))
         try:
-            connection.execute(begin)
             yield connection
             connection.execute("COMMIT")
         except BaseException:
@@ -104,19 +103,42 @@ class Database:
         with self._guard:
             self._idle.append(connection)
 
-    def _connected(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=self._patience, isolation_level=None, check_same_thread=False, cached_statements=64
+    def _begun(self, begin: str) -> sqlite3.Connection:
+        with self._guard:
+            connection = self._idle.pop() if self._idle else None
+        connection = connection or sqlite3.connect(
+            self.path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(begin)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only now a reader has its state
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
+    def _patiently(self, work: Callable[[], _Found]) -> _Found:
+        """Wait for those who make or close the file, or mend it after a kill; SQLite waits for those who write alone.
+
+        Source: https://www.sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY In WAL Mode".
+        """
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                    raise
+                time.sleep(0.02)
+
     def _prepare(self) -> None:
-        connection = self._connected()
+        connection = self._begun("BEGIN")  # one state, whatever a process that makes the file writes meanwhile
         try:
             self._check(connection)
+            connection.execute("COMMIT")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise PipelineError(

@@ -91,6 +91,7 @@ def export_adapter(
     """
     body: Any = model.backbone if isinstance(model, ScalarHeadModel) else model
     settings, prefix, head = copy.deepcopy(body.peft_config["default"]), PREFIX, dict[str, Tensor]()
+    pooling = model.pooling if isinstance(model, ScalarHeadModel) else "last"
     settings.task_type = "CAUSAL_LM"
     if isinstance(model, ScalarHeadModel):
         classifier = check_scalar_export(model, start.config, tokenizer)
@@ -111,6 +112,6 @@ def export_adapter(
             settings.save_pretrained(str(unfinished))
             tokenizer.save_pretrained(unfinished)
             if head:
-                save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
+                save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt", "pooling": pooling})
             else:
                 start.generation_config.save_pretrained(unfinished)

@@ -22,7 +22,7 @@ from rlhf_lightning.models.architecture import eval_mode
 from rlhf_lightning.models.lora import has_adapters, merge_adapters, plain_names
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.precision import is_exact
-from rlhf_lightning.models.scalar_head import HEAD_FILE, HEAD_PAGE, ScalarHeadModel
+from rlhf_lightning.models.scalar_head import HEAD_FILE, HEAD_PAGE, Pooling, ScalarHeadModel
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.parallel.sharding import full_state_dict, full_tensor, unshard
 from rlhf_lightning.runs.files import put_in_place
@@ -121,7 +121,8 @@ def sampling_as_trained(
 def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that `load_scalar_model` reads with the same scores.
 
-    Where the architecture has a class for sequence classification that gives our scores, it is a folder of that class.
+    Where the architecture has a class for sequence classification that gives our scores, it is a folder of that class;
+    such a class looks at the last token, so a model that pools by the mean has none.
     Its head has no bias, so the normalising bias goes into the config as `reward_bias`. Elsewhere the folder holds the
     body, for `AutoModel`, and the head in a file of its own, which the README.md beside it explains.
 
@@ -143,7 +144,7 @@ def export_scalar_model(model: ScalarHeadModel, config: Any, tokenizer: PreTrain
     body = cast(PreTrainedModel, model.backbone)
     before, body.config = body.config, scalar_config(model, config, tokenizer)
     try:
-        _write(body, tokenizer, folder, head_state(model))
+        _write(body, tokenizer, folder, head_state(model), model.pooling)
     finally:
         body.config = before
 
@@ -200,7 +201,8 @@ def _scores_alike(classifier: Any, model: ScalarHeadModel, tokenizer: PreTrained
     """Whether the classifier, given our weights, scores a row and a padded row as we do."""
     score, prefix = getattr(classifier, "score", None), classifier.base_model_prefix
     if (
-        not isinstance(score, nn.Linear)
+        model.pooling != "last"
+        or not isinstance(score, nn.Linear)
         or score.bias is not None
         or type(classifier.base_model) is not type(model.backbone)
     ):
@@ -225,6 +227,7 @@ def _write(
     tokenizer: PreTrainedTokenizerBase | None,
     folder: Path,
     head: dict[str, Tensor] | None = None,
+    pooling: Pooling = "last",
 ) -> None:
     state = full_state_dict(model)  # of all processes, before one of them writes
     if rank() == 0:
@@ -233,7 +236,7 @@ def _write(
             if tokenizer is not None:
                 tokenizer.save_pretrained(unfinished)
             if head is not None:
-                save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt"})
+                save_file(head, unfinished / HEAD_FILE, metadata={"format": "pt", "pooling": pooling})
                 (unfinished / "README.md").write_text(HEAD_PAGE, encoding="utf-8")
 
 

@@ -100,7 +100,7 @@ def token_logits(
 
 def token_scores(
     model: nn.Module, input_ids: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]
-) -> Float[Tensor, "rows time"]:
+) -> Float[Tensor, "rows time *width"]:
     """One number per token of rows that are padded on the right, from any module that maps ids and mask to that.
 
     Args:

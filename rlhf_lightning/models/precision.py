@@ -1,5 +1,9 @@
 """In how many bits numbers are computed."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -34,3 +38,14 @@ def trainer_dtypes(precision: str | int | None) -> tuple[torch.dtype | None, tor
     """
     name = str(precision or "32-true")
     return _TRUE.get(name), _MIXED.get(name)
+
+
+def trainer_precision(settings: Mapping[str, Any], device: torch.device) -> AbstractContextManager[None]:
+    """Compute as a Trainer does where models score or sample without one.
+
+    Args:
+        settings: The Trainer's arguments; a mixed `precision` alone makes a difference.
+        device: Where the models are.
+    """
+    mixed = trainer_dtypes(settings.get("precision"))[1]
+    return nullcontext() if mixed is None else torch.autocast(device.type, mixed)

@@ -2,10 +2,11 @@
 
 import copy
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
@@ -25,10 +26,15 @@ HEAD_FILE = "scalar_head.safetensors"
 """Holds `weight` (1 x hidden size) and `bias` (a number), where the architecture has no class for such a head."""
 HEAD_PAGE = signed(f"""# A reward model
 
-The body is read by `AutoModel.from_pretrained`, the head is `{HEAD_FILE}`. The score of a text is
-`last_hidden_state[last token] @ weight.T + bias`; `rlhf_lightning.models.scalar_head.load_scalar_model` reads both.
+The body is read by `AutoModel.from_pretrained`, the head is `{HEAD_FILE}`. A token has the number
+`last_hidden_state @ weight.T + bias`. The score of a text is that of its last token or, where the metadata of the file
+say `pooling: mean`, the mean over the tokens of the response. `rlhf_lightning.models.scalar_head.load_scalar_model`
+reads both.
 """)
 """The card until a run writes its own."""
+
+Pooling = Literal["last", "mean"]
+"""Where the score of a response stands: at its last token, or as the mean over its tokens."""
 
 
 class ScalarHeadModel(nn.Module):
@@ -37,6 +43,7 @@ class ScalarHeadModel(nn.Module):
     Args:
         backbone: A body without head, from `AutoModel` or `causal_lm.base_model`; its output has `last_hidden_state`.
         hidden_size: The width d of the body.
+        pooling: Where the score of a response stands (`pooled`); the paper does not say.
 
     The head has no bias of its own and starts with standard deviation 1 / sqrt(d + 1) (ours, as Stiennon et al. 2020);
     it computes in 32 bits, in whichever the body does.
@@ -45,16 +52,20 @@ class ScalarHeadModel(nn.Module):
 
     bias: Float[Tensor, ""]
 
-    def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
+    def __init__(self, backbone: nn.Module, hidden_size: int, pooling: Pooling = "last") -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.pooling = backbone, pooling
         self.head = nn.Linear(hidden_size, 1, bias=False)
         nn.init.normal_(self.head.weight, std=(hidden_size + 1) ** -0.5)
         self.register_buffer("bias", torch.zeros(()))
 
     @classmethod
-    def from_causal_lm(cls, model: PreTrainedModel) -> "ScalarHeadModel":
+    def from_causal_lm(cls, model: PreTrainedModel, pooling: Pooling = "last") -> "ScalarHeadModel":
         """Take over the body of a causal language model; the model itself stays as it is.
+
+        Args:
+            model: The model.
+            pooling: As of the constructor.
 
         Raises:
             ValueError: When the model does not tell its body from its head.
@@ -67,7 +78,7 @@ class ScalarHeadModel(nn.Module):
         head = model.get_output_embeddings()
         # What the head of words reads is what this head reads; the hidden size is another in OPT-350m.
         hidden_size = head.in_features if isinstance(head, nn.Linear) else model.config.get_text_config().hidden_size
-        return cls(copy.deepcopy(model.base_model), hidden_size).to(model.device)
+        return cls(copy.deepcopy(model.base_model), hidden_size, pooling).to(model.device)
 
     def forward(
         self,
@@ -75,7 +86,7 @@ class ScalarHeadModel(nn.Module):
         attention_mask: Tensor | BlockMask | None = None,
         position_ids: Int[Tensor, "rows time"] | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "rows time"]:
+    ) -> Float[Tensor, "rows time *width"]:
         """One number per token, in the units of the score.
 
         Args:
@@ -100,10 +111,53 @@ class ScalarHeadModel(nn.Module):
                 attention_mask = additive_mask(attention_mask, dtype)
             options |= {"attention_mask": attention_mask, "position_ids": position_ids}
             output = self.backbone(input_ids=input_ids, **options)
-        hidden = output.last_hidden_state
+        return self.values(output.last_hidden_state)
+
+    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time *numbers"]:
+        """The number of each token from its final state, in 32 bits at least."""
         exact = torch.promote_types(self.head.weight.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):  # 16 bits would put every score on a coarse grid
             return nn.functional.linear(hidden.to(exact), self.head.weight.to(exact)).squeeze(-1) + self.bias
+
+
+class FinalStates(ScalarHeadModel):
+    """The body of a model, which gives its final states in 32 bits in place of numbers.
+
+    Args:
+        model: The model; its body and what it makes of the tokens of a response are shared.
+    """
+
+    def __init__(self, model: ScalarHeadModel) -> None:
+        nn.Module.__init__(self)
+        self.backbone, self.pooling = model.backbone, model.pooling
+
+    def values(self, hidden: Float[Tensor, "rows time width"]) -> Float[Tensor, "rows time *numbers"]:
+        """The states themselves."""
+        return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def pooled(
+    model: nn.Module, values: Float[Tensor, "rows time *width"], mask: Bool[Tensor, "rows time"]
+) -> Float[Tensor, "rows *width"]:
+    """What a model says of responses, from what it says of their tokens.
+
+    Args:
+        model: The model; any but a `ScalarHeadModel` speaks at the last token.
+        values: What it says of each token.
+        mask: The tokens of the response.
+
+    Examples:
+        >>> mask = torch.tensor([[False, True, True, False]])
+        >>> pooled(nn.Identity(), torch.tensor([[5.0, 1.0, 2.0, 7.0]]), mask)
+        tensor([2.])
+        >>> pooled(ScalarHeadModel(nn.Identity(), 2, "mean"), torch.tensor([[5.0, 1.0, 2.0, 7.0]]), mask)
+        tensor([1.5000])
+    """
+    if getattr(model, "pooling", "last") == "mean":
+        weights = mask.to(values.dtype) / mask.sum(1, keepdim=True)
+        return torch.einsum("rt,rt...->r...", weights, values)
+    rows, time = (torch.arange(size, device=mask.device) for size in mask.shape)
+    return values[rows, (mask * time).amax(1)]
 
 
 @torch.no_grad()
@@ -156,7 +210,17 @@ def load_scalar_model(path: str, *, dtype: DType = "float32", attention: str = "
             )
         bias = float(head["bias"] if head else getattr(model.config, "reward_bias", 0.0))
         body, weight = model.base_model, score.weight.data
-    scalar = ScalarHeadModel(use_fast_kernels(body), weight.shape[1])
+    scalar = ScalarHeadModel(use_fast_kernels(body), weight.shape[1], _pooling(source / HEAD_FILE))
     scalar.head.weight.data.copy_(weight)
     scalar.bias.fill_(bias)
     return scalar
+
+
+def _pooling(head: Path) -> Pooling:
+    if not head.exists():
+        return "last"
+    with safe_open(head, "pt") as file:
+        found = (file.metadata() or {}).get("pooling", "last")
+    if found not in ("last", "mean"):
+        raise ValueError(f"{head} says pooling={found}; last and mean are known. Take a newer rlhf_lightning.")
+    return cast(Pooling, found)

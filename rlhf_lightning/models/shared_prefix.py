@@ -22,7 +22,8 @@ from rlhf_lightning.models.architecture import check_length, unwindowed_tokens
 from rlhf_lightning.models.forward import token_scores
 from rlhf_lightning.models.padding import compacting_order, left_aligned, length_groups, padded_size, position_ids
 from rlhf_lightning.models.precision import is_exact
-from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.scalar_head import ScalarHeadModel, pooled
+from rlhf_lightning.models.selected_cache import selected
 from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.parallel.sharding import is_sharded, unshard
 
@@ -32,10 +33,10 @@ TREE_TOKENS = 320
 """Where no prompt has more tokens than this with its responses, one short row is faster than two passes."""
 
 Scores: TypeAlias = Callable[[nn.Module, ComparisonBatch], Tensor]
-"""From a model and a batch to `prompts x K` scores; 0 where a prompt has fewer than K responses."""
+"""From a model and a batch to `prompts x K` scores, or states (`FinalStates`); 0 where a prompt has fewer than K."""
 
 
-def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K *width"]:
     """Scores of responses that are read behind the cached keys and values of their prompt; gradients flow through them.
 
     P + sum(len y) tokens per prompt, and attention over len y * (P + len y) pairs per response, as in separate rows.
@@ -55,20 +56,20 @@ def cached_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "pr
     model(prompt_ids, cache=cache)
     prompt, number = batch.mask.nonzero(as_tuple=True)
     lengths = batch.response_mask[prompt, number].sum(1)
-    scores = batch.response_mask.new_zeros(batch.mask.shape, dtype=model.head.weight.dtype)
-    for group in length_groups(lengths, GROUP_TOKENS):
+    groups, found = length_groups(lengths, GROUP_TOKENS), []
+    for group in groups:
         rows, columns = prompt[group], number[group]
         width = int(lengths[group].max())
         ids, mask = batch.response_ids[rows, columns, :width], batch.response_mask[rows, columns, :width]
         both = torch.cat([prompt_mask[rows], mask], 1)
         positions = position_ids(both)[:, -width:]
         values = model(ids, continuation_mask(prompt_mask[rows], mask), positions, selected(cache, rows))
-        last = values.gather(1, (lengths[group] - 1).unsqueeze(1)).squeeze(1)
-        scores = scores.to(last.dtype).index_put((rows, columns), last)
-    return scores
+        found.append(pooled(model, values, mask))
+    order = torch.cat(groups)
+    return _placed(torch.cat(found), batch, prompt[order], number[order])
 
 
-def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K *width"]:
     """Scores from one row `[prompt | y1 | .. | yK]` per prompt.
 
     Every response sees the prompt and itself, never its neighbours, and its positions go on from the prompt: the
@@ -96,20 +97,28 @@ def tree_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prom
 
     flex = attention_implementation(model.backbone) == "flex_attention"
     visible = tree_block_mask(segments, mask) if flex else tree_mask(segments, mask)
-    scores = model(input_ids, visible, torch.where(mask, positions, 0))
-    last = (starts + lengths - 1)[:, 1:].clamp(min=0)
-    return torch.where(batch.mask, scores.gather(1, last), 0.0)
+    values = model(input_ids, visible, torch.where(mask, positions, 0))
+    row, number = batch.mask.nonzero(as_tuple=True)
+    if model.pooling == "last":
+        return _placed(values[row, (starts + lengths - 1)[row, number + 1]], batch, row, number)
+    of_response = (segments[row] == (number + 1).unsqueeze(1)) & mask[row]
+    return _placed(pooled(model, values[row], of_response), batch, row, number)
 
 
-def separate_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
+def separate_scores(model: nn.Module, batch: ComparisonBatch) -> Float[Tensor, "prompts K *width"]:
     """Scores from one row `[prompt | y]` per response: the plain form that the shared prefix must equal."""
     prompt, response = batch.mask.nonzero(as_tuple=True)
     input_ids = torch.cat([batch.prompt_ids[prompt], batch.response_ids[prompt, response]], 1)
     mask = torch.cat([batch.prompt_mask[prompt], batch.response_mask[prompt, response]], 1)
     input_ids, mask = left_aligned(input_ids, mask)
-    values = token_scores(model, input_ids, mask)
-    last = values.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
-    return torch.zeros(batch.mask.shape, dtype=last.dtype, device=last.device).index_put((prompt, response), last)
+    begins = batch.prompt_mask.sum(1, keepdim=True)[prompt]
+    counts = mask & (torch.arange(mask.shape[1], device=mask.device) >= begins)
+    return _placed(pooled(model, token_scores(model, input_ids, mask), counts), batch, prompt, response)
+
+
+def _placed(found: Tensor, batch: ComparisonBatch, prompt: Tensor, number: Tensor) -> Tensor:
+    """Where each belongs, 0 where a prompt has fewer than K responses."""
+    return found.new_zeros(*batch.mask.shape, *found.shape[1:]).index_put((prompt, number), found)
 
 
 def fastest_pass(sound: Sequence[Scores], batch: ComparisonBatch) -> Scores:
@@ -180,10 +189,11 @@ def _longest(batch: ComparisonBatch) -> ComparisonBatch:
     prompts, responses = batch.prompt_mask.sum(1), batch.response_mask.sum(2)
     rows = [int((prompts + behind).argmax()) for behind in (responses.sum(1), responses.amax(1))]
     chosen = sorted({*rows, (rows[0] + 1) % len(prompts)})[:2] if rows[0] == rows[1] else rows
-    return _rows(batch, chosen)
+    return prompt_rows(batch, chosen)
 
 
-def _rows(batch: ComparisonBatch, rows: Sequence[int]) -> ComparisonBatch:
+def prompt_rows(batch: ComparisonBatch, rows: Sequence[int]) -> ComparisonBatch:
+    """Some of the prompts of a batch, by number."""
     prompt_ids, prompt_mask, response_ids, response_mask, ranks = (field[list(rows)] for field in batch[:5])
     groups = [batch.groups[row] for row in rows]
     return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, groups)
@@ -207,7 +217,7 @@ def sound_passes(
     model: nn.Module, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
 ) -> tuple[tuple[Scores, ...], str]:
     """The candidates that give the scores of separate rows on two prompts, and what is wrong with the others."""
-    two = _rows(batch, range(min(2, len(batch.ranks))))
+    two = prompt_rows(batch, range(min(2, len(batch.ranks))))
     faults = {scores: _fault(scores, model, two) for scores in candidates}
     reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
     return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
@@ -261,12 +271,3 @@ def continuation_mask(
     causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
     responses = (causal & mask.unsqueeze(1)) | torch.eye(width, dtype=torch.bool, device=mask.device)
     return torch.cat([prompt_mask.unsqueeze(1).expand(-1, width, -1), responses], 2).unsqueeze(1)
-
-
-def selected(cache: DynamicCache, rows: Int[Tensor, " chosen"]) -> DynamicCache:
-    """The cache of those rows; the original stays as it is."""
-    chosen = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        plain = cast(DynamicLayer, layer)
-        chosen.update(cast(Tensor, plain.keys)[rows], cast(Tensor, plain.values)[rows], number)
-    return chosen

@@ -5,19 +5,27 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
-from rlhf_lightning.arguments import checked
+from rlhf_lightning.arguments import Count, PositiveFloat, checked
 from rlhf_lightning.models.dict_batches import comparison_batch
 from rlhf_lightning.models.master_weights import widened
+from rlhf_lightning.models.micro_batches import (
+    add_gradient,
+    keeping_parts,
+    ranking_optimizer,
+    ranking_parts,
+    together,
+)
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
 from rlhf_lightning.models.pairwise_accuracy import GroupedAccuracy
 from rlhf_lightning.models.recompute import checkpoint_activations
-from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read, tree_scores
+from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read
 from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.parallel.processes import all_reduce_sum, process_weight
-from rlhf_lightning.parallel.sharding import call_unsharded
+from rlhf_lightning.parallel.sharding import call_unsharded, sync_on_last
 
 
 class RewardModule(RLHFModule):
@@ -33,8 +41,9 @@ class RewardModule(RLHFModule):
         shared_prefix: Read each prompt once for all its responses (`rlhf_lightning.models.shared_prefix`). Checked
             against separate rows on the first batch and on longer ones; a model that does not support it falls back to
             them with a warning.
-        activation_checkpointing: Compute activations again in the backward pass instead of keeping them. The prompt is
-            then shared by the tree mask only, because keys and values of a cache cannot be computed again.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        micro_batch_size: Prompts per backward pass; None is the batch at once. The gradient is the same.
+        head_lr: Learning rate of the head; None is that of all.
     """
 
     @checked
@@ -46,6 +55,8 @@ class RewardModule(RLHFModule):
         *,
         shared_prefix: bool = True,
         activation_checkpointing: bool = False,
+        micro_batch_size: Count | None = None,
+        head_lr: PositiveFloat | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "scheduler"])
@@ -53,9 +64,9 @@ class RewardModule(RLHFModule):
         self.accuracy = GroupedAccuracy()
         self.passes = VerifiedPasses() if shared_prefix else VerifiedPasses(())
         self.taken: Scores = separate_scores
+        self._added = False
         if activation_checkpointing:
             checkpoint_activations(model)
-            self.passes = VerifiedPasses((tree_scores,) if shared_prefix else ())
 
     def scores(self, batch: ComparisonBatch) -> Float[Tensor, "prompts K"]:
         """Score of every response, at its last token; 0 where a prompt has fewer than K."""
@@ -69,16 +80,31 @@ class RewardModule(RLHFModule):
     def training_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> Float[Tensor, ""]:
         """One optimizer step, on a batch as `rlhf_lightning.models.dict_batches.comparison_batch` takes it."""
         batch = comparison_batch(batch)
-        loss, statistics = self.loss(batch)
-        loss = loss * process_weight(statistics.num_prompts)
-        tokens, positions = tokens_read(self.taken, batch)
-        self.throughput.count(self.model, tokens, positions, backward=True)
-        self.check_finite(loss=loss.detach())
+        parts, found = ranking_parts(batch, self.hparams.micro_batch_size), list[tuple[Tensor, RankingStatistics]]()
+        for part, weight in sync_on_last(self.model, parts):
+            loss, statistics = self.loss(part)
+            loss = loss * weight
+            self.throughput.count(self.model, *tokens_read(self.taken, part), backward=True)
+            self.check_finite(loss=loss.detach())
+            found.append((loss.detach(), statistics))
+            if len(found) < len(parts):
+                add_gradient(self, loss, first=len(found) == 1)
+        whole, statistics = together(found)
         pairs = process_weight(statistics.num_pairs)
-        shown = {"train/loss": loss, "train/accuracy": statistics.accuracy * pairs}
+        shown = {"train/loss": whole, "train/accuracy": statistics.accuracy * pairs}
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ranks), sync_dist=True)
         self.log("train/margin", statistics.margin * pairs, batch_size=len(batch.ranks), sync_dist=True)
-        return loss
+        self._added = len(parts) > 1
+        return keeping_parts(loss, self.model) if self._added else loss
+
+    def build_optimizers(self) -> list[Optimizer]:
+        """One optimizer, with the head in a group of its own where that has a rate of its own."""
+        return [ranking_optimizer(self, self.optimizer_factory, self.hparams.head_lr)]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Keep the gradient that `training_step` has added up."""
+        if not self._added:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
 
@@ -85,6 +85,15 @@ def _unit(model: Any) -> FSDPModule | None:
 def full_tensor(value: Tensor) -> Tensor:
     """A tensor as a whole; all processes must ask for it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+@torch.no_grad()
+def set_tensor(target: Tensor, value: Tensor) -> None:
+    """Give a weight, which may be sharded, a value that all processes have as a whole."""
+    value = value.to(target.device, target.dtype)
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value, target.device_mesh, target.placements)
+    target.copy_(value)
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
 from rlhf_lightning.labeling.settings import Ranked
+from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
@@ -77,7 +78,8 @@ class Collection(AsksPeople):
         found = {}
         for split, count in options["prompts"].items():
             prompts = prompts_of_round(context, split, count, number)
-            with progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}") as (bar, task):
+            bars = progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}")
+            with bars as (bar, task), trainer_precision(context.config["trainer"], context.device):
                 found[split] = collect_comparisons(
                     policies,
                     context.tokenization,

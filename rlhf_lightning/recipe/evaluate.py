@@ -10,6 +10,7 @@ from rlhf_lightning.data.loader import collate_lm, collate_prompts
 from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
+from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
 from rlhf_lightning.recipe.judges import (
     EvaluateSettings,
@@ -81,7 +82,8 @@ class Evaluation(AsksPeople):
         with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
-                kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
+                with trainer_precision(context.config["trainer"], context.device):
+                    kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
         tests.further.compare(self.name, kept, names, tests.questions)
         samples = {name: kept.measured[name][0] for name in names}
         said = rated(people, samples, tests.prompts, options["baseline"])

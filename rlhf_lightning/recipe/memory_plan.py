@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
-from torch import nn
 from transformers import PreTrainedConfig
 
 from rlhf_lightning.evaluation.tables import REWARD
@@ -20,6 +19,7 @@ from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.precision import trainer_dtypes
 from rlhf_lightning.recipe.context import BASE, Context
 from rlhf_lightning.recipe.rewards import reward_steps
+from rlhf_lightning.training.live_bytes import optimizer_bytes
 from rlhf_lightning.training.memory import MemoryPlanner, Phase, Precision
 
 GIB = 2**30
@@ -167,8 +167,12 @@ def rankings_plan(context: Context, config: Mapping[str, Any], stage: str, respo
     """Reward modelling on the longest prompts with so many of the longest responses."""
     rows, prompt, response = _rows(config, stage), *_lengths(config)
     count = 2 if config[stage]["data"].get("as_pairs") else responses
-    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}"
-    return StagePlan(stage, words, _planner(context, config, stage).reward_model(rows, prompt, count, response))
+    micro = min(config[stage]["module"]["micro_batch_size"] or rows, rows)
+    words = f"{rows} prompts of {prompt} tokens with {count} responses of {response}, {micro} at a time"
+    options = {"micro_prompts": micro, "freeze_body": config[stage]["freeze_body"]}
+    return StagePlan(
+        stage, words, _planner(context, config, stage).reward_model(rows, prompt, count, response, **options)
+    )
 
 
 def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePlan:
@@ -203,25 +207,33 @@ def ppo_plan(context: Context, config: Mapping[str, Any], stage: str) -> StagePl
 
 def training_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Overrides of any step that trains, from what costs nothing to what changes the run."""
-    checkpointing = [Lever(stage, "module.activation_checkpointing", True)]
-    on = config[stage]["module"].get("activation_checkpointing", False)
-    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
-    adapters = [Lever(stage, "lora.rank", 16)] if full else []
-    return [*([] if on else checkpointing), *adapters, *_batch_levers(config, stage)]
+    return [*_micro_levers(config, stage), *_model_levers(config, stage), *_batch_levers(config, stage)]
 
 
 def ppo_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
     """Smaller micro-batches, frozen models on the CPU, adapters, no moving average, smaller batches."""
-    options = config[stage]
-    module, batches = options["module"], _batch_levers(config, stage)
-    micro = module["micro_batch_size"] or math.ceil(options["data"]["batch_size"] / module["num_minibatches"])
-    levers = [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+    module, levers = config[stage]["module"], _micro_levers(config, stage)
     if not module["offload_frozen"] and torch.cuda.is_available():
         levers.append(Lever(stage, "module.offload_frozen", True))
-    levers += training_levers(config, stage)[: -len(batches) or None]
+    levers += _model_levers(config, stage)
     if module["ema_decay"] is not None:
         levers.append(Lever(stage, "module.ema_decay", None))
-    return levers + batches
+    return levers + _batch_levers(config, stage)
+
+
+def _micro_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    """Parts of a batch, of which the gradient is the same."""
+    module = config[stage]["module"]
+    together = math.ceil(config[stage]["data"]["batch_size"] / module.get("num_minibatches", 1))
+    micro = module.get("micro_batch_size", 1) or together  # a step that does not know them has the smallest
+    return [Lever(stage, "module.micro_batch_size", size) for size in (micro // 4, 1) if 1 <= size < micro]
+
+
+def _model_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
+    on = config[stage]["module"].get("activation_checkpointing", False)
+    checkpointing = [] if on else [Lever(stage, "module.activation_checkpointing", True)]
+    full = config[stage].get("lora", {"rank": 1})["rank"] == 0
+    return [*checkpointing, *([Lever(stage, "lora.rank", 16)] if full else [])]
 
 
 def _batch_levers(config: Mapping[str, Any], stage: str) -> list[Lever]:
@@ -240,7 +252,7 @@ def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryP
         _architecture(context, BASE),
         _precision(config),
         activation_checkpointing=options["module"].get("activation_checkpointing", False),
-        optimizer_bytes=_optimizer_bytes(context.build(options["module"]["optimizer"])),
+        optimizer_bytes=optimizer_bytes(context.build(options["module"]["optimizer"])),
         reward_config=_architecture(context, REWARD),
         lora=options["lora"] if options.get("lora", {}).get("rank") else None,
     )
@@ -278,14 +290,3 @@ def _precision(config: Mapping[str, Any]) -> Precision:
     weights = getattr(torch, config["model"]["causal_lm"].get("dtype", "float32"))
     true, mixed = trainer_dtypes(config["trainer"].get("precision"))
     return Precision(true or weights, mixed)
-
-
-def _optimizer_bytes(factory: Callable[..., torch.optim.Optimizer]) -> float:
-    """State per byte of parameters, from one step of the optimizer on a few numbers."""
-    parameter = nn.Parameter(torch.zeros(64, 64))
-    parameter.grad = torch.zeros_like(parameter)
-    optimizer = factory([parameter])
-    optimizer.step()
-    state = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
-    size = sum(value.numel() * value.element_size() for value in state if value.numel() > 1)
-    return size / (parameter.numel() * parameter.element_size())

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
-from rlhf_lightning.evaluation.tables import JUDGE
+from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
 from rlhf_lightning.recipe.rewards import INIT
 from rlhf_lightning.recipe.stage import Stage, TrainingStage
@@ -23,6 +23,8 @@ ROUNDS, LATER, LAST = "rounds", "later_rounds", "last"
 """Settings: how many rounds, and what is so in those after the first; the start that is the policy of the last one."""
 _METRIC, _POLICIES, _SHARES = "optimized_metric", "policies", "shares"
 T = TypeVar("T")
+RoundCount = Annotated[int, Ge(1), Le(100)]
+"""How many rounds; the paper has a few, and each has folders and a look ahead of its own."""
 
 
 class LaterRounds(TypedDict):
@@ -62,6 +64,11 @@ def check_rounds(config: Mapping[str, Any], stages: Sequence[Stage], given: bool
     if COLLECT not in (stage.name for stage in stages):
         raise PipelineError(
             f"{where}: without step {COLLECT} no round has rankings of its own. Add it to stages, or {ROUNDS}=1."
+        )
+    if (most := config[REWARD]["data"].get("max_train")) is not None:
+        raise PipelineError(
+            f"{where}: {REWARD}.data.max_train={most} takes the first rankings, so those of later rounds would not be "
+            "learned from. Set it to null, and collect.prompts.train to how many a round has."
         )
     if newest_policy(stages) is None:
         raise PipelineError(
@@ -110,7 +117,8 @@ def _policies(options: Mapping[str, Any], newest: str, share: float) -> dict[str
 
 def _metric_of(config: Mapping[str, Any], stages: Sequence[Stage], number: int) -> str | None:
     """The part of `optimized_metric` that is of this round; one without a round is of the last that has its step."""
-    path, count = config[_METRIC], config[ROUNDS]
+    path: str | None = config[_METRIC]
+    count: int = config[ROUNDS]
     if path is None or count == 1:
         return path
     step, *parts = str(path).split(".")

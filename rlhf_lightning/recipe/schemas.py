@@ -27,7 +27,7 @@ from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
 from rlhf_lightning.models.lora import with_adapters
-from rlhf_lightning.recipe.rounds import LaterRounds
+from rlhf_lightning.recipe.rounds import LaterRounds, RoundCount
 from rlhf_lightning.tokenization.formats import FormatName
 from rlhf_lightning.training.fit import fit_stage
 
@@ -103,7 +103,8 @@ class ValidatedRows(Rows, total=False):
     max_validation: NonNegativeInt | None
 
 
-def _data(*without: str) -> Keywords:
+def data_keywords(*without: str) -> Keywords:
+    """What `data` of a step may hold: arguments of the data module, without those."""
     return Keywords(RLHFDataModule, ("text", "seed", *_LENGTHS, *without))
 
 
@@ -111,7 +112,7 @@ class PretrainSettings(TypedDict):
     """Group `pretrain`."""
 
     module: LanguageModel
-    data: Annotated[ValidatedRows, _data(_PAIRS, *_SHARE, _ROWS)]
+    data: Annotated[ValidatedRows, data_keywords(_PAIRS, *_SHARE, _ROWS)]
     fit: Fit
     on_weights: bool
     export_dtype: DType
@@ -121,7 +122,7 @@ class FineTuningSettings(TypedDict):
     """Groups `sft` and `ppo_init`."""
 
     module: LanguageModel
-    data: Annotated[ValidatedRows, _data(_PAIRS, _ROWS)]
+    data: Annotated[ValidatedRows, data_keywords(_PAIRS, _ROWS)]
     fit: Fit
     lora: Lora
     rates: NotRequired[dict[str, NonNegativeFloat]]
@@ -129,20 +130,6 @@ class FineTuningSettings(TypedDict):
     residual_dropout: Decay
     keep_epochs: bool
     keep_every: Count | None
-
-
-class RewardSettings(TypedDict):
-    """Groups `reward` and `judge`."""
-
-    init: str | None
-    module: LanguageModel
-    data: Annotated[ValidatedRows, _data(*_SHARE, _ROWS)]
-    fit: Fit
-    lora: Lora
-    rates: NotRequired[dict[str, NonNegativeFloat]]
-    export: Form | None
-    bias_demonstrations: NonNegativeInt
-    folds: Literal["labeler", "source"] | None
 
 
 class PpoSettings(TypedDict):
@@ -153,7 +140,7 @@ class PpoSettings(TypedDict):
     reward: Reward
     value_init: str | None
     module: Ppo
-    data: Annotated[Rows, _data(_PAIRS, *_SHARE)]
+    data: Annotated[Rows, data_keywords(_PAIRS, *_SHARE)]
     fit: Fit
     lora: Lora
     rates: NotRequired[dict[str, NonNegativeFloat]]
@@ -266,7 +253,7 @@ class Settings(TypedDict):
     stages: str | list[str]
     run: str
     upstream: str | list[str] | None
-    rounds: Count
+    rounds: RoundCount
     later_rounds: LaterRounds
     overwrite: bool
     keep_going: bool

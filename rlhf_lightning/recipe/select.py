@@ -15,6 +15,7 @@ from rlhf_lightning.evaluation.intervals import Interval, first_places, mean_int
 from rlhf_lightning.evaluation.policies import PolicySamples, sample_policy, token_losses
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.models.export import complete_folder, export_causal_lm
+from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.recipe.context import BASE, WRITES, Context, counted
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.judges import texts_lacking
@@ -114,7 +115,8 @@ class Selection(Stage):
             for name in (*named, *prefixes):
                 bar.update(task, figures=name)
                 advance = partial(bar.advance, task)
-                kept.of(name, partial(trial.measure, named.get(name, BASE), prefixes.get(name), advance))
+                with trainer_precision(context.config["trainer"], context.device):
+                    kept.of(name, partial(trial.measure, named.get(name, BASE), prefixes.get(name), advance))
         report_cut(context, self.name, trial.reward)
         rows = _rows({name: kept.measured[name] for name in named}, trial.questions)
         metrics: dict[str, Any] = {CANDIDATES: rows, "best": (best := _best(rows))}

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import lightning as L
 
 from rlhf_lightning.data.datamodule import TASK_OF, RLHFDataModule
+from rlhf_lightning.data.loader import random_part
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
@@ -187,13 +188,14 @@ class TrainingStage(Stage):
         left_out = options.pop("leave_out", None) or []
         read = self.records(context, "train")
         check_sources(f"{self.name}.data.leave_out", left_out, read)
-        train = [record for record in read if record.source not in left_out]
-        train = train[: limits["max_train"]]
+        train = random_part(
+            [record for record in read if record.source not in left_out], limits["max_train"], context.seed
+        )
         return RLHFDataModule(
             TASK_OF[RECORD_TYPES[self.reads]],
             context.tokenizer,
             train if keep is None else [record for record in train if keep(record)],
-            self.records(context, "validation")[: limits["max_validation"]] or None,
+            random_part(self.records(context, "validation"), limits["max_validation"], context.seed) or None,
             text=context.records("text", "train") if uses_text else None,
             seed=context.seed,
             **context.config["data"]["lengths"],

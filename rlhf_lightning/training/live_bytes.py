@@ -1,7 +1,7 @@
 """Counting the bytes of tensors that are alive, and models that have shapes but no values."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -67,3 +67,14 @@ def parameter_bytes(model: nn.Module) -> int:
 def trainable_bytes(model: nn.Module) -> int:
     """Bytes of the parameters that have a gradient."""
     return sum(int(p.numel()) * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def optimizer_bytes(factory: Callable[..., torch.optim.Optimizer]) -> float:
+    """State per byte of parameters, from one step of the optimizer on a few numbers."""
+    parameter = nn.Parameter(torch.zeros(64, 64))
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = factory([parameter])
+    optimizer.step()
+    state = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
+    size = sum(value.numel() * value.element_size() for value in state if value.numel() > 1)
+    return size / (parameter.numel() * parameter.element_size())

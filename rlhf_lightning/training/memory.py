@@ -16,12 +16,13 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, P
 from rlhf_lightning.compat import FakeTensorMode
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.models.architecture import unwindowed_tokens
-from rlhf_lightning.models.loading import use_fast_kernels
+from rlhf_lightning.models.loading import freeze, use_fast_kernels
 from rlhf_lightning.models.log_probs import last_hidden, linear_log_probs
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters, with_adapters
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.models.shared_prefix import TREE_TOKENS, continuation_mask, selected
+from rlhf_lightning.models.selected_cache import selected
+from rlhf_lightning.models.shared_prefix import GROUP_TOKENS, TREE_TOKENS, continuation_mask
 from rlhf_lightning.training.live_bytes import LiveBytes, parameter_bytes, trainable_bytes, without_values
 
 
@@ -96,18 +97,37 @@ class MemoryPlanner:
             passes = self._passes(model, lambda: self._log_probs(model, rows, tokens, counted or tokens - 1))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
-    def reward_model(self, prompts: int, prompt_tokens: int, responses: int, response_tokens: int) -> list[Phase]:
-        """Reward training on prompts with so many responses each."""
+    def reward_model(
+        self,
+        prompts: int,
+        prompt_tokens: int,
+        responses: int,
+        response_tokens: int,
+        *,
+        micro_prompts: int | None = None,
+        freeze_body: bool = False,
+    ) -> list[Phase]:
+        """Reward training on prompts with so many responses each.
+
+        Args:
+            prompts: Prompts per optimizer step.
+            prompt_tokens: Tokens of each.
+            responses: Responses to each.
+            response_tokens: Tokens of each of them.
+            micro_prompts: Prompts per backward pass; None is all of them.
+            freeze_body: Whether the head alone learns.
+        """
         model = with_adapters(self._scalar_model(self.config, learns=not self.lora), **(self.lora or {}))
-        size = parameter_bytes(model)
-        shape = prompts, prompt_tokens, responses, response_tokens
-        tree = self.activation_checkpointing or prompt_tokens + responses * response_tokens <= TREE_TOKENS
+        if freeze_body:
+            freeze(model.backbone)
+        size, micro = parameter_bytes(model), min(prompts, micro_prompts or prompts)
+        shape = micro, prompt_tokens, responses, response_tokens
         window = unwindowed_tokens(model.backbone.config)
-        read = _read_tree if tree else _read_cached
+        read = _read_tree if prompt_tokens + responses * response_tokens <= TREE_TOKENS else _read_cached
         if window is not None and prompt_tokens + response_tokens > window:
             read = _read_rows
         with self._fake(model):
-            passes = self._passes(model, lambda: read(model, *shape))
+            passes = self._passes(model, lambda: read(model, *shape), 1 + (micro < prompts))
         return [Phase("train", {"model": size, **self._learned(model), **passes})]
 
     def ppo(
@@ -246,12 +266,13 @@ def _sample(rows: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
 def _read_cached(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:
     cache = DynamicCache()
     model(_ids(prompts, width), cache=cache)
-    rows = torch.arange(prompts).repeat_interleave(responses)
-    ids = _ids(prompts * responses, tokens)
-    everything = torch.ones(len(ids), width, dtype=torch.bool)
-    mask = continuation_mask(everything, torch.ones_like(ids, dtype=torch.bool))
-    values = model(ids, mask, torch.arange(width, width + tokens).expand_as(ids), selected(cache, rows))
-    return cast(Tensor, values[:, -1])
+    last = []
+    for rows in torch.arange(prompts).repeat_interleave(responses).split(max(1, GROUP_TOKENS // tokens)):
+        ids = _ids(len(rows), tokens)
+        everything = torch.ones(len(ids), width, dtype=torch.bool)
+        mask = continuation_mask(everything, torch.ones_like(ids, dtype=torch.bool))
+        last.append(model(ids, mask, torch.arange(width, width + tokens).expand_as(ids), selected(cache, rows))[:, -1])
+    return torch.cat(last)
 
 
 def _read_rows(model: ScalarHeadModel, prompts: int, width: int, responses: int, tokens: int) -> Tensor:

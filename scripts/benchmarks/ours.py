@@ -70,7 +70,11 @@ def reward(gate, shape):
     """K-wise reward training."""
     prompts, count = shape["prompts"], shape["K"]
     module = RewardModule(
-        ScalarHeadModel.from_causal_lm(make_lm(shape)), adam(shape), shared_prefix=shape.get("shared_prefix", True)
+        ScalarHeadModel.from_causal_lm(make_lm(shape)),
+        adam(shape),
+        shared_prefix=shape.get("shared_prefix", True),
+        micro_batch_size=shape.get("micro"),
+        activation_checkpointing=shape.get("again", False),
     )
     prompt, response = tokens(shape, prompts, shape["prompt"]), tokens(shape, prompts, count, shape["response"])
     ranks = torch.stack([torch.randperm(count) + 1 for _ in range(prompts)])

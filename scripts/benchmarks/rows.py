@@ -78,6 +78,12 @@ def _reward() -> list[Row]:
             separate = ("ours", "reward", own[2] | {"shared_prefix": False})
             aim = 2.0 if (size, precision) == ("M", "fp32") else 1.7
             found.append(Row(name, "one forward per response", "prompts/s", own, separate, aim))
+    whole = {"size": "M", "precision": "fp32", "K": 9, "prompt": 128, "response": 64, "prompts": 8}
+    ways = {"one prompt at a time": {"micro": 1}, "activations computed again": {"again": True}}
+    for way, options in ways.items():
+        name, own, other = f"reward K=9 M fp32, {way}", ("ours", "reward", whole | options), ("ours", "reward", whole)
+        found.append(Row(name, "the batch at once", "prompts/s", own, other))
+        found.append(Row(name, "the batch at once, peak memory", "MiB", own, other, memory=True))
     return found
 
 

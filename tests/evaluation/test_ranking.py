@@ -56,3 +56,11 @@ def test_the_order_of_completions_does_not_matter():
 
 def test_nothing_but_ties_gives_no_result():
     assert ranking_results([["a", "b"]], [[1, 1]], ["g"], [[1.0, 2.0]]) == {}
+
+
+def test_longer_wins_of_the_whole_text_and_of_what_the_model_reads():
+    """Cut to four letters the first pair is level, and the second turns round."""
+    whole, read = [["aaaaaaaa", "bbbbb"], ["c", "dddddd"]], [["aaaa", "bbbb"], ["cc", "d"]]
+    found = ranking_results(whole, [[1, 2], [1, 2]], ["g", "g"], [[1.0, 0.0]] * 2, read=read)["all"]
+    assert found["longer_wins"]["value"] == 0.5
+    assert found["longer_read_wins"]["value"] == 0.75

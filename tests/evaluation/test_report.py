@@ -26,6 +26,7 @@ PPO = (
 ACCURACY = {
     "accuracy": {"value": 0.725, "low": 0.7, "high": 0.75},
     "longer_wins": {"value": 0.5125, "low": 0.49, "high": 0.53},
+    "longer_read_wins": {"value": 0.505, "low": 0.48, "high": 0.52},
     "prompts": 40,
     "pairs": 321,
 }
@@ -253,7 +254,7 @@ def test_tables_show_numbers_with_their_intervals(page: Page) -> None:
         in (page.text)
     )
     assert "SFT 0.500 0.375 .. 0.625 baseline 1.00" in page.text
-    assert "validation users 72.5 70.0 .. 75.0 51.2 49.0 .. 53.0 40 321" in page.text
+    assert "validation users 72.5 70.0 .. 75.0 50.5 48.0 .. 52.0 51.2 49.0 .. 53.0 40 321" in page.text
     assert "test all 72.5 70.0 .. 75.0" in page.text
     assert "evaluate 18 14.3 7 012345678 fingerevaluate" in page.text
     assert "all 126" in page.text

@@ -4,8 +4,9 @@ import json
 import pytest
 from rich.console import Console
 
+from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.table_3 import TABLE_3
-from rlhf_lightning.evaluation.tables import closing_table, measure_table, sample_table, sweep_table, table_3_table
+from rlhf_lightning.evaluation.tables import closing_table, measure_table, sample_table, sweep_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
 

@@ -19,9 +19,10 @@ def test_rankings_are_comparisons():
         Answer(planted, "ann", {"ranks": [2, 1]}, [0, 1], 3.0, 0.0),
         Answer(Task("", "evaluation", "b", "p", ["x", "y"]), "ann", {"likert": [1, 2]}, [0, 1], 3.0, 0.0),
     ]
+    asked, known, made = ("p", ["x", "y"]), ("s", KNOWN["labels"], "u"), {"policies": ["sft", "ppo"], "round": 2}
     assert rankings(answers) == [
-        Comparison("p", ["x", "y"], [2, 1], "ann", "s", KNOWN["labels"], "u"),
-        Comparison("p", ["x", "y"], [1, 1], "bob", "s", KNOWN["labels"], "u"),
+        Comparison(*asked, [2, 1], "ann", *known, {**made, "likert": [1, 7], "order": [1, 0]}),
+        Comparison(*asked, [1, 1], "bob", *known, {**made, "order": [0, 1]}),
     ]
     assert demonstrations(answers) == []
 
@@ -56,15 +57,16 @@ def test_files_hold_everything(tmp_path):
         store.undo("ann")
         store.save(mine.id, "ann", {"response": "better"}, 9.0, "s2")
         paths = write_exports(store, tmp_path / "out")
-        given_at = {answer.submission: answer.given_at for answer in store.answers()}
+        saved = {answer.submission: answer for answer in store.answers()}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
-    assert [*RecordStream([tmp_path / "out" / "comparisons.jsonl"], Comparison, None, {})] == [
-        Comparison("p", ["x", "y"], [1, 2], "ann", "s", KNOWN["labels"], "u")
+    made = {"policies": ["sft", None], "likert": [7, 1], "order": saved["s0"].order, "round": 2}
+    assert [*RecordStream([tmp_path / "out" / "comparisons.train.jsonl"], Comparison, None, {})] == [
+        Comparison("p", ["x", "y"], [1, 2], "ann", "s", KNOWN["labels"], "u", made)
     ]
-    (demonstration,) = RecordStream([tmp_path / "out" / "demonstrations.jsonl"], Demonstration, None, {})
+    (demonstration,) = RecordStream([tmp_path / "out" / "demonstrations.train.jsonl"], Demonstration, None, {})
     assert (demonstration.prompt, demonstration.response) == ("ü \u2028", "better")
     ranked, written = (json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().split("\n")[:2])
-    assert ranked["saved_at"] >= ranked.pop("given_at") == given_at["s0"]
+    assert ranked["saved_at"] >= ranked.pop("given_at") == saved["s0"].given_at
     assert ranked.pop("order") in ([0, 1], [1, 0])
     assert ranked.pop("saved_at")
     assert ranked == {
@@ -85,6 +87,6 @@ def test_files_hold_everything(tmp_path):
         "undone_at": None,
     }
     assert (written["answer"], written["seconds"]) == ({"response": "better"}, 9.0)
-    (undone,) = [json.loads(line) for line in (tmp_path / "out" / "undone.jsonl").read_text().splitlines()]
+    (undone,) = [json.loads(line) for line in (tmp_path / "out" / "undone.jsonl").read_text().split("\n")[:-1]]
     assert (undone["answer"], undone["submission"]) == ({"response": "r"}, "s1")
     assert undone["undone_at"] is not None

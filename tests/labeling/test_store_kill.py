@@ -62,7 +62,7 @@ def test_a_process_is_killed_five_times(tmp_path):
         progress = store.progress()
     rows = {
         name: [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("answers", "undone", "demonstrations")
+        for name in ("answers", "undone", "demonstrations.train")
     }
     exported = [row["submission"] for row in rows["answers"] + rows["undone"]]
     assert {*acknowledged} <= {*exported}
@@ -71,5 +71,5 @@ def test_a_process_is_killed_five_times(tmp_path):
     assert len(exported) - len(acknowledged) <= 5
     counts = [(row["task"], row["labeler"]) for row in rows["answers"]]
     assert len(counts) == len({*counts})
-    assert progress["done"] == len(rows["answers"]) == len(rows["demonstrations"])
+    assert progress["done"] == len(rows["answers"]) == len(rows["demonstrations.train"])
     assert all(row["answer"]["response"] == row["submission"] for row in rows["answers"])

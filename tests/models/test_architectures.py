@@ -16,7 +16,14 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, PromptBatch
-from rlhf_lightning.generation.decoding import CachedDecoder, Decoder, GroupedDecoder, InPlaceDecoder, decoder
+from rlhf_lightning.generation.decoding import (
+    CachedDecoder,
+    Decoder,
+    GroupedDecoder,
+    InPlaceDecoder,
+    PaddedDecoder,
+    decoder,
+)
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses
 from rlhf_lightning.models.architecture import check_causal, rope_limit, unwindowed_tokens
 from rlhf_lightning.models.export import check_scalar_export, export_causal_lm, export_scalar_model
@@ -33,6 +40,7 @@ QUICK += ("Phi 3, longrope", "Mamba", "Jamba", "BERT", "GPT-Neo, local layers", 
 EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 DECODERS = {
     InPlaceDecoder: "in buffers",
+    PaddedDecoder: "in buffers",
     CachedDecoder: "in a cache",
     GroupedDecoder: "a cache per prompt length",
     Decoder: "without a cache",

@@ -97,7 +97,9 @@ class Worker:
             for number, first in enumerate(self.demonstrations[:-2])
         ]
         model = self.base()
-        module = RewardModule(ScalarHeadModel.from_causal_lm(model), self.adam)
+        # In several processes the batch is read in parts, of which one process has two and another one.
+        parts = {} if self.kind == "one" else {"micro_batch_size": 1}
+        module = RewardModule(ScalarHeadModel.from_causal_lm(model), self.adam, **parts)
         self.fit("reward", module, comparisons, comparisons[:7], batch_size=3)
         export_scalar_model(module.model, model.config, self.tokenizer, self.folder / "reward" / "model")
 

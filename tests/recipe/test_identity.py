@@ -85,7 +85,7 @@ def test_nothing_is_read_for_what_is_complete(place: Path, monkeypatch: pytest.M
     read = []
     digest = hashlib.file_digest
     monkeypatch.setattr("hashlib.file_digest", lambda file, kind: (read.append(Path(file.name)), digest(file, kind))[1])
-    monkeypatch.setattr("rlhf_lightning.data.sources.row_book", None)
+    monkeypatch.setattr("rlhf_lightning.data.rows.files.row_book", None)
     rlhf(place, "stages=[sft,reward,ppo]")
     assert read
     assert not [file for file in read if file.is_relative_to(place / "runs")]

@@ -135,7 +135,7 @@ WRONG = [
         "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
     ),
     ("+model.causal_lm.attention=spda", "sft, ppo_init, evaluate: model.causal_lm.attention=spda is unknown. Did you"),
-    ("data.lengths.block_size=193", "sft, evaluate: the model base (sandbox/medium) reads 192 tokens, but data."),
+    ("data.lengths.block_size=193", "sft, ppo_init, evaluate: the model base (sandbox/medium) reads 192 tokens"),
     ("upstream=demmo", "upstream=demmo: there is no run "),
     ("optimized_metric=pppo.rollout/score", "optimized_metric=pppo.rollout/score: pppo is none of the steps that"),
     ("optimized_metric=ppo", "optimized_metric=ppo is a step, not a number. Name one of its metrics"),

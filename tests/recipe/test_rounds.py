@@ -14,9 +14,9 @@ from rlhf_lightning.cli import CONFIG_DIR, composed, run
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.recipe import collect
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
-from rlhf_lightning.recipe.rounds import newest_policy, repeated, settings_of_round
+from rlhf_lightning.recipe.rounds import newest_policy, repeated, seed_of_round, settings_of_round
 from rlhf_lightning.runs.folders import PipelineError, Runs, read_stage
-from rlhf_lightning.runs.identity import model_fingerprint
+from rlhf_lightning.runs.identity import fingerprint, model_fingerprint, records_fingerprint
 from rlhf_lightning.runs.targets import builder
 from rlhf_lightning.sandbox.data import SandboxData
 
@@ -91,7 +91,9 @@ def test_a_later_round_ranks_the_newest_policy_and_learns_from_all_rankings(fini
     trained = [json.loads((step / "reward" / "examples.json").read_text())["train"] for step in (one, two)]
     assert trained == [counts[0], sum(counts)]
     assert parents(two / "reward")["init"] == parents(one / "reward")["init"] == sft
-    assert parents(two / "reward")["comparisons"] != parents(one / "reward")["comparisons"]
+    collected = [records_fingerprint(step / "collect") for step in (one, two)]
+    assert parents(one / "reward")["comparisons"] == collected[0]
+    assert parents(two / "reward")["comparisons"] == fingerprint(collected)
     assert parents(two / "ppo_ptx") == {
         "init": sft,
         "reward": model_fingerprint(str(two / "reward" / "model")),
@@ -140,6 +142,7 @@ def test_a_third_round_is_added_and_nothing_is_made_twice(
     rlhf(tmp_path, "rounds=3", "optimized_metric=sft.validation/loss")
 
 
+@pytest.mark.slow
 def test_a_kill_between_and_within_rounds_ends_the_same(
     first: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,10 +217,11 @@ def test_every_round_is_looked_at_before_the_first_step(tmp_path: Path) -> None:
         (["stages=[sft,reward,ppo]"], "rounds=2: without step collect no round has rankings of its own"),
         (["stages=[sft,collect,reward,evaluate]"], "rounds=2: no step of stages trains a policy"),
         (["optimized_metric=rounds.3.evaluate.x"], "rounds.3.evaluate.x is of no round. Name one of 1 to 2"),
+        (["reward.data.max_train=9"], "rounds=2: reward.data.max_train=9 takes the first rankings"),
         (["optimized_metric=rounds.2.sft.x"], "sft is none of the steps that run"),
         (["later_rounds.share=1"], "later_rounds.share must"),
         (["later_rounds.start=lst"], "later_rounds.start must"),
-        (["rounds=0"], "rounds must be a whole number of at least 1"),
+        (["rounds=0"], "rounds must be a whole number in .1, 100."),
         (["rounds=1", "collect.policies=[ppo_ptx]"], "ppo_ptx is needed, and does not come before this step"),
     ],
 )  # fmt: skip
@@ -249,6 +253,8 @@ def test_the_settings_of_a_round() -> None:
     assert (later["ppo"]["init"], later["ppo"]["reference"]) == ("ppo_ptx", "sft")
     assert (later["ppo_ptx"]["init"], later["ppo_ptx"]["reference"]) == ("ppo", "init")  # that of the same round
     assert settings_of_round(config, stages, 1) == config
+    # No seed of a run is that of a later round: they are below 2**32.
+    assert [seed_of_round(5, number) for number in (1, 2, 3)] == [5, 4294967301, 8589934597]
 
 
 def test_which_run_a_round_reads(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The application: which address is which page."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -52,13 +52,10 @@ def create_app(desk: Desk) -> Starlette:
         route("/admin/password", admin.set_password, "POST", role="admin"),
         route("/admin/export", admin.export, "POST", role="admin"),
     ]
-
-    def refused(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        return desk.page("refused.html", status, said=f"There is no such page, or not for this ({status}).")
-
-    app = Starlette(
-        routes=routes, middleware=[Middleware(Guard, desk.site)], exception_handlers={404: refused, 405: refused}
-    )
+    handlers: dict[int | type[Exception], Callable[[Request, Exception], Response]] = {
+        404: lambda _, error: desk.page("refused.html", 404, said="There is no such page."),
+        405: lambda _, error: desk.page("refused.html", 405, said="This address cannot be used so."),
+    }
+    app = Starlette(routes=routes, middleware=[Middleware(Guard, desk.site)], exception_handlers=handlers)
     app.state.desk = desk
     return app

@@ -1,6 +1,6 @@
 """The pages of a labeler: what there is to do, a task, saving and taking back, own work, instructions."""
 
-from typing import Any
+from typing import Any, cast
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -78,13 +78,13 @@ def undo(visit: Visit) -> Response:
 
 def preview(visit: Visit) -> Response:
     """What a model will read of a demonstration."""
-    task = _assignment(visit).task
-    answer: Any = visit.sent.get("answer")
+    task, answer = _assignment(visit).task, cast(dict[str, Any], visit.sent.get("answer"))
     try:
         check_answer(task, answer)
     except ValueError as error:
         return JSONResponse({"text": f"Not complete yet: {error}"})
-    prompt, response = (task.prompt or answer.get("prompt")), answer.get("response")
+    prompt: Any = task.prompt or answer.get("prompt")
+    response: Any = answer.get("response")
     if "pairs" in answer:
         pairs = [(pair["query"], pair["response"]) for pair in answer["pairs"]]
         last = few_shot_examples(answer["instruction"], pairs)[-1]

@@ -2,52 +2,18 @@
 
 import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from label_server import CHROMIUM, Server
 from web_client import CANARY
 
-from rlhf_lightning.labeling.store import LabelStore
 from rlhf_lightning.labeling.tasks import Task
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")]
-COMMAND = [sys.executable, "-c", "from rlhf_lightning.labeling.web.command import main; main()"]
 TEXTS = [f"Output number {number}, and {CANARY}" for number in range(6)]
 PICTURES = os.environ.get("LABEL_PICTURES")
 """A folder for screenshots, to be looked at."""
-
-
-class Server:
-    def __init__(self, folder):
-        self.folder, self.store = folder, LabelStore(folder / "labels.sqlite")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.base = f"http://127.0.0.1:{free.getsockname()[1]}"
-        self.process = None
-
-    def start(self):
-        port = self.base.rpartition(":")[2]
-        command = [*COMMAND, str(self.folder), "--no-browser", "--port", port]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.getcwd()}
-        )
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
-                return self
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
