@@ -54,6 +54,8 @@ def enter(server, browser):
     yield enter
     for context in contexts:
         for page in context.pages:
+            page.wait_for_timeout(500)  # a page that has saved goes on by itself
+            page.wait_for_load_state("networkidle")
             assert page.evaluate("window.hit") is None
         context.close()
     assert faults == []
