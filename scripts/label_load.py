@@ -71,7 +71,7 @@ async def labeler(address: str, token: str, beats: "asyncio.Queue[float]", secon
                 try:
                     began = time.perf_counter()
                     response = await client.request(method, path, **options)
-                    if response.status_code < 500:
+                    if response.status_code < 500 and response.status_code != 429:
                         seconds.append(time.perf_counter() - began) if method == "POST" else None
                         return response
                 except httpx.TransportError:

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
-from rlhf_lightning.cli.sweep import SweepSummary, is_sweep, runs_of
+from rlhf_lightning.cli.sweep import WAITING, SweepSummary, is_sweep, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank
@@ -38,9 +38,6 @@ from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.runs.targets import builder
-
-WAITING = 3
-"""Exit status of a command that ends because people are still to do something."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -143,9 +140,12 @@ def _main(config: DictConfig) -> float | None:
             sys.exit(_stopped(stop))
         raise
     except Exception as error:
-        if isinstance(error, WaitingError) and not is_sweep(hydra_config):
+        if isinstance(error, WaitingError):
             print_waiting(error)
-            sys.exit(WAITING)
+            if not is_sweep(hydra_config):
+                sys.exit(WAITING)
+            SweepSummary.waiting[hydra_config.hydra.job.num] = str(error)
+            return None if config.optimized_metric is None else math.nan
         said = report(error, _run_folder(config, hydra_config))
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)

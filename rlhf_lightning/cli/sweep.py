@@ -21,6 +21,8 @@ from rlhf_lightning.runs.secrets import redacted
 
 LONGEST = 120
 """Characters of a job's name in the name of its folder."""
+WAITING = 3
+"""Exit status of a command that ends because people are still to do something."""
 
 
 class SweepSummary(Callback):
@@ -28,6 +30,8 @@ class SweepSummary(Callback):
 
     failures: ClassVar[dict[int, str]] = {}
     """What jobs said that could not go on, by their numbers."""
+    waiting: ClassVar[dict[int, str]] = {}
+    """What people are to do for jobs that wait for them, by their numbers."""
 
     def __init__(self) -> None:
         keep_secrets()  # in the processes of other launchers too
@@ -37,6 +41,7 @@ class SweepSummary(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Forget another multirun of this process."""
         self.failures.clear()
+        self.waiting.clear()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Remember what a job of a multirun was called and where it wrote."""
@@ -44,7 +49,7 @@ class SweepSummary(Callback):
             return
         name, number = job_name(config), config.hydra.job.num
         self.numbers[number] = name if name not in self.numbers.values() else f"{name} (job {number})"
-        if number not in self.failures:
+        if number not in self.failures and number not in self.waiting:
             job: Any = job_return.cfg
             settings = resolved(job)
             runs, called = runs_of(settings, config), self.numbers[number]
@@ -53,13 +58,16 @@ class SweepSummary(Callback):
                 self.jobs[own] = runs.root / runs.of_round(round_).run
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the tables, and end with 1 where a job failed."""
+        """Print the tables, and end with 1 where a job failed, or else with 3 where one waits for people."""
         console = Console()
-        console.print(sweep_table(self.jobs))
-        if self.failures:
-            failed = {self.numbers.get(number, str(number)): text for number, text in self.failures.items()}
-            console.print(failure_table(failed, len(self.numbers)))
-            sys.exit(1)
+        if self.jobs:
+            console.print(sweep_table(self.jobs))
+        for said, what in ((self.waiting, "wait for people"), (self.failures, "failed")):
+            if said:
+                jobs = {self.numbers.get(number, str(number)): text for number, text in said.items()}
+                console.print(failure_table(jobs, len(self.numbers), what))
+        if self.failures or self.waiting:
+            sys.exit(1 if self.failures else WAITING)
 
 
 def is_sweep(hydra_config: Any) -> bool:

@@ -132,16 +132,17 @@ def sweep_table(jobs: Mapping[str, Path]) -> Table:
     return table
 
 
-def failure_table(failures: Mapping[str, str], jobs: int) -> Table:
+def failure_table(failures: Mapping[str, str], jobs: int, what: str = "failed") -> Table:
     """One row per job of a sweep that could not go on, with what it said.
 
     Args:
         failures: What each job said, by its name.
         jobs: How many jobs the sweep had.
+        what: What became of these.
     """
-    table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs failed", show_lines=True)
+    table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs {what}", show_lines=True)
     for job, said in failures.items():
-        table.add_row(Text(job), Text(said))
+        table.add_row(Text(job, overflow="fold"), Text(said, overflow="fold"))
     return table
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from rlhf_lightning.data.records import Comparison, decided_pairs
@@ -131,18 +131,17 @@ def _policy(policy: str, judged: Sequence[Answer], clusters: Sequence[int], base
         mean = share_interval if name in FIELDS else mean_interval
         return known_interval([_said(answer, name, place) for answer, place, _ in places], own, mean)
 
-    outcomes = [
-        (_outcome(ranks[place], ranks[other]), cluster)
-        for answer, place, cluster in places
-        if (ranks := ranks_of(answer)) is not None
-        for other, author in enumerate(answer.task.policies)
-        if author == baseline != policy
-    ]
+    outcomes: dict[int, list[float]] = {}
+    for answer, place, cluster in places:
+        if (ranks := ranks_of(answer)) is not None and baseline != policy:
+            others = [other for other, author in enumerate(answer.task.policies) if author == baseline]
+            outcomes.setdefault(cluster, []).extend(_outcome(ranks[place], ranks[other]) for other in others)
+    won = [fmean(own) for own in outcomes.values() if own]  # a prompt counts once, however many have seen it
     return {
         "responses": len(places),
         "table_3": {name: interval(name) for name in TABLE_3},
         **{name: found for name in _FURTHER if (found := interval(name)) is not None},
-        "win_rate": share_interval(*zip(*outcomes, strict=True)) if outcomes else None,
+        "win_rate": share_interval(won) if won else None,
     }
 
 

@@ -175,7 +175,7 @@ class LabelStore(Accounts):
 
         Raises:
             RecordError: When the answer is none to the task.
-            ValueError: When the task is not in the hands of this labeler.
+            ValueError: When the task is not in the hands of this labeler, or somebody has gone on with their answer.
             OSError: When nothing could be saved, as the disk is full.
         """
         if not submission or len(submission) > 100:
@@ -190,6 +190,8 @@ class LabelStore(Accounts):
                 if done["assignment"] != assignment_id:
                     raise ValueError("this submission was saved for another task; give each saving a name of its own.")
                 return True
+            if row["closed"] and row["done"]:
+                raise ValueError("this answer is in use already, and stays as it is; nothing was saved.")
             check_answer(_task(row["body"]), answer)
             connection.execute(
                 "UPDATE saves SET undone_at = ? WHERE assignment = ? AND undone_at IS NULL", (now, assignment_id)

@@ -1,6 +1,6 @@
 """What people are asked by a step: its tasks, for whose answers the run ends, and goes on when it is started again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -69,8 +69,14 @@ class People:
         if all(path.exists() for path in paths.values()):
             self._enough({part: [Task(**row) for row in read_json_lines(path)] for part, path in paths.items()})
 
-    def answers(self, tasks: Asked) -> dict[str, list[Answer]]:
+    def answers(
+        self, tasks: Asked, useless: Callable[[Sequence[Answer]], str] = lambda answers: ""
+    ) -> dict[str, list[Answer]]:
         """What was answered, in the order of the tasks; those that are not open are opened.
+
+        Args:
+            tasks: The tasks of each part.
+            useless: What keeps the answers to a part that has tasks from being gone on with, in words; "" for nothing.
 
         Raises:
             PipelineError: At answers in files that are none to these tasks, with file and line.
@@ -80,6 +86,12 @@ class People:
             shown = [replace(task, policies=[]) for task in own] if self.files else own
             write_lines(self.folder / f"tasks.{part}.jsonl", map(asdict, shown))
         found = self._enough(tasks)
+        for part, own in tasks.items():
+            if own and (fault := useless(found[part])):
+                raise WaitingError(
+                    f"step {self.step} waits for people. {part}: {fault}. Take an answer back, which is possible until "
+                    f"the run goes on, and give another one{self._where(tasks)}."
+                )
         if not self.files:
             for part in tasks:
                 self._store.close_batch(self.batch(part))  # what is gone on with must not change any more
@@ -115,6 +127,11 @@ class People:
                 if batch.rpartition("/")[0] == self.batch(part).rpartition("/")[0]:
                     self._store.close_batch(batch)
             self._store.add_tasks(own)
+
+    def _where(self, tasks: Asked) -> str:
+        if self.files:
+            return f": answers.<part>.jsonl beside {self.folder / 'tasks.<part>.jsonl'} (part: {', '.join(tasks)})"
+        return f": rlhf-label {self._run}"
 
     def _said(self, tasks: Asked) -> dict[str, list[Answer]]:
         if self.files:
@@ -163,15 +180,10 @@ class People:
             said.append(f"{of}{done} of {len(own)} prompts are {self.verb}{each}{unclear}{more}")
         if not lacking:
             return ""
-        if self.files:
-            how = (
-                f"Put the answers to {self.folder / 'tasks.<part>.jsonl'} beside it, into answers.<part>.jsonl "
-                f"(part: {', '.join(tasks)})"
-            )
-        else:
-            how = f"Open the page: rlhf-label {self._run}"
+        how = "Put the answers there" if self.files else "Open the page"
         return (
-            f"step {self.step} waits for people. {'; '.join(said)} ({self.step}.people.enough={self.enough:g}). {how}. "
+            f"step {self.step} waits for people. {'; '.join(said)} ({self.step}.people.enough={self.enough:g}). "
+            f"{how}{self._where(tasks)}. "
             "The same command goes on from here when that is done; what was sampled is kept."
         )
 

@@ -1,12 +1,13 @@
 """People in step collect: what was sampled is theirs to rank, and what they said becomes comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.data.records import Comparison
+from rlhf_lightning.data.records import Comparison, decided_pairs
 from rlhf_lightning.labeling.export import rankings
 from rlhf_lightning.labeling.settings import FILES, PEOPLE
+from rlhf_lightning.labeling.store import Answer
 from rlhf_lightning.labeling.tasks import Task, share
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.people import People
@@ -43,7 +44,7 @@ def ranked(people: People, sampled: Collected) -> Collected:
         own = {task.id: task for each in comparisons for task in [_task(people.batch(split), each, options)]}
         tasks[split] = share([*own.values()], shared, labelers, people.context.seed)
     found: Collected = {}
-    for split, answers in people.answers(tasks).items():
+    for split, answers in people.answers(tasks, _undecided).items():
         comparisons, unclear = rankings(answers), people.unclear(tasks[split], answers)
         done = len({answer.task.id for answer in answers if not answer.skipped})
         dropped = {"unclear": unclear, "not ranked": len(tasks[split]) - unclear - done}
@@ -51,8 +52,14 @@ def ranked(people: People, sampled: Collected) -> Collected:
     return found
 
 
+def _undecided(answers: Sequence[Answer]) -> str:
+    """That nothing can be learned from the rankings, as all are ties or skipped."""
+    decided = any(decided_pairs(each.answer["ranks"]) for each in answers if not each.skipped)
+    return "" if decided else "no response was ranked above another, and a reward model learns from nothing else"
+
+
 def _task(batch: str, sampled: Comparison, options: Mapping[str, Any]) -> Task:
     policies = (sampled.labeling or {}).get("policies") or options["policies"] * len(sampled.completions)
-    known = {"source": sampled.source, "user": sampled.user, "labels": sampled.labels, "round": options.get("round")}
+    known = {"source": sampled.source, "user": sampled.user, "labels": sampled.labels, "round": options.get("round", 1)}
     known = {name: value for name, value in known.items() if value is not None}
     return Task("", "ranking", batch, sampled.prompt, sampled.completions, policies, known=known)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
@@ -23,6 +23,8 @@ ROUNDS, LATER, LAST = "rounds", "later_rounds", "last"
 """Settings: how many rounds, and what is so in those after the first; the start that is the policy of the last one."""
 _METRIC, _POLICIES, _SHARES = "optimized_metric", "policies", "shares"
 T = TypeVar("T")
+RoundCount = Annotated[int, Ge(1), Le(100)]
+"""How many rounds; the paper has a few, and each has folders and a look ahead of its own."""
 
 
 class LaterRounds(TypedDict):

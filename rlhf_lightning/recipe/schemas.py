@@ -27,7 +27,7 @@ from rlhf_lightning.generation.engines import Engine, VLLMSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
 from rlhf_lightning.models.lora import with_adapters
-from rlhf_lightning.recipe.rounds import LaterRounds
+from rlhf_lightning.recipe.rounds import LaterRounds, RoundCount
 from rlhf_lightning.tokenization.formats import FormatName
 from rlhf_lightning.training.fit import fit_stage
 
@@ -254,7 +254,7 @@ class Settings(TypedDict):
     stages: str | list[str]
     run: str
     upstream: str | list[str] | None
-    rounds: Count
+    rounds: RoundCount
     later_rounds: LaterRounds
     overwrite: bool
     keep_going: bool

@@ -659,6 +659,7 @@ def test_a_planted_fault_fails_in_its_rows_and_no_others(
     assert bool(skipped) == ("rollout" in broken)
 
 
+@pytest.mark.slow
 def test_a_window_that_is_lost_on_long_rows_is_found(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     made = MistralConfig(vocab_size=40, sliding_window=8, num_key_value_heads=2, initializer_range=0.2, **sizes)

@@ -7,7 +7,7 @@ import pytest
 from command import rlhf
 from hydra.types import RunMode
 
-from rlhf_lightning.cli.sweep import runs_of
+from rlhf_lightning.cli.sweep import SweepSummary, runs_of
 
 
 @pytest.mark.parametrize("keep_going", [True, False])
@@ -27,6 +27,20 @@ def test_a_sweep_that_goes_well_ends_with_0(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     assert rlhf(["-m", "stages=[pretrain]", "seed=1,2"], here).code == 0
+
+
+def test_a_sweep_that_waits_for_people_says_so_and_ends_with_3(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    summary = SweepSummary()
+    summary.numbers = {0: "seed=1", 1: "seed=2"}
+    monkeypatch.setattr(SweepSummary, "waiting", {1: "open /a/folder/whose/name/is/longer/than/the/table/is/wide"})
+    with pytest.raises(SystemExit) as stop:
+        summary.on_multirun_end(None)
+    said = capsys.readouterr().out
+    assert stop.value.code == 3
+    assert "1 of 2 jobs wait for people" in said
+    assert "pooled" not in said
+    assert "wide" in said  # nothing is cut off
 
 
 def job(name: str, number: int = 0) -> SimpleNamespace:

@@ -108,8 +108,9 @@ def test_what_people_say_of_policies():
     assert found["sft"]["table_3"]["likert"]["value"] == pytest.approx(16 / 3)
     assert found["sft"]["table_3"]["opinion"]["value"] == 0.5
     assert found["ppo"]["table_3"]["opinion"] is None
-    # ppo beats sft, ties with it, and beats it by the ranks of q, whatever its quality; gpt loses all three.
-    assert found["ppo"]["win_rate"]["value"] == pytest.approx(2.5 / 3)
+    # ppo beats sft and ties with it on p, and beats it by the ranks of q, whatever its quality; gpt loses all three.
+    # A prompt counts once, by whomever it was seen.
+    assert found["ppo"]["win_rate"]["value"] == pytest.approx((0.75 + 1) / 2)
     assert found["gpt"]["win_rate"]["value"] == 0.0
     assert found["gpt"]["win_rate"]["high"] > 0.5  # of two prompts
     assert found["sft"]["win_rate"] is None

@@ -207,6 +207,11 @@ def test_a_closed_batch_is_given_out_no_more_and_keeps_its_answers(store):
     assert store.save(late.id, "ann", RANKS, 1.0, "late")
     assert store.save(other.id, "bob", RANKS, 1.0, "later")
     assert len(store.answers("b")) == 3
+    # What the run has gone on with stays; the same saving sent once more is known.
+    assert store.save(late.id, "ann", RANKS, 1.0, "late")
+    with pytest.raises(ValueError, match="this answer is in use already, and stays as it is"):
+        store.save(late.id, "ann", {"skipped": "changed my mind"}, 1.0, "anew")
+    assert [answer.skipped for answer in store.answers("b")] == [False] * 3
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_a_reward_model_of_another_architecture_is_planned_as_it_is(
     assert other["reward"] > 10 * same["reward"]
 
 
+@pytest.mark.slow
 def test_remedies_name_what_fits(tmp_path: Path) -> None:
     pipeline = pipeline_of(tmp_path)
     plan = planned(pipeline)

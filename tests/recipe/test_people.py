@@ -172,7 +172,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def test_a_tool_of_ones_own_reads_tasks_and_writes_answers(tmp_path: Path) -> None:
     context, folder = asking(tmp_path, labelers="files")
     with pytest.raises(
-        WaitingError, match=r"tasks\.<part>\.jsonl beside it, into answers\.<part>\.jsonl \(part: train\)"
+        WaitingError, match=r"there: answers\.<part>\.jsonl beside .*tasks\.<part>\.jsonl \(part: train\)"
     ):
         asked(context, folder, sampled(3))
     assert not (tmp_path / "mine" / "labels.sqlite").exists()
@@ -198,9 +198,23 @@ def test_a_tool_of_ones_own_reads_tasks_and_writes_answers(tmp_path: Path) -> No
         "likert": [3, 6, 3],
         "fields": fields,
         "order": [0, 1, 2],
+        "round": 1,
     }
     assert dropped["unclear"] == 1
     assert record_files(folder) == []  # people may go on writing there
+
+
+def test_rankings_from_which_nothing_can_be_learned_are_waited_for(tmp_path: Path) -> None:
+    context, folder = asking(tmp_path, labelers="files")
+    with pytest.raises(WaitingError):
+        asked(context, folder, sampled(2))
+    one, two = rows_of(folder)
+    tied = {"task": one["id"], "labeler": "ann", "answer": {"ranks": [1, 1, 1]}}
+    answer_file(folder, tied, {"task": two["id"], "labeler": "ann", "answer": {"skipped": "unclear"}})
+    with pytest.raises(WaitingError, match=r"train: no response was ranked above another.*Take an answer back"):
+        asked(context, folder, sampled(2))
+    answer_file(folder, tied, {"task": two["id"], "labeler": "ann", "answer": {"ranks": [1, 2, 1]}})
+    assert len(asked(context, folder, sampled(2))["train"][0]) == 2
 
 
 GOOD = {"labeler": "ann", "answer": {"ranks": [1, 2, 3]}}

@@ -47,12 +47,12 @@ def _label(options: argparse.Namespace, console: Console) -> None:
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder; name the folder of a run.")
+    if not options.export:
+        with needs_extra("rlhf-label", "label"):
+            import starlette as starlette
+            import uvicorn as uvicorn
     store = LabelStore(folder / STORE)
-    if options.import_:
-        console.print(f"{store.add_tasks(read_tasks(options.import_))} tasks are new.")
-    if options.demonstrations:
-        slots = demonstration_slots(options.demonstrations, options.prompts)
-        console.print(f"{store.add_tasks(slots)} demonstrations are new.")
+    _add_tasks(store, options, console)
     if options.export:
         for path in write_exports(store, options.export):
             console.print(Text(harmless(str(path))))
@@ -60,9 +60,6 @@ def _label(options: argparse.Namespace, console: Console) -> None:
     instructions = folder / INSTRUCTIONS
     if not instructions.exists():
         shutil.copyfile(Path(__file__).parents[1] / INSTRUCTIONS, instructions)
-    with needs_extra("rlhf-label", "label"):
-        import starlette as starlette
-        import uvicorn as uvicorn
     from rlhf_lightning.labeling.web.serve import serve
 
     if options.model is None:
@@ -73,6 +70,16 @@ def _label(options: argparse.Namespace, console: Console) -> None:
     if LOCAL not in known:
         store.add_labeler(LOCAL, "admin")
     serve(store, instructions, options, console, {LOCAL: secrets.token_urlsafe(32)}, links)
+
+
+def _add_tasks(store: LabelStore, options: argparse.Namespace, console: Console) -> None:
+    if options.import_:
+        console.print(f"{store.add_tasks(read_tasks(options.import_))} tasks are new.")
+    if options.demonstrations:
+        slots = demonstration_slots(options.demonstrations, options.prompts)
+        if len(slots) < options.demonstrations:
+            console.print(f"{options.prompts} has {len(slots)} prompts, not {options.demonstrations}.")
+        console.print(f"{store.add_tasks(slots)} demonstrations are new.")
 
 
 def read_tasks(path: Path) -> list[Task]:
@@ -149,6 +156,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a proxy on this machine terminates TLS, and passes Host and X-Forwarded-For on",
     )
     options = parser.parse_args(arguments)
+    if options.labelers and options.export:
+        parser.error("--export ends without a page, so that --labelers would get no link; give one of them")
+    if options.export and options.export.exists() and not options.export.is_dir():
+        parser.error(f"--export {options.export} is a file; name a folder")
     if options.prompts and not options.demonstrations:
         parser.error("--prompts are those of --demonstrations N; give both")
     if options.model and not (options.model / TEMPLATE).is_file():
@@ -159,6 +170,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--tls-cert and --tls-key come together")
     if (said := _exposure(options)) is not None:
         parser.error(said)
+    for name in ("tls_cert", "tls_key"):
+        file = getattr(options, name)
+        if file is not None and not Path(file).is_file():
+            parser.error(f"--{name.replace('_', '-')} {file} is no file; name the one in PEM")
     return options
 
 

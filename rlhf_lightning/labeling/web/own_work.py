@@ -66,8 +66,9 @@ def own_assignment(store: LabelStore, labeler: str, number: int) -> Assignment:
     Raises:
         ValueError: When they were given none.
     """
+    known = number if number < 1 << 63 else 0  # SQLite knows no larger one
     with store.reading() as connection:
-        row = connection.execute(f"{ASSIGNMENT} WHERE a.id = ? AND a.labeler = ?", (number, labeler)).fetchone()
+        row = connection.execute(f"{ASSIGNMENT} WHERE a.id = ? AND a.labeler = ?", (known, labeler)).fetchone()
     if row is None:
         raise ValueError(f"no task {number} was given to {labeler}; open the page anew.")
     return Assignment(row["id"], Task(**json.loads(row["body"])), labeler, json.loads(row["display"]), row["given_at"])

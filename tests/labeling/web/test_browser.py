@@ -44,7 +44,7 @@ def enter(server, browser):
         page.on("dialog", lambda dialog: faults.append(dialog.message))
         page.on(
             "console",
-            lambda line: line.type == "error" and "ERR_CONNECTION" not in line.text and faults.append(line.text),
+            lambda line: line.type == "error" and "net::ERR" not in line.text and faults.append(line.text),
         )
         page.on("request", lambda request: request.url.startswith(server.base) or faults.append(request.url))
         page.goto(f"{server.base}/l/{server.store.add_labeler(name, role)}")
@@ -54,6 +54,8 @@ def enter(server, browser):
     yield enter
     for context in contexts:
         for page in context.pages:
+            page.wait_for_timeout(500)  # a page that has saved goes on by itself
+            page.wait_for_load_state("networkidle")
             assert page.evaluate("window.hit") is None
         context.close()
     assert faults == []

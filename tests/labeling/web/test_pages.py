@@ -5,6 +5,7 @@ import json
 import re
 import zipfile
 
+import pytest
 from web_client import Client, ranking
 
 from rlhf_lightning.labeling.tasks import FIELDS, Task
@@ -59,6 +60,12 @@ def test_a_save_is_one_save_however_often_it_is_sent(desk, enter):
     assert [anna.post(f"/save/{number}", value).json() for _ in range(3)] == [{"saved": True}] * 3
     assert len(desk.store.answers()) + len(desk.store.answers(undone=True)) == 1
     assert "nothing more for you" in anna.get("/work/ranking").text
+
+
+@pytest.mark.parametrize("page", ["save", "draft", "preview"])
+def test_a_number_of_no_task_is_refused(desk, enter, page):
+    answer = {"answer": {"ranks": [1, 2]}, "draft": {}, "seconds": 1, "submission": "s"}
+    assert enter("anna").post(f"/{page}/{10**22}", answer).status_code == 409
 
 
 def test_what_is_no_answer_is_refused_with_a_sentence_and_the_draft_stays(desk, enter):
