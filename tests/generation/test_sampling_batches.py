@@ -103,7 +103,7 @@ def test_equal_prompts_stay_in_one_batch(tiny_gpt2: Any, monkeypatch: pytest.Mon
 
 
 def test_adapters_count_in_every_batch(tiny_llama: Any) -> None:
-    add_adapters(tiny_llama, rank=2)
+    add_adapters(tiny_llama.double(), rank=2)
     for name, weight in tiny_llama.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
