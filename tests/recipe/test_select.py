@@ -206,6 +206,21 @@ def test_runs_of_a_sweep_compete(chosen: Path) -> None:
         rlhf(chosen, *options)
 
 
+def test_steps_of_other_runs_are_policies_and_judges(chosen: Path) -> None:
+    """By `run/step`, with its variants, they say what their folders say."""
+    rlhf(chosen, "stages=[collect,reward]", "run=ranked", "upstream=a")
+    place = chosen / "a" / "sft"
+    policies = ["a/sft", "a/sft/epoch-1", f"{place}/model", f"{place}/epochs/1"]
+    rlhf(
+        chosen, "stages=[evaluate]", "run=e", f"evaluate.policies=[{','.join(policies)}]", "evaluate.baseline=a/sft",
+        "evaluate.reference=a/sft", "evaluate.judge=ranked/reward",
+    )  # fmt: skip
+    said = json.loads((chosen / "e" / "evaluate" / "samples.json").read_text())
+    assert said[policies[0]] == said[policies[2]] != said[policies[1]] == said[policies[3]]
+    found = read_stage(chosen / "e" / "evaluate")
+    assert found["identity"]["parents"]["judge"] == model_fingerprint(str(chosen / "ranked" / "reward" / "model"))
+
+
 def test_the_order_of_epochs_is_that_of_training(tmp_path: Path) -> None:
     for name in ("2", "10", "1", "batch-100", "batch-20", "3.unfinished"):
         (tmp_path / "run" / "sft" / "epochs" / name).mkdir(parents=True)
