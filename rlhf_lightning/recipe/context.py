@@ -31,8 +31,8 @@ from rlhf_lightning.recipe.messages import (
 )
 from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
-from rlhf_lightning.runs.folders import PipelineError, Runs, check_files, other_settings, step_fingerprint
 from rlhf_lightning.runs.exported import kept_weights, of_other_run
+from rlhf_lightning.runs.folders import PipelineError, Runs, check_files, other_settings, step_fingerprint
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import by_content, fingerprint, model_fingerprint
 from rlhf_lightning.tokenization.trained import as_trained

@@ -38,7 +38,7 @@ def exported_model(path: str) -> str:
 
 
 def kept_weights(folder: Path, variant: str) -> Path:
-    """Where a finished step has those weights: its averaged ones or its last, or `raw`, `best`, `epoch-3`, `batch-400`."""
+    """Where a step has its weights: the averaged or the last ones, or `raw`, `best`, `epoch-3`, `batch-400`."""
     if variant.startswith(("epoch-", "batch-")):
         return folder / "epochs" / variant.removeprefix("epoch-")
     if variant == "best":
