@@ -130,6 +130,23 @@ def test_a_folder_of_the_user_stays_his(chosen: Path, tmp_path: Path) -> None:
     assert not (copied / "optimizer.pt").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.*")
+def test_an_adapter_is_passed_on_as_a_model(chosen: Path, tmp_path: Path) -> None:
+    """It need not lie beside the model that it belongs to."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    start = str(chosen / "a" / "sft" / "model")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=True)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(start), config).save_pretrained(str(tmp_path / "mine"))
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "mine")
+    rlhf(chosen, "stages=[select]", "run=adapter", f"select.candidates=[{tmp_path}/mine]", "select.num_prompts=4")
+    passed = AutoModelForCausalLM.from_pretrained(chosen / "adapter" / "select" / "model")
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "mine"))
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(passed.eval()(ids).logits, theirs.eval()(ids).logits, atol=1e-5, rtol=1e-5)
+    assert not (chosen / "adapter" / "select" / "model" / "adapter_config.json").exists()
+
+
 def test_the_last_weights_of_a_step_compete(chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Beside those that it kept where they are others; alone where it kept none, which is said."""
     shutil.copytree(chosen / "a" / "sft", chosen / "within" / "sft")
