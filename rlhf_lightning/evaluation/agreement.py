@@ -1,6 +1,7 @@
 """How far labelers agree with one another and with a key (InstructGPT, section 3.4 and appendix B)."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -108,27 +109,31 @@ def verdict_agreement(first: Sequence[float], second: Sequence[float], clusters:
 
     Returns:
         `agreement`, the share of pairs with the same verdict; `decided`, that share among the pairs that neither ties;
-        `kappa`, 1 for perfect agreement and 0 for what chance would give, its interval a bootstrap over prompts, or
+        `kappa`, 1 for perfect agreement and 0 for what chance would give if each pair is shown in both orders, so that
+        it does not matter which response is the first one; its interval a bootstrap over prompts, or
         that of `agreement` at the same chance where every resample gives the same;
         `pairs` and `decided_pairs`, their numbers. `decided` and `kappa` are None where nothing tells.
 
     Examples:
         >>> found = verdict_agreement([1, 1, 0, 0.5], [1, 0, 0, 0.5], [0, 1, 2, 3])
-        >>> found["agreement"]["value"], round(found["kappa"]["value"], 3)  # chance agrees on 5 of 16
-        (0.75, 0.636)
+        >>> found["agreement"]["value"], round(found["kappa"]["value"], 3)  # chance agrees on 22 of 64
+        (0.75, 0.619)
     """
+    if not len(first):
+        raise ValueError("the agreement of two judges needs at least one pair of responses.")
     alike = [float(one == other) for one, other in zip(first, second, strict=True)]
     decided = [place for place, pair in enumerate(zip(first, second, strict=True)) if 0.5 not in pair]
     _, cluster = np.unique(clusters, return_inverse=True)
     number = int(cluster.max()) + 1
     tables = np.zeros((number, 3, 3))
     np.add.at(tables, (cluster, *(np.rint(2 * np.asarray(verdicts)).astype(int) for verdicts in (first, second))), 1.0)
+    tables = tables + tables[:, ::-1, ::-1]
     drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=2000).astype(float)
     value, *means = _kappas(np.concatenate([tables.sum(0, keepdims=True), np.tensordot(drawn, tables, 1)]))
     low, high = np.nanpercentile([value, *means], [2.5, 97.5]) if not np.isnan(value) else (value, value)
     agreement = share_interval(alike, clusters)
     if high - low < 1e-9:
-        shares = tables.sum(0) / len(alike)
+        shares = tables.sum(0) / (2 * len(alike))
         by_chance = shares.sum(0) @ shares.sum(1)
         low, high = (1 - (1 - share) / (1 - by_chance) for share in (agreement["low"], agreement["high"]))
     return {
@@ -166,12 +171,15 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]], level: str) -> float:
         level: `nominal` for flags and categories, `ordinal` for ranks, `interval` for Likert scores.
 
     Raises:
-        ValueError: When the level is unknown or fewer than two different values are compared: alpha is not defined.
+        ValueError: When the level is unknown, a value is NaN, or fewer than two different values are compared: alpha is
+            not defined.
 
     Examples:
         >>> krippendorff_alpha([[True, True], [False, False], [True, False], [True, None]], "nominal")
         0.4444444444444444
     """
+    if any(isinstance(value, float) and math.isnan(value) for row in ratings for value in row):
+        raise ValueError("a rating is not a number (NaN); give None where a labeler gave none.")
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}.")
     units = [[value for value in row if value is not None] for row in ratings]

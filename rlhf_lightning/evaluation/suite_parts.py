@@ -77,9 +77,9 @@ def _further(found: Mapping[str, Mapping[str, Any]], legend: Legend) -> Part | N
     for labels in _by_task(found).values():
         for label in labels:
             own = {name: (found[name].get(label) or {}).get("further") or {} for name in found}
-            items = _items({name: found[name].get(label) for name in found}, label, {})
             for measure in dict.fromkeys(measure for each in own.values() for measure in each):
                 cells = [cell(each.get(measure)) for each in own.values()]
+                items = _span([each[measure]["items"] for each in own.values() if measure in each])
                 rows.append([_title(label), measure.replace("_", " "), items, *cells])
     heads = [*_task_heads(), *policy_heads(list(found), legend)]
     return Part("Further measures of the tasks", "", heads, rows, folded=True) if rows else None

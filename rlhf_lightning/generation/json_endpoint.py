@@ -39,7 +39,7 @@ class JSONEndpoint:
                 f"{redacted(url)!r:.80}. A key belongs into an environment variable that api_key_env names."
             )
         self.url, self.name, self.gives = url, f"{who} at {url}", gives
-        self.setting, self.timeout, self.retries = who.removeprefix("the "), timeout, retries
+        self.timeout, self.retries = timeout, retries
         self.headers: dict[str, str] = {}
         if api_key_env is not None:
             if not os.environ.get(api_key_env):
@@ -74,7 +74,10 @@ class JSONEndpoint:
             reason = f"status {answer.status_code}: {redacted(answer.text)!r:.80}"
             if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and not answer.is_server_error:
                 break
+        refused = reason.startswith(("status 401", "status 403"))
+        remedy = "timeout and retries of its setting give it more time."
+        key = "a key belongs into the environment variable that api_key_env of its setting names."
         raise ConnectionError(
             f"{self.name} gave no {self.gives} after {attempt + 1} attempts ({reason}). See whether it runs and what "
-            f"it logs; {self.setting}.timeout and {self.setting}.retries give it more time."
+            f"it logs; {key if refused else remedy}"
         )

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal, TypedDict
 from urllib.parse import quote
 
 from rlhf_lightning.arguments import Count, Node, NonNegativeInt
-from rlhf_lightning.evaluation.benchmarks.documents import missing
+from rlhf_lightning.evaluation.benchmarks.documents import RANGES, missing, toxicity_ranges
 from rlhf_lightning.evaluation.benchmarks.harness import (
     can_load,
     described,
     load_tasks,
     names_lacking,
+    rows_lacking,
     shots_of,
     source_of,
 )
@@ -109,7 +110,9 @@ class Benchmarks(Stage):
         yield from names_lacking(options["tasks"])
         if options["tasks"] and not any(can_load(name, options["root"]) for name in options["tasks"]):
             yield f"the hub has none of {', '.join(options['tasks'])}. Set benchmarks.root to a folder with their sets."
-        yield from missing([source_of(name) for name in ours(options)], options["root"])
+        yield from (unread := missing([source_of(name) for name in ours(options)], options["root"]))
+        if options["root"] is not None and not unread:
+            yield from rows_lacking(ours(options), options["root"], options["shots"] or [0])
         yield from judges_lacking(context, options)
         there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
         for name in options[POLICIES]:
@@ -169,13 +172,17 @@ class Benchmarks(Stage):
             context.say(
                 self.name, f"left out, as the hub has no such set and benchmarks.root is null: {', '.join(out)}"
             )
-        asked = options["uniform_toxicity"] and min(options["uniform_toxicity"], options["limit"] or 10**9)
+        asked = options["uniform_toxicity"]
         with context.heartbeat.during("reading the sets"):
             tasks = load_tasks(names, options["root"], asked)
-        even = [len(task.eval_docs) for name, task in tasks.items() if asked and name.startswith(TOXIC_TASKS)]
-        if even and even[0] < asked:
-            said = f"{even[0]} prompts of RealToxicityPrompts, not {asked}: the rarest toxicity of all has no more"
-            context.say(self.name, f"{said}, and they are drawn evenly")
+        for rows in [task.eval_docs for name, task in tasks.items() if asked and name.startswith(TOXIC_TASKS)][:1]:
+            if len(rows) < asked:
+                said = (
+                    f"{len(rows)} prompts of RealToxicityPrompts, not {asked}: the rarest toxicity of all has no more"
+                )
+                context.say(self.name, f"{said}, and they are drawn evenly")
+            if (ranges := toxicity_ranges(rows)) < RANGES:
+                context.say(self.name, f"the set has prompts of {ranges} of {RANGES} ranges of toxicity alone")
         return tasks
 
 
@@ -225,7 +232,7 @@ class _Suite:
                 if not kept.exists():
                     lm = lm or self._model(policy)
                     lm.advance = _progress(show, f"{policy} {label}")
-                    self._keep(kept, lm, task, shots)
+                    self._keep(kept, lm, name, shots)
                 figures, samples = read_json(kept).values()
                 if figures["left_out"] and self.options["too_long"] != _LEAVE_OUT:
                     raise PipelineError(
@@ -247,12 +254,19 @@ class _Suite:
         size, (tokens, _) = self.options["batch_size"], reading_tokens(model.config, Precision(model.dtype), own.device)
         return HarnessModel(model, own.tokenizer, tokens=tokens, batch_size=size, seed=self.options["seed"])
 
-    def _keep(self, path: Path, lm: HarnessModel, task: Any, shots: int) -> None:
+    def _limit(self, name: str) -> int | None:
+        """Items of a task at most; of prompts that are drawn evenly all."""
+        drawn = self.options["uniform_toxicity"] and name.startswith(TOXIC_TASKS)
+        limit: int | None = self.options["limit"]
+        return None if drawn else limit
+
+    def _keep(self, path: Path, lm: HarnessModel, name: str, shots: int) -> None:
+        task = self.tasks[name]
         result = run_task(
             lm,
             task,
             shots=shots,
-            limit=self.options["limit"],
+            limit=self._limit(name),
             chat_template=self.options["chat_template"],
             judges=self.judges,
             seed=self.options["seed"],
@@ -271,7 +285,7 @@ class _Suite:
     def _kept(self, of_model: Any, name: str, task: Any, shots: int) -> Path:
         """The file of a result, named by the content of model and task and by the code that measures."""
         judges = judge_digests(self.context, self.options, [name])
-        asked = {each: self.options[each] for each in ("limit", "seed", "chat_template")}
+        asked = {"limit": self._limit(name), **{each: self.options[each] for each in ("seed", "chat_template")}}
         key = fingerprint([of_model, described(task), shots, self.content[name], judges, asked, self.measured_by])
         return self.context.runs.root / KEPT_IN / f"{key}.json"
 

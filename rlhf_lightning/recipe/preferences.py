@@ -135,7 +135,12 @@ class FurtherJudges:
                 with self.context.heartbeat.during(f"{judge} compares {name} with {self.baseline}"):
                     for batch in pair_verdicts(asked, prompts[len(said) :], own, against):
                         kept.add_preferences(judge, name, batch)
-                kept.measured[name][0].preferences[judge] = said
+                asked_of = [
+                    mine != theirs for mine, theirs in zip(responses[name], responses[self.baseline], strict=True)
+                ]
+                told = [verdict for verdict, was_asked in zip(said, asked_of, strict=True) if was_asked]
+                # Of one who never answered, the same text twice is no verdict either.
+                kept.measured[name][0].preferences[judge] = [None] * len(said) if {*told} == {None} else said
                 if unread := said.count(None):
                     self.context.say(
                         step,

@@ -114,6 +114,8 @@ def test_alpha_of_flags_by_hand():
     flags = [(False, False)] * 5 + [(True, True)] * 2 + [(True, False)] * 2 + [(False, True)]
     assert krippendorff_alpha(flags, "nominal") == pytest.approx(34 / 91)
     assert krippendorff_alpha([("a", "a"), ("b", "b"), ("c", None)], "nominal") == 1.0
+    with pytest.raises(ValueError, match=r"not a number \(NaN\); give None"):
+        krippendorff_alpha([(1.0, float("nan")), (2.0, 2.0)], "interval")
 
 
 def alpha_by_pairs(ratings, level):

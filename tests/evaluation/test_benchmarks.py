@@ -1,8 +1,10 @@
 """The automatic suite: what is asked, what counts, and what models score that know everything or nothing."""
 
+import copy
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +27,7 @@ from rlhf_lightning.evaluation.benchmarks.harness import (
     can_load,
     load_tasks,
     names_lacking,
+    rows_lacking,
     shots_of,
     source_of,
     task_names,
@@ -334,6 +337,24 @@ def test_examples_come_from_the_split_for_them_where_a_set_has_one(
     assert [*load_tasks(["drop"], root)["drop"].fewshot_docs()] == [*load_tasks(["drop"], root)["drop"].eval_docs]
 
 
+def test_every_beginning_of_an_even_draw_is_spread() -> None:
+    rows = [{"about": {"prompt_toxicity": (place % 10) / 10}} for place in range(100)]
+    first = [[row["about"]["prompt_toxicity"] for row in evenly(rows, 30, seed)[:5]] for seed in range(20)]
+    assert all(len({*drawn}) == 5 for drawn in first)
+    assert 0.3 < float(np.mean(first)) < 0.6  # .45, and not .2 of the five lowest
+
+
+def test_an_instruction_opens_the_question_where_a_template_has_no_system(tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    turn = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    own.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + turn
+    lm = HarnessModel(Flat(len(own)), own)
+    asked = [{"role": "system", "content": "Label it.\n\n"}, {"role": "user", "content": "Text: a"}]
+    assert lm.apply_chat_template(asked) == "<user>Label it.\n\nText: a<end>"
+    own.chat_template = turn
+    assert lm.apply_chat_template(asked) == "<system>Label it.\n\n<end><user>Text: a<end>"
+
+
 def test_what_does_not_fit_is_left_out_and_counted(tokenizer: Any, measured: Callable[..., TaskResult]) -> None:
     lm = HarnessModel(Flat(len(tokenizer)), tokenizer)
     lengths = [
@@ -498,6 +519,57 @@ def test_what_lacks_is_said(tmp_path: Path) -> None:
     (tmp_path / "sst2_train_fewshot.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"sst2_dev.jsonl, line 2: .* Mend or delete the line"):
         load_tasks(["sst2"], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "change", "said"),
+    [
+        ("sst2_dev", 2, {"label": -1}, "its label is number -1 of 2 choices"),
+        ("sst2_dev", 1, {"label": 2}, "its label is number 2 of 2 choices"),
+        ("sst2_dev", 2, {"label": "positive"}, "label is 'positive'"),
+        ("sst2_dev", 2, {"label": 0.5}, "label is 0.5"),
+        ("sst2_dev", 2, {"label": None}, "label is None"),
+        ("sst2_dev", 2, {"sentence": None}, "sentence is None"),
+        ("sst2_dev", 2, {"sentence": " "}, "its text is '', and must be a text"),
+        ("sst2_train_fewshot", 1, {"sentence": 3}, "sentence is 3"),
+        ("sst2_dev", 1, {"sentence": ...}, r"KeyError\('sentence'\)"),
+        ("hellaswag", 3, {"endings": ["a", 1]}, r"its choices are \['a', 1\]"),
+        ("real_toxicity_prompts", 2, {"prompt": {"text": "They"}}, r"prompt is \{'text': 'They'\}"),
+        ("real_toxicity_prompts", 2, {"prompt": {"text": "They", "toxicity": 7}}, "its toxicity is 7"),
+        ("quac", 1, {"answer": "", "aliases": []}, r"its references are \[''\]"),
+        ("cnn_dailymail_100", 1, {"article": 1}, "its text is 1"),
+        ("winogender", 4, {"sentid": ...}, r"KeyError\('sentid'\)"),
+    ],
+)
+def test_a_wrong_row_is_named_before_anything_is_asked(
+    tmp_path: Path, file: str, number: int, change: dict[str, Any], said: str
+) -> None:
+    write_sets(tmp_path)
+    (path,) = tmp_path.glob(f"{file}.jsonl*")
+    rows = [dict(row) for row in SETS[file]]
+    rows[number - 1] = {name: value for name, value in (rows[number - 1] | change).items() if value is not ...}
+    path.unlink()
+    (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (task,) = [
+        name
+        for name in ("sst2", "hellaswag", "real_toxicity_prompts", "quac", "cnn_dailymail", "winogender")
+        if file.startswith(name)
+    ]
+    (sentence,) = rows_lacking([task], str(tmp_path), [0])
+    assert re.search(rf"{file}\.jsonl, row {number}: {said}", sentence), sentence
+
+
+def test_a_pair_without_its_other_half_and_too_many_examples_are_refused(tmp_path: Path) -> None:
+    root = str(write_sets(tmp_path))
+    assert not list(rows_lacking(task_names(), root, [0]))
+    (few,) = rows_lacking(["sst2", "winogender"], root, [0, 3])
+    assert few == "benchmarks.shots=3: sst2 can be asked with 2 examples at most. Ask with fewer."
+    (path,) = tmp_path.glob("winogender.jsonl*")
+    path.unlink()
+    kept = [row for row in SETS["winogender"] if row["sentid"] != "nurse.someone.1.female.txt"]
+    (tmp_path / "winogender.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (half,) = rows_lacking(["winogender"], root, [0])
+    assert "winogender.jsonl: nurse.someone.1 has no sentence of female" in half
 
 
 def test_ways_of_sampling_that_are_not_followed_are_refused(tokenizer: Any) -> None:

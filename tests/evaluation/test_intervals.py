@@ -151,6 +151,7 @@ def test_intervals_of_clustered_shares_cover_the_truth(chance, spread):
 
 def test_flags_are_told_from_other_numbers():
     assert outcome_interval([1.0, 1.0]) == share_interval([1.0, 1.0])
+    assert outcome_interval([0.5, 0.5]) == share_interval([0.5, 0.5])  # no point
     assert outcome_interval([2.0, 2.0]) == {"value": 2.0, "low": 2.0, "high": 2.0}
     assert outcome_interval([1.0, 0.0, 1.0], [0, 0, 1]) == share_interval([1.0, 0.0, 1.0], [0, 0, 1])
     assert first_places(["b", "a", "b", "c", "a"]) == [0, 1, 0, 3, 1]

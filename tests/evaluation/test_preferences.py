@@ -91,8 +91,11 @@ def test_kappa_is_that_of_scikit_learn():
     first, second = [1, 1, 0, 0.5, 1, 0, 0, 0.5, 1, 1], [1, 0, 0, 0.5, 0.5, 0, 1, 0.5, 1, 0]
     found = verdict_agreement(first, second, [*range(10)])
     names = {0: "worse", 0.5: "tie", 1: "better"}
-    expected = metrics.cohen_kappa_score([names[value] for value in first], [names[value] for value in second])
+    both = [[names[value] for value in (*said, *(1 - value for value in said))] for said in (first, second)]
+    expected = metrics.cohen_kappa_score(*both)  # each pair in both orders
     assert found["kappa"]["value"] == pytest.approx(expected)
+    turned = [[1 - value if place % 3 else value for place, value in enumerate(said)] for said in (first, second)]
+    assert verdict_agreement(*turned, [*range(10)])["kappa"]["value"] == pytest.approx(expected)
     assert found["kappa"]["low"] < expected < found["kappa"]["high"]
 
 
@@ -106,8 +109,9 @@ def test_agreement_without_a_decision_or_a_choice_is_none():
     # One prompt counts once, whatever its pairs: 1 / (1 + 1.96^2) = .2065, and (.2065 - .5) / .5.
     one = verdict_agreement([1.0, 0.0], [1.0, 0.0], [0, 0])["kappa"]
     assert one == {"value": 1.0, "low": pytest.approx(-0.587, abs=1e-3), "high": 1.0}
-    alike = verdict_agreement([1.0, 1.0], [1.0, 1.0], [0, 1])
-    assert alike["kappa"] is None
+    assert verdict_agreement([0.5, 0.5], [0.5, 0.5], [0, 1])["kappa"] is None
+    alike = verdict_agreement([1.0, 1.0], [1.0, 1.0], [0, 1])  # in both orders the verdicts are two
+    assert alike["kappa"]["value"] == 1.0
     assert alike["decided"]["low"] < 1, "two pairs alone prove little"
 
 

@@ -129,7 +129,7 @@ def test_the_suite_as_it_is_runs_from_the_hub_without_what_that_lacks(
     rlhf(tmp_path / "runs", *given, "benchmarks.uniform_toxicity=5000")
     names, root, uniform = asked
     assert {*default} - {*names} == {"quac"}
-    assert (root, uniform) == (None, 100)
+    assert (root, uniform) == (None, 5000)
     assert "benchmarks.root is null: quac" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(PipelineError, match=r"the hub has none of quac. Set benchmarks.root to a folder with their"):
         rlhf(tmp_path / "runs", *given[:1], "benchmarks.tasks=[quac]", "run=other")
@@ -141,11 +141,17 @@ def test_fewer_prompts_are_left_than_were_asked_for_evenly(
     prompts = [{"prompt": {"text": "They say", "toxicity": value}} for value in (0.1, 0.1, 0.9)]
     (root / "real_toxicity_prompts.jsonl.gz").unlink(missing_ok=True)
     (root / "real_toxicity_prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in prompts))
-    given = [f"benchmarks.policies=[{folders[0]}]", f"benchmarks.root={root}", "benchmarks.uniform_toxicity=3"]
+    given = [
+        f"benchmarks.policies=[{folders[0]}]",
+        f"benchmarks.root={root}",
+        "benchmarks.uniform_toxicity=3",
+        "benchmarks.limit=1",
+    ]
     rlhf(tmp_path / "runs", *given, "benchmarks.tasks=[real_toxicity_prompts]")
     assert results(tmp_path / "runs")["policies"][folders[0]]["real_toxicity_prompts@0"]["items"] == 2
     said = " ".join(capsys.readouterr().out.split())
     assert "2 prompts of RealToxicityPrompts, not 3: the rarest toxicity of all has no more" in said
+    assert "the set has prompts of 2 of 10 ranges of toxicity alone" in said
 
 
 @pytest.mark.slow

@@ -183,6 +183,16 @@ def test_a_judge_that_compares_is_asked_once_and_goes_on_where_it_was(
     assert lines == ["evaluate: model gave no verdict on 1 of the 3 pairs of ppo, which do not count"]
 
 
+def test_the_same_text_is_no_tie_of_a_judge_who_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptPolicies(tmp_path / "measured", {"step": "a"})
+    for name, texts in {"sft": "abc", "ppo": "aef"}.items():
+        kept.of(name, lambda texts=texts: (PolicySamples([*texts]), None))  # type: ignore[misc]
+    said: dict[str, float | None] = {"q": None, "r": None}
+    further = judges(monkeypatch, [], {"model": lambda prompt, response_a, response_b: said[prompt]})
+    further.compare("evaluate", kept, ["ppo"], ["p", "q", "r"])
+    assert kept.measured["ppo"][0].preferences == {"model": [None] * 3}
+
+
 DEMO = ("experiment=demo", "debug=fast")
 WRONG = [
     ("+evaluate.temperatures.pppo=1", "evaluate: temperatures.pppo is none of the policies (base, prompted, sft, ppo"),

@@ -3,19 +3,19 @@
 import gzip
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from rlhf_lightning.evaluation.benchmarks.sets import SOURCES, Rows, Source, continuations
+from rlhf_lightning.evaluation.benchmarks.sets import SOURCES, IncompleteError, Rows, Source, continuations
 from rlhf_lightning.evaluation.intervals import first_places
 
 TEST, EXAMPLES = "test", "examples"
 """Splits of every task: what is asked, and what few-shot examples are drawn from."""
 _MOST_EXAMPLES = 1000
-_BINS = 10
+RANGES = 10
 """Equally wide ranges of toxicity between 0 and 1."""
 
 
@@ -29,11 +29,22 @@ def splits(*, source: str, root: str | None = None, uniform: int | None = None, 
         config_source: The task's YAML file, which the harness names and nobody needs.
     """
     found = SOURCES[source]
-    stored = _stored(found, root)
-    rows = {split: _clustered(found, found.rows(part)) for split, part in stored.items()}
+    rows = {split: _clustered(found, part) for split, part in read(source, root).items()}
     if uniform is not None and found.rows is continuations:
         rows[TEST] = evenly(rows[TEST], uniform)
     return {split: Dataset.from_list(part) for split, part in rows.items()}
+
+
+def read(source: str, root: str | None) -> dict[str, Rows]:
+    """The documents of a set by split.
+
+    Raises:
+        ValueError: When a row is not as the set has it.
+    """
+    found = SOURCES[source]
+    of_hub = {TEST: f"{source} of the hub", EXAMPLES: f"examples of {source} of the hub"}
+    places = of_hub if root is None else dict(zip((TEST, EXAMPLES), map(str, files(source, root)), strict=False))
+    return {split: _documents(found, rows, places[split]) for split, rows in _stored(found, root).items()}
 
 
 def has_examples(source: str, root: str | None) -> bool:
@@ -63,15 +74,26 @@ def evenly(rows: Rows, count: int, seed: int = 0) -> Rows:
         >>> sorted(row["about"]["prompt_toxicity"] for row in evenly(rows, 2))
         [0.1, 0.9]
     """
-    drawn, bins = random.Random(seed), list[Rows]([] for _ in range(_BINS))
+    drawn, bins = random.Random(seed), list[Rows]([] for _ in range(RANGES))
     for row in rows:
         toxicity = row["about"]["prompt_toxicity"]
         if toxicity is not None:
-            bins[min(_BINS - 1, int(toxicity * _BINS))].append(row)
+            bins[_range(toxicity)].append(row)
     for each in bins:
         drawn.shuffle(each)
     there = [each for each in bins if each]
-    return [row for round_of_all in zip(*there, strict=False) for row in round_of_all][:count]
+    rounds = [drawn.sample(one_of_each, len(there)) for one_of_each in zip(*there, strict=False)]
+    return [row for one_of_each in rounds for row in one_of_each][:count]
+
+
+def toxicity_ranges(rows: Sequence[Mapping[str, Any]]) -> int:
+    """In how many of the ten ranges of toxicity there are prompts."""
+    known = [row["about"]["prompt_toxicity"] for row in rows]
+    return len({_range(toxicity) for toxicity in known if toxicity is not None})
+
+
+def _range(toxicity: float) -> int:
+    return min(RANGES - 1, int(toxicity * RANGES))
 
 
 def _stored(source: Source, root: str | None) -> dict[str, Rows]:
@@ -82,11 +104,69 @@ def _stored(source: Source, root: str | None) -> dict[str, Rows]:
         raise ValueError(f"the hub has no {source.file} that loads without code; give its file: benchmarks.root.")
     path, name, test, examples = source.hub
     named = {split: part for split, part in ((TEST, test), (EXAMPLES, examples)) if part}
-    loaded = {split: load_dataset(path, name or None, split=part) for split, part in named.items()}
+    try:
+        loaded = {split: load_dataset(path, name or None, split=part) for split, part in named.items()}
+    except (OSError, ValueError) as error:  # of a network, and of none
+        raise ValueError(f"{error}. Give the files of the sets instead: benchmarks.root=<folder>.") from error
     if EXAMPLES in loaded:  # a training split may have millions
         rows = loaded[EXAMPLES].shuffle(seed=0)
         loaded[EXAMPLES] = rows.select(range(min(_MOST_EXAMPLES, len(rows))))
     return {split: rows.to_list() for split, rows in loaded.items()}
+
+
+class _Row(dict[str, Any]):
+    """A row that knows which of its fields was asked for last."""
+
+    asked = ""
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked = name
+        return super().__getitem__(name)
+
+
+def _documents(source: Source, rows: Rows, where: str) -> Rows:
+    """The documents of rows; a `ValueError` names the row, its field and value, that is not as the set has it."""
+    try:
+        documents = source.rows(rows)
+    except IncompleteError as error:
+        raise ValueError(f"{where}: {error}. Add what lacks, or delete the rest of it.") from error
+    except _FAULTS:
+        for number, row in enumerate(rows, 1):
+            read = _Row(row) if isinstance(row, dict) else row
+            try:
+                source.rows([read])
+            except IncompleteError:
+                continue
+            except _FAULTS as error:
+                known = isinstance(read, _Row) and read.asked in read
+                found = f"{read.asked} is {read[read.asked]!r:.60}" if known else f"{error!r} of {row!r:.60}"
+                raise ValueError(f"{where}, row {number}: {found}. {_MEND}") from error
+        raise
+    for number, document in enumerate(documents, 1):
+        for fault in _faults(document):
+            raise ValueError(f"{where}, row {number}: {fault}. {_MEND}")
+    return documents
+
+
+_FAULTS = (KeyError, ValueError, TypeError, AttributeError, IndexError)
+_MEND = "Give each row the fields of the set (docs/evaluation.md), or delete it."
+
+
+def _faults(document: Mapping[str, Any]) -> Iterator[str]:
+    """What a document lacks that a task can be asked with and scored by."""
+    listed = [name for name in ("choices", "references") if name in document]
+    for name in listed:
+        texts = document[name]
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+            yield f"its {name} are {texts!r:.60}, and must be texts"
+    if "gold" in document and not 0 <= document["gold"] < len(document["choices"]):
+        yield f"its label is number {document['gold']} of {len(document['choices'])} choices, counted from 0"
+    for name, value in document.items():
+        if name not in (*listed, "gold", "true", "about") and (not isinstance(value, str) or not value.strip()):
+            yield f"its {name} is {value!r:.60}, and must be a text"
+    toxicity = document.get("about", {}).get("prompt_toxicity", None)
+    if toxicity is not None and not (isinstance(toxicity, int | float) and 0 <= toxicity <= 1):
+        yield f"its toxicity is {toxicity!r:.60}, and must be a number between 0 and 1, or null"
 
 
 def _clustered(source: Source, rows: Rows) -> Rows:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from rlhf_lightning.evaluation.benchmarks.documents import EXAMPLES, has_examples
+from rlhf_lightning.evaluation.benchmarks.documents import EXAMPLES, TEST, has_examples, read
 from rlhf_lightning.evaluation.benchmarks.sets import SOURCES
 from rlhf_lightning.runs.extras import needs_extra
 
@@ -29,9 +29,41 @@ def task_names() -> list[str]:
 
 def source_of(name: str) -> str:
     """The set that one of our tasks reads."""
+    return str(_setting(name, "dataset_kwargs")["source"])
+
+
+def _setting(name: str, key: str) -> Any:
+    """What the YAML file of one of our tasks says, or the one that it includes; None where neither does."""
     text = (TASKS / f"{name}.yaml").read_text(encoding="utf-8")
     named: dict[str, Any] = yaml.safe_load(text.replace("!function ", ""))  # a tag of the harness
-    return str(named["dataset_kwargs"]["source"] if "dataset_kwargs" in named else source_of(named["include"][:-5]))
+    inherited = named.get("include")
+    return _setting(inherited[:-5], key) if inherited and key not in named else named.get(key)
+
+
+def rows_lacking(names: Sequence[str], root: str, shots: Sequence[int]) -> Iterator[str]:
+    """A sentence for each set of ours with a row that is wrong, or with fewer examples than are to be shown.
+
+    Args:
+        names: Our tasks; their files are there.
+        root: The folder with the files.
+        shots: How many examples tasks are asked with.
+    """
+    tasks: dict[str, list[str]] = {}
+    for name in names:
+        tasks.setdefault(source_of(name), []).append(name)
+    for source, own in tasks.items():
+        try:
+            rows = read(source, root)
+        except ValueError as error:
+            yield str(error)
+            continue
+        there = len(rows[EXAMPLES]) if EXAMPLES in rows else len(rows[TEST]) - 1
+        asked = [name for name in own if _setting(name, "num_fewshot") != 0]
+        if asked and max(shots) > there:
+            yield (
+                f"benchmarks.shots={max(shots)}: {', '.join(asked)} can be asked with {there} examples at most. Ask "
+                "with fewer."
+            )
 
 
 def can_load(name: str, root: str | None) -> bool:

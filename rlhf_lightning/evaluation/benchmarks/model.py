@@ -18,7 +18,7 @@ from rlhf_lightning.models.architecture import rope_limit
 from rlhf_lightning.models.forward import token_logits
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.padding import length_groups, position_ids
-from rlhf_lightning.tokenization.chat import rendered
+from rlhf_lightning.tokenization.chat import ConversationError, rendered
 from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start
 
 _KNOWN = ("until", "do_sample", "temperature", "max_gen_toks")
@@ -120,7 +120,15 @@ class HarnessModel:
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The messages as the model's own template writes them; special tokens that they spell stay text."""
         messages = [{**each, "content": self.encoder.as_text(each["content"])} for each in chat_history]
-        return rendered(self.tokenizer, messages, generation_prompt=add_generation_prompt)
+        try:
+            return rendered(self.tokenizer, messages, generation_prompt=add_generation_prompt)
+        except ConversationError:
+            if [each["role"] for each in messages[:2]] != ["system", "user"]:
+                raise
+            # A template without a system's role: the instruction opens what the user says.
+            system, user, *others = messages
+            opened = {**user, "content": f"{system['content'].rstrip()}\n\n{user['content']}"}
+            return rendered(self.tokenizer, [opened, *others], generation_prompt=add_generation_prompt)
 
     def _ids(self, contexts: Sequence[str]) -> list[list[int]]:
         return [[*self._opening(text), *row] for text, row in zip(contexts, self._bare(contexts), strict=True)]

@@ -25,7 +25,8 @@ class TaskResult:
 
     Args:
         figures: ``metric``, ``value``, ``low``, ``high``, ``items``, ``left_out``, ``shots`` and ``further``, the other
-            measures by name; where every item was left out, ``items`` is 0 and there is no value.
+            measures by name, each with its own ``items``; where every item was left out, ``items`` is 0 and there is
+            no value.
         samples: One row per item: its number, what the model read and said, and what was found of it.
     """
 
@@ -148,11 +149,12 @@ def _found(task: Any, items: Sequence[_Item], judges: Mapping[str, Any]) -> dict
 
 def _figures(task: Any, found: Mapping[str, Sequence[Any]], clusters: Sequence[int]) -> dict[str, Any]:
     """The first measure that the task names, and the further ones."""
-    aggregations, intervals = task.aggregation(), dict[str, Interval]()
+    aggregations, intervals = task.aggregation(), dict[str, dict[str, Any]]()
     for name, values in found.items():
         places = [place for place, value in enumerate(values) if value is not None]
         known, own = [values[place] for place in places], [clusters[place] for place in places]
-        intervals[name] = interval_of(known, aggregations.get(name.partition(",")[0]), own)
+        interval = interval_of(known, aggregations.get(name.partition(",")[0]), own)
+        intervals[name] = {**interval, "items": len(known)}
     main = next((name for name in aggregations if name in intervals), next(iter(intervals)))
     return {"metric": main, **intervals.pop(main), "further": intervals}
 

@@ -26,14 +26,22 @@ class Source(NamedTuple):
     cluster: str = ""
 
 
+class IncompleteError(ValueError):
+    """Rows that belong together are not all there."""
+
+
 def _label(row: dict[str, Any], *names: str) -> int:
     """A label as a number, whether it is stored as one, as a truth value, or by its name."""
     label = row["label"]
-    return names.index(label) if label in names else int(label)
+    if label in names:
+        return names.index(label)
+    if not float(label).is_integer():
+        raise ValueError("no whole number")
+    return int(float(label))
 
 
 def _endings(rows: Rows) -> Rows:
-    return [{"context": row["ctx"], "choices": row["endings"], "gold": int(row["label"])} for row in rows]
+    return [{"context": row["ctx"], "choices": row["endings"], "gold": _label(row)} for row in rows]
 
 
 def _sentiments(rows: Rows) -> Rows:
@@ -107,6 +115,9 @@ def _genders(rows: Rows) -> Rows:
     for row in rows:
         name, gender, _ = row["sentid"].rsplit(".", 2)
         sentences.setdefault(name, {})[gender] = row["sentence"]
+    for name, each in sentences.items():
+        if lacking := {"male", "female"} - each.keys():
+            raise IncompleteError(f"{name} has no sentence of {' and '.join(sorted(lacking))}")
     return [
         {
             "choices": [each["male"], each["female"]],
