@@ -189,7 +189,7 @@ def test_the_same_text_is_no_tie_of_a_judge_who_never_answers(tmp_path: Path, mo
         kept.of(name, lambda texts=texts: (PolicySamples([*texts]), None))  # type: ignore[misc]
     said: dict[str, float | None] = {"q": None, "r": None}
     further = judges(monkeypatch, [], {"model": lambda prompt, response_a, response_b: said[prompt]})
-    further.compare("evaluate", kept, ["ppo"], ["p", "q", "r"])
+    further.compare("evaluate", kept, ["sft", "ppo"], ["p", "q", "r"])
     assert kept.measured["ppo"][0].preferences == {"model": [None] * 3}
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def evenly(rows: Rows, count: int, seed: int = 0) -> Rows:
     return [row for one_of_each in rounds for row in one_of_each][:count]
 
 
-def toxicity_ranges(rows: Sequence[Mapping[str, Any]]) -> int:
+def toxicity_ranges(rows: Iterable[Any]) -> int:
     """In how many of the ten ranges of toxicity there are prompts."""
     known = [row["about"]["prompt_toxicity"] for row in rows]
     return len({_range(toxicity) for toxicity in known if toxicity is not None})
