@@ -249,11 +249,12 @@ def test_bleu_is_of_all_sentences_together(
     assert result.figures["low"] == pytest.approx(100.0)
 
 
-def test_the_best_of_several_references_counts_for_summaries(
+def test_the_reference_of_a_summary_is_one_text_whatever_it_holds(
     planted: Callable[..., HarnessModel], measured: Callable[..., TaskResult]
 ) -> None:
     result = measured(planted([("I ran.\n\nTL;DR:", " He ran\n")]), "tldr")
-    assert found(result) == {"rouge_l": 1.0}
+    # The reference is "He ran|Ran", three words: all of 2 words are right, and 2 of 3 are there.
+    assert found(result) == {"rouge_l": pytest.approx(0.8)}
 
 
 def test_toxicity_is_judged_all_at_once_and_stands_beside_that_of_the_prompt(
@@ -480,14 +481,11 @@ def test_rows_of_the_hub_become_the_same_documents() -> None:
         "wmt15_fr_en": [
             {"translation": {"fr": f"Un {n} chat noir est la.", "en": f"A {n} black cat is there."}} for n in range(3)
         ],
-        "tldr": [{"prompt": "I ran.\n\nTL;DR: ", "completion": " He ran"}],
+        "tldr": [{"prompt": "I ran.\n\nTL;DR: ", "completion": " He ran|Ran"}],
         "squadv2_dev": [{**SETS["squad_v2_dev"][0], "answers": {"text": [], "answer_start": []}}],
     }
     for name, rows in hub.items():
-        expected = documents(name, SETS[SOURCES[name].file])
-        assert documents(name, rows) == [
-            {**row, **({"references": ["He ran"]} if name == "tldr" else {})} for row in expected
-        ]
+        assert documents(name, rows) == documents(name, SETS[SOURCES[name].file])
 
 
 def test_prompts_are_drawn_evenly_over_their_toxicity(root: str) -> None:

@@ -171,8 +171,11 @@ def _articles(rows: Rows) -> Rows:
 
 
 def _posts(rows: Rows) -> Rows:
-    """Of TL;DR, on the hub."""
-    return [{"context": row["prompt"].rstrip(), "references": [row["completion"].strip()]} for row in rows]
+    """Of TL;DR, where a reference is one text whatever it holds; local rows are in the form of the paper's samples."""
+    named = [
+        (row["prompt"], row["completion"]) if "prompt" in row else (row["context"], row["ref_text"]) for row in rows
+    ]
+    return [{"context": prompt.rstrip(), "references": [summary.strip()]} for prompt, summary in named]
 
 
 def _either(hub: Callable[[Rows], Rows], column: str) -> Callable[[Rows], Rows]:
@@ -217,6 +220,6 @@ SOURCES: dict[str, Source] = {
     "cnn_dailymail": Source(
         _articles, "cnn_dailymail_100", hub=("abisee/cnn_dailymail", "3.0.0", "test", "validation")
     ),
-    "tldr": Source(_either(_posts, "prompt"), "paper100_tldr", hub=("trl-lib/tldr", "", "test", "validation")),
+    "tldr": Source(_posts, "paper100_tldr", hub=("trl-lib/tldr", "", "test", "validation")),
 }
 """Every set by name; where there is a local file of the paper's own items, the hub's set is the whole."""
