@@ -64,6 +64,12 @@ class PolicySamples:
     """What automatic measures found, item by item."""
 
 
+def joined_samples(parts: Sequence[PolicySamples]) -> PolicySamples:
+    """What `sample_policy` found, batch by batch, as of all of them."""
+    names = ("responses", "lengths", "kl", "scores", "rewards")
+    return PolicySamples(**{name: [each for part in parts for each in getattr(part, name)] for name in names})
+
+
 @torch.no_grad()
 @checked
 def sample_policy(
@@ -154,9 +160,9 @@ def _cut(rollout: Rollout, stop: str, tokenizer: PreTrainedTokenizerBase) -> Rol
     return rollout._replace(response_ids=response_ids, response_mask=mask, ended=rollout.ended | stops.any(1))
 
 
-def pretraining_loss(model: nn.Module, batches: Iterable[LMBatch]) -> float:
-    """Mean negative log-likelihood of held-out text, in nats per token."""
-    losses = [loss for row in token_losses(model, batches) for loss in row]
+def pretraining_loss(rows: Iterable[Sequence[float]]) -> float:
+    """Mean negative log-likelihood of held-out text, in nats per token, of what `token_losses` found."""
+    losses = [loss for row in rows for loss in row]
     return fmean(losses) if losses else 0.0
 
 

@@ -8,7 +8,7 @@ divided.
 import os
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from datetime import timedelta
@@ -120,6 +120,64 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     if world_size() > 1:
         distributed.broadcast_object_list([value, None])
     return value
+
+
+def sharing(work: Callable[[Callable[[Sequence[Any]], list[Any]]], T], part: Callable[[Any], Any]) -> T:
+    """What a function returns in the first process, while the others do parts of its work.
+
+    Args:
+        work: The function. It is given another one, from a list of jobs, which must be picklable, to their results in
+            order: of n processes each does every n-th job.
+        part: Does one job, in any process; what it raises is raised in the first process, and then in all.
+    """
+
+    def share(jobs: Sequence[Any]) -> list[Any]:
+        if world_size() > 1:
+            distributed.broadcast_object_list([list(jobs)])
+        return _in_order(part, jobs)
+
+    def first() -> T:
+        try:
+            return work(share)
+        finally:
+            if world_size() > 1:
+                with suppress(RuntimeError):
+                    distributed.broadcast_object_list([None])
+
+    while rank() > 0:
+        asked: list[Any] = [None]
+        distributed.broadcast_object_list(asked)
+        if asked[0] is None:
+            break
+        with suppress(_PartError):  # the first process says it
+            _in_order(part, asked[0])
+    return on_rank_zero(first)
+
+
+def by_turns(share: Callable[[Sequence[Any]], list[Any]], jobs: Sequence[Any]) -> Iterator[Any]:
+    """Results of shared jobs in order, as soon as every process has done one; see `sharing`."""
+    for start in range(0, len(jobs), world_size()):
+        yield from share(jobs[start : start + world_size()])
+
+
+class _PartError(Exception):
+    """A part of shared work failed in some process."""
+
+
+def _in_order(part: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """The results of all jobs, in every process, which do them together."""
+    mine, fault = [], None
+    try:
+        mine = [part(job) for job in jobs[rank() :: world_size()]]
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        fault = _portable(error)
+    found = all_gather_objects((mine, fault))
+    for _, error in found:
+        if error is not None:
+            raise _PartError if rank() > 0 else error
+    return [found[number % len(found)][0][number // len(found)] for number in range(len(jobs))]
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -3,9 +3,11 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -24,6 +26,7 @@ from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
 from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
 from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
+from rlhf_lightning.parallel.processes import sharing
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
@@ -37,6 +40,11 @@ from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
+Share = Callable[[Sequence[Any]], list[Any]]
+
+
+_GIVEN = ("sampler", "seed", "progress", "kept", "share")
+"""Arguments of `collect_comparisons` that are no settings."""
 
 
 class CollectSettings(TypedDict):
@@ -47,9 +55,7 @@ class CollectSettings(TypedDict):
     people: Ranked
     round: NotRequired[Count]
     prompts: PromptCounts
-    sampling: (
-        "Annotated[dict[str, Any], Keywords(collect_comparisons, without=('sampler', 'seed', 'progress', 'kept'))]"
-    )
+    sampling: "Annotated[dict[str, Any], Keywords(collect_comparisons, without=_GIVEN)]"
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Collection(AsksPeople):
 
     schema = CollectSettings
 
+    all_processes: ClassVar[bool] = True
     record_kinds: ClassVar[tuple[str, ...]] = ("prompts",)
 
     def parents(self, context: Context) -> dict[str, str]:
@@ -74,8 +81,17 @@ class Collection(AsksPeople):
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted, and while people rank."""
+        model = cache(context.causal_lm)
+        sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
+        with trainer_precision(context.config["trainer"], context.device):
+            part = partial(_sampled, model, context.tokenization, sampler)
+            return sharing(partial(self._collect, context, folder, model), part)
+
+    def _collect(
+        self, context: Context, folder: Path, model: Callable[[str], nn.Module], share: Share
+    ) -> dict[str, Any]:
         options, people = context.config[self.name], rankers(context, self.name, folder)
-        policies = {name: context.causal_lm(name) for name in options["policies"]}
+        policies = {name: model(name) for name in options["policies"]}
         labelers = [Unranked()] if people else context.build(options["labelers"])
         seed = seed_of_round(context.seed, number := options.get("round", 1))
         belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": seed, **options["sampling"]}
@@ -83,14 +99,14 @@ class Collection(AsksPeople):
         for split, count in options["prompts"].items():
             prompts = prompts_of_round(context, split, count, number)
             bars = progress_bar(context.heartbeat, self.name, len(prompts), 0, f"prompts for {split}")
-            with bars as (bar, task), trainer_precision(context.config["trainer"], context.device):
+            with bars as (bar, task):
                 found[split] = collect_comparisons(
                     policies,
                     context.tokenization,
                     prompts,
                     labelers,
-                    sampler=make_sampler(batch_tokens=context.config["generation"]["batch_tokens"]),
                     seed=seed,
+                    share=share,
                     progress=partial(bar.advance, task),
                     kept=KeptRankings(folder / f"ranked.{split}.unfinished", belongs_to),
                     **options["sampling"],
@@ -119,6 +135,7 @@ def collect_comparisons(
     seed: int = 0,
     progress: Progress | None = None,
     kept: KeptRankings | None = None,
+    share: Share | None = None,
 ) -> tuple[list[Comparison], dict[str, int]]:
     """Sample K responses per prompt from the policies, and let one labeler rank each prompt's.
 
@@ -142,6 +159,7 @@ def collect_comparisons(
         progress: Function that is called with the number of prompts finished since the last call.
         kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after
             them; its result is that of an unbroken one. The caller deletes its file.
+        share: Samples batches with all processes (`parallel.processes.sharing`); None samples them here.
 
     Returns:
         The comparisons, and how many prompts were dropped, by reason.
@@ -154,7 +172,8 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
-    responses = _ResponseSampler(policies, tokenization, temperature, batch_size, sampler)
+    sampled = partial(_sampled, policies.__getitem__, tokenization, sampler)
+    asked = _Asked([*policies], rounds, batch_size, temperature, seed, share or (lambda parts: [*map(sampled, parts)]))
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
     names = [*policies] if len(policies) > 1 else []
@@ -163,7 +182,7 @@ def collect_comparisons(
         if start >= len(rankings):
             each = partial(turns, len(policies), min_responses, max_responses, shares)
             whose = [each(f"{seed}/{example.index}") for example in chunk]
-            answers = responses.distinct(chunk, whose, rounds, seed)
+            answers = asked.distinct(chunk, whose)
             batch = []
             for e, texts, own in zip(chunk, answers, whose, strict=True):
                 labeler = random.Random(f"{seed}/{e.index}/labeler").choice(labelers)
@@ -180,42 +199,57 @@ def collect_comparisons(
     return [each for each in rankings if each is not None], dropped
 
 
-@dataclass(frozen=True)
-class _ResponseSampler:
-    policies: Mapping[str, nn.Module]
-    tokenization: Tokenization
-    temperature: float
-    batch_size: int
-    sampler: Sampler
+class _Part(NamedTuple):
+    """What is sampled as one batch."""
 
-    def distinct(
-        self, examples: Sequence[PromptExample], whose: Sequence[list[int]], rounds: int, seed: int
-    ) -> list[list[str]]:
+    policy: str
+    examples: list[PromptExample]
+    index: list[int]
+    temperature: float
+    key: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    policies: Sequence[str]
+    rounds: int
+    batch_size: int
+    temperature: float
+    seed: int
+    share: Share
+
+    def distinct(self, examples: Sequence[PromptExample], whose: Sequence[list[int]]) -> list[list[str]]:
         """Different responses to each prompt, of these policies by number, as far as they come up within the rounds."""
         answers: list[list[str]] = [[] for _ in examples]
-        for number in range(rounds):
-            open_slots = [
-                (row, slot, of[slot]) for row, of in enumerate(whose) for slot in range(len(answers[row]), len(of))
+        for number in range(self.rounds):
+            slots = [
+                (of[slot], row, slot) for row, of in enumerate(whose) for slot in range(len(answers[row]), len(of))
             ]
-            for which, model in enumerate(self.policies.values()):
-                rows = [(row, slot) for row, slot, turn in open_slots if turn == which]
-                # Neighbours of similar length need little padding.
-                rows.sort(key=lambda pair: len(examples[pair[0]].prompt_ids))
-                for start in range(0, len(rows), self.batch_size):
-                    part = rows[start : start + self.batch_size]
-                    texts = self._sample(model, examples, part, (seed, number, which))
-                    for (row, _), text in zip(part, texts, strict=True):
-                        if text.strip() and text not in answers[row]:
-                            advance(whose[row], len(answers[row]), which)
-                            answers[row].append(text)
+            # Neighbours of similar length need little padding.
+            slots.sort(key=lambda each: (each[0], len(examples[each[1]].prompt_ids)))
+            each_policy = [list(own) for _, own in groupby(slots, itemgetter(0))]
+            parts = [
+                own[at : at + self.batch_size] for own in each_policy for at in range(0, len(own), self.batch_size)
+            ]
+            for part, texts in zip(
+                parts, self.share([self._part(examples, each, number) for each in parts]), strict=True
+            ):
+                for (which, row, _), text in zip(part, texts, strict=True):
+                    if text.strip() and text not in answers[row]:
+                        advance(whose[row], len(answers[row]), which)
+                        answers[row].append(text)
         return answers
 
-    def _sample(
-        self, model: nn.Module, examples: Sequence[PromptExample], rows: Sequence[tuple[int, int]], key: Sequence[int]
-    ) -> list[str]:
-        tokenizer = self.tokenization.tokenizer
-        options = SamplingOptions.from_tokenizer(tokenizer, self.tokenization.max_response_tokens, self.temperature)
-        batch = collate_prompts([examples[row] for row, _ in rows], options.pad_token_id)
-        index = torch.tensor([examples[row].index * 64 + slot for row, slot in rows])
-        prompts = move_data_to_device(batch._replace(prompt_index=index), next(model.parameters()).device)
-        return response_texts(tokenizer, self.sampler(model, prompts, options, key))
+    def _part(self, examples: Sequence[PromptExample], slots: Sequence[tuple[int, int, int]], number: int) -> _Part:
+        policies, rows, places = zip(*slots, strict=True)
+        asked = [examples[row] for row in rows]
+        index = [example.index * 64 + place for example, place in zip(asked, places, strict=True)]
+        return _Part(self.policies[policies[0]], asked, index, self.temperature, (self.seed, number, policies[0]))
+
+
+def _sampled(model: Callable[[str], nn.Module], tokenization: Tokenization, sampler: Sampler, part: _Part) -> list[str]:
+    policy, tokenizer = model(part.policy), tokenization.tokenizer
+    options = SamplingOptions.from_tokenizer(tokenizer, tokenization.max_response_tokens, part.temperature)
+    batch = collate_prompts(part.examples, options.pad_token_id)._replace(prompt_index=torch.tensor(part.index))
+    prompts = move_data_to_device(batch, next(policy.parameters()).device)
+    return response_texts(tokenizer, sampler(policy, prompts, options, part.key))

@@ -2,17 +2,28 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lightning.fabric.utilities import move_data_to_device
+
 from rlhf_lightning.data.loader import collate_lm, collate_prompts
-from rlhf_lightning.evaluation.policies import PolicySamples, policy_results, pretraining_loss, sample_policy
+from rlhf_lightning.evaluation.policies import (
+    PolicySamples,
+    joined_samples,
+    policy_results,
+    pretraining_loss,
+    sample_policy,
+    token_losses,
+)
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_precision
-from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context, counted
+from rlhf_lightning.parallel.processes import by_turns, sharing
+from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
 from rlhf_lightning.recipe.judges import (
     EvaluateSettings,
     evaluation_lacking,
@@ -33,12 +44,16 @@ from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
+PROMPTS, PROBES, TEXT = "prompts", "probes", "text"
+Share = Callable[[Sequence[Any]], list[Any]]
+
 
 @dataclass(frozen=True)
 class Evaluation(AsksPeople):
     """Samples, judges and measures every policy that ``evaluate.policies`` names and that can be loaded."""
 
     schema = EvaluateSettings
+    all_processes: ClassVar[bool] = True
     reported: ClassVar[bool] = True
     record_kinds: ClassVar[tuple[str, ...]] = ("prompts", "text", "demonstrations")
 
@@ -69,12 +84,19 @@ class Evaluation(AsksPeople):
         Returns:
             ``policies``; ``judge``: its name and whether it trained one of the policies; `preference_results`; `rated`.
         """
+        judge = main_judge(context, self.name)
+        tests = cache(lambda: _Tests(context, context.config[self.name], reward_of(context, judge)))
+        with trainer_precision(context.config["trainer"], context.device):
+            return sharing(partial(self._evaluate, context, folder, tests), lambda part: tests().measure(part))
+
+    def _evaluate(
+        self, context: Context, folder: Path, prepared: Callable[[], "_Tests"], share: Share
+    ) -> dict[str, Any]:
         options, people = context.config[self.name], raters(context, self.name, folder)
         names = [name for name in policies_of(options) if will_be(context, name, options)]
         if out := [name for name in policies_of(options) if name not in names]:
             context.say(self.name, f"left out, as there is no model or no few_shot_prefix: {', '.join(out)}")
-        judge = main_judge(context, self.name)
-        tests = _Tests(context, options, reward_of(context, judge))
+        tests = prepared()
         context.report_dropped(self.name, folder, tests.tokenization.tally)
         tests.further.say_temperatures(self.name, names)
         tests.further.demonstrate(folder, tests.questions)
@@ -83,8 +105,7 @@ class Evaluation(AsksPeople):
         with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
-                with trainer_precision(context.config["trainer"], context.device):
-                    kept.of(name, partial(tests.measure, name, partial(bar.advance, task)))
+                kept.of(name, partial(tests.measured, name, share, partial(bar.advance, task)))
         tests.further.compare(self.name, kept, names, tests.questions)
         samples = {name: kept.measured[name][0] for name in names}
         said = rated(people, samples, tests.prompts, options["baseline"])
@@ -93,7 +114,12 @@ class Evaluation(AsksPeople):
         results = policy_results(samples, options["baseline"], losses, tests.questions)
         further = preference_results(samples, options, tests.prompts, tests.sets)
         kept.path.unlink(missing_ok=True)
-        return {"policies": results, JUDGE: judge_record(context, judge, names), **further, **said}
+        return {
+            "policies": results,
+            JUDGE: judge_record(context, main_judge(context, self.name), names),
+            **further,
+            **said,
+        }
 
 
 class _Tests:
@@ -118,23 +144,52 @@ class _Tests:
         self.questions = [prompt.text for prompt in self.prompts]
         self.batches = context.batches(self.prompts, collate_prompts, options["batch_size"])
         texts = context.records("text", "test", required=False)[: options["num_texts"]]
-        self.blocks = self.tokenization.texts(texts, context.config["data"]["lengths"]["block_size"])
+        blocks = self.tokenization.texts(texts, context.config["data"]["lengths"]["block_size"])
+        self.blocks = context.batches(blocks, collate_lm, 32)
+        self.loaded: dict[str, Any] = {}
 
-    def measure(self, name: str, advance: Callable[[int], None]) -> tuple[PolicySamples, float | None]:
+    def measured(self, name: str, share: Share, advance: Callable[[int], None]) -> tuple[PolicySamples, float | None]:
         """Responses of a policy with what was found on each, and its loss on text, where there is some.
 
         Args:
             name: The policy, by the names of `Context.model_path`, or ``prompted``.
+            share: Measures parts with all processes.
             advance: Called with the number of prompts or probes that are done.
         """
-        context, options, few_shot = self.context, self.options, name == FEW_SHOT
-        policy = context.causal_lm(BASE if few_shot else name)
+
+        def parts(kind: str, sizes: Sequence[int]) -> Iterator[Any]:
+            for size, found in zip(
+                sizes, by_turns(share, [(name, kind, number) for number in range(len(sizes))]), strict=True
+            ):
+                advance(size)
+                yield found
+
+        samples = joined_samples([*parts(PROMPTS, [len(batch.texts) for batch in self.batches])])
+        self.further.judge(samples, self.questions, self.judge)
+        if name == FEW_SHOT:
+            return samples, None
+        found = parts(PROBES, [1] * len(self.probes))
+        samples.probes |= {probe.name: outcomes for probe, outcomes in zip(self.probes, found, strict=True)}
+        return samples, pretraining_loss(chain(*parts(TEXT, [0] * len(self.blocks)))) if self.blocks else None
+
+    def measure(self, part: tuple[str, str, int]) -> Any:
+        """A batch of prompts, a probe or a batch of text on a policy: its name, which of those, and its number."""
+        (name, kind, number), context, options = part, self.context, self.options
+        few_shot = name == FEW_SHOT
         prefix = few_shot_prefix(context, options) if few_shot else None
-        context.check_lengths(policy, name, prefix or "")
-        samples = sample_policy(
+        if name not in self.loaded:
+            self.loaded.clear()  # before there are two
+            self.loaded[name] = context.causal_lm(BASE if few_shot else name)
+            context.check_lengths(self.loaded[name], name, prefix or "")
+        policy = self.loaded[name]
+        if kind == TEXT:
+            return token_losses(policy, [self.blocks[number]])
+        if kind == PROBES:
+            return run_probe(policy, context.tokenizer, self.probes[number], seed=context.seed, sampler=self.sampler)
+        return sample_policy(
             policy,
             self.reference,
-            counted(self.batches, policy.device, advance),
+            [move_data_to_device(self.batches[number], policy.device)],
             context.tokenizer,
             judge=self.judge,
             reward=self.reward,
@@ -145,13 +200,3 @@ class _Tests:
             prefix=prefix,
             stop=options["base_stop"] if name in (BASE, FEW_SHOT) else None,
         )
-        self.further.judge(samples, self.questions, self.judge)
-        if few_shot:
-            return samples, None
-        for probe in self.probes:
-            samples.probes[probe.name] = run_probe(
-                policy, context.tokenizer, probe, seed=context.seed, sampler=self.sampler
-            )
-            advance(1)
-        batches = context.batches(self.blocks, collate_lm, 32)
-        return samples, pretraining_loss(policy, batches) if batches else None

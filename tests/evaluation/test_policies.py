@@ -16,6 +16,7 @@ from rlhf_lightning.evaluation.policies import (
     policy_results,
     pretraining_loss,
     sample_policy,
+    token_losses,
 )
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
@@ -116,12 +117,12 @@ def test_pretraining_loss_by_hand():
     # are not: after token 3 (twice) the weights add up to 0.5, after token 4 (three times) to 0.375.
     normaliser = 2 * math.log(0.5) + 3 * math.log(0.375)
     expected = (7 * math.log(2) + 2 * math.log(2) + normaliser) / 5
-    assert pretraining_loss(model, [collate_lm(rows, 0)]) == pytest.approx(expected, abs=1e-5)
+    assert pretraining_loss(token_losses(model, [collate_lm(rows, 0)])) == pytest.approx(expected, abs=1e-5)
     # Tokens weigh the same, whatever batch they are in.
-    assert pretraining_loss(model, [collate_lm(rows[:1], 0), collate_lm(rows[1:], 0)]) == pytest.approx(
+    assert pretraining_loss(token_losses(model, [collate_lm(rows[:1], 0), collate_lm(rows[1:], 0)])) == pytest.approx(
         expected, abs=1e-5
     )
-    assert pretraining_loss(model, []) == 0.0
+    assert pretraining_loss(token_losses(model, [])) == 0.0
 
 
 def test_results_by_hand():

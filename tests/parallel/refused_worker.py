@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf_lightning.cli.command import main
 from rlhf_lightning.cli.errors import report
-from rlhf_lightning.parallel.processes import init_process_group, on_rank_zero, rank
+from rlhf_lightning.parallel.processes import by_turns, init_process_group, on_rank_zero, rank, sharing
 from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.training.callbacks import SampleTable
 from rlhf_lightning.training.metrics_file import MetricsFile, check_mark
@@ -52,7 +52,23 @@ def disk(folder: str, shared: str) -> None:
     check_shared(Path(folder) / ("" if shared == "shared" else str(rank())), f"machine-{rank()}", patience=1.0)
 
 
+def divided(wrong: str) -> None:
+    """Jobs of which each process does every second one; the last of the second batch goes wrong if it shall."""
+
+    def part(job: int) -> tuple[int, int]:
+        if wrong and job == 3:
+            raise OddError(3, "a part is wrong")
+        return job**2, rank()
+
+    def work(share: Any) -> list[Any]:
+        assert rank() == 0
+        return [share([0, 1, 2]), share([]), *by_turns(share, [3, 4, 5])]
+
+    assert sharing(work, part) == [[(0, 0), (1, 1), (4, 0)], [], (9, 0), (16, 1), (25, 0)]
+
+
 CASES = {
+    "divided": divided,
     "disk": disk,
     "metrics": metrics,
     "samples": samples,

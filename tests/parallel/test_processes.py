@@ -126,6 +126,26 @@ def test_the_options_of_the_trainer_run_by_torchrun(tmp_path, option):
     assert len(saved["random_states"]) == 2
 
 
+@pytest.mark.slow
+def test_two_processes_collect_and_evaluate_the_same(tmp_path):
+    """To the byte: whole batches are shared out."""
+    sizes = ["model.size=small", *(f"data.source.{name}=40" for name in ("demonstrations", "prompts", "text"))]
+    steps = ["stages=[sft,collect,evaluate]", "sft.fit.epochs=1", "collect.prompts.train=24", "evaluate.batch_size=8"]
+    steps += ["data.source.validation=8", "collect.sampling.batch_size=32", "evaluate.baseline=sft"]
+    steps += ["evaluate.policies=[base,sft]", f"paths.runs={tmp_path}"]
+    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for name, launcher in launchers.items():
+        own = ["trainer=ddp", "trainer.accelerator=cpu"] if launcher else []
+        own += ["upstream=one", "stages=[collect,evaluate]"] if launcher else []
+        command = [sys.executable, *launcher, "-m", "rlhf_lightning", *sizes, *steps, *own, f"run={name}"]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+        assert ended.stdout.count("done in") == 2 + (not launcher)
+    for file in ("collect/comparisons.train.jsonl", "collect/comparisons.validation.jsonl", "evaluate/samples.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
 def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tmp_path):
     states = [{"state": {0: {"step": torch.tensor(1.0)}}}]
     torch.save({"optimizer_states": states}, tmp_path / "one.ckpt")

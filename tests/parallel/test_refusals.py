@@ -70,6 +70,8 @@ def test_what_the_first_process_refuses_ends_all_of_them_and_is_said_once(tmp_pa
         (1, "samples.jsonl cannot be read", ["samples", str(tmp_path)]),
         (1, "is another folder on machine-1 than on the first machine", ["disk", str(tmp_path), "apart"]),
         (0, "", ["disk", str(tmp_path), "shared"]),
+        (0, "", ["divided", ""]),
+        (1, "a part is wrong", ["divided", "wrong"]),
         (1, "a value is wrong", ["value", ""]),
         (1, "odd", ["odd", ""]),
         (143, "", ["ended", ""]),
