@@ -23,6 +23,7 @@ from rlhf_lightning.recipe.reward_settings import RewardSettings
 from rlhf_lightning.recipe.stage import TrainingStage
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.training.head_start import HeadStart
+from rlhf_lightning.training.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class RewardModelling(TrainingStage):
         """Train, centre, export and measure; with ``folds`` once more without each group of labelers."""
         options = context.config[self.name]
         start = context.causal_lm(options["init"])
-        head = HeadStart(options["head_scale"], options["head_first"], partial(context.say, self.name))
+        bar = partial(progress_bar, context.heartbeat, self.name, figures="rankings read for the head")
+        head = HeadStart(options["head_scale"], options["head_first"], partial(context.say, self.name), bar)
 
         def fresh() -> tuple[ScalarHeadModel, RewardModule]:
             model = with_adapters(ScalarHeadModel.from_causal_lm(start, options["pooling"]), **options["lora"])

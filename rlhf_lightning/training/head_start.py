@@ -4,12 +4,15 @@ Both are *ours*; the paper does not say.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from jaxtyping import Bool, Float, Int
 from lightning.fabric.utilities import move_data_to_device
+from rich.progress import Progress, TaskID
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -42,12 +45,17 @@ class HeadStart(L.Callback):
         first: Fit the head to the states of the body as it is, over all training rankings: a convex problem with a
             ridge, which is chosen by the loss on a fifth of the prompts.
         say: Function that tells the user what came out.
+        bar: From how many rankings are read to a progress bar for them (`training.progress.progress_bar`), or None.
     """
 
     def __init__(
-        self, scale: HeadScale | None = "rms", first: bool = False, say: Callable[[str], None] = print
+        self,
+        scale: HeadScale | None = "rms",
+        first: bool = False,
+        say: Callable[[str], None] = print,
+        bar: Callable[[int], AbstractContextManager[tuple[Progress, TaskID]]] | None = None,
     ) -> None:
-        self.scale, self.first, self.say = scale, first, say
+        self.scale, self.first, self.say, self.bar = scale, first, say, bar
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the rankings, in the precision of the trainer."""
@@ -61,8 +69,10 @@ class HeadStart(L.Callback):
             raise ValueError("HeadStart reads the rankings of an RLHFDataModule: trainer.fit(module, datamodule=...).")
         examples = data.examples["train"]
         chosen = examples if self.first else examples[:: max(1, len(examples) // SAMPLE)]
-        with trainer.precision_plugin.forward_context():
-            states = ranked_states(pl_module, chosen, token_id(data.tokenization.tokenizer.pad_token_id))
+        pad = token_id(data.tokenization.tokenizer.pad_token_id)
+        with trainer.precision_plugin.forward_context(), self.bar(len(chosen)) if self.bar else nullcontext() as shown:
+            advance = partial(shown[0].advance, shown[1]) if shown else None
+            states = ranked_states(pl_module, chosen, pad, advance)
         ranks = pad_sequence([torch.tensor(example.ranks) for example in chosen], True)
         if self.first:
             prompts = [tuple(example.prompt_ids) for example in chosen]
@@ -76,7 +86,10 @@ class HeadStart(L.Callback):
 
 @torch.no_grad()
 def ranked_states(
-    module: Any, examples: Sequence[ComparisonExample], pad_token_id: int
+    module: Any,
+    examples: Sequence[ComparisonExample],
+    pad_token_id: int,
+    advance: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "prompts K width"]:
     """The final state of every response, pooled as the model does, on the CPU in 32 bits; each process reads a part.
 
@@ -84,6 +97,7 @@ def ranked_states(
         module: The `RewardModule`.
         examples: The rankings.
         pad_token_id: Any token.
+        advance: Called with the number of rankings that were read.
     """
     most = max(len(example.ranks) for example in examples)
     lengths = [len(example.prompt_ids) + sum(map(len, example.response_ids)) for example in examples]
@@ -98,6 +112,8 @@ def ranked_states(
             batch = move_data_to_device(batch, module.device)
             read = separate_scores if sharded else module.passes.fastest(model, batch)
             found.append((rows, read(FinalStates(model), batch).float().cpu()))
+            if advance is not None:
+                advance(len(rows) * world_size())
     width = found[0][1].shape[-1] if found else 1
     everything = [part for parts in all_gather_objects(found) for part in parts]
     states = torch.zeros(len(examples), most, max([width, *(part.shape[-1] for _, part in everything)]))
