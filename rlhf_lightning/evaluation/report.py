@@ -134,7 +134,7 @@ def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:
         return ["This run has no evaluation against a baseline; below is what its stages left behind."]
     against = legend.label(baseline)
     trained = (results.get(JUDGE) or {}).get(TRAINED)
-    judge = "what trained the policies" if trained else "the judge"
+    judge = "what trained or chose the policies" if trained else "the judge"
     return [_sentence(legend.label(name), rates[name], against, results["prompts"], judge) for name in reversed(rates)]
 
 

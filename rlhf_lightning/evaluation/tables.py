@@ -73,7 +73,7 @@ def judge_of(metrics: Mapping[str, Any], options: Mapping[str, Any], parents: Co
 def judge_sentence(judge: Mapping[str, Any]) -> str:
     """Who judged, for people."""
     if judge[TRAINED]:
-        return f"what trained the policies ({judge['name']}); {NOT_INDEPENDENT}"
+        return f"what trained or chose the policies ({judge['name']}); {NOT_INDEPENDENT}"
     return "the reward model of step judge, trained on other rankings" if judge["name"] == JUDGE else judge["name"]
 
 

@@ -38,7 +38,7 @@ from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
 from rlhf_lightning.recipe.memory_plan import StagePlan
-from rlhf_lightning.recipe.model_names import MEASURED, model_lacking
+from rlhf_lightning.recipe.model_names import MEASURED, model_lacking, named_twice
 from rlhf_lightning.recipe.reading_plan import reading_plan, reading_tokens
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
@@ -114,6 +114,8 @@ class Benchmarks(Stage):
         if options["root"] is not None and not unread:
             yield from rows_lacking(ours(options), options["root"], options["shots"] or [0])
         yield from judges_lacking(context, options)
+        for each in (POLICIES, "tasks"):
+            yield from named_twice(f"{self.name}.{each}", options[each])
         there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
         for name in options[POLICIES]:
             if name in there or name.partition("/")[0] not in context.steps:

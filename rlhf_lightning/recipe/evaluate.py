@@ -87,10 +87,10 @@ class Evaluation(AsksPeople):
         judge = main_judge(context, self.name)
         tests = cache(lambda: _Tests(context, context.config[self.name], reward_of(context, judge)))
         with trainer_precision(context.config["trainer"], context.device):
-            return sharing(partial(self._evaluate, context, folder, tests), lambda part: tests().measure(part))
+            return sharing(partial(self._evaluate, context, folder, judge, tests), lambda part: tests().measure(part))
 
     def _evaluate(
-        self, context: Context, folder: Path, prepared: Callable[[], "_Tests"], share: Share
+        self, context: Context, folder: Path, judge: Any, prepared: Callable[[], "_Tests"], share: Share
     ) -> dict[str, Any]:
         options, people = context.config[self.name], raters(context, self.name, folder)
         names = [name for name in policies_of(options) if will_be(context, name, options)]
@@ -116,7 +116,7 @@ class Evaluation(AsksPeople):
         kept.path.unlink(missing_ok=True)
         return {
             "policies": results,
-            JUDGE: judge_record(context, main_judge(context, self.name), names),
+            JUDGE: judge_record(context, judge, names),
             **further,
             **said,
         }

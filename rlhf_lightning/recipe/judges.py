@@ -16,7 +16,7 @@ from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, SELECT, Context
 from rlhf_lightning.recipe.inputs import POLICIES, records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
-from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
+from rlhf_lightning.recipe.model_names import base_lacking, model_lacking, named_twice
 from rlhf_lightning.recipe.preferences import preferences_lacking
 from rlhf_lightning.recipe.rewards import compares_setting, reward_fingerprints, reward_label, reward_lacking
 from rlhf_lightning.recipe.schemas import Reward
@@ -69,19 +69,14 @@ def judge_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
     """What step evaluate needs and nothing brings or makes; policies of steps that do not run are left out there."""
     policies = {name: will_be(context, name, options) for name in policies_of(options)}
+    yield from named_twice(POLICIES, policies_of(options))
     for name, there in policies.items():
         if name != FEW_SHOT and (there or name.partition("/")[0] not in context.steps):
             yield from model_lacking(context, POLICIES, name)
     yield from model_lacking(context, "reference", options["reference"])
     if FEW_SHOT in policies and BASE not in policies:
         yield from base_lacking(context)
-    if options["baseline"] is None:
-        yield "baseline is null. Name one of the policies or the folder of another; the paper takes its 175B SFT model."
-    elif not policies.get(options["baseline"]):
-        found = ", ".join(name for name, there in policies.items() if there) or "none is there"
-        near = get_close_matches(str(options["baseline"]), policies, 1)
-        meant = f" Did you mean {near[0]}?" if near and near[0] != options["baseline"] else ""
-        yield f"baseline={options['baseline']} is not among the policies ({found}).{meant} Name one of them."
+    yield from _baseline_lacking(context, options["baseline"], policies)
     yield from records_lacking(context, "prompts", "test")
     judges = judge_settings(options)
     if JUDGE not in judges and not will_be(context, JUDGE, options) and not will_be(context, REWARD, options):
@@ -99,6 +94,19 @@ def evaluation_lacking(context: Context, options: Mapping[str, Any]) -> Iterator
         prefix = few_shot_prefix(context, options) if policies.get(FEW_SHOT) else None
         yield from texts_lacking(context, prefix, options["base_stop"])
     yield from unread_prompt(context, {**judges, "metadata": options["metadata"]}, "test", remedy)
+
+
+def _baseline_lacking(context: Context, baseline: str | None, policies: Mapping[str, bool]) -> Iterator[str]:
+    """Whether the baseline is one of the policies, of which is said whether they are there."""
+    if baseline is None:
+        yield "baseline is null. Name one of the policies or the folder of another; the paper takes its 175B SFT model."
+    elif baseline in policies and not policies[baseline] and baseline.partition("/")[0] in context.steps:
+        yield f"baseline={baseline}: {not_made(context.runs, baseline.partition('/')[0])}"
+    elif not policies.get(baseline):
+        found = ", ".join(name for name, there in policies.items() if there) or "none is there"
+        near = get_close_matches(baseline, policies, 1)
+        meant = f" Did you mean {near[0]}?" if near and near[0] != baseline else ""
+        yield f"baseline={baseline} is not among the policies ({found}).{meant} Name one of them."
 
 
 def policies_of(options: Mapping[str, Any]) -> list[str]:

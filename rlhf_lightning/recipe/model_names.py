@@ -3,7 +3,7 @@
 Every function gives a sentence for each thing that lacks, without the name of the step. No model is loaded.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,16 @@ def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
             yield f"{role}={name} is no step and no folder here. Did you mean {meant}? {_named(context, kinds)}"
         else:
             yield from folder_lacking(context, role, name)
+
+
+def named_twice(role: str, names: Sequence[str]) -> Iterator[str]:
+    """A sentence for what a list names twice, also where the same folder has two names."""
+    first: dict[str, str] = {}
+    for name in names:
+        place = str(Path(name).resolve()) if Path(name).exists() else name
+        if place in first:
+            yield f"{role} names {first[place]} twice" + (f", once as {name}" if name != first[place] else "") + "."
+        first.setdefault(place, name)
 
 
 def _step_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from rlhf_lightning.recipe.inputs import records_lacking, rows_of, unread_prompt
 from rlhf_lightning.recipe.judges import texts_lacking
 from rlhf_lightning.recipe.kept import KeptPolicies, Measured
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan
-from rlhf_lightning.recipe.model_names import base_lacking, model_lacking
+from rlhf_lightning.recipe.model_names import base_lacking, model_lacking, named_twice
 from rlhf_lightning.recipe.reading_plan import answers_plan
 from rlhf_lightning.recipe.rewards import report_cut, reward_fingerprints, reward_lacking, reward_of, reward_steps
 from rlhf_lightning.recipe.schemas import Reward
@@ -89,6 +89,7 @@ class Selection(Stage):
             return
         if not options[CANDIDATES]:
             yield "candidates is empty. Name what there is to choose from: select.candidates=[sft]; base is one too."
+        yield from named_twice(CANDIDATES, options[CANDIDATES])
         for name in options[CANDIDATES]:
             if name.partition("/")[0] in (BASE, *context.steps) or not _folder(context, name).is_dir():
                 yield from model_lacking(context, CANDIDATES, name)

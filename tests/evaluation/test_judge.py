@@ -41,7 +41,7 @@ NOT = "not independent"
 @pytest.mark.parametrize(
     ("config", "parents", "judge", "said", "unsaid"),
     [
-        ({"judge": None}, {"reward": "r"}, None, "what trained the policies (reward)", OTHER),
+        ({"judge": None}, {"reward": "r"}, None, "what trained or chose the policies (reward)", OTHER),
         ({"judge": None}, {"reward": "r", "judge": "j"}, None, OTHER, NOT),
         ({"judge": {"_target_": "my.Judge"}}, {"reward": "r"}, None, "The judge: my.Judge.", NOT),
         ({}, {}, {"name": "/models/judge", "trained_policies": False}, "The judge: /models/judge.", NOT),
@@ -50,7 +50,7 @@ NOT = "not independent"
             {},
             {},
             {"name": "my:rule", "trained_policies": True},
-            "what trained the policies (my:rule); it is not",
+            "what trained or chose the policies (my:rule); it is not",
             OTHER,
         ),
     ],
@@ -64,7 +64,7 @@ def test_the_report_says_who_judged(
     independent = "No policy was trained against the judge." in text
     assert independent == (NOT not in text)
     wins = "PPO wins 80.0 % (70.0 .. 90.0) of 200 held-out prompts against SFT, by "
-    assert wins + ("the judge." if independent else "what trained the policies.") in text
+    assert wins + ("the judge." if independent else "what trained or chose the policies.") in text
     assert "SmolLM2 loses to SFT" in text
 
 

@@ -219,6 +219,10 @@ def test_what_is_wrong_is_said_before_anything_is_made(tmp_path: Path, monkeypat
     assert len(sentences) == len([beginning for _, beginning in WRONG if beginning]), sentences
     (found,) = said(tmp_path / "runs", *DEMO, "~evaluate.judge", "+evaluate.judge=judges_of_mine:longer")
     assert found.startswith("evaluate: judge compares two responses, and the main judge scores each.")
+    lists = ("stages=[evaluate]", "evaluate.policies=[base,select,base]", "evaluate.baseline=select")
+    sentences = said(tmp_path / "runs", *DEMO, *lists)
+    assert "evaluate: policies names base twice." in sentences
+    assert any(each.startswith("evaluate: baseline=select: the model of stage select is needed") for each in sentences)
     for metric in ("head_to_head.ppo.sft.value", "prompt_sets.instructions.policies.ppo.win_rate.low"):
         fine(tmp_path / "runs", *DEMO, f"optimized_metric=evaluate.{metric}")
     fine(tmp_path / "runs", *DEMO, "optimized_metric=evaluate.policies.ppo.length_controlled.value")
