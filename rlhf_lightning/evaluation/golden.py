@@ -257,3 +257,7 @@ def _check_probability(text: str, place: str) -> None:
         fine = False
     if not fine:
         raise ValueError(f"{place} must be a number in [0, 1], got {json.dumps(text)}.")
+
+
+if __name__ == "__main__":
+    main()

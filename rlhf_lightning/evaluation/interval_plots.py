@@ -129,8 +129,12 @@ def _legend(axes: Axes, series: Sequence[str], colours: Mapping[str, str]) -> No
 
 
 def _told(rows: Rows, scale: float) -> str:
+    def interval(own: Interval) -> str:
+        low, high = (number(scale * own[end]) for end in ("low", "high"))
+        return f" ({low} .. {high})" if own["low"] < own["high"] else ""
+
     return "; ".join(
-        f"{row} {key} {number(scale * own['value'])} ({number(scale * own['low'])} .. {number(scale * own['high'])})"
+        f"{row} {key} {number(scale * own['value'])}{interval(own)}"
         for row, series in rows.items()
         for key, own in series.items()
     )

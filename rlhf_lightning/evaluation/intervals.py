@@ -91,12 +91,12 @@ def share_interval(values: Sequence[float], clusters: Sequence[int] | None = Non
 
 
 def outcome_interval(values: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:
-    """`share_interval` where every value is 0 or 1, or all are the same part of 1, and else `mean_interval`.
+    """`share_interval` where every value is 0, 1 or one half, or all are the same part of 1; else `mean_interval`.
 
     The arguments are as those; a bootstrap of equal values would be a point.
     """
     alike = len({*values}) == 1 and 0 <= values[0] <= 1
-    return (share_interval if alike or {*values} <= {0.0, 1.0} else mean_interval)(values, clusters)
+    return (share_interval if alike or {*values} <= {0.0, 0.5, 1.0} else mean_interval)(values, clusters)
 
 
 def known_interval(

@@ -79,7 +79,8 @@ def _further(found: Mapping[str, Mapping[str, Any]], legend: Legend) -> Part | N
             own = {name: (found[name].get(label) or {}).get("further") or {} for name in found}
             for measure in dict.fromkeys(measure for each in own.values() for measure in each):
                 cells = [cell(each.get(measure)) for each in own.values()]
-                items = _span([each[measure]["items"] for each in own.values() if measure in each])
+                counted = {name: each[measure] for name, each in own.items() if measure in each}
+                items = _span([each.get("items", found[name][label]["items"]) for name, each in counted.items()])
                 rows.append([_title(label), measure.replace("_", " "), items, *cells])
     heads = [*_task_heads(), *policy_heads(list(found), legend)]
     return Part("Further measures of the tasks", "", heads, rows, folded=True) if rows else None

@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
+from rlhf_lightning.models.scalar_head import HEAD_FILE
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, MISSING, PRETRAIN, SCORES, WRITES, Context
 from rlhf_lightning.recipe.messages import not_made, row_lengths, too_long
 from rlhf_lightning.runs.exported import exported_model
@@ -67,8 +68,10 @@ def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
         if alike and not Path(name).exists() and not _is_cached(name):
             meant = f"{near[0]}/{variant}" if variant else near[0]
             yield f"{role}={name} is no step and no folder here. Did you mean {meant}? {_named(context, kinds)}"
-        else:
-            yield from folder_lacking(context, role, name)
+        elif faults := list(folder_lacking(context, role, name)):
+            yield from faults
+        elif SCORES not in kinds and (Path(model_folder(str(context.model_path(name)))) / HEAD_FILE).exists():
+            yield f"{role}={name} is a reward model, which writes no responses. {_named(context, kinds)}"
 
 
 def named_twice(role: str, names: Sequence[str]) -> Iterator[str]:

@@ -61,7 +61,8 @@ class Tokenizers:
             if other != name and (fault := disagreement(tokenizer, self.of(other))):
                 raise PipelineError(
                     f"{step} reads the same tokens by {first} ({name}) and {role} ({other}), but they differ in "
-                    f"{fault}. Name models that come from the same one: check model=, upstream and {step}.{role}."
+                    f"{fault}. Name models that come from the same one: see model=, upstream=, and what the settings "
+                    f"of {step} name."
                 )
         return tokenizer
 

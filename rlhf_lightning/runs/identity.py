@@ -29,6 +29,8 @@ _WRITERS = ("trainer", "callbacks")
 """Groups whose files are written, not read: what they name is there when a step goes on, and was not before."""
 _NO_RECORDS = ("samples.", "dropped.", "tasks.", "answers.")
 """How JSONL files begin that nothing is learned from; people may go on writing answers."""
+_PATIENCE = ("timeout", "retries", "concurrency", "batch_size", "api_key_env")
+"""Settings of what has a ``url`` that change no answer."""
 NOTHING: Mapping[Path, str] = MappingProxyType({})
 MOST_SHOWN, _SHOWN = 12, 160
 """Differences that a message lists, and characters of each setting."""
@@ -109,7 +111,9 @@ def by_content(value: Any, names: Collection[str] = (), code: bool = False, key:
     if key in _WRITERS:
         return value
     if isinstance(value, Mapping):
-        return {name: by_content(item, names, code, name) for name, item in value.items()}
+        # How somebody behind an address is asked is nothing to what they say.
+        patience = _PATIENCE if isinstance(value.get("url"), str) else ()
+        return {name: by_content(item, names, code, name) for name, item in value.items() if name not in patience}
     if isinstance(value, list | tuple):
         return [by_content(item, names, code, key) for item in value]
     if not isinstance(value, str) or value.partition("/")[0] in names:

@@ -532,6 +532,8 @@ def test_what_lacks_is_said(tmp_path: Path) -> None:
         ("sst2_train_fewshot", 1, {"sentence": 3}, "sentence is 3"),
         ("sst2_dev", 1, {"sentence": ...}, r"KeyError\('sentence'\)"),
         ("hellaswag", 3, {"endings": ["a", 1]}, r"its choices are \['a', 1\]"),
+        ("hellaswag", 1, {"endings": ["a"]}, r"its choices are \['a'\], and none of them is wrong"),
+        ("truthfulqa", 2, {"Incorrect Answers": []}, r"its choices are \['It is 1.', .*, and none of them is wrong"),
         ("real_toxicity_prompts", 2, {"prompt": {"text": "They"}}, r"prompt is \{'text': 'They'\}"),
         ("real_toxicity_prompts", 2, {"prompt": {"text": "They", "toxicity": 7}}, "its toxicity is 7"),
         ("quac", 1, {"answer": "", "aliases": []}, r"its references are \[''\]"),
@@ -548,11 +550,7 @@ def test_a_wrong_row_is_named_before_anything_is_asked(
     rows[number - 1] = {name: value for name, value in (rows[number - 1] | change).items() if value is not ...}
     path.unlink()
     (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (task,) = [
-        name
-        for name in ("sst2", "hellaswag", "real_toxicity_prompts", "quac", "cnn_dailymail", "winogender")
-        if file.startswith(name)
-    ]
+    task = next(name for name in task_names() if file in SOURCES[source_of(name)][1:3])
     (sentence,) = rows_lacking([task], str(tmp_path), [0])
     assert re.search(rf"{file}\.jsonl, row {number}: {said}", sentence), sentence
 

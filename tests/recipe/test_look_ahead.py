@@ -247,6 +247,8 @@ def test_what_is_finished_here_or_upstream_is_there(tmp_path: Path) -> None:
     (runs / "demo" / "reward" / "model" / HEAD_FILE).touch()
     for place in ("demo", f"{runs}/demo"):
         fine(runs, "stages=[ppo]", "run=other", f"ppo.init={place}/sft", f"ppo.reward={place}/reward")
+        (scores,) = said(runs, "stages=[ppo]", "run=other", f"ppo.init={place}/reward", "ppo.reward=demo/reward")
+        assert scores.startswith(f"ppo: init={place}/reward is a reward model, which writes no responses. Name base")
         (epochs,) = said(runs, "stages=[ppo]", "upstream=demo", f"ppo.init={place}/sft/epoch-2")
         assert epochs.startswith(f"ppo: init={place}/sft/epoch-2: step")
         assert "holds no epoch-2" in epochs

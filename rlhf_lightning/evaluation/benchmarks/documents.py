@@ -159,6 +159,8 @@ def _faults(document: Mapping[str, Any]) -> Iterator[str]:
         texts = document[name]
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
             yield f"its {name} are {texts!r:.60}, and must be texts"
+    if len(document.get("choices", [1, 2])) < 2 or document.get("true") == len(document.get("choices", [])) > 0:
+        yield f"its choices are {document['choices']!r:.60}, and none of them is wrong"
     if "gold" in document and not 0 <= document["gold"] < len(document["choices"]):
         yield f"its label is number {document['gold']} of {len(document['choices'])} choices, counted from 0"
     for name, value in document.items():
