@@ -29,7 +29,8 @@ class HeldOut(L.LightningModule):
 
     def split_key(self, key: str) -> str:
         """The key of a figure: `validation/loss` is `test/loss` under `Trainer.test`."""
-        return key.replace("validation/", "test/", 1) if self.trainer.testing else key
+        testing = getattr(getattr(self, "running_trainer", None), "testing", False)
+        return key.replace("validation/", "test/", 1) if testing else key
 
     def on_test_epoch_start(self) -> None:
         """As in validation."""
