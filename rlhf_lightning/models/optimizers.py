@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
@@ -25,44 +25,6 @@ A factory with a parameter `num_training_steps`, as transformers' have, is given
 
 GIVEN_LATER = ("params", "optimizer", "num_training_steps")
 """What factories get when they are called."""
-
-
-class Tunable:
-    """Has `lr`, the learning rate that its optimizer begins with, which Lightning's tuner reads and sets.
-
-    Args:
-        optimizer_factory: Factory of the optimizer.
-    """
-
-    optimizer_factory: OptimizerFactory
-
-    @property
-    def lr(self) -> float:
-        """The rate that the factory gives, of the policy's optimizer in PPO.
-
-        Raises:
-            AttributeError: When its optimizers have none.
-            TypeError: When it is set and the factory takes none.
-        """
-        built: Any = self.optimizer_factory([nn.Parameter(torch.zeros(1, 1))])
-        if "lr" not in built.defaults:
-            raise AttributeError(f"a {type(built).__name__} has no learning rate.")
-        return float(built.defaults["lr"])
-
-    @lr.setter
-    def lr(self, rate: float) -> None:
-        before, factory = self.lr, self.optimizer_factory
-        self.optimizer_factory = partial(cast(Any, factory), lr=rate)
-        try:
-            taken = self.lr == rate
-        except TypeError:
-            taken = False
-        if not taken:
-            self.optimizer_factory = factory
-            raise TypeError(
-                f"lr={rate}: the optimizer's factory takes no lr and stays at {before}. Give one that does, such as "
-                "functools.partial(torch.optim.AdamW, lr=1e-5)."
-            )
 
 
 def check_factories(**factories: Any) -> None:
