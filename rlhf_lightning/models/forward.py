@@ -1,7 +1,7 @@
 """Calling any module that maps ids and mask to logits, or to a score per token.
 
-A keyword that its forward pass lacks is not passed, padding is put on its right, and what it gives is looked at. One that
-calls them otherwise says so by an attribute, `forward_names = {"attention_mask": "keep"}`.
+A keyword that its forward pass lacks is not passed, padding is put on its right, and what it gives is looked at. A
+module that calls them otherwise says so by an attribute, `forward_names = {"attention_mask": "keep"}`.
 """
 
 from collections.abc import Mapping, Set

@@ -86,7 +86,9 @@ class LanguageModelModule(RLHFModule):
         loss, tokens = loss * process_weight(statistics.num_tokens), all_reduce_sum(statistics.num_tokens)
         self.log(self.split_key("validation/loss"), loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> list[Sample] | Float[Tensor, " rows"]:
+    def predict_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[Sample] | Float[Tensor, " rows"]:
         """A sample per prompt of a `PromptBatch`; of any other batch the log-prob of each row's targets, in nats."""
         if isinstance(batch, PromptBatch):
             return sampled(self, batch)

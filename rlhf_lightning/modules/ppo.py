@@ -288,7 +288,7 @@ class PPOModule(RLHFModule):
         score, rows = answered(self, batch)[1].mean(), len(batch.texts)
         self.log(self.split_key("validation/score"), score, prog_bar=True, batch_size=rows, sync_dist=True)
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Sample]:
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Sample]:
         """Fresh samples and their scores."""
         return samples(self.tokenizer, *answered(self, batch))
 

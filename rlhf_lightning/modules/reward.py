@@ -108,7 +108,9 @@ class RewardModule(RLHFModule):
         for name, accuracy in self.accuracy.figures(self.device).items():
             self.log(self.split_key(f"validation/{name}"), accuracy, prog_bar="/" not in name, sync_dist=True)
 
-    def predict_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> list[list[float]]:
+    def predict_step(
+        self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> list[list[float]]:
         """Scores of the responses of each prompt."""
         batch = comparison_batch(batch)
         return [row[real].tolist() for row, real in zip(self.scores(batch), batch.mask, strict=True)]

@@ -1,11 +1,10 @@
-"""A Hydra application that inherits our groups. Run beside some prompts: `python hydra_app.py data.root=. ppo.rates.0=1e-4`."""
+"""A Hydra app that inherits our groups. Run beside prompts: `python hydra_app.py data.root=. ppo.rates.0=1e-4`."""
 
 import copy
-from typing import Any
 
 import hydra
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rules import fifteen_words
 
 from rlhf_lightning import RLHFDataModule, ScalarHeadModel, load_causal_lm, load_tokenizer
@@ -26,10 +25,9 @@ def main(config: DictConfig) -> None:
         max_new_tokens=config.data.lengths.max_response_tokens,
         _convert_="all",
     )
-    options: Any = OmegaConf.to_container(OmegaConf.merge(config.data.lengths, config.ppo.data), resolve=True)
     records = hydra.utils.instantiate(config.data.source, _convert_="all")
     data = RLHFDataModule(
-        "ppo", tokenizer, records.records("prompts", "train"), records.records("prompts", "test"), **options
+        "ppo", tokenizer, records.records("prompts", "train"), **config.data.lengths, **config.ppo.data
     )
     trainer = hydra.utils.instantiate(config.trainer)
     trainer.fit(module, data)

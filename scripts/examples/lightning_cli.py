@@ -1,4 +1,4 @@
-"""A LightningCLI of our modules. Run: `python lightning_cli.py fit --model.learning_rate=2e-3 --trainer.max_epochs=2`."""
+"""Our modules in a LightningCLI. Run: `python lightning_cli.py fit --model.learning_rate=2e-3`."""
 
 from functools import partial
 
@@ -41,6 +41,6 @@ class Rankings(RLHFDataModule):
 
 
 if __name__ == "__main__":
-    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", "max_epochs": 2}
     cli = LightningCLI(Reward, Rankings, seed_everything_default=1, trainer_defaults=quiet, save_config_callback=None)
     print(f"accuracy {float(cli.trainer.callback_metrics['validation/accuracy']):.2f}")

@@ -1,6 +1,7 @@
 """RewardModule on a network that is not of transformers. Run: `python own_reward_model.py`."""
 
 from functools import partial
+from typing import ClassVar
 
 import lightning as L
 import torch
@@ -22,7 +23,7 @@ ROWS = [
 class Recurrent(nn.Module):
     """A number per token. What it calls the mask of real tokens stands in `forward_names`."""
 
-    forward_names = {"attention_mask": "real"}
+    forward_names: ClassVar = {"attention_mask": "real"}
 
     def __init__(self, words: int, width: int = 32) -> None:
         super().__init__()
