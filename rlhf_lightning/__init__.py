@@ -51,28 +51,20 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Loaded when they are asked for: torch, transformers and Lightning take seconds.
-_PLACES = {
-    "lm_loss": "algorithms.losses",
-    "policy_loss": "algorithms.losses",
-    "ranking_loss": "algorithms.losses",
-    "value_loss": "algorithms.losses",
-    "Subject": "checks",
-    "check": "checks",
-    "RLHFDataModule": "data.datamodule",
-    "Comparison": "data.records",
-    "Demonstration": "data.records",
-    "Prompt": "data.records",
-    "Text": "data.records",
-    "TextReward": "generation.text_reward",
-    "fit_to_tokenizer": "models.loading",
-    "load_causal_lm": "models.loading",
-    "ScalarHeadModel": "models.scalar_head",
-    "load_scalar_model": "models.scalar_head",
-    "LanguageModelModule": "modules.language_model",
-    "PPOModule": "modules.ppo",
-    "RewardModule": "modules.reward",
-    "load_tokenizer": "tokenization.loading",
+_NAMES = {
+    "algorithms.losses": "lm_loss policy_loss ranking_loss value_loss",
+    "checks": "Subject check",
+    "data.datamodule": "RLHFDataModule",
+    "data.records": "Comparison Demonstration Prompt Text",
+    "generation.text_reward": "TextReward",
+    "models.loading": "fit_to_tokenizer load_causal_lm",
+    "models.scalar_head": "ScalarHeadModel load_scalar_model",
+    "modules.language_model": "LanguageModelModule",
+    "modules.ppo": "PPOModule",
+    "modules.reward": "RewardModule",
+    "tokenization.loading": "load_tokenizer",
 }
+_PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
