@@ -100,6 +100,15 @@ def test_a_policy_is_tested_and_answers_with_scores(trainer: L.Trainer, tiny_tok
     assert trainer.test(module, data, verbose=False) == [{"test/score": pytest.approx((8.5 + 12) / 2)}]
 
 
+def test_ppo_counts_the_steps_of_both_optimizers(tmp_path: Any, tiny_tokenizer: Any) -> None:
+    rows = [{"prompt": f"w{n}"} for n in range(5, 25)]
+    models = (Successor(), Successor(), lambda responses: [float(len(text)) for text in responses], Numbers())
+    module = PPOModule(*models, tiny_tokenizer, ADAM, ADAM, max_new_tokens=2, num_minibatches=2, num_ppo_epochs=3)
+    trainer = trainer_in(tmp_path, max_steps=2 * 12)  # an iteration has 2 optimizers * 3 epochs * 2 minibatches
+    trainer.fit(module, RLHFDataModule("ppo", tiny_tokenizer, rows, batch_size=4))
+    assert (int(module.iteration), trainer.global_step) == (2, 24)
+
+
 def test_validation_is_not_called_test(trainer: L.Trainer, tiny_tokenizer: Any) -> None:
     rows = [{"prompt": "w5", "response": "w6"}]
     data = RLHFDataModule("sft", tiny_tokenizer, rows, rows)
