@@ -255,5 +255,5 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
 
     def _collate(self, name: str) -> Callable[[Sequence[Any]], Any]:
         pad: Any = self.tokenization.tokenizer.pad_token_id
-        others = {"text": collate_lm, "predict": collate_prompts}
+        others: dict[str, Callable[..., Any]] = {"text": collate_lm, "predict": collate_prompts}
         return partial(others.get(name, self._kind.collate), pad_token_id=pad)
