@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from rlhf_lightning.runs.secret_forms import is_secret_in_query
 from rlhf_lightning.runs.secrets import redacted, remember_secrets
 
 _FIRST_WAIT = 0.5
@@ -31,11 +32,11 @@ class JSONEndpoint:
         self, url: str, who: str, gives: str, *, timeout: float, retries: int, api_key_env: str | None
     ) -> None:
         address = httpx.URL(url)
-        if address.scheme not in ("http", "https") or not address.host or address.userinfo or address.query:
+        keyed = address.userinfo or any(map(is_secret_in_query, address.params))
+        if address.scheme not in ("http", "https") or not address.host or keyed:
             raise ValueError(
-                f"the address of {who} must be http(s)://host/..., without password and query, got "
-                f"{redacted(url)!r:.80}. "
-                "A key belongs into an environment variable that api_key_env names."
+                f"the address of {who} must be http(s)://host/..., without password and key, got "
+                f"{redacted(url)!r:.80}. A key belongs into an environment variable that api_key_env names."
             )
         self.url, self.name, self.gives = url, f"{who} at {url}", gives
         self.setting, self.timeout, self.retries = who.removeprefix("the "), timeout, retries

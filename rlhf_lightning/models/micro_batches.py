@@ -178,5 +178,5 @@ def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_l
         raise ValueError(f"head_lr={head_lr}: {type(model).__name__} has no `head`. Leave it None.")
     own = trainable_parameters(head)
     others = [parameter for parameter in trainable_parameters(module) if not any(parameter is one for one in own)]
-    groups = [{"params": others}, {"params": own, "lr": head_lr}]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": head_lr}]
     return factory(cast(Any, [group for group in groups if group["params"]]))

@@ -31,6 +31,7 @@ from rlhf_lightning.recipe.messages import (
 )
 from rlhf_lightning.recipe.provenance import provenance
 from rlhf_lightning.recipe.tokenizers import Tokenizers
+from rlhf_lightning.runs.exported import kept_weights, of_other_run
 from rlhf_lightning.runs.folders import PipelineError, Runs, check_files, other_settings, step_fingerprint
 from rlhf_lightning.runs.hub import model_folder
 from rlhf_lightning.runs.identity import by_content, fingerprint, model_fingerprint
@@ -88,7 +89,7 @@ class Context(Messages):
         Args:
             name: ``base``, a step (``ppo/raw`` for the weights without averaging, ``ppo/best`` for those of the best
                 validation, ``sft/epoch-3`` or ``sft/batch-400`` for those after an epoch or so many batches, where
-                they were kept), a folder or a hub id.
+                they were kept), the same of another run (``<run>/sft``), a folder or a hub id.
 
         Raises:
             PipelineError: When the step has not run.
@@ -96,15 +97,12 @@ class Context(Messages):
         if name == BASE:
             return (pretrained := self._pretrained()) and pretrained / "model"
         step, _, variant = name.partition("/")
-        if step not in self.steps:
-            return name
-        folder = self.step_folder(step)
-        if variant.startswith(("epoch-", "batch-")):
-            return folder / "epochs" / variant.removeprefix("epoch-")
-        if variant == "best":
-            return folder / "model_best"
-        averaged = folder / "model_ema"
-        return averaged if averaged.exists() and variant != "raw" else folder / "model"
+        if step in self.steps:
+            return kept_weights(self.step_folder(step), variant)
+        try:
+            return of_other_run(self.runs.root, name)
+        except FileNotFoundError as error:
+            raise PipelineError(str(error)) from error
 
     def step_folder(self, step: str) -> Path:
         """The folder of a finished step, in this run or upstream; a `PipelineError` says that it has not run."""

@@ -20,12 +20,14 @@ def legend_of(recipe: Sequence[Stage], base: str = BASE, policies: Sequence[str]
         base: Name of the base model.
         policies: Policies that are folders or hub ids. The model of a run's step is called by the run (``flan`` for
             ``runs/flan/sft/model``), with the step where that is not enough; another folder by as many of its last
-            parts as tell it from the others; a hub id by the whole.
+            parts as tell it from the others; a hub id, or the name of another run's step, by the whole.
     """
     steps = {stage.name: stage for stage in recipe if stage.keeps_artifact}
     labels = {BASE: base, FEW_SHOT: f"{base} prompted", **{name: stage.title for name, stage in steps.items()}}
     own = {
-        name: name if is_hub_id(name) else _label(name, [each for each in policies if each != name], labels)
+        name: name
+        if is_hub_id(name) or is_hub_id(name.rpartition("/")[0])  # <run>/<step>/epoch-1
+        else _label(name, [each for each in policies if each != name], labels)
         for name in policies
         if name.partition("/")[0] not in labels
     }

@@ -124,15 +124,18 @@ def folder_lacking(context: Context, role: str, name: str) -> Iterator[str]:
     """Whether a folder holds a model whose context the lengths fit, or the hub may be asked for it."""
     shown = f"{BASE} ({name})" if role == _BASE_PATH else name
     try:
-        folder = Path(model_folder(name))
-        if folder.exists():
+        path = name if role == _BASE_PATH else str(context.model_path(name))
+        if Path(model_folder(path)).exists():
             node = context.config["model"]["causal_lm"]
-            config = model_config(name, trust_remote_code=node.get("trust_remote_code", False))
+            config = model_config(path, trust_remote_code=node.get("trust_remote_code", False))
             fault = None if role in _OTHER_ROWS else too_long(row_lengths(context.config, context.data), config, shown)
             if fault:
                 yield fault
             return
         here_or_hub_id(name)
+    except PipelineError as error:
+        yield f"{role}={error}"
+        return
     except (OSError, ValueError) as error:
         try:
             within = exported_model(name)

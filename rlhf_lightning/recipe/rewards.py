@@ -115,9 +115,11 @@ def _part_lacking(context: Context, role: str, part: Any) -> Iterator[str]:
     if path is not None and not _is_address(path):
         lacking = list(model_lacking(context, role, path, (SCORES,)))
         yield from lacking
-        if not lacking and not _is_step(context, path) and Path(model_folder(path)).is_dir():
-            known = ("path", "label", "template", "trust_remote_code")
-            check_classifier(**{name: node[name] for name in known if name in node})
+        if not lacking and not _is_step(context, path):
+            known = ("label", "template", "trust_remote_code")
+            placed = str(context.model_path(path))
+            if Path(model_folder(placed)).is_dir():
+                check_classifier(placed, **{name: node[name] for name in known if name in node})
     elif _TARGET not in node:
         HTTPReward(**node)
 
@@ -196,16 +198,16 @@ def _kind(node: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, str]:
 def _loaded(context: Context, part: Any, tokens: bool) -> Reward:
     if not isinstance(part, str):
         kind, _ = _kind(part)
-        placed = {**part, "path": str(context.model_path(part["path"]))} if _is_step(context, _path(part)) else part
-        made: Reward = context.build(part) if kind is None else kind(**placed)
-    elif _is_step(context, part):
-        made = context.scalar_model(part) if tokens else TextReward(str(context.model_path(part)))
+        placed = {"path": str(context.model_path(path))} if (path := _path(part)) is not None else {}
+        made: Reward = context.build(part) if kind is None else kind(**{**part, **placed})
+    elif _is_step(context, part) and tokens:
+        made = context.scalar_model(part)
     elif _is_address(part):
         made = HTTPReward(part)
     elif _FUNCTION.fullmatch(part):
         made = _function(context, part)
     else:
-        made = TextReward(part)
+        made = TextReward(str(context.model_path(part)))
     return made.eval().to(context.device) if isinstance(made, nn.Module) else made
 
 

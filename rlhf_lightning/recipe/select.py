@@ -29,7 +29,7 @@ from rlhf_lightning.recipe.schemas import Reward
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.exported import exported_model
 from rlhf_lightning.runs.folders import PipelineError, read_stage
-from rlhf_lightning.runs.hub import model_folder
+from rlhf_lightning.runs.hub import ADAPTER_CONFIG, model_folder
 from rlhf_lightning.runs.identity import is_of_model
 from rlhf_lightning.training.progress import progress_bar
 
@@ -261,13 +261,13 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _pass_on(context: Context, name: str, target: Path) -> None:
-    """Write the folder of a model again: what is fresh, or on the hub, or in another format is exported.
+    """Write the folder of a model again: what is fresh, on the hub, an adapter, or in another format is exported.
 
     Weights of a run are linked where they can be, for nobody edits them; of a user's folder the model alone is copied.
     """
     path = context.model_path(name) or context.config["model"]["causal_lm"].get("path")
     source = Path(model_folder(str(path)))
-    if path is None or not any(source.glob(f"*{_WEIGHTS}")):
+    if path is None or (source / ADAPTER_CONFIG).exists() or not any(source.glob(f"*{_WEIGHTS}")):
         export_causal_lm(context.causal_lm(name), context.export_tokenizer, target)
         return
     of_a_run = source.resolve().is_relative_to(context.runs.root.resolve())

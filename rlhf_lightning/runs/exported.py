@@ -1,5 +1,6 @@
 """Which model folder is meant by a folder that somebody names: a model, an adapter, a step of a run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rlhf_lightning.runs.hub import model_source
 CONFIGS = ("config.json", "adapter_config.json")
 _WITHIN = ("model_ema", "model", "adapter")
 """What a step leaves, the first that is there."""
+_VARIANT = re.compile(r"raw|best|(epoch|batch)-\d+")
 
 
 def exported_model(path: str) -> str:
@@ -33,6 +35,40 @@ def exported_model(path: str) -> str:
     found = [part.name for part in sorted(folder.iterdir()) if any((part / name).is_dir() for name in _WITHIN)]
     hint = f"name one of its steps: {', '.join(found)}" if found else "name the folder that save_pretrained wrote"
     raise FileNotFoundError(f"{path} holds no model; {hint}.")
+
+
+def kept_weights(folder: Path, variant: str) -> Path:
+    """Where a step has its weights: the averaged or the last ones, or `raw`, `best`, `epoch-3`, `batch-400`."""
+    if variant.startswith(("epoch-", "batch-")):
+        return folder / "epochs" / variant.removeprefix("epoch-")
+    if variant == "best":
+        return folder / "model_best"
+    averaged = folder / "model_ema"
+    return averaged if averaged.exists() and variant != "raw" else folder / "model"
+
+
+def of_other_run(runs: Path, name: str) -> str:
+    """The model of a finished step: `<run>/<step>`, or `<run>/<step>/epoch-3`, or the path of either.
+
+    Any other name stands for itself.
+
+    Args:
+        runs: The folder of all runs.
+        name: The name.
+
+    Raises:
+        FileNotFoundError: When the step of that run is not complete, or has no such model.
+    """
+    run, _, variant = name.rpartition("/")
+    named = [(name, ""), *([(run, variant)] if _VARIANT.fullmatch(variant) else [])]
+    for step, kept in ((place, kept) for other, kept in named for place in (runs / other, Path(other))):
+        if record := read_stage(step):
+            model = kept_weights(step, kept)
+            if record.get("status") == "complete" and model.is_dir():
+                return str(model)
+            lacks = f"holds no {kept or 'model'}" if record.get("status") == "complete" else "is not complete"
+            raise FileNotFoundError(f"{name}: step {step} {lacks}. Name another, or make it first.")
+    return name
 
 
 def data_settings(model: str) -> dict[str, Any]:

@@ -421,7 +421,7 @@ def _critic_starts_fresh(patch: pytest.MonkeyPatch, subject: Subject) -> None:
 
 
 def _values_one_token_late(patch: pytest.MonkeyPatch, subject: Subject) -> None:
-    def broken(model: Any, rollout: Any) -> Any:
+    def broken(model: Any, rollout: Any, packing: Any = None) -> Any:
         input_ids, _, columns = joined(rollout)
         return torch.where(rollout.response_mask, model(input_ids).gather(1, columns), 0.0)
 

@@ -26,7 +26,7 @@ class Server(HTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append({**content, "headers": dict(self.headers)})
+        self.server.asked.append({**content, "headers": dict(self.headers), "path": self.path})
         status = self.server.failures.pop(0) if self.server.failures else 200
         scores = {"scores": [len(text.split()) for text in content["responses"]]}
         body = json.dumps(scores if self.server.answer is None else self.server.answer).encode()
@@ -63,6 +63,8 @@ def test_batches_go_there_and_scores_come_back(server, monkeypatch):
     assert first["fields"] == [{"answer": "x"}, {}]
     assert second["responses"] == ["a b c"]
     assert first["headers"]["Authorization"] == "Bearer sesame"
+    assert HTTPReward(f"{server.url}?api-version=2")(["p"], ["a b"]) == [2]
+    assert server.asked[-1]["path"] == "/score?api-version=2"
     server.answer = [0.5, 1.5, 2.5]
     assert HTTPReward(server.url)(PROMPTS, RESPONSES) == [0.5, 1.5, 2.5]
     assert reward([], []) == []
@@ -95,8 +97,14 @@ def test_another_number_of_scores_is_refused(server, answer):
 
 
 def test_settings_that_cannot_work_are_refused():
-    for url in ("ftp://x/", "http://", "https://me:word@host/", "http://host/?key=word"):
-        with pytest.raises(ValueError, match="without password and query"):
+    for url in (
+        "ftp://x/",
+        "http://",
+        "https://me:word@host/",
+        "http://host/?key=word",
+        "http://host/?v=1&api-key=word",
+    ):
+        with pytest.raises(ValueError, match="without password and key"):
             HTTPReward(url)
     for name, value in (("timeout", 0), ("retries", -1), ("batch_size", 0)):
         with pytest.raises(ValueError, match=rf"^{name} must be a (whole )?number (above|of at least) \d"):

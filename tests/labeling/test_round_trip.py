@@ -1,6 +1,7 @@
 """The whole way by the command line: a labeler of the sealed world ranks and rates what people are asked to."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def test_a_run_waits_for_people_and_goes_on_with_what_they_said(
         rlhf(tmp_path, *RUN, "collect.sampling.max_responses=4")
     assert answer_all(tmp_path, person) == 5
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf_lightning.recipe.collect.sample_responses", lambda *_: pytest.fail("sampled again"))
+        sampler = partial(pytest.fail, "sampled again")
+        patch.setattr("rlhf_lightning.recipe.collect.make_sampler", lambda **_: lambda *_: sampler())
         with pytest.raises(WaitingError, match=r"evaluate waits .* 0 of 2 prompts are rated"):
             rlhf(tmp_path, *RUN, "collect.people.enough=0.9")
     records = [json.loads(line) for line in (folder / "comparisons.train.jsonl").read_text().splitlines()]

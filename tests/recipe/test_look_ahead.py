@@ -11,6 +11,7 @@ import pytest
 
 import rlhf_lightning
 from rlhf_lightning.cli import composed
+from rlhf_lightning.models.scalar_head import HEAD_FILE
 from rlhf_lightning.recipe import inputs, look_ahead, model_names
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.files import write_json
@@ -243,8 +244,12 @@ def test_what_is_finished_here_or_upstream_is_there(tmp_path: Path) -> None:
     (tmp_path / "runs" / "demo" / "sft" / "epochs" / "1").mkdir(parents=True)
     (epochs,) = said(runs, "stages=[ppo]", "upstream=demo", "ppo.init=sft/epoch-2")
     assert "holds epochs 1" in epochs
-    (part,) = said(runs, "stages=[ppo]", "upstream=demo", f"ppo.init={runs}/demo/sft")
-    assert part.endswith(f"Did you mean {runs}/demo/sft/model?")
+    (runs / "demo" / "reward" / "model" / HEAD_FILE).touch()
+    for place in ("demo", f"{runs}/demo"):
+        fine(runs, "stages=[ppo]", "run=other", f"ppo.init={place}/sft", f"ppo.reward={place}/reward")
+        (epochs,) = said(runs, "stages=[ppo]", "upstream=demo", f"ppo.init={place}/sft/epoch-2")
+        assert epochs.startswith(f"ppo: init={place}/sft/epoch-2: step")
+        assert "holds no epoch-2" in epochs
     (runs / "demo" / "sft" / "model" / "model.safetensors").unlink()
     (broken,) = said(runs, "stages=[ppo]", "upstream=demo")
     assert "has no weights in safetensors" in broken

@@ -130,6 +130,23 @@ def test_a_folder_of_the_user_stays_his(chosen: Path, tmp_path: Path) -> None:
     assert not (copied / "optimizer.pt").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.*")
+def test_an_adapter_is_passed_on_as_a_model(chosen: Path, tmp_path: Path) -> None:
+    """It need not lie beside the model that it belongs to."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    start = str(chosen / "a" / "sft" / "model")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=True)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(start), config).save_pretrained(str(tmp_path / "mine"))
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "mine")
+    rlhf(chosen, "stages=[select]", "run=adapter", f"select.candidates=[{tmp_path}/mine]", "select.num_prompts=4")
+    passed = AutoModelForCausalLM.from_pretrained(chosen / "adapter" / "select" / "model")
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "mine"))
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(passed.eval()(ids).logits, theirs.eval()(ids).logits, atol=1e-5, rtol=1e-5)
+    assert not (chosen / "adapter" / "select" / "model" / "adapter_config.json").exists()
+
+
 def test_the_last_weights_of_a_step_compete(chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Beside those that it kept where they are others; alone where it kept none, which is said."""
     shutil.copytree(chosen / "a" / "sft", chosen / "within" / "sft")
@@ -204,6 +221,21 @@ def test_runs_of_a_sweep_compete(chosen: Path) -> None:
     shutil.copyfile(chosen / "a" / "sft" / "epochs" / "1" / "model.safetensors", weights)
     with pytest.raises(PipelineError, match=r"parents\.sweep/sft"):
         rlhf(chosen, *options)
+
+
+def test_steps_of_other_runs_are_policies_and_judges(chosen: Path) -> None:
+    """By `run/step`, with its variants, they say what their folders say."""
+    rlhf(chosen, "stages=[collect,reward]", "run=ranked", "upstream=a")
+    place = chosen / "a" / "sft"
+    policies = ["a/sft", "a/sft/epoch-1", f"{place}/model", f"{place}/epochs/1"]
+    rlhf(
+        chosen, "stages=[evaluate]", "run=e", f"evaluate.policies=[{','.join(policies)}]", "evaluate.baseline=a/sft",
+        "evaluate.reference=a/sft", "evaluate.judge=ranked/reward",
+    )  # fmt: skip
+    said = json.loads((chosen / "e" / "evaluate" / "samples.json").read_text())
+    assert said[policies[0]] == said[policies[2]] != said[policies[1]] == said[policies[3]]
+    found = read_stage(chosen / "e" / "evaluate")
+    assert found["identity"]["parents"]["judge"] == model_fingerprint(str(chosen / "ranked" / "reward" / "model"))
 
 
 def test_the_order_of_epochs_is_that_of_training(tmp_path: Path) -> None:
