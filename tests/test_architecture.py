@@ -176,6 +176,27 @@ def test_importing_needs_neither_hydra_nor_the_network():
     assert seen["count"] >= 15
 
 
+LAZY = """
+import sys
+import rlhf_lightning
+heavy = ["torch", "transformers", "lightning", "numpy", "pydantic"]
+assert not [name for name in heavy if name in sys.modules], sorted(sys.modules)
+assert set(rlhf_lightning.__all__) <= set(dir(rlhf_lightning))
+from rlhf_lightning import Prompt
+assert Prompt.__module__ == "rlhf_lightning.data.records"
+try:
+    rlhf_lightning.PPOModul
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    command = [sys.executable, "-c", LAZY]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "module 'rlhf_lightning' has no attribute 'PPOModul'\n", done.stderr[-2000:]
+
+
 WATCH = """
 import os, sys
 class Watch:
@@ -194,7 +215,7 @@ sys.meta_path.insert(0, Watch())
         (["-W", "ignore", "-m", "rlhf_lightning.reproduce", "--plan"], "passive"),
         (["rlhf", "stages=[sft]"], "passive"),
         (["rlhf-chat"], "passive"),
-        (["-c", "import rlhf_lightning"], "None"),
+        (["-c", "import rlhf_lightning.cli"], "None"),
         (["-m", "theirs", "rlhf_lightnings"], "None"),
         (["theirs.py", "-m", "rlhf_lightning"], "None"),
     ],

@@ -72,6 +72,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         train: Records, rows as dicts (any format of `docs/data.md`), a JSONL file, a ``datasets`` data set or a hub
             id; see `rlhf_lightning.data.rows.records_of.read_records`.
         validation: Records to validate on, likewise, or None.
+        test: Records for `Trainer.test` and `Trainer.predict`, likewise, or None; then those to train on may be None.
         text: Pretraining text that is mixed in: for ``sft`` as a share (``text_share``), for ``ppo`` as a second batch
             of ``text_batch_size`` rows (PPO-ptx).
         batch_size: Rows per optimizer step for ``pretrain`` and ``sft``, prompts per batch for ``reward``, episodes
@@ -101,8 +102,9 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         self,
         task: TaskName,
         tokenizer: PreTrainedTokenizerBase,
-        train: Source,
+        train: Source | None = None,
         validation: Source | None = None,
+        test: Source | None = None,
         *,
         text: Source | None = None,
         batch_size: Count = 32,
@@ -122,7 +124,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
     ) -> None:
         super().__init__()
         self.task, self._kind = task, TASKS[task]
-        self.train, self.validation, self.text = train, validation, text
+        self.train, self.validation, self.test, self.text = train, validation, test, text
         self.tokenization = Tokenization(
             tokenizer, max_prompt_tokens, max_response_tokens, prompt_template, train_on, format
         )
@@ -143,16 +145,22 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         """Read and tokenize everything, once."""
         if not self.examples:
             self._read()
+        if stage == "fit":
+            self._needed("train")
         if self.trainer is not None and stage == "fit" and not self.examples["validation"]:
             # Lightning would ask for validation batches all the same, and warn that there are none.
             self._val_limit, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
 
     def _read(self) -> None:
-        for name, source in (("train", self.train), ("validation", self.validation)):
+        for name, source in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             self.tally.part = name
-            self.examples[name] = [] if source is None else self._examples(source)
-        if not self.examples["train"]:
-            raise ValueError(f"no {self.task} example is left to train on; left out: {dict(self.dropped)}.")
+            records = [] if source is None else read_records(source, self._kind.record, left_out=self._leave_out)
+            self.examples[name] = self._kind.examples(self.tokenization, records, self.block_size)
+            if name == "test" and self._kind.record is Demonstration:
+                self.tally.part = "predict"
+                self.examples["predict"] = self.tokenization.prompts([Prompt(record.prompt) for record in records])
+            if source is not None and name != "validation" and not self.examples[name]:
+                raise ValueError(f"no {self.task} example is left to {name} on; left out: {dict(self.dropped)}.")
         if self._kind.record is Comparison and self.as_pairs:
             self.examples["train"] = split_into_pairs(self.examples["train"])
         if self.text is not None and self._uses_text():
@@ -175,11 +183,16 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
 
     def val_dataloader(self) -> Loader | list[Any]:
         """Validation records in order; empty where there are none."""
-        examples = self.examples["validation"]
-        if not examples:
-            return []
-        collate = self._collate("validation")
-        return Loader(examples, collate, batch_size=self.batch_size, seed=self.seed, num_workers=self.num_workers)
+        return self._in_order("validation") if self.examples["validation"] else []
+
+    def test_dataloader(self) -> Loader:
+        """Test records in order."""
+        return self._in_order(self._needed("test"))
+
+    def predict_dataloader(self) -> Loader:
+        """The same; for ``sft`` as `PromptBatch`, to be answered."""
+        self._needed("test")
+        return self._in_order("predict" if "predict" in self.examples else "test")
 
     def teardown(self, stage: str | None = None) -> None:
         """Give the trainer its limit back."""
@@ -197,12 +210,17 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         size = min(16, self.batch_size)  # what does not fit into memory in training does not here
         return [collate(examples[start : start + size]) for start in range(0, len(examples), size)]
 
+    def _needed(self, name: str) -> str:
+        if getattr(self, name) is None:
+            raise ValueError(f"this data module has nothing to {name} on: give RLHFDataModule {name}=<records>.")
+        return name
+
+    def _in_order(self, name: str) -> Loader:
+        examples, collate = self.examples[name], self._collate(name)
+        return Loader(examples, collate, batch_size=self.batch_size, seed=self.seed, num_workers=self.num_workers)
+
     def _uses_text(self) -> bool:
         return (self._kind.mixes_text and self.text_share > 0) or (self._kind.adds_text and self.text_batch_size > 0)
-
-    def _examples(self, source: Source) -> Sequence[Any]:
-        records = read_records(source, self._kind.record, left_out=self._leave_out)
-        return self._kind.examples(self.tokenization, records, self.block_size)
 
     def _leave_out(self, row: SourceRow) -> None:
         self.tally.count(DROPPED, str(row.problem))
@@ -237,4 +255,5 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
 
     def _collate(self, name: str) -> Callable[[Sequence[Any]], Any]:
         pad: Any = self.tokenization.tokenizer.pad_token_id
-        return partial(collate_lm if name == "text" else self._kind.collate, pad_token_id=pad)
+        others: dict[str, Callable[..., Any]] = {"text": collate_lm, "predict": collate_prompts}
+        return partial(others.get(name, self._kind.collate), pad_token_id=pad)

@@ -22,8 +22,8 @@ def lm_batch(batch: Any) -> LMBatch:
     """A batch for a language model's loss.
 
     Args:
-        batch: An `LMBatch`, or a dict with `input_ids`, `attention_mask` and `labels`, the same tokens with -100 where
-            one is no target. A token behind padding is none: nothing says it.
+        batch: An `LMBatch`, or a dict with `input_ids`, `labels`, the same tokens with -100 where one is no target, and
+            `attention_mask`, without which every token is real. A token behind padding is no target: nothing says it.
 
     Raises:
         ValueError: When a key is missing or not used, or the labels are other tokens.
@@ -36,6 +36,8 @@ def lm_batch(batch: Any) -> LMBatch:
     """
     if isinstance(batch, LMBatch):
         return batch
+    if isinstance(batch, Mapping) and "attention_mask" not in batch and isinstance(batch.get("input_ids"), Tensor):
+        batch = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
     input_ids, mask, labels = _tensors(batch, LMBatch, LM_KEYS)
     mask, counts = mask.bool(), labels != NO_TARGET
     if bool((counts & (labels != input_ids)).any()):

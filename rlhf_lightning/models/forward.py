@@ -1,9 +1,10 @@
 """Calling any module that maps ids and mask to logits, or to a score per token.
 
-A keyword that its forward pass lacks is not passed, padding is put on its right, and what it gives is looked at.
+A keyword that its forward pass lacks is not passed, padding is put on its right, and what it gives is looked at. A
+module that calls them otherwise says so by an attribute, `forward_names = {"attention_mask": "keep"}`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -17,16 +18,16 @@ from rlhf_lightning.models.architecture import check_length
 from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
-_KEYWORDS = ("attention_mask", "position_ids", "use_cache")
+_IDS, _KEYWORDS = "input_ids", ("attention_mask", "position_ids", "use_cache")
 
 
 class Keywords(NamedTuple):
     """What a module's forward pass can be given."""
 
-    named: bool
-    """Whether its ids are called `input_ids`; otherwise they are its first argument."""
-    known: frozenset[str]
-    """Those of the keywords that transformers models have which it takes too."""
+    ids: str | None
+    """What its ids are called; None where they are its first argument."""
+    known: Mapping[str, str]
+    """Those of the keywords that transformers models have which it takes too, and what it calls them."""
     positioned: bool
     """Whether it names positions, and so can be right about padding in front of a row."""
 
@@ -41,28 +42,41 @@ def keywords_of(model: nn.Module) -> Keywords:
         model: Any module.
 
     Raises:
-        ValueError: When it needs more than ids, mask and positions.
+        ValueError: When it needs more than ids, mask and positions, or `forward_names` are not those of its arguments.
 
     Examples:
-        >>> sorted(keywords_of(nn.Linear(2, 2)).known)
-        []
+        >>> keywords_of(nn.Linear(2, 2)).known
+        {}
     """
     if model not in _INSPECTED:
         parameters = list(signature(model.forward).parameters.values())
         names = {parameter.name for parameter in parameters}
         open_ended = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
-        named = "input_ids" in names or [parameter.kind for parameter in parameters] == [Parameter.VAR_KEYWORD]
+        called = {name: name for name in (_IDS, *_KEYWORDS)} | _forward_names(model, names, open_ended)
+        named = called[_IDS] in names or [parameter.kind for parameter in parameters] == [Parameter.VAR_KEYWORD]
         single = [p for p in parameters if p.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)]
         needed = [p.name for p in (single if named else single[1:]) if p.default is Parameter.empty]
-        if lacking := [name for name in needed if name not in (*_KEYWORDS, "input_ids")]:
+        if lacking := [name for name in needed if name not in called.values()]:
             raise ValueError(
                 f"{type(model).__name__}.forward needs {', '.join(lacking)}, which it is not given: it is called with "
-                "input_ids, attention_mask and position_ids. Take those names, or give the others a default."
+                "input_ids, attention_mask (True on real tokens) and position_ids. Take those names, say what it calls "
+                'them (forward_names = {"attention_mask": ...}), or give the others a default.'
             )
-        known = frozenset(name for name in _KEYWORDS if name in names)
-        positioned = "position_ids" in known or isinstance(model, PreTrainedModel)
-        _INSPECTED[model] = Keywords(named, known | set(_KEYWORDS) if open_ended else known, positioned)
+        known = {name: called[name] for name in _KEYWORDS if open_ended or called[name] in names}
+        positioned = called["position_ids"] in names or isinstance(model, PreTrainedModel)
+        _INSPECTED[model] = Keywords(called[_IDS] if named else None, known, positioned)
     return _INSPECTED[model]
+
+
+def _forward_names(model: nn.Module, names: Set[str], open_ended: bool) -> dict[str, str]:
+    own = dict(getattr(model, "forward_names", {}))
+    wrong = [f"{name}: {own[name]}" for name in own if name not in (_IDS, *_KEYWORDS)]
+    if wrong := wrong or [f"{name}: {own[name]}" for name in own if not open_ended and own[name] not in names]:
+        raise ValueError(
+            f"{type(model).__name__}.forward_names has {', '.join(wrong)}; it says what forward calls {_IDS}, "
+            f"{' and '.join(_KEYWORDS[:2])}, and forward has {', '.join(sorted(names))}."
+        )
+    return own
 
 
 def token_logits(
@@ -136,12 +150,12 @@ def reads_tokens(model: object) -> bool:
 
 
 def _called(model: nn.Module, input_ids: Tensor, options: Mapping[str, Any]) -> Tensor:
-    named, known, _ = keywords_of(model)
-    given = {name: value for name, value in options.items() if name in known}
+    ids, known, _ = keywords_of(model)
+    given = {known[name]: value for name, value in options.items() if name in known}
     # Without gradient torch takes other kernels for its LSTM and its transformer layers, which round otherwise: PPO's
     # first ratio would not be exactly 1.
     with torch.set_grad_enabled(torch.is_grad_enabled() or not isinstance(model, PreTrainedModel)):
-        output: Any = model(input_ids=input_ids, **given) if named else model(input_ids, **given)
+        output: Any = model(input_ids, **given) if ids is None else model(**{ids: input_ids}, **given)
     if isinstance(output, Mapping):
         output = output.get("logits", output)
     output = getattr(output, "logits", output)

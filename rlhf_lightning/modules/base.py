@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_lightning.generation.held_out import HeldOut
 from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
+from rlhf_lightning.models.configurable import Configurable
 from rlhf_lightning.models.export import sampling_as_trained, save_model
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.loading import check_rows
@@ -21,6 +23,7 @@ from rlhf_lightning.models.lora import has_adapters, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
 from rlhf_lightning.models.micro_batches import check_parts
 from rlhf_lightning.models.non_finite import non_finite_error
+from rlhf_lightning.models.offload import offload
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories, scheduled
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
 from rlhf_lightning.parallel.random_state import random_states, restore_random_states
@@ -28,7 +31,7 @@ from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
 from rlhf_lightning.parallel.throughput import Throughput
 
 
-class RLHFModule(L.LightningModule):
+class RLHFModule(HeldOut, Configurable):
     """A LightningModule that resumes exactly, says how fast it is, and runs under a Trainer, Fabric or by itself.
 
     Checkpoints carry every random state, which is put back right before the first batch, and leave out the modules
@@ -43,6 +46,8 @@ class RLHFModule(L.LightningModule):
     frozen: tuple[str, ...] = ()
     learner = "model"
     """The submodule that `save_pretrained` writes."""
+    offloaded: tuple[nn.Module, ...] = ()
+    """Frozen models that are in the CPU's memory except while they score."""
 
     def __init__(self, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
         super().__init__()
@@ -141,6 +146,7 @@ class RLHFModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[LAYOUT_KEY] = LAYOUT
         checkpoint["state_dict"] = learned_state(self, checkpoint["state_dict"], self.frozen)
         checkpoint["random_states"], checkpoint["total_flops"] = random_states(), self.throughput.total
@@ -158,6 +164,7 @@ class RLHFModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning warns of modules in eval mode; here dropout is off on purpose."""
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        offload(*self.offloaded)
 
     def on_train_start(self) -> None:
         """Put the random states back after everything that may have drawn from them; refuse to learn in 16 bits."""

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.batch import LMBatch
+from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.arguments import Count, checked
+from rlhf_lightning.generation.held_out import Sample, sampled
 from rlhf_lightning.models.dict_batches import lm_batch
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
@@ -83,4 +84,12 @@ class LanguageModelModule(RLHFModule):
         """Loss per token over the whole validation set."""
         loss, statistics = self.loss(lm_batch(batch))
         loss, tokens = loss * process_weight(statistics.num_tokens), all_reduce_sum(statistics.num_tokens)
-        self.log("validation/loss", loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)
+        self.log(self.split_key("validation/loss"), loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)
+
+    def predict_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[Sample] | Float[Tensor, " rows"]:
+        """A sample per prompt of a `PromptBatch`; of any other batch the log-prob of each row's targets, in nats."""
+        if isinstance(batch, PromptBatch):
+            return sampled(self, batch)
+        return call_unsharded(causal_log_probs, self.model, *lm_batch(batch)).sum(1)

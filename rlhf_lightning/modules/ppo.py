@@ -17,6 +17,7 @@ from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, valu
 from rlhf_lightning.arguments import Count, Decay, Fraction, NonNegativeFloat, PositiveFloat, checked
 from rlhf_lightning.generation.episode_batches import count_scored, figures_in, micro_batches_of, read_micro_batches
 from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
+from rlhf_lightning.generation.held_out import Sample, answered, samples
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
 from rlhf_lightning.generation.sampling_batches import Sampler
@@ -27,7 +28,7 @@ from rlhf_lightning.models.loading import check_rows
 from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
-from rlhf_lightning.models.offload import offload, on_device_within
+from rlhf_lightning.models.offload import on_device_within
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories
 from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.padding import length_groups, padded_size
@@ -135,7 +136,7 @@ class PPOModule(RLHFModule):
         self.automatic_optimization = False
         self.policy, self.value = widened(policy).eval(), widened(value).eval()
         self.reference, self.reward = freeze_unshared(reference, policy), freeze_unshared(reward, value)
-        self._offloaded = (self.reference, self.reward) if offload_frozen else ()
+        self.offloaded = (self.reference, self.reward) if offload_frozen else ()
         self.tokenizer, self.value_optimizer_factory = tokenizer, value_optimizer
         self.sampler, self.score_hook = sampler, score_hook
         self.packing, self.value_packing, self.reference_packing = (VerifiedPacking(wanted=packing) for _ in range(3))
@@ -152,7 +153,7 @@ class PPOModule(RLHFModule):
         prompts, text = ppo_batch(batch)
         with self.throughput.phase("rollout"):
             rollout = self.rollout(prompts)
-        with self.throughput.phase("score"), on_device_within(self.device, *self._offloaded):
+        with self.throughput.phase("score"), on_device_within(self.device, *self.offloaded):
             experience = self.score(rollout)
         with self.throughput.phase("update"), no_sync(self.trainer.model):
             self.update(experience, text)
@@ -284,14 +285,12 @@ class PPOModule(RLHFModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score of fresh samples on held-out prompts."""
-        with on_device_within(self.device, *self._offloaded), adapters_disabled(self.reward), unshard(self.reward):
-            score = response_scores(self.reward, self.rollout(batch), self.tokenizer).mean()
-        self.log("validation/score", score, prog_bar=True, batch_size=len(batch.texts), sync_dist=True)
+        score, rows = answered(self, batch)[1].mean(), len(batch.texts)
+        self.log(self.split_key("validation/score"), score, prog_bar=True, batch_size=rows, sync_dist=True)
 
-    def on_fit_start(self) -> None:
-        """Keep frozen models in the CPU's memory, where they are to be."""
-        super().on_fit_start()
-        offload(*self._offloaded)
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Sample]:
+        """Fresh samples and their scores."""
+        return samples(self.tokenizer, *answered(self, batch))
 
     def build_optimizers(self) -> list[Optimizer]:
         """Those of policy and critic, as `update` and Fabric take them."""

@@ -100,10 +100,17 @@ class RewardModule(RLHFModule):
         scores = self.scores(batch)
         loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
         loss, prompts = loss * process_weight(statistics.num_prompts), all_reduce_sum(statistics.num_prompts)
-        self.log("validation/loss", loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)
+        self.log(self.split_key("validation/loss"), loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)
         self.accuracy.update(scores, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
         for name, accuracy in self.accuracy.figures(self.device).items():
-            self.log(f"validation/{name}", accuracy, prog_bar="/" not in name, sync_dist=True)
+            self.log(self.split_key(f"validation/{name}"), accuracy, prog_bar="/" not in name, sync_dist=True)
+
+    def predict_step(
+        self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> list[list[float]]:
+        """Scores of the responses of each prompt."""
+        batch = comparison_batch(batch)
+        return [row[real].tolist() for row, real in zip(self.scores(batch), batch.mask, strict=True)]

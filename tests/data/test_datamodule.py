@@ -185,6 +185,28 @@ def test_nothing_left_to_train_on(tiny_tokenizer):
         module.setup()
 
 
+def test_records_to_test_on_stand_in_order_and_need_no_others(tiny_tokenizer):
+    module = RLHFDataModule("sft", tiny_tokenizer, test=DEMONSTRATIONS, batch_size=4)
+    module.setup("test")
+    first = [row for batch in module.test_dataloader() for row in batch.input_ids[:, 0].tolist()]
+    asked = [text for batch in module.predict_dataloader() for text in batch.texts]
+    assert first == list(range(3, 13))
+    assert asked == [f"w{n}" for n in range(3, 13)]
+    ppo = RLHFDataModule("ppo", tiny_tokenizer, test=PROMPTS, batch_size=4)
+    ppo.setup("predict")
+    assert [len(batch.texts) for batch in ppo.predict_dataloader()] == [4, 4, 2]
+
+
+def test_what_there_is_nothing_of_is_named(tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"nothing to train on: give RLHFDataModule train=<records>"):
+        ready("sft", tiny_tokenizer, test=DEMONSTRATIONS)
+    with pytest.raises(ValueError, match=r"nothing to test on: give RLHFDataModule test=<records>"):
+        ready("sft", tiny_tokenizer, DEMONSTRATIONS).predict_dataloader()
+    module = RLHFDataModule("sft", tiny_tokenizer, test=[Demonstration("w3 w4", "w5")], max_prompt_tokens=1)
+    with pytest.raises(ValueError, match=r"no sft example is left to test on; left out: .*over 1 tokens"):
+        module.setup("test")
+
+
 def test_records_of_another_task(tiny_tokenizer):
     with pytest.raises(RecordError, match="record 0 is a Prompt, a Demonstration is needed"):
         ready("sft", tiny_tokenizer, PROMPTS)

@@ -39,6 +39,14 @@ def test_the_loss_of_a_collators_batch_is_that_of_transformers(tiny_lm: Any, tin
     torch.testing.assert_close(logged["train/loss" if "train" in step else "validation/loss"], expected)
 
 
+def test_without_a_mask_every_token_is_real(tiny_lm: Any) -> None:
+    """As in transformers: padding on the right, which counts for nothing, changes nothing."""
+    labels = torch.tensor([[-100, 6, 7, 8], [-100, 9, -100, -100]])
+    plain = {"input_ids": torch.tensor([[5, 6, 7, 8], [8, 9, 0, 0]]), "labels": labels}
+    loss, _ = LanguageModelModule(tiny_lm, SGD).loss(lm_batch(plain))
+    torch.testing.assert_close(loss, tiny_lm(**plain).loss)
+
+
 def test_a_left_padded_batch_gives_the_same_loss(tiny_lm: Any, tiny_tokenizer: Any) -> None:
     module = LanguageModelModule(tiny_lm, SGD)
     losses = [module.loss(lm_batch(collated(tiny_tokenizer, side)))[0] for side in ("left", "right")]
@@ -60,7 +68,7 @@ WHOLE = {"input_ids": IDS, "attention_mask": REAL, "labels": IDS}
     ("batch", "sentence"),
     [
         ({"input_ids": IDS, "attention_mask": REAL}, r"lacks labels"),
-        ({"input_ids": IDS, "labels": IDS}, r"lacks attention_mask"),
+        ({"input_ids": IDS, "attention_mask": None, "labels": IDS}, r"lacks attention_mask"),
         ({**WHOLE, "position_ids": IDS}, r"has position_ids, unused"),
         ({**WHOLE, "labels": IDS.tolist()}, r"lacks labels"),
         ({**WHOLE, "labels": IDS.roll(-1, 1)}, r"labels are other tokens than input_ids.*not shifted"),

@@ -4,7 +4,7 @@ import copy
 import warnings
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
@@ -212,6 +212,48 @@ def test_a_keyword_is_passed_where_there_is_one() -> None:
     assert torch.equal(wrapper.given["position_ids"], position_ids(mask))
     plain = nn.Sequential(nn.Embedding(WORDS, 4), nn.Linear(4, WORDS))  # neither a mask nor the name input_ids
     torch.testing.assert_close(token_logits(plain, ids, mask, position_ids(mask)), plain(ids))
+
+
+class Renamed(Recurrent):
+    """Names of its own, and the ids not even first."""
+
+    forward_names: ClassVar = {"input_ids": "tokens", "attention_mask": "real", "position_ids": "places"}
+
+    def forward(self, real: Tensor, *, tokens: Tensor, places: Tensor) -> dict[str, Tensor]:
+        assert torch.equal(places[real], (real.cumsum(1) - 1)[real])
+        return super().forward(tokens, real)
+
+
+def test_other_names_are_said_by_the_module() -> None:
+    ids, mask = padded_rows("left")
+    expected = token_logits(fresh(Recurrent), ids, mask, position_ids(mask))
+    model = fresh(Renamed)
+    found = token_logits(copy.deepcopy(model), *padded_rows("left"), position_ids(mask))
+    # It names positions, so it gets the rows as they are; an LSTM takes padding in front for tokens.
+    assert not torch.allclose(found[1], expected[1], atol=1e-3)
+    right, mask = padded_rows("right")
+    torch.testing.assert_close(
+        token_logits(model, right, mask, position_ids(mask)),
+        token_logits(fresh(Recurrent), right, mask, position_ids(mask)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            {"mask": "real"},
+            r"Renamed\.forward_names has mask: real; it says what forward calls input_ids, attention_mask",
+        ),
+        ({"attention_mask": "kept"}, r"has attention_mask: kept; .* and forward has places, real, tokens"),
+        ({"input_ids": "tokens"}, r"Renamed\.forward needs real, places, which it is not given.*forward_names = "),
+    ],
+)
+def test_names_that_it_does_not_have(names: dict[str, str], sentence: str) -> None:
+    model = fresh(Renamed)
+    model.forward_names = names
+    with pytest.raises(ValueError, match=sentence):
+        token_logits(model, *padded_rows("right"), position_ids(padded_rows("right")[1]))
 
 
 class Needy(nn.Module):
