@@ -33,6 +33,12 @@ LIKE = {stage.name: stage.like for stage in RECIPE if stage.like}
 
 Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.
 """
+OmegaConf.register_new_resolver(
+    "scaled", lambda value, *factors: ",".join(f"{float(value) * factor:.4g}" for factor in factors), replace=True
+)
+"""What a study sweeps of a setting, beside what the experiment sets it to: ``${scaled:1e-4,0.5,1}`` is ``5e-05,0.0001``."""
+OmegaConf.register_new_resolver("quotient", lambda value, by: max(1, round(value / by)), replace=True)
+"""A whole number of settings that go together, such as iterations of so many episodes."""
 _OBJECTS = {"_target_", "path", "url", REWARD}
 """Keys of nodes that describe an object, or a reward."""
 OURS = "rlhf_lightning.cli.SweepSummary"
