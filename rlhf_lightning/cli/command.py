@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
-from rlhf_lightning.cli.sweep import WAITING, is_sweep, record_job, runs_of
+from rlhf_lightning.cli.sweep import WAITING, check_started, is_sweep, record_job, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank
@@ -35,7 +35,7 @@ from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.recipe.rounds import ROUNDS, metric_paths
 from rlhf_lightning.recipe.settings import setting_faults
-from rlhf_lightning.recipe.shared import SHARED, run_sharing
+from rlhf_lightning.recipe.shared import run_sharing
 from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS
@@ -56,6 +56,7 @@ def run(config: DictConfig) -> Objectives:
     if faults := setting_faults(plain, RECIPE, plain.get("allowed_targets") or []):
         raise PipelineError("\n".join(faults))
     hydra_config: Any = HydraConfig.instance().cfg
+    check_started(plain, hydra_config)
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
     init_process_group(
         gpu=plain["trainer"].get("accelerator", "auto") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
@@ -71,10 +72,6 @@ def run(config: DictConfig) -> Objectives:
     if plain["plan"]:
         pipeline.plan()
         return None
-    if plain[SHARED] and not is_sweep(hydra_config):
-        raise PipelineError(
-            f"{SHARED}=[{','.join(plain[SHARED])}] is of a sweep, and this is one run. Start it with -m."
-        )
     metrics = run_sharing(pipeline)
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)

@@ -125,6 +125,19 @@ def is_sweep(hydra_config: Any) -> bool:
     return hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
 
 
+def check_started(config: Mapping[str, Any], hydra_config: Any) -> None:
+    """Refuse what only a multirun reads in a command that is none, with a `PipelineError`.
+
+    Args:
+        config: The resolved configuration.
+        hydra_config: Hydra's own, None where there is none.
+    """
+    choices = {} if hydra_config is None else hydra_config.hydra.runtime.choices
+    shared = f"shared=[{','.join(config['shared'])}]" if config["shared"] else ""
+    if not is_sweep(hydra_config) and (what := study_of(choices) or shared):
+        raise PipelineError(f"{what} is of a sweep, and this is one run. Start it with -m, or leave that out.")
+
+
 def job_name(hydra_config: Any) -> str:
     """What people know a job of a multirun by: its overrides, or its number."""
     job = hydra_config.hydra.job

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 SHARED = "shared"
 _FOREVER = -1.0
-_OUTSIDE = {"run", "paths", "stages", SHARED, METRIC, "overwrite", "keep_going", "plan", "tags", "logger", "trainer"}
-"""What no step depends on, or says where it runs; a difference there that matters is refused by the step itself."""
+_OUTSIDE = {"run", "paths", "stages", SHARED, METRIC, "overwrite", "keep_going", "plan", "tags", "logger"}
+"""What no step depends on."""
 
 
 def check_shared_steps(config: Mapping[str, Any], steps: Collection[str]) -> None:
@@ -30,8 +30,8 @@ def check_shared_steps(config: Mapping[str, Any], steps: Collection[str]) -> Non
         raise PipelineError(f"{SHARED} names {', '.join(unknown)}; the stages are {', '.join(steps)}.")
     if config[SHARED] and config[ROUNDS] > 1:
         raise PipelineError(
-            f"{ROUNDS}={config[ROUNDS]} makes steps again that {SHARED}=[{','.join(config[SHARED])}] makes once for all "
-            f"jobs. Set {SHARED}=[] or {ROUNDS}=1."
+            f"{ROUNDS}={config[ROUNDS]} makes steps again that {SHARED}=[{','.join(config[SHARED])}] makes once for "
+            f"all jobs. Set {SHARED}=[] or {ROUNDS}=1."
         )
 
 
