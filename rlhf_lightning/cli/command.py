@@ -158,7 +158,7 @@ def _main(config: DictConfig) -> Objectives:
             if not is_sweep(hydra_config):
                 sys.exit(WAITING)
             record(WAITS, str(error))
-            return _nothing(config)
+            return None
         said = report(error, _run_folder(config, hydra_config))
         try:
             record(FAILED, said)
@@ -166,7 +166,7 @@ def _main(config: DictConfig) -> Objectives:
             sys.exit(1)
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)
-        return _nothing(config)
+        return None  # of which Optuna makes a failed trial; it breaks off at a number that is none
 
 
 def _run_folder(config: DictConfig, hydra_config: Any) -> Path | None:
@@ -204,12 +204,6 @@ def _keep_freed_memory() -> None:
 def _optimized(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Objectives:
     found = [_metric(metrics, path) for path in metric_paths(config)]
     return found if isinstance(config["optimized_metric"], list) else found[0] if found else None
-
-
-def _nothing(config: Mapping[str, Any]) -> Objectives:
-    """What a sweeper is told of a job that could not go on."""
-    count = len(metric_paths(config))
-    return None if not count else math.nan if count == 1 else [math.nan] * count
 
 
 def _metric(metrics: Mapping[str, Any], path: str) -> float:
