@@ -125,12 +125,13 @@ def _fill(page: Path, study: str, text: str) -> None:
 
 def _write_table(table: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     names = dict.fromkeys(name for row in table for name in row)
-    # A setting that is a number in one study and a text in another is a text.
-    texts = {name for name in names if any(isinstance(row.get(name), str) for row in table)}
-    whole = [
-        {name: str(row[name]) if name in texts and row.get(name) is not None else row.get(name) for name in names}
-        for row in table
-    ]
+    whole: list[dict[str, Any]] = [{} for _ in table]
+    for name in names:
+        values = [row.get(name) for row in table]
+        # A column has one type: a setting that is a number in one study and a text in another is a text.
+        kind = next((kind for kind in (str, float) if any(isinstance(value, kind) for value in values)), None)
+        for row, value in zip(whole, values, strict=True):
+            row[name] = value if value is None or kind is None else kind(value)
     paths = [folder / f"{TABLE}.parquet", folder / f"{TABLE}.csv"]
     with replacing(paths[0], "wb") as file:
         parquet.write_table(pyarrow.Table.from_pylist(whole), file)
