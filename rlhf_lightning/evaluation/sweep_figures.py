@@ -9,12 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.evaluation.plots import INK, MUTED, SPARE_COLOURS, STYLE, Legend, number, svg_of
 from rlhf_lightning.evaluation.sweep_measures import Pooled
+from rlhf_lightning.evaluation.tables import REWARD
 
 LABELS = {
     "likert": "Likert score, 1 to 7",
     "win_rate": "win rate against the baseline",
     "score": "score by the judge",
-    "reward": "score by the reward model",
+    REWARD: "score by the reward model",
     "pretrain_loss": "loss on pretraining text",
     "kl": "KL, nats per response",
     "validation/loss": "validation loss",

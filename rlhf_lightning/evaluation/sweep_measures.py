@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.evaluation.intervals import Interval, outcome_interval, pooled_interval, wins
-from rlhf_lightning.evaluation.tables import EVALUATE
+from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.jobs import COMPLETE, UNFINISHED, Job
 from rlhf_lightning.runs.rounds import ROUND
 
 SEED = "seed"
-_RENAMED = {"scores": "score", "lengths": "length", "rewards": "reward", "metadata/likert": "likert"}
+_RENAMED = {"scores": "score", "lengths": "length", "rewards": REWARD, "metadata/likert": "likert"}
 _PER_BATCH = ("validation/", "rollout/")
 """How the metrics of a step begin that say how well it did; others say how fast, or steer."""
 _COUNTS = {"items", "left_out", "shots"}
