@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
 from rlhf_lightning.cli import CONFIG_DIR, resolved
 from rlhf_lightning.cli.configuration import LIKE
+from rlhf_lightning.cli.sweep import check_objectives
 from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.recipe.look_ahead import rate_lacking
 from rlhf_lightning.recipe.pipeline import RECIPE
@@ -20,7 +22,7 @@ from rlhf_lightning.recipe.settings import setting_faults
 from rlhf_lightning.runs.targets import builder
 
 CONF = Path(CONFIG_DIR)
-NOT_NODES = {"hydra", "experiment", "sweep", "debug"}
+NOT_NODES = {"hydra", "experiment", "sweep", "hparams_search", "debug"}
 PACKAGED_AS = {"optimizer": "sft.module.optimizer", "scheduler": "sft.module.scheduler"}
 MUST = {
     ("model", "folder"): ["model.path=/m"],
@@ -80,13 +82,63 @@ def test_experiment_composes(experiment: str) -> None:
     assert set(config["stages"]) <= {stage.name for stage in RECIPE}
 
 
-@pytest.mark.parametrize("name", options("sweep") + options("debug"))
-def test_sweep_and_debug_compose(name: str) -> None:
-    group = "sweep" if name in options("sweep") else "debug"
-    config = composed("experiment=demo", f"{group}={name}")
+def test_debug_composes_and_wins_over_the_experiment() -> None:
+    config = composed("experiment=demo", "debug=fast")
     assert setting_faults(config, RECIPE, []) == []
-    # What they set wins over the experiment.
-    assert config["stages"] == ["ppo"] if group == "sweep" else config["evaluate"]["num_prompts"] == 16
+    assert config["evaluate"]["num_prompts"] == 16
+
+
+@pytest.mark.parametrize("experiment", ["demo", "smollm2", "instructgpt_1.3b"])
+@pytest.mark.parametrize("name", options("sweep"))
+def test_studies_compose_with_every_kind_of_experiment(name: str, experiment: str) -> None:
+    brought = [] if experiment == "demo" else ["model.path=/m", "data.root=/d"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"experiment={experiment}", *brought, f"sweep={name}"], return_hydra_config=True)
+        params = {str(key): str(value).split(",") for key, value in config.hydra.sweeper.params.items()}
+        jobs = [f"{key}={values[-1]}" for key, values in params.items()]
+        job = resolved(compose("config", [f"experiment={experiment}", *brought, f"sweep={name}", *jobs]))
+    assert setting_faults(job, RECIPE, []) == []
+    assert all(len(values) > 1 for values in params.values())
+    assert set(job["shared"]) <= {stage.name for stage in RECIPE}
+    # What varies is made by each job.
+    assert {key.partition(".")[0] for key in params}.isdisjoint(job["shared"])
+
+
+def test_studies_scale_with_the_experiment() -> None:
+    def swept(name: str, *overrides: str) -> str:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", [*overrides, f"sweep={name}"], return_hydra_config=True)
+            return str(next(iter(config.hydra.sweeper.params.values())))
+
+    assert swept("ppo_lr", "experiment=demo") == "3.17e-05,5.63e-05,0.0001,0.000178,0.000317"
+    paper = ["experiment=instructgpt_1.3b", "model.path=/m", "data.root=/d"]
+    assert swept("ptx", *paper) == "1.112,5.56,20.02,27.8,111.2"
+    assert swept("ratio", *paper) == "2048,4096,16384"  # 4, 8 and 32 rows for each of 512 episodes
+    assert swept("batch", *paper) == "256,512,1024,2048"
+    job = composed("experiment=demo", "sweep=batch", "ppo.data.batch_size=64")
+    assert (job["ppo"]["data"]["num_batches"], job["ppo_ptx"]["data"]["text_batch_size"]) == (50, 32)
+    assert composed("experiment=demo", "sweep=minibatch", "minibatch=8")["ppo"]["module"]["num_minibatches"] == 16
+
+
+@pytest.mark.parametrize("name", options("hparams_search"))
+def test_searches_compose(name: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["experiment=demo", f"hparams_search={name}"], return_hydra_config=True)
+        check_objectives(config)
+        job = resolved(compose("config", ["experiment=demo", f"hparams_search={name}"]))
+    assert setting_faults(job, RECIPE, []) == []
+
+
+def test_a_trial_of_weights_and_biases_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "a1b2")
+    sweep = yaml.safe_load((CONF.parent / "scripts" / "examples" / "wandb_sweep.yaml").read_text())
+    launcher, *overrides, last = sweep["command"]
+    assert (launcher, last) == ("rlhf", "${args_no_hyphens}")
+    job = composed(*overrides, *(f"{name}={range_['min']}" for name, range_ in sweep["parameters"].items()))
+    assert setting_faults(job, RECIPE, []) == []
+    assert job["run"] == "wandb-a1b2"
+    assert job["ppo"]["module"]["kl_coef"] == 0.01
 
 
 def test_every_yaml_says_what_it_is_for_and_is_short() -> None:

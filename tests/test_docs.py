@@ -6,6 +6,7 @@ import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ BESIDE = {
     "model=scratch": ["model.tokenizer_path=/my/model"],
 }
 """What an override needs beside it where the text names it alone, by how it starts."""
+NOT_OURS = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.")
+"""How overrides begin that are of Hydra's plugins, and of no option of ours."""
 PLACEHOLDER = re.compile(r"\.\.\.$|<.*>")
 pages = pytest.mark.parametrize("page", TEXTS)
 
@@ -75,7 +78,9 @@ def commands(text: str) -> list[list[str]]:
 
 def composed_jobs(arguments: list[str]) -> Iterator[dict[str, object]]:
     """The configurations of a command line: one, or as many as its longest sweep has values."""
-    overrides = [text for text in arguments if not text.startswith("-") and not PLACEHOLDER.search(text)]
+    overrides = [text for text in arguments if not text.startswith(("-", *NOT_OURS)) and not PLACEHOLDER.search(text)]
+    if find_spec("hydra_plugins") is None:  # without the extra optuna
+        overrides = [re.sub("^hparams_search=.*", "hparams_search=null", text) for text in overrides]
     parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "job"])  # --cfg job
     values = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [None] for one in parsed]
     for job in range(max(map(len, values), default=0)):

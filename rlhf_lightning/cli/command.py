@@ -9,6 +9,8 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +27,27 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
-from rlhf_lightning.cli.sweep import WAITING, SweepSummary, is_sweep, runs_of
+from rlhf_lightning.cli.sweep import WAITING, check_started, is_sweep, record_job, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank
 from rlhf_lightning.recipe.legend import run_legend
 from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
-from rlhf_lightning.recipe.rounds import ROUNDS
+from rlhf_lightning.recipe.rounds import ROUNDS, metric_paths
 from rlhf_lightning.recipe.settings import setting_faults
+from rlhf_lightning.recipe.shared import run_sharing
 from rlhf_lightning.runs.errors import WaitingError
 from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS
 from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.runs.targets import builder
 
+Objectives = float | list[float] | None
+"""What a sweeper optimizes: the metrics that ``optimized_metric`` names, one or several."""
 
-def run(config: DictConfig) -> float | None:
+
+def run(config: DictConfig) -> Objectives:
     """Run the pipeline that a composed configuration describes; returns ``optimized_metric``."""
     _keep_freed_memory()
     join_srun(os.environ)
@@ -49,6 +56,7 @@ def run(config: DictConfig) -> float | None:
     if faults := setting_faults(plain, RECIPE, plain.get("allowed_targets") or []):
         raise PipelineError("\n".join(faults))
     hydra_config: Any = HydraConfig.instance().cfg
+    check_started(plain, hydra_config)
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
     init_process_group(
         gpu=plain["trainer"].get("accelerator", "auto") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
@@ -64,14 +72,14 @@ def run(config: DictConfig) -> float | None:
     if plain["plan"]:
         pipeline.plan()
         return None
-    metrics = pipeline.run()
+    metrics = run_sharing(pipeline)
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
         console.print(sample_view(runs.of_round(plain[ROUNDS]).folder(EVALUATE) / "samples.json", legend))
         console.print(
             *filter(None, (table_3_table(metrics[EVALUATE], legend), closing_table(metrics[EVALUATE], legend)))
         )
-    return _optimized(metrics, plain["optimized_metric"])
+    return _optimized(metrics, plain)
 
 
 def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) -> None:
@@ -130,11 +138,16 @@ def _call(function: Callable[[], Any]) -> Any:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
-def _main(config: DictConfig) -> float | None:
+def _main(config: DictConfig) -> Objectives:
     """Run a job; in a sweep one that fails is said in the table at the end, and the others go on."""
     hydra_config: Any = HydraConfig.instance().cfg
+    record = partial(record_job, config, hydra_config)
     try:
-        return run(config)
+        with suppress(Exception):  # `run` says what is wrong with the settings, or the folder
+            record(BEGUN)
+        value = run(config)
+        record(COMPLETE)
+        return value
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # as Lightning's trainer ends
             sys.exit(_stopped(stop))
@@ -144,13 +157,16 @@ def _main(config: DictConfig) -> float | None:
             print_waiting(error)
             if not is_sweep(hydra_config):
                 sys.exit(WAITING)
-            SweepSummary.waiting[hydra_config.hydra.job.num] = str(error)
-            return None if config.optimized_metric is None else math.nan
+            record(WAITS, str(error))
+            return None
         said = report(error, _run_folder(config, hydra_config))
+        try:
+            record(FAILED, said)
+        except Exception:  # what the job was to write to cannot be known, or written to
+            sys.exit(1)
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)
-        SweepSummary.failures[hydra_config.hydra.job.num] = said
-        return None if config.optimized_metric is None else math.nan
+        return None  # of which Optuna makes a failed trial; it breaks off at a number that is none
 
 
 def _run_folder(config: DictConfig, hydra_config: Any) -> Path | None:
@@ -185,9 +201,12 @@ def _keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, largest)
 
 
-def _optimized(metrics: Mapping[str, Any], path: str | None) -> float | None:
-    if path is None:
-        return None
+def _optimized(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Objectives:
+    found = [_metric(metrics, path) for path in metric_paths(config)]
+    return found if isinstance(config["optimized_metric"], list) else found[0] if found else None
+
+
+def _metric(metrics: Mapping[str, Any], path: str) -> float:
     value: Any = metrics
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -33,6 +33,30 @@ LIKE = {stage.name: stage.like for stage in RECIPE if stage.like}
 
 Their options refer to each of its settings; what is added to it, or stands in another optimizer, is found here.
 """
+
+
+def scaled(value: float, *factors: float) -> str:
+    """The values of a setting that a study tries, by what the experiment sets it to: ``${scaled:${...},0.5,1,2}``.
+
+    Examples:
+        >>> scaled(1e-4, 0.5, 1, 2), scaled(64, 0.5, 4)
+        ('5e-05,0.0001,0.0002', '32,256')
+    """
+    return ",".join(str(round(value * by)) if isinstance(value, int) else f"{value * by:.4g}" for by in factors)
+
+
+def quotient(value: float, by: float) -> int:
+    """A whole number that goes with another setting, such as the iterations of so many episodes; at least 1.
+
+    Examples:
+        >>> quotient(3200, 128), quotient(8, 64)
+        (25, 1)
+    """
+    return max(1, round(value / by))
+
+
+for _resolver in (scaled, quotient):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 _OBJECTS = {"_target_", "path", "url", REWARD}
 """Keys of nodes that describe an object, or a reward."""
 OURS = "rlhf_lightning.cli.SweepSummary"

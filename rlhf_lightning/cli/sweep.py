@@ -1,73 +1,123 @@
-"""Sweeps: where a job of a multirun writes, what it is called, and the table at the end."""
+"""Sweeps: what is checked before the first job, where each writes, what it is called, and the table at the end."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 from rich.console import Console
 
 from rlhf_lightning.cli.configuration import keep_secrets, resolved
+from rlhf_lightning.cli.errors import report
 from rlhf_lightning.evaluation.tables import ROUND, failure_table, sweep_table
 from rlhf_lightning.recipe.rounds import ROUNDS
+from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
+from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, UNFINISHED, WAITS, Job, jobs_below, study_of
 from rlhf_lightning.runs.secrets import redacted
 
 LONGEST = 120
 """Characters of a job's name in the name of its folder."""
 WAITING = 3
 """Exit status of a command that ends because people are still to do something."""
+SWEEP_ID = "RLHF_SWEEP"
+"""The environment variable that tells a job which multirun it is of; Hydra sets it wherever a launcher starts one."""
+_EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
 
 class SweepSummary(Callback):
-    """Prints one table when a multirun ends, with every policy pooled over the jobs, and what went wrong."""
-
-    failures: ClassVar[dict[int, str]] = {}
-    """What jobs said that could not go on, by their numbers."""
-    waiting: ClassVar[dict[int, str]] = {}
-    """What people are to do for jobs that wait for them, by their numbers."""
+    """Looks a multirun over before its first job, and prints one table of its jobs at the end, from their folders."""
 
     def __init__(self) -> None:
-        keep_secrets()  # in the processes of other launchers too
-        self.jobs: dict[str, Path] = {}
-        self.numbers: dict[int, str] = {}
+        keep_secrets()
+        self.id = ""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Forget another multirun of this process."""
-        self.failures.clear()
-        self.waiting.clear()
+        """Refuse what a sweeper could not use, and give every job a name of its own."""
+        self.id = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}-{os.getpid()}"
+        try:
+            check_objectives(config)
+        except PipelineError as error:  # Hydra would go on after any other exception of a callback
+            report(error)
+            sys.exit(1)
+        excluded, swept = OmegaConf.select(config, _EXCLUDED), swept_settings(config)
+        with read_write(config.hydra.overrides):
+            config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_ID}='{self.id}'")
+            if left := [name for name in excluded if name not in swept] if swept & {*excluded} else []:
+                config.hydra.overrides.hydra.append(f"{_EXCLUDED}=[{','.join(left)}]")
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Remember what a job of a multirun was called and where it wrote."""
-        if not is_sweep(config):
-            return
-        name, number = job_name(config), config.hydra.job.num
-        self.numbers[number] = name if name not in self.numbers.values() else f"{name} (job {number})"
-        if number not in self.failures and number not in self.waiting:
-            job: Any = job_return.cfg
-            settings = resolved(job)
-            runs, called = runs_of(settings, config), self.numbers[number]
-            for round_ in range(1, settings[ROUNDS] + 1):
-                own = called if settings[ROUNDS] == 1 else f"{called}{ROUND}{round_}"
-                self.jobs[own] = runs.root / runs.of_round(round_).run
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Keep secrets in the processes of other launchers too."""
+        keep_secrets()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the tables, and end with 1 where a job failed, or else with 3 where one waits for people."""
-        console = Console()
-        if self.jobs:
-            console.print(sweep_table(self.jobs))
-        for said, what in ((self.waiting, "wait for people"), (self.failures, "failed")):
-            if said:
-                jobs = {self.numbers.get(number, str(number)): text for number, text in said.items()}
-                console.print(failure_table(jobs, len(self.numbers), what))
-        if self.failures or self.waiting:
-            sys.exit(1 if self.failures else WAITING)
+        jobs = sorted((job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id), key=_number)
+        print_jobs(jobs, Console())
+        states = {job.state for job in jobs}
+        if FAILED in states or WAITS in states:
+            sys.exit(1 if FAILED in states else WAITING)
+
+
+def _number(job: Job) -> int:
+    return job.number
+
+
+def print_jobs(jobs: list[Job], console: Console) -> None:
+    """Print what the jobs of a sweep measured, pooled over seeds, and what became of the others.
+
+    Args:
+        jobs: The jobs in order.
+        console: Where the tables go.
+    """
+    names: dict[str, Job] = {}
+    for job in jobs:
+        names[job.name if job.name not in names else f"{job.name} (job {job.number})"] = job
+    folders: dict[str, Path] = {}
+    for name, job in names.items():
+        for number in range(1, job.rounds + 1) if job.state == COMPLETE else ():
+            runs = Runs(job.folder.parent, job.folder.name).of_round(number)
+            folders[name if job.rounds == 1 else f"{name}{ROUND}{number}"] = runs.root / runs.run
+    if folders:
+        console.print(sweep_table(folders))
+    for state, what in ((WAITS, "wait for people"), (FAILED, "failed"), (BEGUN, "were not finished")):
+        if said := {name: job.said or UNFINISHED for name, job in names.items() if job.state == state}:
+            console.print(failure_table(said, len(jobs), what))
+
+
+def check_objectives(config: DictConfig) -> None:
+    """Refuse a sweeper that optimizes something else than the run returns, before any work.
+
+    Raises:
+        PipelineError: When `optimized_metric` has not as many paths as the sweeper has directions.
+    """
+    if "basic_sweeper" in str(config.hydra.sweeper.get("_target_")):
+        return
+    metrics, directions = config.optimized_metric, config.hydra.sweeper.get("direction", "")
+    count = 0 if metrics is None else 1 if isinstance(metrics, str) else len(metrics)
+    wanted = 1 if isinstance(directions, str) or directions is None else len(directions)
+    if count != wanted:
+        raise PipelineError(
+            f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')} optimizes {wanted} "
+            f"number{'s' * (wanted > 1)} (hydra.sweeper.direction), and optimized_metric names {count}. Name one for "
+            "each, such as optimized_metric=evaluate.policies.ppo.win_rate.value."
+        )
+
+
+def swept_settings(config: DictConfig) -> set[str]:
+    """The settings that differ between the jobs of a multirun: those of its sweeper, and those on the command line."""
+    parsed = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    return {str(name) for name in params} | {each.key_or_group for each in parsed if each.is_sweep_override()}
 
 
 def is_sweep(hydra_config: Any) -> bool:
@@ -75,10 +125,51 @@ def is_sweep(hydra_config: Any) -> bool:
     return hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
 
 
+def check_started(config: Mapping[str, Any], hydra_config: Any) -> None:
+    """Refuse what only a multirun reads in a command that is none, with a `PipelineError`.
+
+    Args:
+        config: The resolved configuration.
+        hydra_config: Hydra's own, None where there is none.
+    """
+    choices = {} if hydra_config is None else hydra_config.hydra.runtime.choices
+    shared = f"shared=[{','.join(config['shared'])}]" if config["shared"] else ""
+    if not is_sweep(hydra_config) and (what := study_of(choices) or shared):
+        raise PipelineError(f"{what} is of a sweep, and this is one run. Start it with -m, or leave that out.")
+
+
 def job_name(hydra_config: Any) -> str:
     """What people know a job of a multirun by: its overrides, or its number."""
     job = hydra_config.hydra.job
     return str(redacted(job.override_dirname)) or str(job.num)
+
+
+def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = "") -> None:
+    """Say in the run folder of a job of a multirun how far it is; nothing of a run that is none.
+
+    Args:
+        config: The composed configuration.
+        hydra_config: Hydra's own.
+        state: One of the states of `Job`.
+        said: Why it did not come to its end.
+    """
+    if not is_sweep(hydra_config) or config.plan:
+        return
+    plain, own = resolved(config), hydra_config.hydra
+    excluded = OmegaConf.select(hydra_config, _EXCLUDED) or []
+    told = (each.lstrip("+").partition("=") for each in own.overrides.task)
+    runs = runs_of(plain, hydra_config)
+    job = Job(
+        sweep=os.environ.get(SWEEP_ID, ""),
+        number=own.job.num,
+        run=plain["run"],
+        study=study_of(own.runtime.choices),
+        name=job_name(hydra_config),
+        overrides={name: value for name, _, value in told if name not in excluded and not name.startswith("~")},
+        rounds=plain[ROUNDS] if isinstance(plain.get(ROUNDS), int) else 1,
+        folder=runs.root / runs.run,
+    )
+    replace(job, state=state, said=said).write()
 
 
 def runs_of(config: Mapping[str, Any], hydra_config: Any) -> Runs:

@@ -11,6 +11,7 @@ from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.labeling.settings import PEOPLE
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.inputs import POLICIES
+from rlhf_lightning.recipe.rounds import metric_paths
 from rlhf_lightning.recipe.stage import CALLBACKS, LOGGER, Stage, TrainingStage, of_user
 from rlhf_lightning.runs.folders import PipelineError, claim_fault, is_complete, read_stage
 from rlhf_lightning.runs.identity import plain
@@ -195,23 +196,21 @@ def _surroundings_lacking(context: Context) -> Iterator[str]:
 
 
 def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[str]:
-    """The path of `optimized_metric`, as far as it is known before there are metrics."""
-    path = context.config["optimized_metric"]
-    if path is None:
-        return
-    where, (name, *parts) = f"optimized_metric={path}", str(path).split(".")
+    """The paths of `optimized_metric`, as far as they are known before there are metrics."""
     example = "such as evaluate.policies.ppo.win_rate.value or ppo.rollout/score"
-    if name not in stages:
-        yield f"{where}: {name} is none of the steps that run ({', '.join(stages)}).{_meant(name, stages)}"
-    elif not parts:
-        yield f"{where} is a step, not a number. Name one of its metrics, {example}."
-    elif name == EVALUATE:
-        yield from _evaluated_lacking(where, parts, context.config[EVALUATE])
-    elif isinstance(stage := stages[name], TrainingStage) and parts[0].startswith("validation"):
-        kind = stage.reads
-        collected = RECORD_TYPES[kind] is RECORD_TYPES["comparisons"] and not context.brings(kind)
-        if not collected and not context.data.has(kind, "validation"):
-            yield f"{where}: there are no {kind} for the split validation, so that {name} validates nothing."
+    for path in metric_paths(context.config):
+        where, (name, *parts) = f"optimized_metric={path}", path.split(".")
+        if name not in stages:
+            yield f"{where}: {name} is none of the steps that run ({', '.join(stages)}).{_meant(name, stages)}"
+        elif not parts:
+            yield f"{where} is a step, not a number. Name one of its metrics, {example}."
+        elif name == EVALUATE:
+            yield from _evaluated_lacking(where, parts, context.config[EVALUATE])
+        elif isinstance(stage := stages[name], TrainingStage) and parts[0].startswith("validation"):
+            kind = stage.reads
+            collected = RECORD_TYPES[kind] is RECORD_TYPES["comparisons"] and not context.brings(kind)
+            if not collected and not context.data.has(kind, "validation"):
+                yield f"{where}: there are no {kind} for the split validation, so that {name} validates nothing."
 
 
 def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:

@@ -14,14 +14,14 @@ from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.recipe.context import COLLECT, WRITES, Context
 from rlhf_lightning.recipe.rewards import INIT
 from rlhf_lightning.recipe.stage import Stage, TrainingStage
-from rlhf_lightning.runs.folders import PipelineError
+from rlhf_lightning.runs.folders import PipelineError, Runs
 
 if TYPE_CHECKING:
     from rlhf_lightning.recipe.pipeline import Pipeline
 
 ROUNDS, LATER, LAST = "rounds", "later_rounds", "last"
 """Settings: how many rounds, and what is so in those after the first; the start that is the policy of the last one."""
-_METRIC, _POLICIES, _SHARES = "optimized_metric", "policies", "shares"
+METRIC, _POLICIES, _SHARES = "optimized_metric", "policies", "shares"
 T = TypeVar("T")
 RoundCount = Annotated[int, Ge(1), Le(100)]
 """How many rounds; the paper has a few, and each has folders and a look ahead of its own."""
@@ -88,7 +88,7 @@ def settings_of_round(config: Mapping[str, Any], stages: Sequence[Stage], number
         stages: The steps that it names, in order.
         number: Which round, from 1.
     """
-    changed: dict[str, Any] = {_METRIC: _metric_of(config, stages, number)}
+    changed: dict[str, Any] = {METRIC: _metrics_of(config, stages, number)}
     newest = newest_policy(stages)
     if number == 1 or newest is None:
         return {**config, **changed}
@@ -115,21 +115,41 @@ def _policies(options: Mapping[str, Any], newest: str, share: float) -> dict[str
     return {_POLICIES: [*named, newest], "sampling": {**options["sampling"], _SHARES: [*parts, share]}}
 
 
-def _metric_of(config: Mapping[str, Any], stages: Sequence[Stage], number: int) -> str | None:
-    """The part of `optimized_metric` that is of this round; one without a round is of the last that has its step."""
-    path: str | None = config[_METRIC]
+def metric_paths(config: Mapping[str, Any]) -> list[str]:
+    """What `optimized_metric` names: nothing, one path into the metrics, or several."""
+    named = config[METRIC]
+    if named is None:
+        return []
+    return [str(named)] if isinstance(named, str) or not isinstance(named, Sequence) else [*map(str, named)]
+
+
+def _metrics_of(config: Mapping[str, Any], stages: Sequence[Stage], number: int) -> list[str]:
+    """The parts of `optimized_metric` of this round; one without a round is of the last that has its step."""
     count: int = config[ROUNDS]
-    if path is None or count == 1:
-        return path
-    step, *parts = str(path).split(".")
-    if step == ROUNDS:
-        if not parts or parts[0] not in map(str, range(1, count + 1)):
-            raise PipelineError(
-                f"{_METRIC}={path} is of no round. Name one of 1 to {count}: {ROUNDS}.{count}.<step>..."
-            )
-        return ".".join(parts[1:]) if parts[0] == str(number) else None
-    last = 1 if step in {stage.name for stage in stages} - {stage.name for stage in repeated(stages)} else count
-    return path if number == last else None
+    own: list[str] = []
+    for path in metric_paths(config):
+        step, *parts = path.split(".")
+        if step == ROUNDS:
+            if not parts or parts[0] not in map(str, range(1, count + 1)):
+                raise PipelineError(
+                    f"{METRIC}={path} is of no round. Name one of 1 to {count}: {ROUNDS}.{count}.<step>..."
+                )
+            own += [".".join(parts[1:])] if parts[0] == str(number) else []
+        else:
+            once = {stage.name for stage in stages} - {stage.name for stage in repeated(stages)}
+            own += [path] if number == (1 if step in once else count) else []
+    return own
+
+
+def with_settings(pipeline: "Pipeline", config: Mapping[str, Any], runs: Runs) -> "Pipeline":
+    """A pipeline of the steps that other settings name, in another run; what was read stays read."""
+    other, context = copy(pipeline), copy(pipeline.context)
+    other.config, other.runs = config, runs
+    other.stages = [stage for stage in pipeline.stages if stage.name in config["stages"]]
+    context.config, context.runs, context.tokenizers = config, runs, copy(context.tokenizers)
+    context.tokenizers.path = context.model_path
+    other.context = context
+    return other
 
 
 def rounds_of(first: "Pipeline") -> list["Pipeline"]:
@@ -145,12 +165,8 @@ def rounds_of(first: "Pipeline") -> list["Pipeline"]:
     check_rounds(config, stages, first.context.brings("comparisons"))
     first.context.config = settings_of_round(config, stages, 1)
     for number in range(2, config[ROUNDS] + 1):
-        later, context = copy(first), copy(first.context)  # what is read stays read
-        later.config, later.runs = settings_of_round(config, stages, number), first.runs.of_round(number)
-        later.stages = [stage for stage in stages if stage.name in later.config["stages"]]
-        context.config, context.runs, context.tokenizers = later.config, later.runs, copy(context.tokenizers)
-        context.tokenizers.path = context.model_path
-        later.context, later.earlier = context, rounds[-1]
+        later = with_settings(first, settings_of_round(config, stages, number), first.runs.of_round(number))
+        later.earlier = rounds[-1]
         rounds.append(later)
     return rounds
 

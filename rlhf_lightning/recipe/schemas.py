@@ -261,7 +261,8 @@ class Settings(TypedDict):
     plan: bool
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
     tags: list[str]
-    optimized_metric: str | None
+    shared: list[str]
+    optimized_metric: str | list[str] | None
     allowed_targets: list[str]
 
 

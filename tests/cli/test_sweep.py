@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 from command import rlhf
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from rlhf_lightning.cli.sweep import SweepSummary, runs_of
+from rlhf_lightning.cli.sweep import SweepSummary, check_objectives, runs_of
+from rlhf_lightning.runs.errors import PipelineError
+from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS, Job, jobs_below
 
 
 @pytest.mark.parametrize("keep_going", [True, False])
@@ -21,6 +24,11 @@ def test_a_job_that_fails(keep_going, tmp_path):
     assert said.text.count("sft.fit.epochs must be a whole number of at least 1, got 0") == (2 if keep_going else 1)
     assert ("1 of 3 jobs failed" in said.text) == keep_going
     assert "Traceback" not in said.text
+    jobs = {job.overrides["sft.fit.epochs"]: job for job in jobs_below(here / "runs")}
+    assert {value: job.state for value, job in jobs.items()} == {"1": COMPLETE, "0": FAILED} | (
+        {"2": COMPLETE} if keep_going else {}
+    )
+    assert "at least 1, got 0" in jobs["0"].said
 
 
 def test_a_sweep_that_goes_well_ends_with_0(tmp_path):
@@ -29,18 +37,76 @@ def test_a_sweep_that_goes_well_ends_with_0(tmp_path):
     assert rlhf(["-m", "stages=[pretrain]", "seed=1,2"], here).code == 0
 
 
-def test_a_sweep_that_waits_for_people_says_so_and_ends_with_3(monkeypatch, capsys):
+def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    assert rlhf(["-m", "stages=[pretrain]", "tags=[a],[b]", "keep_going=true,false"], here).code == 0
+    jobs = jobs_below(here / "runs")
+    assert len(jobs) == 4
+    assert {(job.overrides["tags"], job.overrides["keep_going"]) for job in jobs} == {
+        (tag, going) for tag in ("[a]", "[b]") for going in ("True", "False")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sweep=seeds"], "seeds is of a sweep, and this is one run. Start it with -m"),
+        (["shared=[sft]"], "shared=[sft] is of a sweep, and this is one run. Start it with -m"),
+        (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
+        (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
+    ],
+)
+def test_what_a_sweep_does_not_share_is_refused(arguments, sentence, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    said = rlhf(arguments, here)
+    assert said.code == 1
+    assert sentence in said.text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "direction", "sentence"),
+    [
+        (None, "maximize", "optimizes 1 number .*, and optimized_metric names 0"),
+        ("a.b", ["maximize", "minimize"], "optimizes 2 numbers .*, and optimized_metric names 1"),
+        (["a.b", "c.d"], "minimize", "optimizes 1 number .*, and optimized_metric names 2"),
+        (["a.b", "c.d"], ["maximize", "minimize"], None),
+        ("a.b", "maximize", None),
+    ],
+)
+def test_a_sweeper_and_the_metrics_agree_before_the_first_job(metrics, direction, sentence):
+    sweeper = {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper", "direction": direction}
+    config = {"hydra": {"sweeper": sweeper, "runtime": {"choices": {"hydra/sweeper": "optuna"}}}}
+    created = OmegaConf.create({**config, "optimized_metric": metrics})
+    if sentence is None:
+        check_objectives(created)
+    else:
+        with pytest.raises(PipelineError, match=f"hydra/sweeper=optuna {sentence}"):
+            check_objectives(created)
+
+
+def test_a_sweep_that_waits_for_people_says_so_and_ends_with_3(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "60")
     summary = SweepSummary()
-    summary.numbers = {0: "seed=1", 1: "seed=2"}
-    monkeypatch.setattr(SweepSummary, "waiting", {1: "open /a/folder/whose/name/is/longer/than/the/table/is/wide"})
+    summary.id = "mine"
+    said = {
+        "seed=1": (COMPLETE, ""),
+        "seed=2": (WAITS, "open /a/folder/whose/name/is/longer/than/the/table/is/wide"),
+        "seed=3": (BEGUN, ""),
+    }
+    for number, (name, (state, why)) in enumerate(said.items()):
+        Job("mine", number, "run", "", name, state=state, said=why, folder=tmp_path / f"run.{name}").write()
+    Job("other", 0, "run", "", "seed=4", state=FAILED, said="of another sweep", folder=tmp_path / "run.seed=4").write()
     with pytest.raises(SystemExit) as stop:
-        summary.on_multirun_end(None)
+        summary.on_multirun_end(OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
     said = capsys.readouterr().out
     assert stop.value.code == 3
-    assert "1 of 2 jobs wait for people" in said
-    assert "pooled" not in said
+    assert "1 of 3 jobs wait for people" in said
+    assert "1 of 3 jobs were not finished" in said
+    assert "pooled seed" not in said
     assert "wide" in said  # nothing is cut off
+    assert "another" not in said
 
 
 def job(name: str, number: int = 0) -> SimpleNamespace:

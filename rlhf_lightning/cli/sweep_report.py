@@ -1,0 +1,142 @@
+"""`rlhf-sweep`: the jobs of sweeps, from their run folders, as one table and a picture per study."""
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+from rich.console import Console
+from rich.text import Text
+
+from rlhf_lightning.cli.sweep import print_jobs
+from rlhf_lightning.evaluation.plots import Legend
+from rlhf_lightning.evaluation.sweep_figures import LABELS, across, picture, shown, written
+from rlhf_lightning.evaluation.sweep_measures import SEED, Measured, Pooled, measured, pooled, rows
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE
+from rlhf_lightning.runs.errors import PipelineError
+from rlhf_lightning.runs.files import replacing
+from rlhf_lightning.runs.folders import read_stage
+from rlhf_lightning.runs.jobs import COMPLETE, Job, jobs_of
+from rlhf_lightning.runs.terminal import harmless
+
+TABLE = "sweep"
+_PLACE = r"(<!-- came out: {} -->\n).*?(<!-- end -->)"
+"""Where a page has what came out of a study."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `rlhf-sweep`."""
+    parser = argparse.ArgumentParser(
+        "rlhf-sweep", description="Write the table and the pictures of sweeps, from the run folders of their jobs."
+    )
+    parser.add_argument("places", nargs="+", type=Path, metavar="PLACE", help="folders of runs, or multirun.yaml")
+    parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="also write what came out into the places of a page")
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        jobs = jobs_of(options.places)
+        print_jobs(jobs, console)
+        for path in write_report(jobs, options.report, options.into):
+            console.print(str(path), soft_wrap=True, highlight=False)
+    except (PipelineError, OSError, ValueError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(harmless(f"rlhf-sweep: {error}")))
+        sys.exit(1)
+
+
+def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) -> list[Path]:
+    """Write the table of all jobs, and the picture of each study.
+
+    Args:
+        jobs: The jobs.
+        folder: Where the files go.
+        page: A page that gets the means of each study for which it has a place; None for none.
+
+    Returns:
+        What was written: `sweep.parquet`, `sweep.csv`, and `<run>-<study>.svg`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    legend, written_to = legend_of(RECIPE), []
+    studies: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        studies.setdefault((job.run, job.study), []).append(job)
+    table: list[dict[str, Any]] = []
+    for (run, study), own in studies.items():
+        found = measured(own)
+        means = pooled(found)
+        table += rows(own, found)
+        name = re.sub("[^A-Za-z0-9_.-]", "_", f"{run}-{study}" if study else run)
+        if drawn := picture(name, means, legend):
+            written_to.append(folder / f"{name}.svg")
+            with replacing(written_to[-1]) as file:
+                file.write(drawn)
+        if page is not None and study:
+            _fill(page, study, came_out(own, found, means, legend))
+    return [*_write_table(table, folder), *written_to]
+
+
+def came_out(jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Pooled], legend: Legend) -> str:
+    """What came out of a study, in Markdown.
+
+    Args:
+        jobs: All its jobs.
+        found: What they measured.
+        means: The same over seeds.
+        legend: Names of the policies.
+    """
+    measures, (setting, places) = shown(means), across(means)
+    others = [name for name in (means[0].settings if means else {}) if name != setting]
+    heads = [setting or "all", *others, "policy", *(LABELS.get(name, name) for name in measures)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for each in means:
+        if each.made:
+            key = (each.settings.get(setting, ""), *(each.settings[name] for name in others), legend.label(each.policy))
+            cells.setdefault(key, {})[each.measure] = written(each)
+    for key, own in sorted(cells.items(), key=lambda item: places.index(item[0][0])):
+        if any(name in own for name in measures):
+            lines.append(f"| {' | '.join([*key, *(own.get(name, '') for name in measures)])} |")
+    seeds = sorted({each.settings.get(SEED, "1") for each in found})
+    commits = sorted({str(each.get("git_commit") or "")[:9] for job in jobs for each in _stages(job)} - {""})
+    dates = sorted({str(each.get("date") or "") for job in jobs for each in _stages(job)} - {""})
+    done = sum(job.state == COMPLETE for job in jobs)
+    head = f"{done} of {len(jobs)} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
+    when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
+    return f"{head}; {when}; means over seeds with 95 % intervals over seeds and prompts.\n\n" + "\n".join(lines) + "\n"
+
+
+def _stages(job: Job) -> list[dict[str, Any]]:
+    return [read_stage(path.parent) for path in job.folder.glob("*/stage.json")]
+
+
+def _fill(page: Path, study: str, text: str) -> None:
+    """Put a text into the place of a study, where the page has one."""
+    place = re.compile(_PLACE.format(re.escape(study)), re.DOTALL)
+    old = page.read_text(encoding="utf-8")
+    with replacing(page) as file:
+        file.write(place.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", old))
+
+
+def _write_table(table: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    names = dict.fromkeys(name for row in table for name in row)
+    whole: list[dict[str, Any]] = [{} for _ in table]
+    for name in names:
+        values = [row.get(name) for row in table]
+        # A column has one type: a setting that is a number in one study and a text in another is a text.
+        kind = next((kind for kind in (str, float) if any(isinstance(value, kind) for value in values)), None)
+        for row, value in zip(whole, values, strict=True):
+            row[name] = value if value is None or kind is None else kind(value)
+    paths = [folder / f"{TABLE}.parquet", folder / f"{TABLE}.csv"]
+    with replacing(paths[0], "wb") as file:
+        parquet.write_table(pyarrow.Table.from_pylist(whole), file)
+    with replacing(paths[1], newline="") as file:
+        writer = csv.DictWriter(file, [*names])
+        writer.writeheader()
+        writer.writerows(whole)
+    return paths

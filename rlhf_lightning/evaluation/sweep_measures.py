@@ -1,0 +1,183 @@
+"""What the jobs of sweeps measured, read from their run folders: a row per number, and means over seeds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.evaluation.intervals import Interval, outcome_interval, pooled_interval, wins
+from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
+from rlhf_lightning.runs.files import read_json
+from rlhf_lightning.runs.folders import is_complete, read_stage
+from rlhf_lightning.runs.jobs import COMPLETE, UNFINISHED, Job
+from rlhf_lightning.runs.rounds import ROUND
+
+SEED = "seed"
+_RENAMED = {"scores": "score", "lengths": "length", "rewards": REWARD, "metadata/likert": "likert"}
+_PER_BATCH = ("validation/", "rollout/")
+"""How the metrics of a step begin that say how well it did; others say how fast, or steer."""
+_COUNTS = {"items", "left_out", "shots"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one job, in one of its rounds, measured.
+
+    Args:
+        job: The job.
+        settings: What it was told, and the round where it has several, by setting.
+        values: A number per prompt, or one for all, by policy or step and measure.
+        made: The steps that it made itself; what it shares with other jobs is the same in each.
+    """
+
+    job: Job
+    settings: dict[str, str]
+    values: dict[tuple[str, str], list[float]]
+    made: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A measure of a policy over the jobs that differ in their seeds alone.
+
+    Args:
+        settings: What these jobs have in common, by setting, of what differs in the sweep.
+        policy: The policy, or the step.
+        measure: What was measured.
+        interval: Mean over seeds of equal weight, with its 95 % interval over seeds and prompts.
+        seeds: Number of jobs.
+        made: Whether each job made the policy itself.
+    """
+
+    settings: dict[str, str]
+    policy: str
+    measure: str
+    interval: Interval
+    seeds: int
+    made: bool
+
+
+def measured(jobs: Sequence[Job]) -> list[Measured]:
+    """What the jobs that came to their end measured."""
+    found = []
+    for job in jobs:
+        for number in range(1, job.rounds + 1) if job.state == COMPLETE else ():
+            folder = job.folder / f"{ROUND}{number}" if number > 1 else job.folder
+            steps = [path.parent for path in sorted(folder.glob("*/stage.json")) if is_complete(path.parent)]
+            values = {key: value for step in steps for key, value in _values(step)}
+            settings = job.overrides | ({"round": str(number)} if job.rounds > 1 else {})
+            found.append(Measured(job, settings, values, frozenset(step.name for step in steps)))
+    return found
+
+
+def varied(found: Sequence[Measured]) -> list[str]:
+    """The settings that differ between jobs, the seed last."""
+    names = dict.fromkeys(name for each in found for name in each.settings)
+    return sorted(
+        (name for name in names if len({each.settings.get(name) for each in found}) > 1), key=lambda name: name == SEED
+    )
+
+
+def pooled(found: Sequence[Measured]) -> list[Pooled]:
+    """Means over seeds, in the order of the jobs."""
+    names = [name for name in varied(found) if name != SEED]
+    groups: dict[tuple[tuple[str, str], ...], list[Measured]] = {}
+    for each in found:
+        groups.setdefault(tuple((name, each.settings.get(name, "")) for name in names), []).append(each)
+    means = []
+    for settings, jobs in groups.items():
+        for policy, measure in dict.fromkeys(key for job in jobs for key in job.values):
+            seeds = [job.values[policy, measure] for job in jobs if (policy, measure) in job.values]
+            shares = all({*values} <= {0.0, 0.5, 1.0} for values in seeds)
+            interval = pooled_interval(seeds, shares=shares) if len(seeds) > 1 else _interval(seeds[0])
+            made = all(policy.partition("/")[0] in job.made for job in jobs)
+            means.append(Pooled(dict(settings), policy, measure, interval, len(seeds), made))
+    return means
+
+
+def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The table: a row per number of each job, and one with the reason for each job that did not come to its end.
+
+    Args:
+        jobs: The jobs, in order.
+        found: What they measured.
+    """
+    names = varied(found)
+    table: list[dict[str, Any]] = []
+    for job in jobs:
+        head = {"job": job.folder.name, "run": job.run, "study": job.study, "state": job.state}
+        own = [each for each in found if each.job is job]
+        if job.state != COMPLETE or not own:
+            said = job.said or UNFINISHED
+            table.append(_row(head | {"said": said}, {name: job.overrides.get(name) for name in names}, {}))
+        for each in own:
+            settings = {name: each.settings.get(name) for name in names}
+            for (policy, measure), values in each.values.items():
+                figures = {"policy": policy, "measure": measure, **_interval(values), "count": len(values)}
+                table.append(_row(head | {"said": ""}, settings, figures))
+    return table
+
+
+def _row(head: Mapping[str, Any], settings: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+    lacking = dict.fromkeys(("policy", "measure", "value", "low", "high", "count"))
+    return {**head, **{name: _number(value) for name, value in settings.items()}, **lacking, **figures}
+
+
+def _number(text: str | None) -> float | str | None:
+    for kind in (int, float):
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    return outcome_interval(values) if len(values) > 1 else {"value": values[0], "low": values[0], "high": values[0]}
+
+
+def _values(step: Path) -> Iterator[tuple[tuple[str, str], list[float]]]:
+    """What a finished step measured, by policy or step and measure."""
+    metrics = read_stage(step)["metrics"]
+    if (step / "samples.json").is_file():
+        samples = read_json(step / "samples.json")
+        against = samples[metrics["baseline"]]
+        for policy in [name for name in samples if name != "prompts"]:
+            yield from (((policy, name), values) for name, values in _of_policy(samples[policy], against))
+    for policy, figures in (metrics.get("policies") or {}).items():
+        if step.name != EVALUATE:
+            for name, value in _leaves(figures):
+                yield (policy, f"{step.name}/{name}"), [value]
+        elif figures.get("pretrain_loss") is not None:
+            yield (policy, "pretrain_loss"), [float(figures["pretrain_loss"])]
+    for name, value in metrics.items():
+        if name.startswith(_PER_BATCH) and isinstance(value, int | float):
+            yield (step.name, name), [float(value)]
+
+
+def _of_policy(samples: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
+    for name, values in _lists(samples):
+        if known := [float(value) for value in values if value is not None]:
+            yield _RENAMED.get(name, name), known
+    if samples is not baseline:
+        yield "win_rate", wins(samples["scores"], baseline["scores"])
+
+
+def _lists(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, list[float | None]]]:
+    """The lists of numbers in a node, by their path."""
+    for name, child in node.items():
+        if isinstance(child, Mapping):
+            yield from _lists(child, f"{path}{name}/")
+        elif isinstance(child, list) and child and all(isinstance(value, int | float | None) for value in child):
+            yield f"{path}{name}", child
+
+
+def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in a node, of an interval its value, by their path."""
+    for name, child in node.items():
+        if isinstance(child, Mapping) and "value" in child:
+            yield f"{path}{name}", float(child["value"])
+        elif isinstance(child, Mapping):
+            yield from _leaves(child, f"{path}{name}/")
+        elif isinstance(child, int | float) and name not in _COUNTS:
+            yield f"{path}{name}", float(child)

@@ -1,0 +1,132 @@
+"""`rlhf-sweep`: run folders become one table, means over seeds and a picture, whatever became of a job."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from pyarrow import parquet
+
+from rlhf_lightning.cli.sweep_report import main
+from rlhf_lightning.evaluation.sweep_figures import across, shown
+from rlhf_lightning.evaluation.sweep_measures import measured, pooled, varied
+from rlhf_lightning.runs.errors import PipelineError
+from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.jobs import COMPLETE, FAILED, UNFINISHED, Job, jobs_of
+
+KL = "ppo.module.kl_coef"
+LOSSES = {("0", "1"): 1.0, ("0", "2"): 1.2, ("0.1", "1"): 0.9, ("0.1", "2"): 0.9}
+"""Of PPO on pretraining text, by KL coefficient and seed."""
+
+
+def finished(folder: Path, metrics: dict) -> None:
+    folder.mkdir(parents=True)
+    stage = {"status": "complete", "identity": {}, "metrics": metrics, "git_commit": "abcdef0123", "date": "2026-11-27"}
+    write_json(folder / "stage.json", stage)
+
+
+def make_job(root: Path, number: int, kl: str, seed: str, study: str = "kl") -> Job:
+    name = f"{KL}={kl},seed={seed}"
+    job = Job("id", number, "mine", study, name, {KL: kl, "seed": seed}, folder=root / f"mine.{name}", state=COMPLETE)
+    job.write()
+    finished(job.folder / "ppo", {"rollout/kl": 2.0 if kl == "0" else 1.0, "time/flops": 5.0})
+    policies = {"sft": {"pretrain_loss": 1.5}, "ppo": {"pretrain_loss": LOSSES[kl, seed]}}
+    finished(job.folder / "evaluate", {"baseline": "sft", "policies": policies})
+    shared = {"kl": [0.5, 0.5, 0.5], "lengths": [3.0, 4.0, 5.0], "responses": ["a", "b", "c"]}
+    sft = {"scores": [0.0, 0.0, 2.0], **shared, "metadata": {"likert": [3.0, 3.0, 3.0]}}
+    likert = [4.0, None, 6.0] if seed == "1" else [2.0, 2.0, 2.0]
+    ppo = {
+        "scores": [1.0, 0.0, 1.0],
+        **shared,
+        "metadata": {"likert": likert},
+        "probes": {"qa": {"accuracy": [1.0, 1.0, 1.0, 0.0]}},
+    }
+    write_json(job.folder / "evaluate" / "samples.json", {"prompts": ["x", "y", "z"], "sft": sft, "ppo": ppo})
+    return job
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    for number, (kl, seed) in enumerate(LOSSES):
+        make_job(tmp_path / "runs", number, kl, seed)
+    failed = Job("id", 4, "mine", "kl", f"{KL}=2,seed=1", {KL: "2", "seed": "1"}, state=FAILED, said="It diverged.")
+    replace(failed, folder=tmp_path / "runs" / "mine.2").write()
+    stopped = Job("id", 5, "mine", "kl", f"{KL}=2,seed=2", {KL: "2", "seed": "2"}, folder=tmp_path / "runs" / "mine.3")
+    stopped.write()
+    finished(stopped.folder / "ppo", {"rollout/kl": 99.0})
+    return jobs_of([tmp_path / "runs"])
+
+
+def test_means_over_seeds(jobs: list[Job]) -> None:
+    found = measured(jobs)
+    assert varied(found) == [KL, "seed"]
+    means = {(each.settings[KL], each.policy, each.measure): each for each in pooled(found)}
+    loss = means["0", "ppo", "pretrain_loss"]
+    assert loss.seeds == 2
+    # Student's interval of 1.0 and 1.2: the error of the mean is 0.1, and t with one degree of freedom 12.7062.
+    assert loss.interval == pytest.approx({"value": 1.1, "low": 1.1 - 1.27062, "high": 1.1 + 1.27062}, abs=1e-5)
+    assert means["0.1", "ppo", "pretrain_loss"].interval == pytest.approx({"value": 0.9, "low": 0.9, "high": 0.9})
+    assert means["0", "ppo", "likert"].interval["value"] == pytest.approx((5 + 2) / 2)  # unknown ones left out
+    assert means["0", "ppo", "win_rate"].interval["value"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert ("0", "sft", "win_rate") not in means  # it is what others are compared with
+    assert means["0", "ppo", "probes/qa/accuracy"].interval["value"] == 0.75
+    assert means["0", "ppo", "rollout/kl"].interval["value"] == 2.0
+    assert means["0", "ppo", "likert"].made
+    assert not means["0", "sft", "likert"].made  # every job has it from upstream
+    assert {key for key in means if "flops" in key[2]} == set()
+    assert across([*means.values()]) == (KL, ["0", "0.1"])
+    assert shown([*means.values()]) == ["likert", "win_rate", "score", "pretrain_loss", "kl", "probes/qa/accuracy"]
+
+
+def test_the_command_writes_table_picture_and_page(jobs: list[Job], tmp_path: Path, capsys) -> None:
+    page, report = tmp_path / "page.md", tmp_path / "report"
+    page.write_text("a\n<!-- came out: kl -->\nold\n<!-- end -->\nb\n<!-- came out: ptx -->\nstays\n<!-- end -->\n")
+    main([str(tmp_path / "runs"), "--report", str(report), "--into", str(page)])
+    with (report / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = parquet.read_table(report / "sweep.parquet").to_pylist()
+    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in table] == rows
+    assert {row["job"] for row in rows} == {job.folder.name for job in jobs}
+    others = [(row["state"], row[KL], row["said"], row["value"]) for row in rows if row["state"] != COMPLETE]
+    assert others == [("failed", "2.0", "It diverged.", ""), ("begun", "2.0", UNFINISHED, "")]
+    (one,) = [row for row in table if row[KL] == 0 and row["seed"] == 1 and row["measure"] == "likert"][1:]
+    assert (one["policy"], one["value"], one["count"]) == ("ppo", 5.0, 2)
+    assert one["low"] < 5.0 < one["high"]
+    picture = ElementTree.fromstring((report / "mine-kl.svg").read_text())
+    assert "pretrain_loss: PPO 0 1.10 (\N{MINUS SIGN}0.17 .. 2.37); PPO 0.1 0.900." in picture.attrib["aria-label"]
+    text = page.read_text()
+    assert text.startswith(
+        "a\n<!-- came out: kl -->\n\n4 of 6 jobs came to their end; run `mine`, seeds 1, 2; commit abc"
+    )
+    assert "old" not in text
+    assert text.endswith("<!-- end -->\nb\n<!-- came out: ptx -->\nstays\n<!-- end -->\n")
+    (row,) = [line for line in text.splitlines() if line.startswith("| 0.1 |")]
+    assert row.startswith("| 0.1 | PPO | 3.50 (")
+    assert " | 0.900 | " in row
+    said = capsys.readouterr().out
+    assert "1 of 6 jobs failed" in said
+    assert "1 of 6 jobs were not finished" in said
+
+
+def test_the_jobs_of_a_multirun_are_those_of_its_run_and_study(jobs: list[Job], tmp_path: Path) -> None:
+    make_job(tmp_path / "runs" / "other", 0, "0", "1", study="ptx")
+    path = tmp_path / "runs" / "multirun.yaml"
+    path.write_text(yaml.safe_dump({"run": "mine", "hydra": {"runtime": {"choices": {"sweep": "kl"}}}}))
+    assert jobs_of([path]) == jobs
+    assert len(jobs_of([tmp_path / "runs"])) == len(jobs) + 1
+    assert jobs_of([jobs[2].folder]) == [jobs[2]]
+    path.write_text("a: b\n")
+    with pytest.raises(PipelineError, match=r"no multirun\.yaml of a sweep"):
+        jobs_of([path])
+    with pytest.raises(PipelineError, match="there is no job of a sweep"):
+        jobs_of([jobs[2].folder / "ppo"])
+
+
+def test_a_damaged_record_is_named(jobs: list[Job], tmp_path: Path, capsys) -> None:
+    write_json(jobs[0].folder / "job.json", {"sweep": "id", "what": 1})
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "runs"), "--report", str(tmp_path / "report")])
+    assert stop.value.code == 1
+    assert "job.json is no record of a job" in capsys.readouterr().err.replace("\n", " ")

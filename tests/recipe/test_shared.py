@@ -1,0 +1,105 @@
+"""Sweeps whose jobs share steps: made once, also side by side; what was stopped goes on; the table is the same."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from command import rlhf, start
+
+from rlhf_lightning.cli.sweep_report import write_report
+from rlhf_lightning.runs.jobs import COMPLETE, jobs_below
+
+TINY = """# @package _global_
+# A run of seconds.
+run: tiny
+stages: [sft, collect, reward, ppo, evaluate]
+trainer: {limit_train_batches: 2, limit_val_batches: 1}
+data: {source: {prompts: 40, demonstrations: 40, text: 20, validation: 16}}
+sft: {fit: {epochs: 1}}
+collect: {prompts: {train: 8, validation: 8}}
+ppo: {data: {batch_size: 8, num_batches: 2}}
+evaluate: {num_prompts: 8, num_texts: 4, policies: [base, sft, ppo]}
+"""
+SWEEP = ["-m", "--config-dir=conf", "experiment=tiny", "shared=[sft,collect,reward]"]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "here" / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "here" / "conf" / "experiment" / "tiny.yaml").write_text(TINY)
+    return tmp_path / "here"
+
+
+def stages(runs: Path) -> dict[str, int]:
+    """When every step came to its end, in nanoseconds."""
+    found = {path.parent: path for path in runs.glob("tiny.*/*/stage.json") if '"complete"' in path.read_text()}
+    return {folder.relative_to(runs).as_posix(): path.stat().st_mtime_ns for folder, path in found.items()}
+
+
+def tables(here: Path, *runs: str) -> list[bytes]:
+    for name in runs:
+        write_report(jobs_below(here / name), here / "report" / name)
+    return [(here / "report" / name / "sweep.csv").read_bytes() for name in runs]
+
+
+def test_jobs_share_steps_with_the_same_settings_alone(here: Path) -> None:
+    said = rlhf([*SWEEP, "ppo.module.kl_coef=0,1", "sft.data.batch_size=8", "seed=1"], here, limit=120)
+    assert said.code == 0, said.text
+    made = stages(here / "runs")
+    (shared,) = {name.partition("/")[0] for name in made if ".shared-" in name}
+    assert {name for name in made if name.startswith(shared)} == {
+        f"{shared}/{step}" for step in ("sft", "collect", "reward")
+    }
+    own = {name.partition("/")[0] for name in made} - {shared}
+    assert {name for name in made if not name.startswith(shared)} == {
+        f"{job}/{step}" for job in own for step in ("ppo", "evaluate")
+    }
+    assert len(own) == 2
+    again = rlhf([*SWEEP, "ppo.module.kl_coef=0,2", "sft.data.batch_size=8", "seed=1"], here, limit=120)
+    assert again.code == 0, again.text
+    now = stages(here / "runs")
+    assert {name: now[name] for name in made} == made
+    assert sorted(name.rpartition("/")[2] for name in now.keys() - made) == ["evaluate", "ppo"]
+    what_lacks = rlhf([*SWEEP, "ppo.init=ppo_init", "seed=1,2"], here)
+    assert what_lacks.code == 1
+    assert "ppo_init" in what_lacks.text
+    assert stages(here / "runs") == now  # it is said before the shared steps are made
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_half_way_runs_only_the_rest(here: Path) -> None:
+    command = [*SWEEP, "ppo.module.kl_coef=0,0.1,0.5,2", "seed=1,2,3"]
+    process = start(command, here, here.parent / "first.said")
+    while len(done := [job for job in jobs_below(here / "runs") if job.state == COMPLETE]) < 6:
+        assert process.is_alive()
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    before = stages(here / "runs")
+    assert 6 <= len(done) < 12
+    said = rlhf(command, here, limit=300)
+    assert said.code == 0, said.text
+    after = stages(here / "runs")
+    assert {name: after[name] for name in before} == before
+    assert sum(name.endswith("/evaluate") for name in after) == 12
+    assert sum(name.endswith("/reward") for name in after) == 3  # one for each seed
+    assert "12 jobs" in said.text
+    assert rlhf([*command, "paths.runs=whole"], here, limit=300).code == 0
+    killed, whole = tables(here, "runs", "whole")
+    assert killed == whole
+
+
+@pytest.mark.slow
+def test_joblib_gives_the_same_table(here: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra sweep")
+    command = [*SWEEP, "ppo.module.kl_coef=0,0.1,0.5,2", "seed=1,2,3"]
+    together = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "paths.runs=together"]
+    assert rlhf(command, here, limit=300).code == 0
+    said = rlhf([*command, *together], here, limit=300)
+    assert said.code == 0, said.text
+    assert "12 jobs" in said.text
+    one, other = tables(here, "runs", "together")
+    assert one == other
+    assert sum(name.endswith("/reward") for name in stages(here / "together")) == 3
