@@ -59,10 +59,10 @@ class Tokenizers:
         tokenizer = self.of(name)
         for role, other in others:
             if other != name and (fault := disagreement(tokenizer, self.of(other))):
+                setting = f"{step}.{role}" if role.isidentifier() else f"what {step} names"
                 raise PipelineError(
                     f"{step} reads the same tokens by {first} ({name}) and {role} ({other}), but they differ in "
-                    f"{fault}. Name models that come from the same one: see model=, upstream=, and what the settings "
-                    f"of {step} name."
+                    f"{fault}. Name models that come from the same one: check model=, upstream and {setting}."
                 )
         return tokenizer
 
