@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path, PurePosixPath
 
-from site_options import CONF, REPOSITORY, group_page, groups, options_page, parsed
+from site_options import REPOSITORY, group_page, groups, options_page, parsed
 
 PACKAGE = REPOSITORY / "rlhf_lightning"
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 EXECUTED_ELSEWHERE = {"README.md", "docs/library.md", "CONTRIBUTING.md"}
 """test_reuse.py and test_docs.py run their scripts in a process of their own, with the data that they need."""
 NEEDS_A_RUN = {"docs/tutorials/my-model.md"}
+OVERRIDES: set[str] = set()
+"""Those that were composed."""
 SHELL = {"export", "cd", "echo", "git"}
 
 
@@ -83,6 +86,18 @@ def run_call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     return "command"
 
 
+@cache
+def checked_jobs(arguments: tuple[str, ...], folder: Path | None) -> int:
+    """Compose the configurations of a command and check every setting; says how many there are."""
+    number = 0
+    for config in composed_jobs(list(arguments), folder):
+        assert setting_faults(config, RECIPE, []) == [], arguments
+        assert config["stages"], arguments
+        number += 1
+    OVERRIDES.update(text for text in arguments if "=" in text)
+    return number
+
+
 def run_shell(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch, count: Counter[str]) -> None:
     """Compose and check what starts the recipe; read the arguments of other commands."""
     for words in calls(block.code):
@@ -91,11 +106,7 @@ def run_shell(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch, count
             count[run_call(words, monkeypatch)] += 1
             continue
         count["recipe"] += 1
-        for config in composed_jobs(arguments, folder):
-            assert setting_faults(config, RECIPE, []) == [], words
-            assert config["stages"], words
-            count["configurations"] += 1
-            count["overrides"] += sum("=" in text for text in arguments)
+        count["configurations"] += checked_jobs(tuple(arguments), folder if "--config-dir" in arguments else None)
 
 
 def run_python(block: Block, execute: bool) -> dict[str, Any]:
@@ -159,7 +170,7 @@ def test_every_block_is_run(
     with capsys.disabled():
         sys.stdout.write(
             f"\n{run} blocks of {len(PAGES)} pages: {count['bash']} of shell ({count['recipe']} commands of the recipe "
-            f"with {count['overrides']} overrides, {count['configurations']} configurations composed and checked; "
+            f"with {len(OVERRIDES)} overrides, {count['configurations']} configurations composed and checked; "
             f"{count['command'] + count['script'] + count['install']} other commands), {count['python']} of Python "
             f"({count['executed']} executed), {count['json'] + count['yaml']} of data\n"
         )
