@@ -156,8 +156,8 @@ def table(prefix: str, found: Iterable[Setting]) -> str:
     """The table of settings."""
     text = "| setting | value | what it does |\n|---|---|---|"
     for name, value, words in found:
-        short = value if len(value) <= 60 else f"{value[:57]}..."
-        text += f"\n| `{prefix}{name}`{{ .setting }} | {f'`{short}`' if short else ''} | {cell(words)} |"
+        short = value if len(value) <= 40 else f"{value[:37]}..."
+        text += f"\n| `{prefix}{name}` | {f'`{short}`' if short else ''} | {cell(words)} |"
     return text
 
 
