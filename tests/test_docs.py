@@ -1,4 +1,4 @@
-"""What docs and CONTRIBUTING name exists: links, paths, modules, overrides, steps, options."""
+"""What README, docs and CONTRIBUTING name exists: links, paths, modules, overrides, steps, options."""
 
 import json
 import pkgutil
