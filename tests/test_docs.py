@@ -1,18 +1,15 @@
 """What README, docs and CONTRIBUTING name exists: links, paths, modules, overrides, steps, options."""
 
-import ast
 import json
 import pkgutil
 import re
 import shlex
-from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from doc_blocks import PAGES, PLACEHOLDER, REPOSITORY, TEXTS, all_commands, composed_jobs, launched
 from rich.console import Console
 
 from rlhf_lightning.cli import composed
@@ -20,30 +17,21 @@ from rlhf_lightning.recipe.pipeline import RECIPE, Pipeline
 from rlhf_lightning.runs.folders import Runs, read_stage
 from rlhf_lightning.runs.targets import builder
 
-REPOSITORY = Path(__file__).parents[1]
-README = REPOSITORY / "README.md"
-PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-WRONG = "\n## The commands\n"
-"""Behind it docs/trust.md has commands that are wrong."""
-TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8").split(WRONG)[0] for page in PAGES}
 CODE = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.-])(?:rlhf_lightning|conf|tests|scripts|docs)/[\w./*-]*[\w/*]")
 DOTTED = re.compile(r"(?<!\w)rlhf_lightning(?:\.[A-Za-z_]\w*)+")
 LOGGED = re.compile(r'"((?:train|validation|rollout|update|time)/\w+)"')
-LAUNCHERS = {"rlhf": [], "scripts/demo": ["experiment=demo"]}
-"""What starts the command line, and the overrides that it brings."""
+STARTS = ("rlhf ", "scripts/demo ", "torchrun ")
 BESIDE = {
     "data.": ["data=jsonl", "data.root=/my/data"],
     "model.": ["model=folder", "model.path=/my/model"],
     "model=folder": ["model.path=/my/model"],
+    "experiment=rule": ["model.path=/my/model", "data.root=/my/data"],
     "model=scratch": ["model.tokenizer_path=/my/model"],
 }
 """What an override needs beside it where the text names it alone, by how it starts."""
-NOT_OURS = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.")
-"""How overrides begin that are of Hydra's plugins, and of no option of ours."""
-PLACEHOLDER = re.compile(r"\.\.\.$|<.*>")
 pages = pytest.mark.parametrize("page", TEXTS)
 
 
@@ -66,31 +54,9 @@ def indented(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every command line that starts the recipe, in blocks and within the text."""
-    lines = chain(*(block.splitlines() for block in CODE.findall(text)), indented(text), spans(text))
-    found = []
-    for line in lines:
-        launcher, _, rest = re.sub(r"^torchrun .*-m rlhf_lightning", "rlhf", line).partition(" ")
-        if launcher in LAUNCHERS:
-            found.append([*LAUNCHERS[launcher], *shlex.split(rest, comments=True)])
-    return found
-
-
-def composed_jobs(arguments: list[str]) -> Iterator[dict[str, object]]:
-    """The configurations of a command line: one, or as many as its longest sweep has values."""
-    overrides = [text for text in arguments if not text.startswith(("-", *NOT_OURS)) and not PLACEHOLDER.search(text)]
-    if find_spec("hydra_plugins") is None:  # without the extra optuna
-        overrides = [re.sub("^hparams_search=.*", "hparams_search=null", text) for text in overrides]
-    parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "job"])  # --cfg job
-    values = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [None] for one in parsed]
-    for job in range(max(map(len, values), default=0)):
-        chosen = [each[job % len(each)] for each in values]
-        yield composed(
-            [
-                one.input_line or "" if value is None else f"{one.get_key_element()}={value}"
-                for one, value in zip(parsed, chosen, strict=True)
-            ]
-        )
+    """The arguments of every command within the text; those in blocks are in tests/docs/test_blocks.py."""
+    lines = [shlex.split(line, comments=True) for line in (*indented(text), *spans(text)) if line.startswith(STARTS)]
+    return [arguments for words in lines if (arguments := launched(words)) is not None]
 
 
 def table(text: str, first_column: str) -> list[list[str]]:
@@ -131,12 +97,6 @@ def test_modules_exist(page: str) -> None:
 
 
 @pages
-def test_python_parses(page: str) -> None:
-    for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL):
-        ast.parse(code)
-
-
-@pages
 def test_commands_compose(page: str) -> None:
     for arguments in commands(TEXTS[page]):
         for config in composed_jobs(arguments):
@@ -144,10 +104,9 @@ def test_commands_compose(page: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    assert len(commands(TEXTS["README.md"])) >= 6
-    assert ["-m", "stages=[ppo]", "upstream=demo", "ppo.module.kl_coef=0.01,0.02,0.05", "seed=1,2,3"] in commands(
-        TEXTS["README.md"]
-    )
+    found = all_commands("README.md")
+    assert len(found) >= 6
+    assert ["-m", "stages=[ppo]", "upstream=demo", "ppo.module.kl_coef=0.01,0.02,0.05", "seed=1,2,3"] in found
     jobs = list(composed_jobs(["-m", "ppo.module.kl_coef=0.01,0.02", "seed=1,2,3", "..."]))
     assert [job["seed"] for job in jobs] == [1, 2, 3]
 
