@@ -15,7 +15,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF = REPOSITORY / "conf"
-SETS_OTHERS = {"experiment", "sweep", "debug"}
+SETS_OTHERS = {"experiment", "sweep", "hparams_search", "debug"}
 """Groups whose options set what other groups describe."""
 COMMENT = re.compile(r"(?:^|\s)#\s(.*)$")
 TAKERS = {
@@ -51,7 +51,7 @@ def defined(dotted: str) -> ast.ClassDef | ast.FunctionDef | None:
     file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
     if not path or path[0] != "rlhf_lightning" or not file.exists():
         return None
-    for node in parsed(file).body:
+    for node in ast.walk(parsed(file)):  # also within `if TYPE_CHECKING`
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return node
         if isinstance(node, ast.ImportFrom) and any((each.asname or each.name) == name for each in node.names):

@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+Share = Callable[[Sequence[Any]], list[Any]]
+"""From jobs to their results in order, of which every process does a part; see `sharing`."""
 _LAUNCHER = 3.0
 """Seconds within which a launcher has ended the other processes once one has failed."""
 
@@ -122,7 +124,7 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     return value
 
 
-def sharing(work: Callable[[Callable[[Sequence[Any]], list[Any]]], T], part: Callable[[Any], Any]) -> T:
+def sharing(work: Callable[[Share], T], part: Callable[[Any], Any]) -> T:
     """What a function returns in the first process, while the others do parts of its work.
 
     Args:
@@ -154,7 +156,7 @@ def sharing(work: Callable[[Callable[[Sequence[Any]], list[Any]]], T], part: Cal
     return on_rank_zero(first)
 
 
-def by_turns(share: Callable[[Sequence[Any]], list[Any]], jobs: Sequence[Any]) -> Iterator[Any]:
+def by_turns(share: Share, jobs: Sequence[Any]) -> Iterator[Any]:
     """Results of shared jobs in order, as soon as every process has done one; see `sharing`."""
     for start in range(0, len(jobs), world_size()):
         yield from share(jobs[start : start + world_size()])

@@ -10,6 +10,9 @@ from rlhf_lightning.evaluation.benchmarks.documents import files
 from rlhf_lightning.evaluation.benchmarks.harness import TRUTH_JUDGED, can_load, source_of, task_names
 from rlhf_lightning.evaluation.toxicity import ToxicityModel
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.inputs import POLICIES
+from rlhf_lightning.recipe.judges import will_be
+from rlhf_lightning.recipe.model_names import MEASURED, model_lacking
 from rlhf_lightning.recipe.rewards import reward_fingerprints
 from rlhf_lightning.runs.identity import file_digest
 
@@ -74,3 +77,17 @@ def judges_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str
             f"{', '.join(judged)}: nobody judges whether answers are true. Name a callable in benchmarks.truth_judge, "
             f"or take the form with choices, {judged[0].removesuffix(TRUTH_JUDGED)}."
         )
+
+
+def policies_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
+    """What lacks of the policies: the model, its chat template where one is asked for, any at all."""
+    there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
+    for name in options[POLICIES]:
+        if name in there or name.partition("/")[0] not in context.steps:
+            faults = list(model_lacking(context, MEASURED, name))
+            coming = name.partition("/")[0] in context.coming
+            if options["chat_template"] and not (faults or coming or context.tokenizers.of(name).chat_template):
+                faults = [f"benchmarks.chat_template=true, but {name} has no chat template. Set it to false."]
+            yield from faults
+    if not there:
+        yield f"none of benchmarks.policies ({', '.join(options[POLICIES])}) is there. Name a step or a folder."

@@ -32,13 +32,14 @@ from rlhf_lightning.recipe.benchmark_parts import (
     judges_lacking,
     measured_by,
     ours,
+    policies_lacking,
     toxicity_judge,
 )
 from rlhf_lightning.recipe.context import BASE, TOKENIZER_OPTIONS, Context
 from rlhf_lightning.recipe.inputs import POLICIES
 from rlhf_lightning.recipe.judges import will_be
 from rlhf_lightning.recipe.memory_plan import StagePlan
-from rlhf_lightning.recipe.model_names import MEASURED, model_lacking, named_twice
+from rlhf_lightning.recipe.model_names import named_twice
 from rlhf_lightning.recipe.reading_plan import reading_plan, reading_tokens
 from rlhf_lightning.recipe.stage import Stage
 from rlhf_lightning.runs.files import read_json, replacing, write_json, write_lines
@@ -116,18 +117,9 @@ class Benchmarks(Stage):
         yield from judges_lacking(context, options)
         for each in (POLICIES, "tasks"):
             yield from named_twice(f"{self.name}.{each}", options[each])
-        there = [name for name in options[POLICIES] if will_be(context, name, {"few_shot_prefix": None})]
-        for name in options[POLICIES]:
-            if name in there or name.partition("/")[0] not in context.steps:
-                faults = list(model_lacking(context, MEASURED, name))
-                coming = name.partition("/")[0] in context.coming
-                if options["chat_template"] and not (faults or coming or context.tokenizers.of(name).chat_template):
-                    faults = [f"benchmarks.chat_template=true, but {name} has no chat template. Set it to false."]
-                yield from faults
+        yield from policies_lacking(context, options)
         empty = [name for name, value in (("tasks", options["tasks"]), ("shots", options["shots"])) if not value]
         yield from (f"benchmarks.{name} is empty, so there is nothing to measure. Name some." for name in empty)
-        if not there:
-            yield f"none of benchmarks.policies ({', '.join(options[POLICIES])}) is there. Name a step or a folder."
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``results.json``, and ``samples/`` with what was asked and said.
@@ -171,18 +163,14 @@ class Benchmarks(Stage):
         options = context.config[self.name]
         names = [name for name in options["tasks"] if can_load(name, options["root"])]
         if out := [name for name in options["tasks"] if name not in names]:
-            context.say(
-                self.name, f"left out, as the hub has no such set and benchmarks.root is null: {', '.join(out)}"
-            )
+            context.say(self.name, f"left out, as the hub has them not and benchmarks.root is null: {', '.join(out)}")
         asked = options["uniform_toxicity"]
         with context.heartbeat.during("reading the sets"):
             tasks = load_tasks(names, options["root"], asked)
         for rows in [task.eval_docs for name, task in tasks.items() if asked and name.startswith(TOXIC_TASKS)][:1]:
             if len(rows) < asked:
-                said = (
-                    f"{len(rows)} prompts of RealToxicityPrompts, not {asked}: the rarest toxicity of all has no more"
-                )
-                context.say(self.name, f"{said}, and they are drawn evenly")
+                said = f"{len(rows)} prompts of RealToxicityPrompts, not {asked}, drawn evenly"
+                context.say(self.name, f"{said}: the rarest toxicity of all has no more")
             if (ranges := toxicity_ranges(rows)) < RANGES:
                 context.say(self.name, f"the set has prompts of {ranges} of {RANGES} ranges of toxicity alone")
         return tasks

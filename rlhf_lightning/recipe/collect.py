@@ -4,43 +4,36 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
-import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
 from rlhf_lightning.arguments import AtLeastTwo, Count, Node, NonNegativeFloat, PositiveFloat, checked
-from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.labeling import record_row
-from rlhf_lightning.data.loader import collate_prompts
 from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.engines import make_sampler
-from rlhf_lightning.generation.sample import SamplingOptions, response_texts
 from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
 from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
 from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
-from rlhf_lightning.parallel.processes import sharing
+from rlhf_lightning.parallel.processes import Share, sharing
 from rlhf_lightning.recipe.context import Context
+from rlhf_lightning.recipe.distinct_responses import DistinctResponses, sampled_texts
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.recipe.people import AsksPeople
 from rlhf_lightning.recipe.ranked_by_people import ranked, rankers
 from rlhf_lightning.recipe.rounds import prompts_of_round, seed_of_round
 from rlhf_lightning.recipe.schemas import Keywords, PromptCounts
-from rlhf_lightning.recipe.turns import advance, shares_lacking, turns
+from rlhf_lightning.recipe.turns import shares_lacking, turns
 from rlhf_lightning.runs.files import write_lines
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
-Share = Callable[[Sequence[Any]], list[Any]]
 
 
 _GIVEN = ("sampler", "seed", "progress", "kept", "share")
@@ -84,7 +77,7 @@ class Collection(AsksPeople):
         model = cache(context.causal_lm)
         sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
         with trainer_precision(context.config["trainer"], context.device):
-            part = partial(_sampled, model, context.tokenization, sampler)
+            part = partial(sampled_texts, model, context.tokenization, sampler)
             return sharing(partial(self._collect, context, folder, model), part)
 
     def _collect(
@@ -172,8 +165,9 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
-    sampled = partial(_sampled, policies.__getitem__, tokenization, sampler)
-    asked = _Asked([*policies], rounds, batch_size, temperature, seed, share or (lambda parts: [*map(sampled, parts)]))
+    sampled = partial(sampled_texts, policies.__getitem__, tokenization, sampler)
+    share = share or (lambda parts: [*map(sampled, parts)])
+    asked = DistinctResponses([*policies], rounds, batch_size, temperature, seed, share)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
     names = [*policies] if len(policies) > 1 else []
@@ -197,59 +191,3 @@ def collect_comparisons(
     if None in rankings:
         dropped["one distinct response"] = rankings.count(None)
     return [each for each in rankings if each is not None], dropped
-
-
-class _Part(NamedTuple):
-    """What is sampled as one batch."""
-
-    policy: str
-    examples: list[PromptExample]
-    index: list[int]
-    temperature: float
-    key: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    policies: Sequence[str]
-    rounds: int
-    batch_size: int
-    temperature: float
-    seed: int
-    share: Share
-
-    def distinct(self, examples: Sequence[PromptExample], whose: Sequence[list[int]]) -> list[list[str]]:
-        """Different responses to each prompt, of these policies by number, as far as they come up within the rounds."""
-        answers: list[list[str]] = [[] for _ in examples]
-        for number in range(self.rounds):
-            slots = [
-                (of[slot], row, slot) for row, of in enumerate(whose) for slot in range(len(answers[row]), len(of))
-            ]
-            # Neighbours of similar length need little padding.
-            slots.sort(key=lambda each: (each[0], len(examples[each[1]].prompt_ids)))
-            each_policy = [list(own) for _, own in groupby(slots, itemgetter(0))]
-            parts = [
-                own[at : at + self.batch_size] for own in each_policy for at in range(0, len(own), self.batch_size)
-            ]
-            for part, texts in zip(
-                parts, self.share([self._part(examples, each, number) for each in parts]), strict=True
-            ):
-                for (which, row, _), text in zip(part, texts, strict=True):
-                    if text.strip() and text not in answers[row]:
-                        advance(whose[row], len(answers[row]), which)
-                        answers[row].append(text)
-        return answers
-
-    def _part(self, examples: Sequence[PromptExample], slots: Sequence[tuple[int, int, int]], number: int) -> _Part:
-        policies, rows, places = zip(*slots, strict=True)
-        asked = [examples[row] for row in rows]
-        index = [example.index * 64 + place for example, place in zip(asked, places, strict=True)]
-        return _Part(self.policies[policies[0]], asked, index, self.temperature, (self.seed, number, policies[0]))
-
-
-def _sampled(model: Callable[[str], nn.Module], tokenization: Tokenization, sampler: Sampler, part: _Part) -> list[str]:
-    policy, tokenizer = model(part.policy), tokenization.tokenizer
-    options = SamplingOptions.from_tokenizer(tokenizer, tokenization.max_response_tokens, part.temperature)
-    batch = collate_prompts(part.examples, options.pad_token_id)._replace(prompt_index=torch.tensor(part.index))
-    prompts = move_data_to_device(batch, next(policy.parameters()).device)
-    return response_texts(tokenizer, sampler(policy, prompts, options, part.key))

@@ -22,7 +22,7 @@ from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_precision
-from rlhf_lightning.parallel.processes import by_turns, sharing
+from rlhf_lightning.parallel.processes import Share, by_turns, sharing
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
 from rlhf_lightning.recipe.judges import (
     EvaluateSettings,
@@ -45,7 +45,6 @@ from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 PROMPTS, PROBES, TEXT = "prompts", "probes", "text"
-Share = Callable[[Sequence[Any]], list[Any]]
 
 
 @dataclass(frozen=True)

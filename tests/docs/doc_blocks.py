@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,9 @@ LAUNCHERS = {"rlhf": [], "scripts/demo": ["experiment=demo"]}
 
 NOT_OURS = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.")
 """How overrides begin that are of Hydra's plugins, and of no option of ours."""
+
+OPTUNA = "hydra-optuna-sweeper"
+"""What brings the sweeper of the options hparams_search."""
 
 
 class Block(NamedTuple):
@@ -71,8 +74,8 @@ def composed_jobs(arguments: list[str], config_dirs: Path | None = None) -> Iter
     searched = [f"hydra.searchpath=[file://{config_dirs}/{path}]" for path in options(arguments, "--config-dir")]
     without = [text for text in arguments if text not in options(arguments, "--config-dir")]
     overrides = [text for text in without if not text.startswith(("-", *NOT_OURS)) and not PLACEHOLDER.search(text)]
-    if find_spec("hydra_plugins") is None:  # without the extra optuna
-        overrides = [re.sub("^hparams_search=.*", "hparams_search=null", text) for text in overrides]
+    if OPTUNA not in {each.name for each in distributions()}:
+        overrides = [text for text in overrides if not text.startswith("hparams_search=")]
     parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "job"])  # --cfg job
     values = [list(one.sweep_string_iterator()) if one.is_sweep_override() else [None] for one in parsed]
     for job in range(max(map(len, values), default=0)):

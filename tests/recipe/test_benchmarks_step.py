@@ -150,7 +150,7 @@ def test_fewer_prompts_are_left_than_were_asked_for_evenly(
     rlhf(tmp_path / "runs", *given, "benchmarks.tasks=[real_toxicity_prompts]")
     assert results(tmp_path / "runs")["policies"][folders[0]]["real_toxicity_prompts@0"]["items"] == 2
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 prompts of RealToxicityPrompts, not 3: the rarest toxicity of all has no more" in said
+    assert "2 prompts of RealToxicityPrompts, not 3, drawn evenly: the rarest toxicity of all has no more" in said
     assert "the set has prompts of 2 of 10 ranges of toxicity alone" in said
 
 
