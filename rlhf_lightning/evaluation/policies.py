@@ -66,8 +66,11 @@ class PolicySamples:
 
 def joined_samples(parts: Sequence[PolicySamples]) -> PolicySamples:
     """What `sample_policy` found, batch by batch, as of all of them."""
-    names = ("responses", "lengths", "kl", "scores", "rewards")
-    return PolicySamples(**{name: [each for part in parts for each in getattr(part, name)] for name in names})
+    whole = PolicySamples()
+    for part in parts:
+        for name in ("responses", "lengths", "kl", "scores", "rewards"):
+            getattr(whole, name).extend(getattr(part, name))
+    return whole
 
 
 @torch.no_grad()

@@ -176,9 +176,9 @@ def _in_order(part: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
             raise
         fault = _portable(error)
     found = all_gather_objects((mine, fault))
-    for _, error in found:
-        if error is not None:
-            raise _PartError if rank() > 0 else error
+    for _, said in found:
+        if said is not None:
+            raise _PartError if rank() > 0 else said
     return [found[number % len(found)][0][number // len(found)] for number in range(len(jobs))]
 
 

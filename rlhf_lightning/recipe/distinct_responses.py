@@ -23,7 +23,7 @@ class Part(NamedTuple):
 
     policy: str
     examples: list[PromptExample]
-    index: list[int]
+    places: list[int]
     temperature: float
     key: tuple[int, ...]
 
@@ -71,10 +71,10 @@ class DistinctResponses:
         return answers
 
     def _part(self, examples: Sequence[PromptExample], slots: Sequence[tuple[int, int, int]], number: int) -> Part:
-        policies, rows, places = zip(*slots, strict=True)
+        policies, rows, numbers = zip(*slots, strict=True)
         asked = [examples[row] for row in rows]
-        index = [example.index * 64 + place for example, place in zip(asked, places, strict=True)]
-        return Part(self.policies[policies[0]], asked, index, self.temperature, (self.seed, number, policies[0]))
+        places = [example.index * 64 + slot for example, slot in zip(asked, numbers, strict=True)]
+        return Part(self.policies[policies[0]], asked, places, self.temperature, (self.seed, number, policies[0]))
 
 
 def sampled_texts(
@@ -83,6 +83,6 @@ def sampled_texts(
     """The responses of a part, of the model that its policy names."""
     policy, tokenizer = model(part.policy), tokenization.tokenizer
     options = SamplingOptions.from_tokenizer(tokenizer, tokenization.max_response_tokens, part.temperature)
-    batch = collate_prompts(part.examples, options.pad_token_id)._replace(prompt_index=torch.tensor(part.index))
+    batch = collate_prompts(part.examples, options.pad_token_id)._replace(prompt_index=torch.tensor(part.places))
     prompts = move_data_to_device(batch, next(policy.parameters()).device)
     return response_texts(tokenizer, sampler(policy, prompts, options, part.key))

@@ -88,7 +88,7 @@ def settings_of_round(config: Mapping[str, Any], stages: Sequence[Stage], number
         stages: The steps that it names, in order.
         number: Which round, from 1.
     """
-    changed: dict[str, Any] = {METRIC: _metrics_of(config, stages, number)}
+    changed: dict[str, Any] = {METRIC: _metrics_of(config, stages, number) or None}
     newest = newest_policy(stages)
     if number == 1 or newest is None:
         return {**config, **changed}

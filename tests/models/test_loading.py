@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rlhf_lightning.data.tokenize import Tokenization
-from rlhf_lightning.evaluation.policies import pretraining_loss
+from rlhf_lightning.evaluation.policies import pretraining_loss, token_losses
 from rlhf_lightning.generation.text_reward import TextReward
 from rlhf_lightning.models.export import complete_folder, export_causal_lm, export_scalar_model
 from rlhf_lightning.models.loading import fit_to_tokenizer, freeze, load_causal_lm, use_fast_kernels
@@ -96,7 +96,7 @@ def test_the_shipped_models_know_their_world(size, low, high):
     from rlhf_lightning.data.loader import collate_lm
 
     examples = Tokenization(tokenizer).texts(generate_text(60, "tests of the shipped model"), 192)
-    loss = pretraining_loss(model, [collate_lm(examples, tokenizer.pad_token_id)])
+    loss = pretraining_loss(token_losses(model, [collate_lm(examples, tokenizer.pad_token_id)]))
     assert loss < 2.0 < math.log(323) == pytest.approx(5.7777, abs=1e-4)
 
 
