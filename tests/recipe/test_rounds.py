@@ -119,6 +119,7 @@ def test_the_report_and_the_cards_tell_the_rounds(finished: Path) -> None:
     assert "in rounds 1 to 2" in card
 
 
+@pytest.mark.slow
 def test_a_third_round_is_added_and_nothing_is_made_twice(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_policy_may_start_from_the_last_one_and_is_pulled_to_the_first(first: 
     assert read_stage(two / "collect")["identity"]["config"]["collect"]["sampling"]["shares"] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_rounds_on_another_run_and_a_policy_that_is_named(first: Path) -> None:
     """The same command again finds its own policy, and reads that of upstream all the same."""
     options = ("run=next", "upstream=mine", "stages=[collect,reward,ppo_ptx]", "collect.policies=[sft,ppo_ptx]")

@@ -44,6 +44,7 @@ def tables(here: Path, *runs: str) -> list[bytes]:
     return [(here / "report" / name / "sweep.csv").read_bytes() for name in runs]
 
 
+@pytest.mark.slow
 def test_jobs_share_steps_with_the_same_settings_alone(here: Path) -> None:
     said = rlhf([*SWEEP, "ppo.module.kl_coef=0,1", "sft.data.batch_size=8", "seed=1"], here, limit=120)
     assert said.code == 0, said.text
