@@ -57,8 +57,12 @@ def call_unsharded(function: Callable[..., T], model: nn.Module, *arguments: Any
 
 @contextmanager
 def unshard(*models: Any) -> Iterator[None]:
-    """Hold all weights of the models in every process within the block, for passes without gradient."""
-    units = [unit for model in models if (unit := _unit(model)) is not None]
+    """Hold all weights of the models in every process within the block, for passes without gradient.
+
+    A model whose weights are held already, by a block around this one, stays so.
+    """
+    found = [unit for model in models if (unit := _unit(model)) is not None]
+    units = [unit for unit in found if any(isinstance(each, DTensor) for each in cast(nn.Module, unit).parameters())]
     for unit in units:
         unit.unshard()
     try:

@@ -126,6 +126,7 @@ class Worker:
             ptx_coef=0.5,
             max_grad_norm=1.0,
             seed=3,
+            packing=self.kind != "one",
         )
         prompts, text = generate_prompts(40, 0), generate_text(20, 0)
         self.fit("ppo", module, prompts, text=text, batch_size=8, num_batches=10, text_batch_size=6)
