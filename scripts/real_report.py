@@ -99,7 +99,7 @@ def policy_rows(runs: Sequence[Run], policies: Sequence[str], baseline: str) -> 
         return lambda run, name: run["samples"][name][key]
 
     def ended(run: Run, name: str) -> list[float]:
-        longest = max(max(run["samples"][each]["lengths"]) for each in policies)
+        longest = run["stages"]["evaluate"]["identity"]["config"]["data"]["max_response_tokens"]
         return [float(length < longest) for length in run["samples"][name]["lengths"]]
 
     def losses(name: str) -> Interval | None:

@@ -96,6 +96,8 @@ def pages() -> dict[str, str]:
 
 def write_site(folder: Path) -> None:
     """Write pages, files and the configuration."""
+    if folder.resolve() == REPOSITORY:
+        raise ValueError(f"{folder} is the repository, whose docs/ would be replaced. Name another folder.")
     shutil.rmtree(folder / "docs", ignore_errors=True)
     texts = pages()
     for path, text in texts.items():

@@ -60,16 +60,16 @@ class SweepSummary(Callback):
         keep_secrets()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the tables, and end with 1 where a job failed, or else with 3 where one waits for people."""
-        jobs = sorted((job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id), key=_number)
-        print_jobs(jobs, Console())
+        """Print the tables, and end with 1 where a job did not end well, or else with 3 where one waits for people."""
+        try:
+            jobs = [job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id]
+            print_jobs(sorted(jobs, key=lambda job: job.number), Console())
+        except Exception as error:  # of which Hydra would make a warning
+            report(error)
+            sys.exit(1)
         states = {job.state for job in jobs}
-        if FAILED in states or WAITS in states:
-            sys.exit(1 if FAILED in states else WAITING)
-
-
-def _number(job: Job) -> int:
-    return job.number
+        if states & {FAILED, BEGUN, WAITS}:
+            sys.exit(WAITING if WAITS in states and FAILED not in states else 1)
 
 
 def print_jobs(jobs: list[Job], console: Console) -> None:

@@ -94,7 +94,8 @@ def _panel(axes: Axes, means: Sequence[Pooled], setting: str, places: Sequence[s
         rest = [f"{key.rpartition('.')[2]}={value}" for key, value in each.settings.items() if key != setting]
         label = ", ".join([legend.label(each.policy), *rest]) if each.made else f"{legend.label(each.policy)} (shared)"
         lines.setdefault(label, []).append(each)
-    drawn = [label for label, own in lines.items() if own[0].made]
+    # What was not made by the jobs is one line, unless they measured it differently.
+    drawn = [label for label, own in lines.items() if own[0].made or len({each.interval["value"] for each in own}) > 1]
     for label, own in lines.items():
         if label not in drawn:
             axes.axhline(own[0].interval["value"], color=legend.colour(own[0].policy), linestyle="--", label=label)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.evaluation.intervals import Interval, outcome_interval, pooled_interval, wins
+from rlhf_lightning.evaluation.intervals import Interval, mean_interval, outcome_interval, pooled_interval, wins
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
@@ -16,7 +16,8 @@ SEED = "seed"
 _RENAMED = {"scores": "score", "lengths": "length", "rewards": REWARD, "metadata/likert": "likert"}
 _PER_BATCH = ("validation/", "rollout/")
 """How the metrics of a step begin that say how well it did; others say how fast, or steer."""
-_COUNTS = {"items", "left_out", "shots"}
+_SHARES = ("win_rate", "metadata/", "probes/", "preferences/")
+"""Measures of wins and flags."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def pooled(found: Sequence[Measured]) -> list[Pooled]:
     for settings, jobs in groups.items():
         for policy, measure in dict.fromkeys(key for job in jobs for key in job.values):
             seeds = [job.values[policy, measure] for job in jobs if (policy, measure) in job.values]
-            shares = all({*values} <= {0.0, 0.5, 1.0} for values in seeds)
-            interval = pooled_interval(seeds, shares=shares) if len(seeds) > 1 else _interval(seeds[0])
+            shares = measure.startswith(_SHARES)
+            interval = pooled_interval(seeds, shares=shares) if len(seeds) > 1 else _interval(measure, seeds[0])
             made = all(policy.partition("/")[0] in job.made for job in jobs)
             means.append(Pooled(dict(settings), policy, measure, interval, len(seeds), made))
     return means
@@ -113,7 +114,7 @@ def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]
         for each in own:
             settings = {name: each.settings.get(name) for name in names}
             for (policy, measure), values in each.values.items():
-                figures = {"policy": policy, "measure": measure, **_interval(values), "count": len(values)}
+                figures = {"policy": policy, "measure": measure, **_interval(measure, values), "count": len(values)}
                 table.append(_row(head | {"said": ""}, settings, figures))
     return table
 
@@ -132,8 +133,10 @@ def _number(text: str | None) -> float | str | None:
     return text
 
 
-def _interval(values: Sequence[float]) -> Interval:
-    return outcome_interval(values) if len(values) > 1 else {"value": values[0], "low": values[0], "high": values[0]}
+def _interval(measure: str, values: Sequence[float]) -> Interval:
+    if len(values) == 1:
+        return {"value": values[0], "low": values[0], "high": values[0]}
+    return (outcome_interval if measure.startswith(_SHARES) else mean_interval)(values)
 
 
 def _values(step: Path) -> Iterator[tuple[tuple[str, str], list[float]]]:
@@ -146,8 +149,9 @@ def _values(step: Path) -> Iterator[tuple[tuple[str, str], list[float]]]:
             yield from (((policy, name), values) for name, values in _of_policy(samples[policy], against))
     for policy, figures in (metrics.get("policies") or {}).items():
         if step.name != EVALUATE:
-            for name, value in _leaves(figures):
-                yield (policy, f"{step.name}/{name}"), [value]
+            for task, own in figures.items():
+                for name, interval in {own["metric"]: own, **own["further"]}.items():
+                    yield (policy, f"{step.name}/{task}/{name}"), [float(interval["value"])]
         elif figures.get("pretrain_loss") is not None:
             yield (policy, "pretrain_loss"), [float(figures["pretrain_loss"])]
     for name, value in metrics.items():
@@ -170,14 +174,3 @@ def _lists(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, list[
             yield from _lists(child, f"{path}{name}/")
         elif isinstance(child, list) and child and all(isinstance(value, int | float | None) for value in child):
             yield f"{path}{name}", child
-
-
-def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in a node, of an interval its value, by their path."""
-    for name, child in node.items():
-        if isinstance(child, Mapping) and "value" in child:
-            yield f"{path}{name}", float(child["value"])
-        elif isinstance(child, Mapping):
-            yield from _leaves(child, f"{path}{name}/")
-        elif isinstance(child, int | float) and name not in _COUNTS:
-            yield f"{path}{name}", float(child)

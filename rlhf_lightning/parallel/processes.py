@@ -140,11 +140,17 @@ def sharing(work: Callable[[Share], T], part: Callable[[Any], Any]) -> T:
 
     def first() -> T:
         try:
-            return work(share)
-        finally:
-            if world_size() > 1:
-                with suppress(RuntimeError):
-                    distributed.broadcast_object_list([None])
+            value = work(share)
+        except Exception:  # not where this process is told to end: the launcher ends the others
+            end()
+            raise
+        end()
+        return value
+
+    def end() -> None:
+        if world_size() > 1:
+            with suppress(RuntimeError):
+                distributed.broadcast_object_list([None])
 
     while rank() > 0:
         asked: list[Any] = [None]
@@ -168,17 +174,20 @@ class _PartError(Exception):
 
 def _in_order(part: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
     """The results of all jobs, in every process, which do them together."""
-    mine, fault = [], None
+    mine: list[Any] = []
+    fault: Exception | None = None
     try:
         mine = [part(job) for job in jobs[rank() :: world_size()]]
     except Exception as error:
         if world_size() == 1:
             raise
-        fault = _portable(error)
-    found = all_gather_objects((mine, fault))
-    for _, said in found:
-        if said is not None:
-            raise _PartError if rank() > 0 else said
+        fault = error
+    found = all_gather_objects((mine, None if fault is None else _portable(fault)))
+    faults = [said for _, said in found if said is not None]
+    if faults and rank() > 0:
+        raise _PartError
+    if faults:
+        raise fault or faults[0]  # its own with the place where it was raised
     return [found[number % len(found)][0][number // len(found)] for number in range(len(jobs))]
 
 

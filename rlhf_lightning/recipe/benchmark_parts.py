@@ -22,7 +22,7 @@ TOXIC_TASKS = "real_toxicity_prompts"
 """How the names of the tasks begin that ask a judge of toxicity."""
 _MEASURING = (
     *("evaluation/benchmarks/**/*.py", "evaluation/text_metrics.py", "evaluation/intervals.py", "evaluation/toxicity*"),
-    *("generation/sample.py", "data/loader.py", "models/**/*.py", "tokenization/**/*.py"),
+    *("algorithms/*.py", "generation/*.py", "data/loader.py", "models/**/*.py", "tokenization/**/*.py"),
 )
 """The code on which numbers depend, below the package."""
 _LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers", "torch", "sacrebleu", "rouge_score")

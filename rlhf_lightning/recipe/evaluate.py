@@ -22,7 +22,7 @@ from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_precision
-from rlhf_lightning.parallel.processes import Share, by_turns, sharing
+from rlhf_lightning.parallel.processes import Share, by_turns, rank, sharing
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
 from rlhf_lightning.recipe.judges import (
     EvaluateSettings,
@@ -134,7 +134,7 @@ class _Tests:
         self.context, self.options, self.judge = context, options, judge
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
-        self.further = FurtherJudges(context, options)
+        self.further: Any = FurtherJudges(context, options) if rank() == 0 else None  # who alone asks them
         self.sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization

@@ -53,6 +53,11 @@ class PolicyOptimization(TrainingStage):
         others = {role: options[role] for role in (REFERENCE, VALUE) if options[role] not in (INIT, None)}
         return {**parents, **others, **judge_steps(context, self.name)}
 
+    def settings(self, context: Context) -> dict[str, Any]:
+        """Without how many tokens are sampled at once, on which no response depends."""
+        settings = super().settings(context)
+        return {**settings, "generation": {**settings["generation"], "batch_tokens": None}}
+
     def identity(self, context: Context) -> dict[str, Any]:
         """With every part of the reward, also those that are no models of steps."""
         identity = super().identity(context)

@@ -29,6 +29,7 @@ _WRITERS = ("trainer", "callbacks")
 """Groups whose files are written, not read: what they name is there when a step goes on, and was not before."""
 _NO_RECORDS = ("samples.", "dropped.", "tasks.", "answers.")
 """How JSONL files begin that nothing is learned from; people may go on writing answers."""
+_OURS = "rlhf_lightning."
 _PATIENCE = ("timeout", "retries", "concurrency", "batch_size", "api_key_env")
 """Settings of what has a ``url`` that change no answer."""
 NOTHING: Mapping[Path, str] = MappingProxyType({})
@@ -111,8 +112,9 @@ def by_content(value: Any, names: Collection[str] = (), code: bool = False, key:
     if key in _WRITERS:
         return value
     if isinstance(value, Mapping):
-        # How somebody behind an address is asked is nothing to what they say.
-        patience = _PATIENCE if isinstance(value.get("url"), str) else ()
+        # How somebody behind an address is asked is nothing to what they say; what a user's object does is not known.
+        ours = str(value.get("_target_", _OURS)).startswith(_OURS)
+        patience = _PATIENCE if ours and isinstance(value.get("url"), str) else ()
         return {name: by_content(item, names, code, name) for name, item in value.items() if name not in patience}
     if isinstance(value, list | tuple):
         return [by_content(item, names, code, key) for item in value]

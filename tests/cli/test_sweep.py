@@ -109,6 +109,19 @@ def test_a_sweep_that_waits_for_people_says_so_and_ends_with_3(monkeypatch, caps
     assert "another" not in said
 
 
+@pytest.mark.parametrize("state", [BEGUN, None])
+def test_a_job_without_an_end_and_a_record_that_cannot_be_read_end_with_1(tmp_path, state):
+    """An exception of a callback is a warning of Hydra's, and the status would be 0."""
+    summary = SweepSummary()
+    summary.id = "mine"
+    Job("mine", 0, "run", "", "seed=1", state=state or COMPLETE, folder=tmp_path / "run.seed=1").write()
+    if state is None:
+        (tmp_path / "run.seed=1" / "job.json").write_text("{")
+    with pytest.raises(SystemExit) as stop:
+        summary.on_multirun_end(OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
+    assert stop.value.code == 1
+
+
 def job(name: str, number: int = 0) -> SimpleNamespace:
     own = SimpleNamespace(mode=RunMode.MULTIRUN, job=SimpleNamespace(override_dirname=name, num=number))
     return SimpleNamespace(hydra=own)

@@ -59,6 +59,26 @@ def jobs(tmp_path: Path) -> list[Job]:
     return jobs_of([tmp_path / "runs"])
 
 
+def test_tasks_of_the_automatic_suite_have_their_panels(tmp_path: Path) -> None:
+    for number, (kl, seed) in enumerate(LOSSES):
+        job = make_job(tmp_path / "runs", number, kl, seed)
+        whole = {"value": 0.25 * (number + 1), "low": 0.0, "high": 1.0}
+        task = {"metric": "f1", **whole, "items": 4, "shots": 0, "further": {"exact_match": {**whole, "items": 4}}}
+        finished(job.folder / "benchmarks", {"policies": {"ppo": {"drop@0": task}}})
+    means = pooled(measured(jobs_of([tmp_path / "runs"])))
+    found = {each.settings[KL]: each.interval["value"] for each in means if each.measure == "benchmarks/drop@0/f1"}
+    assert found == {"0": pytest.approx(0.375), "0.1": pytest.approx(0.875)}
+    assert {"benchmarks/drop@0/f1", "benchmarks/drop@0/exact_match"} <= {*shown(means)}
+
+
+def test_what_never_varies_within_a_prompt_is_no_share(tmp_path: Path) -> None:
+    make_job(tmp_path / "runs", 0, "0", "2")
+    (found,) = [
+        each for each in pooled(measured(jobs_of([tmp_path / "runs"]))) if (each.policy, each.measure) == ("sft", "kl")
+    ]
+    assert found.interval == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
 def test_means_over_seeds(jobs: list[Job]) -> None:
     found = measured(jobs)
     assert varied(found) == [KL, "seed"]

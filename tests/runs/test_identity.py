@@ -117,7 +117,8 @@ def test_settings_that_name_something_are_what_it_holds(model, tmp_path, monkeyp
 def test_the_models_that_ship_are_what_they_hold(tmp_path):
     shipped = Path(identity.__file__).parents[1] / "sandbox" / "base" / "small"
     copy = shutil.copytree(shipped, tmp_path / "mine")
-    judge = {"_target_": "a.B", "url": "http://x", "model": "m", "both_orders": True}
+    judge = {"_target_": "rlhf_lightning.a.B", "url": "http://x", "model": "m", "both_orders": True}
+    assert by_content({"_target_": "a.B", "url": "http://x", "timeout": 9})["timeout"] == 9
     assert by_content([{**judge, "timeout": 9, "retries": 0, "api_key_env": "KEY"}]) == by_content([judge])
     assert by_content({"timeout": 9}) == {"timeout": 9}
     assert by_content({"path": "sandbox/small"}) == by_content({"path": str(copy)})

@@ -81,7 +81,7 @@ def run_task(
         found = _found(task, items, judges or {})
     figures = _figures(task, found, first_places([each.cluster for each in items])) if items else {}
     samples = [each.sample(place, found) for place, each in enumerate(items)]
-    return TaskResult({**figures, "items": len(items), "left_out": len(unread), "shots": shots}, samples)
+    return TaskResult({"items": len(items), **figures, "left_out": len(unread), "shots": shots}, samples)
 
 
 _NOTHING: dict[str, Any] = {"loglikelihood": (0.0, False), "generate_until": ""}
