@@ -34,10 +34,8 @@ from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
-
-
+Model = Callable[[str], nn.Module]
 _GIVEN = ("sampler", "seed", "progress", "kept", "share")
-"""Arguments of `collect_comparisons` that are no settings."""
 
 
 class CollectSettings(TypedDict):
@@ -80,9 +78,7 @@ class Collection(AsksPeople):
             part = partial(sampled_texts, model, context.tokenization, sampler)
             return sharing(partial(self._collect, context, folder, model), part)
 
-    def _collect(
-        self, context: Context, folder: Path, model: Callable[[str], nn.Module], share: Share
-    ) -> dict[str, Any]:
+    def _collect(self, context: Context, folder: Path, model: Model, share: Share) -> dict[str, Any]:
         options, people = context.config[self.name], rankers(context, self.name, folder)
         policies = {name: model(name) for name in options["policies"]}
         labelers = [Unranked()] if people else context.build(options["labelers"])
