@@ -8,6 +8,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
@@ -21,6 +22,10 @@ from jaxtyping import install_import_hook
 # None of them has a tensor, and a check costs more than most calls of the sealed world, which nearly every test asks.
 # In cli the DictConfig of omegaconf derives from the deprecated typing.MutableMapping besides, and the checker warns.
 UNCHECKED = {"cli", "curation", "labeling", "reproduce", "runs", "sandbox", "tokenization"}
+if find_spec("absl"):
+    # Its log handler closes the stream that was standard error when it was imported, pytest's own, once Hydra sets
+    # logging up anew in a test whose standard error is another.
+    import_module("absl.logging").get_absl_handler().python_handler.stream = sys.__stderr__
 PACKAGE = find_spec("rlhf_lightning")
 assert PACKAGE is not None
 assert "rlhf_lightning" not in sys.modules, "imported too early: its shapes would go unchecked"
