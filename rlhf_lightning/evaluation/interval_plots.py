@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -18,6 +19,8 @@ Lines = Mapping[str, Sequence[tuple[float, Interval]]]
 """By the name of a line, its points."""
 NONE_MARKED: Mapping[str, float] = {}
 _MARKERS = "oDs^vP"
+_ROOM = 46
+"""Characters of a legend that have room side by side."""
 _LONGEST = 22
 """Letters of a row's name, beyond which nothing of a narrow figure is left for the dots."""
 _NARROW = 0.01
@@ -124,8 +127,22 @@ def _legend(axes: Axes, series: Sequence[str], colours: Mapping[str, str]) -> No
         ]
         figure = axes.get_figure(root=True)
         assert figure is not None
-        columns = max(2, 5 - max(map(len, series)) // 7)
+        columns = _columns([shortened(key) for key in series])
         figure.legend(handles=handles, loc="outside upper left", ncols=columns, labelcolor=INK, handletextpad=0.1)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """As many columns of a legend as fit beside each other, filled one after the other.
+
+    Examples:
+        >>> _columns(["the judge", "at equal length", "training labelers", "held out labelers"])
+        2
+    """
+    for columns in range(min(5, len(labels)), 1, -1):
+        parts = np.array_split([len(label) for label in labels], columns)  # as matplotlib divides them
+        if sum(int(part.max()) + 4 for part in parts) <= _ROOM:
+            return columns
+    return 1
 
 
 def _told(rows: Rows, scale: float) -> str:
