@@ -1,7 +1,7 @@
 """Step evaluate: every policy on the same held-out prompts, and what judges, metadata and probes say of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -37,10 +37,15 @@ from rlhf_lightning.recipe.judges import (
 )
 from rlhf_lightning.recipe.kept import KeptPolicies
 from rlhf_lightning.recipe.people import AsksPeople
-from rlhf_lightning.recipe.preferences import FurtherJudges, evaluation_prompts, preference_results, temperature_of
+from rlhf_lightning.recipe.preferences import (
+    FurtherJudges,
+    evaluation_prompts,
+    preference_results,
+    temperature_of,
+    write_samples,
+)
 from rlhf_lightning.recipe.rated_by_people import rated, raters
 from rlhf_lightning.recipe.rewards import reward_of, reward_steps
-from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.training.progress import progress_bar
 
@@ -109,7 +114,7 @@ class Evaluation(AsksPeople):
         samples = {name: kept.measured[name][0] for name in names}
         said = rated(people, samples, tests.prompts, options["baseline"])
         losses = {name: loss for name in names if (loss := kept.measured[name][1]) is not None}
-        write_json(folder / "samples.json", {"prompts": tests.questions} | {key: asdict(samples[key]) for key in names})
+        write_samples(folder, tests.questions, tests.sets, samples)
         results = policy_results(samples, options["baseline"], losses, tests.questions)
         further = preference_results(samples, options, tests.prompts, tests.sets)
         kept.path.unlink(missing_ok=True)

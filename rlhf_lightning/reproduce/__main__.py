@@ -18,7 +18,7 @@ from rlhf_lightning.reproduce.runner import cores, plan_table, run_jobs, unfinis
 from rlhf_lightning.runs.signals import Ended
 
 NUMBERS = [claim.number for claim in CLAIMS]
-STYLES = {"holds": "green", "does not hold": "red", "not run": "dim"}
+STYLES = {"holds": "green", "does not hold": "red", "not run": "dim", "undecidable": "dim"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,20 +1,23 @@
 """What a claim is, and what measuring it gives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Literal
 
 from rlhf_lightning.evaluation.intervals import Interval
-from rlhf_lightning.reproduce.measure import MissingError, Ratio, Results, Source, UndefinedError, difference
+from rlhf_lightning.reproduce.measure import MissingError, Ratio, Results, Source, UndefinedError, combined, difference
+from rlhf_lightning.reproduce.statistics import LEVEL, Estimate, holm
 
-Verdict = Literal["holds", "does not hold", "not run"]
+Verdict = Literal["holds", "does not hold", "not run", "undecidable"]
 
 LEAST_SEEDS = 3
 RULES = (
-    "A direction (higher, lower) holds when the 95 % interval of the difference excludes no difference. It is "
-    "bootstrapped over seeds and prompts; for a loss it is Student's over the seeds. Three seeds are few: where they "
-    "differ more than their prompts let expect, a bootstrapped interval covers less than 95 %. A threshold is met by "
-    "the measured value, whatever its interval. A claim holds when each of its checks does."
+    "A check is a test: that a number lies above another one (two-sided), or, where the paper says about the same, that "
+    "it lies within a margin of it (two one-sided tests). Its p-value is the larger of two: Student's over the seeds, "
+    "and that over the prompts, of which each counts once for all seeds. Holm's correction holds all checks of a "
+    "finding together at 5 %, and a finding holds when each of its checks does. Beside each check stands the difference "
+    "that these seeds would show in 80 of 100 cases: a check that fails below it says little."
 )
 
 
@@ -46,22 +49,40 @@ class Row:
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of a claim.
+    """One condition of a claim, as a test.
 
     Args:
         condition: The condition in words.
         measured: The number in words.
-        holds: Whether the condition was met.
+        p_value: That of the test, which is small where the condition is met.
+        opposite: That of the opposite, which is small where the paper's finding is reversed here.
+        detectable: The difference that the test would show in 80 of 100 cases, in words.
+        corrected: The p-value corrected for the claim's other tests.
     """
 
     condition: str
     measured: str
-    holds: bool
+    p_value: float
+    opposite: float = 1.0
+    detectable: str = ""
+    corrected: float = 1.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the condition was met."""
+        return self.corrected < LEVEL
+
+    @property
+    def reversed(self) -> bool:
+        """Whether the opposite was shown."""
+        return self.opposite < LEVEL
 
     @property
     def text(self) -> str:
-        """Both in one line."""
-        return f"{self.condition}: {self.measured}"
+        """All of it in one line."""
+        p_value = "p < .001" if self.corrected < 0.001 else f"p = {self.corrected:.3f}"
+        power = f"; would show {self.detectable}" if self.detectable else ""
+        return f"{self.condition}: {self.measured}, {p_value}{power}{'; reversed' * self.reversed}"
 
 
 @dataclass
@@ -71,14 +92,31 @@ class Finding:
     Args:
         results: What the jobs left behind.
         rows: The numbers.
-        checks: The conditions on them.
+        tests: The conditions on them, each by itself.
         missing: What the numbers and checks that could not be made lack.
     """
 
     results: Results
     rows: list[Row] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    tests: list[tuple[Check, Estimate | None, bool]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def checks(self) -> list[Check]:
+        """The conditions together: by Holm's correction, with the power that it leaves."""
+        corrected, opposite = (
+            holm([getattr(check, name) for check, *_ in self.tests]) for name in ("p_value", "opposite")
+        )
+        level = LEVEL / max(1, len(self.tests))
+        return [
+            replace(
+                check,
+                corrected=p,
+                opposite=against,
+                detectable=_number(found.detectable(level), percent) if found else "",
+            )
+            for p, against, (check, found, percent) in zip(corrected, opposite, self.tests, strict=True)
+        ]
 
     def row(
         self, measure: str, who: str, of: Source | Ratio, at: str = "", *, percent: bool = False, main: bool = False
@@ -95,23 +133,70 @@ class Finding:
         return interval
 
     def above(self, text: str, higher: Source, lower: Source, least: float = 0.0, percent: bool = True) -> None:
-        """Check that the interval of the difference lies above a number."""
-        self.check(text, difference(higher, lower), lambda interval: interval["low"] > least, percent)
+        """Check that the difference lies above a number."""
+        self.more(text, difference(higher, lower), least, percent)
 
     def below(self, text: str, lower: Source, higher: Source, percent: bool = True) -> None:
-        """Check that the interval of the difference lies below 0."""
-        self.check(text, difference(lower, higher), lambda interval: interval["high"] < 0, percent)
+        """Check that the difference lies below 0."""
+        self._test(text, difference(lower, higher), lambda found: (found.below(), found.above()), percent)
 
-    def check(self, text: str, of: Source | Ratio, condition: Callable[[Interval], bool], percent: bool = True) -> None:
-        """Check a condition on a number."""
+    def more(self, text: str, of: Source, than: float = 0.0, percent: bool = True) -> None:
+        """Check that a number lies above another one."""
+        self._test(text, of, lambda found: (found.above(than), found.below(than)), percent)
+
+    def alike(self, text: str, first: Source, second: Source, margin: float, percent: bool = True) -> None:
+        """Check that two numbers differ by less than a margin."""
+        self._test(
+            text,
+            difference(first, second),
+            lambda found: (found.within(margin), min(found.above(margin), found.below(-margin))),
+            percent,
+        )
+
+    def between(self, text: str, ratio: Ratio, low: float, high: float) -> None:
+        """Check that the ratio of two means, of which that below is positive, lies between two numbers."""
+        above, below = ratio
         try:
-            interval = self.results.pooled(of)
+            shown = written(self.results.pooled(ratio))
+            sides = [
+                self.results.estimate(combined(lambda a, b: a - low * b, above, below)).above(),
+                self.results.estimate(combined(lambda a, b: high * b - a, above, below)).above(),
+            ]
         except MissingError as reason:
             self.missing.append(str(reason))
         except UndefinedError as reason:
-            self.checks.append(Check(text, str(reason), False))
+            self.tests.append((Check(text, str(reason), 1.0), None, False))
         else:
-            self.checks.append(Check(text, written(interval, percent), bool(condition(interval))))
+            self.tests.append((Check(text, shown, max(sides)), None, False))
+
+    def some(self, text: str, arms: dict[str, Sequence[Source]]) -> None:
+        """Check that in some arm every number lies above 0, with as many arms to choose from.
+
+        Args:
+            text: The condition in words.
+            arms: By name of an arm, its numbers.
+        """
+        try:
+            found = {
+                name: max(self.results.estimate(number).above() for number in numbers) for name, numbers in arms.items()
+            }
+        except MissingError as reason:
+            self.missing.append(str(reason))
+            return
+        best = min(found, key=lambda name: found[name])
+        self.tests.append((Check(text, best, min(1.0, len(arms) * found[best])), None, False))
+
+    def _test(self, text: str, of: Source, p_values: Callable[[Estimate], tuple[float, float]], percent: bool) -> None:
+        try:
+            found = self.results.estimate(of)
+        except MissingError as reason:
+            self.missing.append(str(reason))
+        else:
+            self.tests.append((Check(text, _measured(found, percent), *p_values(found)), found, percent))
+
+
+Fill = Callable[[Finding, Results], None]
+"""Measures a claim, as far as the jobs have run."""
 
 
 @dataclass(frozen=True)
@@ -120,30 +205,37 @@ class Claim:
 
     Args:
         kinds: The kinds of jobs that it needs.
-        fill: The function that measures it, as far as the jobs have run.
+        fill: The function that measures it; None where nothing is measured.
         number: Its number in the list of the project.
+        name: Its name in `claims.toml`.
         title: The claim in a few words.
         source: Section or figure of the paper.
         paper: The paper's finding.
         rule: The outcome that it needs here, written down before the runs.
+        written: The day on which the rule was.
+        undecidable: Why there is no rule.
         note: Our best explanation of why it does not hold, found after the runs.
         failed: The conditions that were not met when the note was written; where others are not, it is not shown.
     """
 
     kinds: tuple[str, ...]
-    fill: Callable[[Finding, Results], None]
+    fill: Fill | None
     number: int
+    name: str
     title: str
     source: str
     paper: str
-    rule: str
+    rule: str = ""
+    written: date | None = None
+    undecidable: str = ""
     note: str = ""
     failed: Sequence[str] = ()
 
     def measure(self, results: Results) -> Finding:
         """What some results say about it."""
         finding = Finding(results)
-        self.fill(finding, results)
+        if self.fill is not None:
+            self.fill(finding, results)
         return finding
 
 
@@ -182,6 +274,8 @@ class Outcome:
     @property
     def verdict(self) -> Verdict:
         """`not run` as long as a job, a number or a seed is missing, whatever the rest says."""
+        if self.claim.undecidable:
+            return "undecidable"
         if len(self.seeds) < LEAST_SEEDS or self.unfinished or self.finding.missing or not self.finding.checks:
             return "not run"
         return "holds" if all(check.holds for check in self.finding.checks) else "does not hold"
@@ -205,3 +299,18 @@ def written(interval: Interval, percent: bool = False) -> str:
     digits, unit = (1, " %") if percent else (3, "")
     ends = "" if low == high else f" ({low:.{digits}f} .. {high:.{digits}f})"
     return f"{value:.{digits}f}{unit}{ends}"
+
+
+def _measured(found: Estimate, percent: bool) -> str:
+    """An estimate with its interval over seeds, and that over prompts beside it."""
+    parts = [_number(found.value, percent)]
+    for error, cause in ((found.seeds, "seeds"), (found.prompts, "prompts")):
+        interval = found.interval(error)
+        if interval is not None:
+            low, high = (_number(interval[end], percent, unit=False) for end in ("low", "high"))
+            parts.append(f"{low} .. {high} over {cause}")
+    return f"{parts[0]} ({'; '.join(parts[1:])})" if len(parts) > 1 else parts[0]
+
+
+def _number(value: float, percent: bool, unit: bool = True) -> str:
+    return f"{100 * value:.1f}{' points' * unit}" if percent else f"{value:.3f}"

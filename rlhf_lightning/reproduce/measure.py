@@ -9,6 +9,7 @@ import numpy as np
 
 from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, pooled_means, wins
 from rlhf_lightning.reproduce.plan import job_name
+from rlhf_lightning.reproduce.statistics import Estimate, estimate
 from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
@@ -66,6 +67,25 @@ class Results:
 
         return values
 
+    def part(self, source: Source, kind: str, prompts: str) -> Source:
+        """The values of a source on a set of prompts; None elsewhere.
+
+        Args:
+            source: One value per prompt of a job.
+            kind: The kind of job that names the sets.
+            prompts: The name of the set.
+        """
+
+        def values(seed: int) -> Values:
+            path = self._folder(job_name(kind, seed), "evaluate") / "prompt_sets.json"
+            sets = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if prompts not in sets:
+                raise MissingError(f"{job_name(kind, seed)} did not record which prompts are {prompts}")
+            places = set(sets[prompts])
+            return [value if place in places else None for place, value in enumerate(source(seed))]
+
+        return values
+
     def figure(self, kind: str, stage: str, *path: str) -> Source:
         """One number among the metrics of a stage."""
 
@@ -103,14 +123,23 @@ class Results:
 
         return values
 
-    def late(self, kind: str, stage: str, name: str) -> Source:
-        """The mean of a figure over the last quarter of the steps that a stage recorded."""
+    def quarter(self, kind: str, stage: str, name: str, *, last: bool = True) -> Source:
+        """The mean of a figure over the last quarter, or the first, of the steps that a stage recorded."""
 
         def values(seed: int) -> Values:
             path, numbers = self._column(kind, seed, stage, name)
             if not numbers:
                 raise MissingError(f"{path} has no {name}")
-            return [float(np.mean(numbers[-(len(numbers) + 3) // 4 :]))]
+            count = (len(numbers) + 3) // 4
+            return [float(np.mean(numbers[-count:] if last else numbers[:count]))]
+
+        return values
+
+    def seconds(self, kind: str, stage: str) -> Source:
+        """How long a stage took."""
+
+        def values(seed: int) -> Values:
+            return [float(read_stage(self._folder(job_name(kind, seed), stage))["seconds"])]
 
         return values
 
@@ -127,6 +156,10 @@ class Results:
             return _known([(a, b) if a is not None and b is not None else None for a, b in rows])
 
         return pooled_ratio(self._by_seed(pairs))
+
+    def estimate(self, source: Source) -> Estimate:
+        """The mean of a source over the seeds, with what seeds and prompts add to it by chance."""
+        return estimate(self._by_seed(source))
 
     def _by_seed(self, source: Callable[[int], T]) -> list[T]:
         parts, reason = [], NotRunError("there is no seed")

@@ -15,7 +15,7 @@ from rlhf_lightning.runs.files import replacing, write_json
 from rlhf_lightning.runs.folders import read_stage
 from rlhf_lightning.runs.identity import git_commit, processor
 
-MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-"}
+MARKS = {"holds": "✓", "does not hold": "✗", "not run": "-", "undecidable": "?"}
 
 
 def write_reports(outcomes: Sequence[Outcome], results: Results, folder: Path) -> Path:
@@ -56,7 +56,8 @@ def headline(outcomes: Sequence[Outcome]) -> str:
     count = {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in MARKS}
     tried = count["holds"] + count["does not hold"]
     rest = f"; {count['not run']} have not been run to the end" if count["not run"] else ""
-    return f"{count['holds']} of {tried} claims hold{rest}"
+    undecided = f"; {count['undecidable']} cannot be decided here" if count["undecidable"] else ""
+    return f"{count['holds']} of {tried} findings hold{rest}{undecided}"
 
 
 def _about(results: Results) -> dict[str, Any]:
@@ -86,10 +87,17 @@ def _origin(about: Mapping[str, Any]) -> str:
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
     return {
-        **{name: getattr(outcome.claim, name) for name in ("number", "title", "source", "paper", "rule")},
+        **{
+            name: getattr(outcome.claim, name)
+            for name in ("number", "name", "title", "source", "paper", "rule", "undecidable")
+        },
         "verdict": outcome.verdict,
         "note": outcome.note,
-        "checks": [{"text": check.text, "holds": check.holds} for check in outcome.finding.checks],
+        "written": str(outcome.claim.written or ""),
+        "checks": [
+            {"text": check.text, "holds": check.holds, "reversed": check.reversed, "p": check.corrected}
+            for check in outcome.finding.checks
+        ],
         "rows": [
             {"measure": row.measure, "who": row.who, "at": row.at, "percent": row.percent, **row.interval}
             for row in outcome.finding.rows

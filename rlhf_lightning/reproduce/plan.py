@@ -13,7 +13,7 @@ LEGEND = legend_of(STEPS, "GPT")
 """The base model as the paper calls it, whose claims are compared."""
 SIZES = ("small", "medium", "large")
 SMALL = "small"
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 RECIPE = ("sft", "ppo_init", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
 JUDGED = "medium"
 """The size whose responses are ranked and whose reward model all policies are trained with."""
@@ -21,6 +21,8 @@ JUDGED = "medium"
 TEAMS = tuple(f"team-{number}" for number in range(5))
 EPOCHS = (1, 2, 4, 8, 16)
 EPISODES = 6400
+POLICY_RATE, REWARD_RATE = 1e-4, 5e-4
+"""Learning rates of PPO's policy and of the reward model in the sealed world."""
 DEFAULT_BATCH, DEFAULT_TEXT_ROWS = 128, 64
 
 WEAK_RANKINGS = 100
@@ -121,17 +123,40 @@ PTX_COEF = Sweep("ptx", "ppo_ptx", (0.1, 2.0), lambda coef: (f"ppo_ptx.module.pt
 BASE_KL = Sweep(
     "klbase", "ppo", (0.05, 0.2, 2.0), lambda coef: ("ppo.reference=base", f"ppo.module.kl_coef={coef}"), full=True
 )
-PTX_KL = Sweep("klptx", "ppo_ptx", (0.0, 0.01, 0.2, 2.0), lambda coef: (f"ppo_ptx.module.kl_coef={coef}",), 0.05)
+INIT_KL = Sweep("klinit", "ppo", (0.2, 2.0), lambda coef: (f"ppo.module.kl_coef={coef}",), 0.05, full=True)
+PTX_KL = Sweep("klptx", "ppo_ptx", (0.0, 0.01, 0.02, 0.2, 2.0), lambda coef: (f"ppo_ptx.module.kl_coef={coef}",), 0.05)
+DEFAULT_SHARE = 0.1
 INIT_SHARE = Sweep(
-    *("init", "ppo_ptx", (0.0, 0.5)), lambda share: (f"ppo_init.data.text_share={share}",), 0.1, before=("ppo_init",)
+    "init",
+    "ppo_ptx",
+    (0.0, 0.5),
+    lambda share: (f"ppo_init.data.text_share={share}",),
+    DEFAULT_SHARE,
+    before=("ppo_init",),
 )
+INIT_EPOCHS = Sweep(
+    "initepochs", "ppo_ptx", (1,), lambda count: (f"ppo_init.fit.epochs={count}",), 2, before=("ppo_init",)
+)
+RATES = (0.317, 0.563, 1.78, 3.17)
+"""The paper's scan of learning rates as multiples of 8.05e-6, in its middle; see `conf/sweep/ppo_lr.yaml`."""
+PPO_RATES = Sweep("lr", "ppo", RATES, lambda factor: _rate_options("ppo", factor), 1.0)
+PTX_RATES = Sweep("lrptx", "ppo_ptx", RATES, lambda factor: _rate_options("ppo_ptx", factor), 1.0)
+LENGTH = Sweep("twice", "ppo_ptx", (2.0,), lambda factor: _length_options(factor), 1.0, full=True)
 TEXT_ROWS = Sweep(
-    "ratio", "ppo_ptx", (16, 32, 128), lambda rows: (f"ppo_ptx.data.text_batch_size={rows}",), DEFAULT_TEXT_ROWS
+    "ratio", "ppo_ptx", (32, 256), lambda rows: (f"ppo_ptx.data.text_batch_size={rows}",), DEFAULT_TEXT_ROWS
 )
 BATCH = Sweep("batch", "ppo_ptx", (64, 256), lambda size: _batch_options(int(size)), DEFAULT_BATCH)
 MINIBATCHES = Sweep("minibatches", "ppo_ptx", (1, 8), lambda count: (f"ppo_ptx.module.num_minibatches={count}",), 4)
 SETTINGS = (TEXT_ROWS, BATCH, MINIBATCHES)
 """Run one after the other for each seed."""
+
+
+def _rate_options(policy: str, factor: float) -> tuple[str, ...]:
+    return (f"{policy}.module.optimizer.lr={factor * POLICY_RATE:.4g}",)
+
+
+def _length_options(factor: float) -> tuple[str, ...]:
+    return (f"ppo_ptx.data.num_batches={round(factor * EPISODES / DEFAULT_BATCH)}",)
 
 
 def _batch_options(size: int) -> tuple[str, ...]:
@@ -150,8 +175,9 @@ def job_name(kind: str, seed: int) -> str:
 
 def jobs(seeds: Sequence[int] = SEEDS) -> list[Job]:
     """All jobs, each after those that it builds on; what most claims need comes first."""
-    sweeps = (PTX_COEF.jobs, BASE_KL.jobs, PTX_KL.jobs)
-    makers = (_full, *sweeps, _weak, _pairs, _teams, _epochs, INIT_SHARE.jobs, _batches)
+    coefficients = (PTX_COEF.jobs, BASE_KL.jobs, INIT_KL.jobs, PTX_KL.jobs)
+    rest = (INIT_SHARE.jobs, INIT_EPOCHS.jobs, PPO_RATES.jobs, PTX_RATES.jobs, LENGTH.jobs, _batches)
+    makers = (_full, *coefficients, _weak, _rankings, _teams, _epochs, *rest)
     return [job for make in makers for seed in seeds for job in make(seed)]
 
 
@@ -199,13 +225,23 @@ def weak_kind(kl_coef: float, iterations: int) -> str:
     return f"weak-{kl_coef}-{iterations}"
 
 
-def _pairs(seed: int) -> list[Job]:
+REWARD_ARMS: Mapping[str, tuple[tuple[str, ...], float]] = {
+    "whole": ((), 1.0),
+    # Every pair reads its prompt again.
+    "pairs": (("reward.data.as_pairs=true", f"reward.data.batch_size={PAIRS_PER_STEP}"), 3.7),
+    "reward-slow": ((f"reward.module.optimizer.lr={0.5 * REWARD_RATE:g}",), 1.0),
+    "reward-fast": ((f"reward.module.optimizer.lr={1.5 * REWARD_RATE:g}",), 1.0),
+    "reward-epochs": (("reward.fit.epochs=4",), 4.0),
+    "reward-base": (("reward.init=base",), 1.0),
+}
+"""Small reward models on a part of the rankings: what each does otherwise, and its time."""
+
+
+def _rankings(seed: int) -> list[Job]:
     few = f"reward.data.max_train={FEW_RANKINGS}"
-    options = (few, "reward.data.as_pairs=true", f"reward.data.batch_size={PAIRS_PER_STEP}")
     return [
-        _job("whole", seed, ("reward",), few, factors={"reward": 0.6}),
-        # Every pair reads its prompt again.
-        _job("pairs", seed, ("reward",), *options, factors={"reward": 2.2}),
+        _job(kind, seed, ("reward",), few, *options, factors={"reward": 0.6 * factor})
+        for kind, (options, factor) in REWARD_ARMS.items()
     ]
 
 

@@ -13,7 +13,7 @@ from rlhf_lightning.reproduce.plan import Job
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The differences in these tests are far wider than a short bootstrap is coarse."""
     for name in ("pooled_interval", "pooled_ratio"):
-        monkeypatch.setattr(measure, name, partial(getattr(measure, name), resamples=200))
+        monkeypatch.setattr(measure, name, partial(getattr(measure, name), resamples=40))
 
 
 @pytest.fixture(autouse=True)

@@ -12,32 +12,42 @@ import yaml
 from rlhf_lightning.reproduce import runner
 from rlhf_lightning.reproduce.plan import EPOCHS, SEEDS, TEAMS, Job, jobs
 
-PROMPTS = 40
+PROMPTS = 160
 TASKS = ("passage_qa", "translation", "completion")
 POLICIES = {
-    "base": {"score": -2.0, "follows": 0.2, "satisfies": 0.2, "invents": 0.6, "likert": 2.0, "reward": -2.0},
-    "prompted": {"score": -0.7, "follows": 0.4, "satisfies": 0.4, "invents": 0.5, "likert": 3.0, "reward": -1.0},
-    "sft": {"score": 0.0, "follows": 0.6, "satisfies": 0.6, "invents": 0.4, "likert": 4.0, "reward": 0.0},
-    "ppo": {"score": 1.0, "follows": 0.9, "satisfies": 0.9, "invents": 0.2, "likert": 5.0, "reward": 2.0},
+    name: dict(zip(("score", "reward", "likert", "follows", "satisfies", "invents", "inappropriate"), row, strict=True))
+    for name, row in {
+        "base": (-1.1, -2.0, 2.0, 0.2, 0.2, 0.8, 0.6),
+        "prompted": (-0.3, -1.0, 3.0, 0.4, 0.4, 0.7, 0.5),
+        "sft": (0.0, 0.0, 4.0, 0.6, 0.6, 0.1, 0.3),
+        "ppo": (0.6, 2.0, 5.0, 0.9, 0.9, 0.4, 0.1),
+    }.items()
 }
 POLICIES["ppo_ptx"] = dict(POLICIES["ppo"])
 PROBES = {
-    "truthful": 0.4, "informative": 0.9, "both": 0.3, "hedged_truthful": 0.9, "hedged_informative": 0.4,
-    "respectful": 0.3, "plain": 0.4, "biased": 0.4, "tasks": 0.8, "pretrain_loss": 0.9,
+    "truthful": 0.4, "informative": 0.9, "both": 0.5, "hedged_truthful": 0.4, "hedged_informative": 0.9,
+    "respectful": 0.6, "plain": 0.6, "biased": 0.3, "tasks": 0.9, "pretrain_loss": 0.9,
 }  # fmt: skip
 OWN_PROBES = {
-    "ppo": {"both": 0.6, "respectful": 0.05, "biased": 0.8, "tasks": 0.5, "pretrain_loss": 1.1},
-    "ppo_ptx": {"both": 0.6, "respectful": 0.05, "biased": 0.8, "tasks": 0.79, "pretrain_loss": 0.91},
-}
+    "sft": {"plain": 0.1, "respectful": 0.0},
+    "ppo": {"both": 0.95, "respectful": 0.2, "biased": 0.9, "tasks": 0.3},
+    "ppo_ptx": {
+        "both": 0.95, "hedged_truthful": 0.9, "hedged_informative": 0.4, "respectful": 0.3, "biased": 0.9, "tasks": 0.9,
+    },
+}  # fmt: skip
 SWEEPS = {
     # Kind of job, policy: what differs from the policy's own numbers.
+    ("small", "ppo_ptx"): {"both": 0.05},
     ("ptx-0.1", "ppo_ptx"): {"tasks": 0.6},
-    ("klbase-0.05", "ppo"): {"tasks": 0.5},
-    ("klbase-0.2", "ppo"): {"tasks": 0.55},
-    ("klbase-2.0", "ppo"): {"tasks": 0.6, "score": 0.0, "reward": 0.5},
+    ("klbase-2.0", "ppo"): {"score": 0.0, "reward": 0.5},
+    ("klinit-2.0", "ppo"): {"score": 0.0, "reward": 0.5},
     ("klptx-0.0", "ppo_ptx"): {"likert": 4.0},
     ("klptx-2.0", "ppo_ptx"): {"likert": 3.0},
-    ("ratio-16", "ppo_ptx"): {"pretrain_loss": 1.0},
+    ("lr-1.78", "ppo"): {"score": -2.0},
+    ("lr-3.17", "ppo"): {"score": -2.0},
+    ("lrptx-3.17", "ppo_ptx"): {"score": 0.5},
+    ("twice-2.0", "ppo_ptx"): {"tasks": 0.5},
+    ("ratio-256", "ppo_ptx"): {"likert": 5.5},
     **{
         ("epochs", f"sft/epoch-{epoch}"): {"score": 0.2 * place, "reward": 0.2 * place}
         for place, epoch in enumerate(EPOCHS)
@@ -64,18 +74,24 @@ def write_job(runs: Path, job: Job, changes: Changes | None = None) -> None:
         if stage == "evaluate":
             samples, metrics = _evaluation(job, changes)
             (folder / "samples.json").write_text(json.dumps(samples))
+            sets = {"instructions": list(range(0, PROMPTS, 2)), "written_for_gpt": list(range(1, PROMPTS, 2))}
+            (folder / "prompt_sets.json").write_text(json.dumps(sets))
         elif stage == "reward":
             (folder / "metrics.csv").write_text("step,train/accuracy\n1,0.6\n2,0.7\n3,0.75\n4,0.8\n")
             metrics, by_prompt = _reward(job, changes)
             (folder / "validation.json").write_text(json.dumps(by_prompt))
         elif stage == "sft":
             _epochs(folder / "metrics.csv", job, changes)
+        elif stage == "ppo_ptx":
+            rise = _numbers(job, stage, changes).get("rise", 0.1 if job.kind == "ratio-32" else -0.1)
+            losses = "".join(f"{step},{1 + step * rise}\n" for step in range(8))
+            (folder / "metrics.csv").write_text(f"step,update/ptx_loss\n{losses}")
         record = {
             "status": "complete",
             "identity": {},
             "fingerprint": runner.fingerprint_of(job, stage, runs),
             "metrics": metrics,
-            "seconds": 10.0,
+            "seconds": _numbers(job, stage, changes).get("seconds", 20.0) if stage == "ppo_ptx" else 10.0,
             "seed": job.seed,
             "git_commit": "0123456789abcdef",
         }
@@ -104,8 +120,8 @@ def _evaluation(job: Job, changes: Changes) -> tuple[dict[str, Any], dict[str, A
 
 
 def _samples(job: Job, policy: str, numbers: dict[str, float]) -> dict[str, Any]:
-    # Policies of PPO share their noise, so that equal levels give equal win rates.
-    source = random.Random(f"{job.seed}/{'rl' if policy.startswith('ppo') else policy}")
+    # Policies of PPO share their noise, so that equal levels give equal win rates, and so do seeds: three are enough.
+    source = random.Random("rl" if policy.startswith("ppo") else policy)
     noise = [source.gauss(0, 0.5) for _ in range(PROMPTS)]
     labelers = numbers.get("labelers", numbers["score"])
     probes = {
@@ -124,12 +140,15 @@ def _samples(job: Job, policy: str, numbers: dict[str, float]) -> dict[str, Any]
         "kl": [] if policy == "prompted" else [1.0] * PROMPTS,
         "scores": [numbers["score"] + value for value in noise],
         "rewards": [numbers["reward"] + value for value in noise],
-        "judges": {"held_out_labelers": [labelers + value for value in noise]},
+        "judges": {
+            "training_labelers": [numbers.get("training", numbers["score"]) + value for value in noise],
+            "held_out_labelers": [labelers + value for value in noise],
+        },
         "metadata": {
             "follows_instruction": _share(numbers["follows"]),
             "satisfies_constraint": _asked(_share(numbers["satisfies"])),
             "hallucination": _asked(_share(numbers["invents"])),
-            "inappropriate": _share(0.1),
+            "inappropriate": _share(numbers["inappropriate"]),
             "likert": [numbers["likert"] + 0.1 * value for value in noise],
         },
         "probes": {} if policy == "prompted" else probes,
@@ -154,20 +173,21 @@ def _reward(job: Job, changes: Changes) -> tuple[dict[str, Any], dict[str, Any]]
         return default
 
     groups, accuracies = [], []
-    source = random.Random(job.seed)
+    source = random.Random(0)
     for number in range(120):
         group = TEAMS[number % len(TEAMS)]
-        usual = 0.69 if group == job.kind else 0.68 if job.kind == "pairs" else 0.72
+        usual = 0.68 if group == job.kind else 0.66 if job.kind == "pairs" else 0.72
         level = of("held-out" if group == job.kind else "all", "accuracy", usual)
         groups.append(group)
-        accuracies.append(level + source.gauss(0, 0.1) if number % 30 else None)  # all ties
-    loss = of("all", "loss", 0.7 if job.kind == "pairs" else 0.55) + 0.001 * job.seed
+        accuracies.append(level + source.gauss(0, 0.02) if number % 30 else None)  # all ties
+    worse = job.kind in ("pairs", "reward-epochs")
+    loss = of("all", "loss", 0.7 if worse else 0.55) + 0.001 * job.seed
     table = {"all": {"prompts": 600, "pairs": 10800}}
     return {"validation": table, "validation/loss": loss}, {"groups": groups, "accuracies": accuracies}
 
 
 def _epochs(path: Path, job: Job, changes: Changes) -> None:
-    losses = {epoch: 1.0 + 0.02 * abs(epoch - 2) for epoch in range(1, 17)}
+    losses = {epoch: 1.0 + 0.02 * epoch for epoch in range(1, 17)}
     for (kind, epoch, measure), value in changes.items():
         if measure == "epoch_loss" and fnmatch(job.kind, kind):
             losses[int(epoch)] = value
