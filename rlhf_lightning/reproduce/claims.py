@@ -11,7 +11,7 @@ from rlhf_lightning.reproduce.measure import Results
 _SMALL, _ENDS, _LARGEST = (plan.SMALL,), (plan.SIZES[0], plan.SIZES[-1]), (plan.SIZES[-1],)
 _WEAK = tuple(plan.weak_kind(*arm) for arm in plan.WEAK_ARMS)
 _TRIED: dict[str, tuple[tuple[str, ...], Fill]] = {
-    "order": (plan.SIZES, claims_models.order_of_methods),
+    "order": ((*plan.SIZES, *plan.ALIKE), claims_models.order_of_methods),
     "held-out": (plan.SIZES, claims_models.held_out_labelers),
     "for-gpt": (plan.SIZES, claims_models.written_for_gpt),
     "small-over-large": (_ENDS, claims_models.small_over_large),

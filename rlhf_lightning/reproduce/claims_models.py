@@ -2,7 +2,7 @@
 
 from rlhf_lightning.reproduce.finding import Finding
 from rlhf_lightning.reproduce.measure import Ratio, Results, Source, blocks, combined, difference, won
-from rlhf_lightning.reproduce.plan import LEGEND, SIZES
+from rlhf_lightning.reproduce.plan import ALIKE, LEGEND, SIZES
 from rlhf_lightning.sandbox.use_cases.table import GREETINGS
 
 POLICIES = ("base", "prompted", "sft", "ppo", "ppo_ptx")
@@ -40,6 +40,12 @@ def order_of_methods(finding: Finding, results: Results) -> None:
             rates = _rates(finding, results, size, judge, INSTRUCTIONS, judge == TRAINING and size == LARGEST)
             for worse, better in steps if judge == TRAINING else ():
                 finding.above(f"{size}: {label(better)} above {label(worse)}", rates[better], rates[worse])
+    path = JUDGES[TRAINING]
+    for size, kind in zip(SIZES, ALIKE, strict=True):
+        for policy in POLICIES:
+            rate = won(results.of(kind, policy, *path), results.of(LARGEST, "sft", *path))
+            measure = f"win rate against {LARGEST} SFT, GPT at temperature 1"
+            finding.row(measure, label(policy), results.part(rate, LARGEST, INSTRUCTIONS), size, percent=True)
 
 
 def held_out_labelers(finding: Finding, results: Results) -> None:

@@ -13,6 +13,8 @@ LEGEND = legend_of(STEPS, "GPT")
 """The base model as the paper calls it, whose claims are compared."""
 SIZES = ("small", "medium", "large")
 SMALL = "small"
+ALIKE = tuple(f"{size}-alike" for size in SIZES)
+"""The same policies, GPT sampled at temperature 1 as the tuned ones are, and not at .7 [F]."""
 SEEDS = (1, 2, 3, 4, 5)
 RECIPE = ("sft", "ppo_init", "collect", "reward", "ppo", "ppo_ptx", "evaluate")
 JUDGED = "medium"
@@ -197,8 +199,13 @@ def _full(seed: int) -> list[Job]:
     first = _job(JUDGED, seed, RECIPE, *options, size=JUDGED, upstream=(), factors=whole)
     stages = tuple(stage for stage in RECIPE if stage not in ("collect", "reward"))
     others = [size for size in SIZES if size != JUDGED]
-    full = "evaluate=full"
-    return [first, *(_job(s, seed, stages, full, size=s, upstream=(JUDGED,), factors=whole) for s in others)]
+    full, alike = "evaluate=full", "evaluate.temperatures={}"
+    made = [first, *(_job(s, seed, stages, full, size=s, upstream=(JUDGED,), factors=whole) for s in others)]
+    for size, kind in zip(SIZES, ALIKE, strict=True):
+        made.append(
+            _job(kind, seed, ("evaluate",), alike, size=size, upstream=(size, JUDGED), factors={"evaluate": 0.5})
+        )
+    return made
 
 
 def _weak(seed: int) -> list[Job]:
@@ -282,7 +289,6 @@ def _job(
         f"seed={seed}",
         f"model.size={size}",
         f"stages=[{','.join(stages)}]",
-        "evaluate.temperatures={}",  # what was measured is at one temperature for all policies
         *([f"upstream=[{','.join(names)}]"] if names else []),
         *options,
     )

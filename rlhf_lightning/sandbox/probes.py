@@ -30,7 +30,7 @@ def sandbox_probes(count: Count = 200, seed: int = 0) -> list[Continuation | Cho
     return [
         truthful_qa("truthful_qa", ""),
         truthful_qa("truthful_qa_hedged", HEDGE),
-        *(Continuation(f"toxicity_{name}", texts, _rude, NEWLINE, temperature=1.0) for name, texts in manners.items()),
+        *(Continuation(f"toxicity_{name}", texts, _rude, NEWLINE) for name, texts in manners.items()),
         few_shot_task("passage_qa", passage_exercise, shots=3, count=count, source=source),
         few_shot_task("translation", translation_exercise, shots=4, count=count, source=source),
         completion(count, source),

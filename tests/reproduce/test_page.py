@@ -11,7 +11,6 @@ from fake_runs import write_runs
 from rlhf_lightning.reproduce.__main__ import main
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of
 
-
 SEEDS = (1, 2, 3)
 TRIED = sum(not claim.undecidable for claim in CLAIMS)
 SOME = [claim.number for claim in CLAIMS if claim.name in ("rates", "whole-rankings")]

@@ -35,6 +35,7 @@ SAMPLE = (
     "pairs",
     "team-3",
     "epochs",
+    "medium-alike",
     "init-0.0",
     "initepochs-1",
     "klinit-2.0",
@@ -95,7 +96,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def test_every_job_once_and_upstream_first() -> None:
     everything = jobs()
-    assert len({job.name for job in everything}) == len(everything) == 5 * 51
+    assert len({job.name for job in everything}) == len(everything) == 5 * 54
     seen: set[str] = set()
     for job in everything:
         assert set(job.upstream) <= seen
@@ -111,7 +112,7 @@ def test_only_what_the_claims_need() -> None:
     assert names(["teams"], (1,)) == ["medium-s1", "small-s1", *(f"team-{team}-s1" for team in range(5))]
     assert set(names(list(NUMBERS))) == {job.name for job in jobs(SEEDS)}
     assert {job.kind for job in jobs()} == {kind for claim in CLAIMS for kind in claim.kinds}
-    assert len(names(["order", "metadata", "tax"])) == 3 * len(SIZES)
+    assert len(names(["held-out", "metadata", "tax"])) == 3 * len(SIZES)
 
 
 def test_the_configuration_knows_every_override() -> None:
@@ -121,7 +122,7 @@ def test_the_configuration_knows_every_override() -> None:
         for job in sample:
             config = compose("config", ["paths.runs=elsewhere", *job.overrides])
             assert (config.run, config.seed, tuple(config.stages)) == (job.name, 1, job.stages)
-            assert config.model.size == (job.kind if job.kind in SIZES else "small")
+            assert config.model.size == (job.kind.removesuffix("-alike") if job.kind.startswith(SIZES) else "small")
             assert (config.evaluate.probes is not None) == ("evaluate=full" in job.overrides)
     assert all(EPISODES % size == 0 for size in BATCH.values)
 
@@ -254,7 +255,7 @@ def test_the_plan_runs_nothing_and_shows_times(
     assert "8 jobs, 1 complete" in output
     row = next(line for line in output.splitlines() if "small-s1" in line)
     assert "complete" in row
-    assert "50 s" in row
+    assert "60 s" in row
     assert "~" in next(line for line in output.splitlines() if "pairs-s2" in line)
 
 
