@@ -115,7 +115,7 @@ def reward_starts(finding: Finding, results: Results) -> None:
 
 
 def score_predicts(finding: Finding, results: Results) -> None:
-    """Of the epochs of SFT, the reward model's score tells more of what people prefer than the validation loss (C.1)."""
+    """The reward model's score tells more of how people prefer the epochs of SFT than their validation loss (C.1)."""
     true = {epoch: results.of("epochs", f"sft/epoch-{epoch}", "scores") for epoch in EPOCHS}
     score = {epoch: results.of("epochs", f"sft/epoch-{epoch}", "rewards") for epoch in EPOCHS}
     loss = {epoch: results.epoch_loss("epochs", "sft", epoch) for epoch in EPOCHS}

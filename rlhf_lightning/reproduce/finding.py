@@ -13,7 +13,7 @@ Verdict = Literal["holds", "does not hold", "not run", "undecidable"]
 
 LEAST_SEEDS = 3
 RULES = (
-    "A check is a test: that a number lies above another one (two-sided), or, where the paper says about the same, that "
+    "A check is a test: that a number lies above another (two-sided), or, where the paper says about the same, that "
     "it lies within a margin (two one-sided tests). Its p-value is the larger of two: Student's over the seeds, and "
     "that over the prompts, of which each counts once for all seeds. Holm's correction holds all checks of a finding "
     "together at 5 %, and a finding holds when each of its checks does. Beside each check stands the difference that "
