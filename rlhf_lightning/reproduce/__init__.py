@@ -1,1 +1,1 @@
-"""The paper's findings, measured: twelve claims, the runs that each needs, what came out."""
+"""The paper's findings, measured: the rule of each, the runs that it needs, what came out."""

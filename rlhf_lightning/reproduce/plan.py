@@ -1,4 +1,4 @@
-"""Every run that the twelve claims need: policies of three sizes, and sweeps that build on the small ones.
+"""Every run that the claims need: policies of three sizes, and sweeps that build on the small ones.
 
 As in the paper one reward model of the middle size serves the policies of every size (section 3.5 and appendix C.2).
 """
