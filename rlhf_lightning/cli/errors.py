@@ -154,7 +154,7 @@ def _composition_sentence(error: BaseException) -> str:
         groups = nothing or [each for each in sys.argv[1:] if (CONFIG_DIR / each.partition("=")[0]).is_dir()]
         return f"{' '.join(groups)}: a group needs an option. rlhf --help lists those of each group."
     if isinstance(error, OmegaConfBaseException):
-        first = text.splitlines()[0].rstrip(".")
+        first = text.splitlines()[0].rstrip(".").removeprefix("ValueError raised while resolving interpolation: ")
         if nothing:
             return f"{first}. {' and '.join(nothing)} takes away what others refer to: set what it holds."
         return f"{error.full_key or 'a setting'}: {first}. Mend what it refers to."
