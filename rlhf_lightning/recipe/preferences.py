@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -215,9 +214,8 @@ def preferences_lacking(context: Context, options: Mapping[str, Any]) -> Iterato
 def _unknown(setting: str, options: Mapping[str, Any], kind: str, known: Sequence[str]) -> Iterator[str]:
     for name in options[setting] or {}:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            yield f"{setting}.{name} is none of the {kind} ({', '.join(dict.fromkeys(known))}).{meant}"
+            there = ", ".join(dict.fromkeys(known))
+            yield f"{setting}.{name} is none of the {kind} ({there}).{did_you_mean(name, known)}"
 
 
 def _has_member(context: Context, chosen: Mapping[str, Any]) -> bool:

@@ -52,7 +52,7 @@ def run_sharing(pipeline: "Pipeline") -> dict[str, Any]:
     if not shared:
         return pipeline.run()
     pipeline.look_ahead()  # what lacks is said before the shared steps are made
-    base = replace(runs, run=f"{config['run']}.{SHARED}-{_content(pipeline, shared)}")
+    base = replace(runs, run=f"{config['run']}.{SHARED}-{content_of(pipeline, shared)}")
     made = [stage.name for stage in shared]
     say = partial(pipeline.context.say, SHARED)
     say(f"{', '.join(made)} of {base.root / base.run}, made once for all jobs like this one")
@@ -65,7 +65,7 @@ def run_sharing(pipeline: "Pipeline") -> dict[str, Any]:
     return metrics
 
 
-def _content(pipeline: "Pipeline", shared: Sequence["Stage"]) -> str:
+def content_of(pipeline: "Pipeline", shared: Sequence["Stage"]) -> str:
     """A hash of what steps are made from: the settings that are of their identity, the data, and what is upstream."""
     context = pipeline.context
     settings = {stage.name: stage.settings(context) for stage in shared}

@@ -168,20 +168,7 @@ class MemoryPlanner:
         tokens, width = prompt_tokens + response_tokens, response_tokens
         micro_rows = min(micro_rows, minibatch_rows)
         repeated = minibatch_rows > micro_rows
-        reward_config = self.reward_config or self.config
-        policy = self._causal_lm(self.config, learns=not self.lora)
-        reward = self._scalar_model(reward_config, learns=False)
-        resident = dict(policy=parameter_bytes(policy), reward=parameter_bytes(reward))
-        if self.lora:
-            add_adapters(policy, **self.lora)
-            value = critic_with_adapters(reward, **self.lora)
-            resident["adapters"] = trainable_bytes(policy) + trainable_bytes(value)
-        else:
-            value = self._scalar_model(reward_config)
-            reference = self._causal_lm(self.config, learns=False)
-            resident |= {"reference": parameter_bytes(reference), "value": parameter_bytes(value)}
-        resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
-        resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
+        policy, reward, value, resident = self._ppo_models(ema)
         with self._fake(policy, value, reward):
             sampled = self._sampled(policy, min(rows, sampled_rows or rows), prompt_tokens, response_tokens)
             together = min(rows, max(1, forward_tokens // tokens))
@@ -204,6 +191,24 @@ class MemoryPlanner:
                 text["gradients"] += text["gradients"]
                 phases.append(Phase("ptx", {**resident, **text}))
             return [*phases, Phase("update value", {**resident, **critic})]
+
+    def _ppo_models(self, ema: bool) -> tuple[Any, Any, Any, dict[str, int]]:
+        """Policy, reward model and critic, and the bytes that are held throughout."""
+        reward_config = self.reward_config or self.config
+        policy = self._causal_lm(self.config, learns=not self.lora)
+        reward = self._scalar_model(reward_config, learns=False)
+        resident = dict(policy=parameter_bytes(policy), reward=parameter_bytes(reward))
+        if self.lora:
+            add_adapters(policy, **self.lora)
+            value = critic_with_adapters(reward, **self.lora)
+            resident["adapters"] = trainable_bytes(policy) + trainable_bytes(value)
+        else:
+            value = self._scalar_model(reward_config)
+            reference = self._causal_lm(self.config, learns=False)
+            resident |= {"reference": parameter_bytes(reference), "value": parameter_bytes(value)}
+        resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
+        resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
+        return policy, reward, value, resident
 
     def sampling(
         self, rows: int, prompt_tokens: int, response_tokens: int, *, scored: bool = False, forward_tokens: int
