@@ -72,7 +72,7 @@ class SweepSummary(Callback):
         """Print the tables, and end with 1 where a job did not end well, or else with 3 where one waits for people."""
         try:
             jobs = [job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id or _damaged(job, config)]
-            print_jobs(sorted(jobs, key=lambda job: job.number), Console())
+            jobs = print_jobs(sorted(jobs, key=lambda job: job.number), Console())
         except Exception as error:  # of which Hydra would make a warning
             report(error)
             sys.exit(1)
@@ -86,14 +86,17 @@ def _damaged(job: Job, config: DictConfig) -> bool:
     return not job.sweep and job.state == FAILED and job.folder.name.startswith(f"{config.run}.")
 
 
-def print_jobs(jobs: Sequence[Job], console: Console) -> None:
+def print_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
     """Print what the jobs of sweeps measured, means over seeds, and what became of the others.
 
     Args:
         jobs: The jobs in order.
         console: Where the tables go.
+
+    Returns:
+        The jobs, of which one whose files cannot be read has failed.
     """
-    jobs, found = measured(jobs)
+    known, found = measured(jobs)
     for run, study in dict.fromkeys((each.job.run, each.job.study) for each in found):
         own = [each for each in found if (each.job.run, each.job.study) == (run, study)]
         heads, rows = mean_rows(pooled(own), legend_of(RECIPE))
@@ -104,8 +107,9 @@ def print_jobs(jobs: Sequence[Job], console: Console) -> None:
             table.add_row(*(escape(cell).replace(" (", "\n(") for cell in row))
         console.print(table)
     for state, what in ((WAITS, "wait for people"), (FAILED, "failed"), (BEGUN, "were not finished")):
-        if own := [job for job in jobs if job.state == state]:
-            console.print(failure_table([(job.name, job.said or UNFINISHED) for job in own], len(jobs), what))
+        if said := [(job.name, job.said or UNFINISHED) for job in known if job.state == state]:
+            console.print(failure_table(said, len(known), what))
+    return known
 
 
 def check_objectives(config: DictConfig) -> None:

@@ -48,7 +48,7 @@ class Verified:
         if not longer or (self.tokens and is_sharded(model)):
             return
         with unshard(model):
-            faults = {way: fault for way in longer if (fault := _said(fault_of, way))}
+            faults = _faults(longer, fault_of)
         self.tokens |= {way: spans[way] for way in longer}
         self.faults |= faults
         if faults and rank() == 0:
@@ -60,13 +60,16 @@ class Verified:
 
 
 @torch.no_grad()
-def _said(fault_of: Callable[[str], str], way: str) -> str:
-    try:
-        return fault_of(way)
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        return str(error) or type(error).__name__
+def _faults(ways: Sequence[str], fault_of: Callable[[str], str]) -> dict[str, str]:
+    found = {}
+    for way in ways:
+        try:
+            found[way] = fault_of(way)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            found[way] = str(error)
+    return {way: fault for way, fault in found.items() if fault}
 
 
 def verified_states(module: nn.Module) -> list[dict[str, Any]]:
@@ -89,4 +92,5 @@ def restore_verified(module: nn.Module, states: Sequence[Mapping[str, Any]]) -> 
     """
     if states:
         for name, state in states[rank() if rank() < len(states) else 0].items():
-            vars(getattr(module, name)).update(tokens=dict(state["tokens"]), faults=dict(state["faults"]))
+            known = getattr(module, name)
+            known.tokens, known.faults = dict(state["tokens"]), dict(state["faults"])

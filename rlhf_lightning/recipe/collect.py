@@ -1,5 +1,6 @@
 """Step collect: sample K responses per prompt and have labelers rank them (InstructGPT, 3.5, A.3, C.2)."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +16,7 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
-from rlhf_lightning.labeling.labelers import Labeler, Unranked
+from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
 from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.parallel.processes import Share, sharing
@@ -165,11 +166,20 @@ def collect_comparisons(
     asked = DistinctResponses([*policies], rounds, batch_size, temperature, seed, share)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
-    each = partial(turns, len(policies), min_responses, max_responses, shares)
+    names = [*policies] if len(policies) > 1 else []
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         if start >= len(rankings):
-            rankings += (batch := asked.ranked(chunk, each, prompts, labelers))
+            each = partial(turns, len(policies), min_responses, max_responses, shares)
+            whose = [each(f"{seed}/{example.index}") for example in chunk]
+            answers = asked.distinct(chunk, whose)
+            batch = []
+            for e, texts, own in zip(chunk, answers, whose, strict=True):
+                labeler = random.Random(f"{seed}/{e.index}/labeler").choice(labelers)
+                by = [names[turn] for turn in own[: len(texts)]] if names else None
+                # Where there is one response there is nothing to choose from.
+                batch.append(ranking(labeler, prompts[e.index], e.text, texts, by) if len(texts) > 1 else None)
+            rankings += batch
             if kept is not None:
                 kept.add(batch)
         if progress is not None:

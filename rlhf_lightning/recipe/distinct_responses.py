@@ -1,6 +1,5 @@
-"""Different responses to each prompt, sampled again where they are the same, and ranked (InstructGPT, A.3)."""
+"""Different responses to each prompt, sampled again where they are the same (InstructGPT, A.3: K responses to rank)."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,11 +12,9 @@ from torch import nn
 
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.loader import collate_prompts
-from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts
 from rlhf_lightning.generation.sampling_batches import Sampler
-from rlhf_lightning.labeling.labelers import Labeler, ranking
 from rlhf_lightning.recipe.turns import advance
 
 
@@ -50,30 +47,6 @@ class DistinctResponses:
     temperature: float
     seed: int
     share: Callable[[Sequence[Part]], list[list[str]]]
-
-    def ranked(
-        self,
-        examples: Sequence[PromptExample],
-        turns_of: Callable[[str], list[int]],
-        prompts: Sequence[Prompt],
-        labelers: Sequence[Labeler],
-    ) -> list[Comparison | None]:
-        """Responses to each prompt as a labeler ranks them; None where there is one, and nothing to choose from.
-
-        Args:
-            examples: The prompts as tokens.
-            turns_of: The number of the policy of each response, by a key of the prompt (`recipe.turns`).
-            prompts: All prompts, by the index of their examples.
-            labelers: Those of whom one is drawn for each prompt.
-        """
-        names, rankings = self.policies if len(self.policies) > 1 else (), []
-        whose = [turns_of(f"{self.seed}/{example.index}") for example in examples]
-        for example, texts, own in zip(examples, self.distinct(examples, whose), whose, strict=True):
-            labeler = random.Random(f"{self.seed}/{example.index}/labeler").choice(labelers)
-            by = [names[turn] for turn in own[: len(texts)]] if names else None
-            prompt = prompts[example.index]
-            rankings.append(ranking(labeler, prompt, example.text, texts, by) if len(texts) > 1 else None)
-        return rankings
 
     def distinct(self, examples: Sequence[PromptExample], whose: Sequence[list[int]]) -> list[list[str]]:
         """Different responses to each prompt, of these policies by number, as far as they come up within the rounds."""
