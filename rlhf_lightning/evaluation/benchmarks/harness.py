@@ -129,7 +129,8 @@ def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | Non
                 found[name].sampler.replace_df(list(found[name].fewshot_docs()))
         if theirs:
             found |= {f"{THEIRS}{name}": task for name, task in harness_tasks().load(theirs)["tasks"].items()}
-    return {name: found[name] for name in sorted(found, key=lambda each: _place(each, names))}
+    places = {name: place for place, name in enumerate(names)}
+    return {name: found[name] for name in sorted(found, key=lambda each: places.get(each, len(names)))}
 
 
 @contextmanager
@@ -152,7 +153,3 @@ def shots_of(task: Any, shots: Sequence[int]) -> list[int]:
 def described(task: Any) -> Mapping[str, Any]:
     """What a task is, as far as its results depend on it, without where its file lies."""
     return {name: value for name, value in task.dump_config().items() if name not in ("num_fewshot", "metadata")}
-
-
-def _place(name: str, names: Sequence[str]) -> int:
-    return names.index(name) if name in names else len(names)
