@@ -119,7 +119,7 @@ def test_a_record_that_cannot_be_written_is_kept_beside_the_runs(tmp_path):
     hydra_config = OmegaConf.create({"hydra": composed})
     config = OmegaConf.create({"run": "mine", "upstream": None, "paths": {"runs": str(tmp_path)}, "plan": False})
     (tmp_path / "mine.seed=1").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(PipelineError, match=r"mine\.seed=1 cannot be written"):
         record_job(config, hydra_config, BEGUN)
     record_job(config, hydra_config, FAILED, "There is no room.")
     assert [(job.name, job.state, job.said) for job in jobs_below(tmp_path)] == [

@@ -180,8 +180,8 @@ def test_the_table_at_the_end_of_a_sweep(jobs: list[Job], tmp_path: Path) -> Non
     assert "kl: 4 jobs; means over seeds" in output.getvalue()
     (ppo,) = [line for line in lines if line[:2] == ["0.1", "PPO"]]
     assert ppo[2:6] == ["3.50", "0.50", "0.67", "0.900"]  # likert, win rate, score, loss on text
-    for job in jobs:
-        rmtree(job.folder / "evaluate", ignore_errors=True)
+    for job in jobs[:4]:
+        rmtree(job.folder / "evaluate")
         write_json(job.folder / "ppo" / "stage.json", stage({"rollout/score": 0.5, "rollout/length": 10.0}))
     heads, rows = mean_rows(pooled(measured(jobs)[1]), legend_of(RECIPE))
     assert heads == [KL, "policy", "score of episodes", "tokens of episodes"]

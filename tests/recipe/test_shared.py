@@ -3,7 +3,11 @@
 import os
 import signal
 import time
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import rlhf, start
@@ -50,14 +54,19 @@ def tables(here: Path, *runs: str) -> list[bytes]:
 
 
 def test_where_a_job_runs_does_not_keep_it_from_sharing(tmp_path: Path) -> None:
-    def content(*overrides: str) -> str:
-        config = composed(["experiment=demo", "shared=[sft,ppo]", *overrides])
-        pipeline = Pipeline(config, builder([]), Runs(tmp_path, "mine"))
+    config = composed(["experiment=demo", "shared=[sft,ppo]"])
+
+    def content(*changes: tuple[str, Any]) -> str:
+        changed = deepcopy(config)
+        for path, value in changes:
+            *nodes, name = path.split("/")
+            reduce(getitem, nodes, changed)[name] = value
+        pipeline = Pipeline(changed, builder([]), Runs(tmp_path, "mine"))
         return content_of(pipeline, [pipeline.step("sft"), pipeline.step("ppo")])
 
-    elsewhere = ["trainer=ddp", "generation.batch_tokens=4096", "collect.prompts.train=7", "logger=none", "tags=[a]"]
-    assert {content(each) for each in elsewhere} == {content()}
-    others = ["seed=2", "sft.data.batch_size=8", "data.source.seed=1", "model.size=small", "upstream=other"]
+    elsewhere = [("trainer/devices", 2), ("trainer/strategy", "ddp"), ("generation/batch_tokens", 4096), ("logger", [])]
+    assert content(*elsewhere, ("collect/prompts/train", 7), ("tags", ["a"])) == content()
+    others = [("seed", 2), ("sft/data/batch_size", 8), ("data/source/seed", 1), ("upstream", "other")]
     assert len({content(each) for each in others} | {content()}) == len(others) + 1
 
 
