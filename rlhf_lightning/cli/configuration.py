@@ -125,7 +125,7 @@ class CheckedConfigs(ConfigLoaderImpl):
         """That of a job; Hydra's own sweeper asks for all of them before the first one runs."""
         config = _checked(super().load_sweep_config(*args, **options))
         if "basic_sweeper" in str(config.hydra.sweeper.get("_target_")):
-            resolved(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
+            resolved(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))
         return config
 
 

@@ -108,7 +108,7 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
 def _results(records: dict[str, Any], rounds: Mapping[int, Any]) -> dict[str, Any]:
     """What the page is about, as `results.json` has it."""
     evaluation = records.get(EVALUATE, {})
-    last = evaluation or next(reversed(records.values()), {})
+    last: dict[str, Any] = evaluation or next(reversed(records.values()), {})
     judge = evaluation and judge_of(
         evaluation["metrics"], _config(evaluation, EVALUATE), evaluation["identity"].get("parents", {})
     )

@@ -61,7 +61,7 @@ class Pooled:
 
 def measured(jobs: Sequence[Job]) -> tuple[list[Job], list[Measured]]:
     """The jobs, of which one whose files cannot be read has failed, and what those that came to their end measured."""
-    known, found = [], []
+    known, found = list[Job](), list[Measured]()
     for each in jobs:
         try:
             found += _of_job(each)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from annotated_types import Len
 
-from rlhf_lightning.arguments import Count, Node, NonNegativeFloat, NonNegativeInt
+from rlhf_lightning.arguments import Count, Node, NonNegativeFloat, NonNegativeInt, did_you_mean
 from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.labeling.settings import Rated

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from rlhf_lightning.arguments import did_you_mean, nearest
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.arguments import did_you_mean
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.records import prompt_fields
 from rlhf_lightning.data.tokenize import Tokenization
