@@ -167,7 +167,7 @@ class MemoryPlanner:
         """
         tokens, width = prompt_tokens + response_tokens, response_tokens
         micro_rows = min(micro_rows, minibatch_rows)
-        repeated = minibatch_rows > micro_rows
+        steps = 1 + (minibatch_rows > micro_rows)
         policy, reward, value, resident = self._ppo_models(ema)
         with self._fake(policy, value, reward):
             sampled = self._sampled(policy, min(rows, sampled_rows or rows), prompt_tokens, response_tokens)
@@ -177,7 +177,6 @@ class MemoryPlanner:
                 self._peak(lambda: self._log_probs(policy, together, tokens, width)),
                 self._peak(lambda: reward(token_ids(together, tokens))),
             )
-            steps = 1 + repeated
             update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
             critic = self._passes(value, lambda: value(token_ids(micro_rows, tokens))[:, :width], steps)
             phases = [
