@@ -212,6 +212,17 @@ def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return found[0] if found else None
 
 
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """A question with the name that is most like a key, and a space before it; "" where none is.
+
+    Examples:
+        >>> did_you_mean("SFT", ["sft", "ppo"])
+        ' Did you mean sft?'
+    """
+    near = nearest(key, known := [*known]) or nearest(key.lower(), known)
+    return f" Did you mean {near}?" if near else ""
+
+
 @cache
 def _validator(annotation: Any) -> Callable[[Any], Any]:
     return TypeAdapter(annotation, config=_STRICT).validate_python

@@ -78,15 +78,18 @@ def run_steps(
 def note(file: Path, step: str, seconds: float, memory: int) -> None:
     """Add what a start of a step took; the start of one that is complete already takes seconds, and is not noted."""
     usage = read_json(file) if file.exists() else {}
+    stage = read_json(path) if (path := file.parent / step / "stage.json").exists() else {}
+    made = stage.get("fingerprint")
     before = usage.get(step)
-    if before is not None and before["complete"]:
+    if before is None or (before.get("made") or made) != made:  # overwrite=true has begun anew
+        before = {"seconds": 0.0, "memory": 0, "complete": False}
+    if before["complete"]:
         return
-    complete = (file.parent / step / "stage.json").exists() and read_json(file.parent / step / "stage.json")["status"]
-    before = before or {"seconds": 0.0, "memory": 0}
     usage[step] = {
         "seconds": round(before["seconds"] + seconds, 1),
         "memory": max(before["memory"], memory),
-        "complete": complete == "complete",
+        "complete": stage.get("status") == "complete",
+        "made": made,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, usage)

@@ -12,7 +12,7 @@ import matplotlib
 from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, wins
 from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
 from rlhf_lightning.evaluation.plots import INK, STYLE, figure_of
-from rlhf_lightning.evaluation.tables import accuracy_rows, cell
+from rlhf_lightning.evaluation.tables import accuracy_rows, cell, markdown_table
 from rlhf_lightning.runs.files import read_json, read_metrics, replacing
 from rlhf_lightning.runs.identity import processor
 
@@ -63,12 +63,6 @@ def read_run(folder: Path) -> Run:
     return found
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown, numbers on the right."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def shown(interval: Interval | None, scale: float = 1.0) -> str:
     """A value with its interval, or a dash."""
     own = cell(interval, scale)
@@ -76,7 +70,17 @@ def shown(interval: Interval | None, scale: float = 1.0) -> str:
 
 
 def policy_rows(runs: Sequence[Run], policies: Sequence[str], baseline: str) -> list[list[str]]:
-    """What is measured of each policy on prompts that nothing was trained on, over all seeds."""
+    """What is measured of each policy on prompts that nothing was trained on, over all seeds that have it."""
+    columns = [
+        [(title, _or_dash(measure, name, scale)) for title, measure, scale in policy_measures(own, baseline)]
+        for name in policies
+        if (own := [run for run in runs if name in run["samples"]])
+    ]
+    return [[row[0][0], *(cell for _, cell in row)] for row in zip(*columns, strict=True)]
+
+
+def policy_measures(runs: Sequence[Run], baseline: str) -> list[tuple[str, Callable[[str], Interval | None], float]]:
+    """What is measured of policies over the runs that have them."""
 
     def each(measure: Callable[[Run, str], Sequence[float]], *, shares: bool = False) -> Callable[[str], Interval]:
         return lambda name: pooled_interval([measure(run, name) for run in runs], shares=shares)
@@ -112,7 +116,7 @@ def policy_rows(runs: Sequence[Run], policies: Sequence[str], baseline: str) -> 
     def compressed(name: str) -> Interval:
         return pooled_interval([[compression(run["samples"][name]["responses"])] for run in runs])
 
-    measures: list[tuple[str, Callable[[str], Interval | None], float]] = [
+    return [
         (f"win rate against {baseline} by the held-out judge, %", each(won, shares=True), 100),
         ("the same at equal length, %", at_equal_length, 100),
         ("score by the judge", each(of("scores")), 1),
@@ -124,7 +128,6 @@ def policy_rows(runs: Sequence[Run], policies: Sequence[str], baseline: str) -> 
         ("compression of all responses", compressed, 1),
         ("loss on pretraining text, nats per token", losses, 1),
     ]
-    return [[title, *(_or_dash(measure, name, scale) for name in policies)] for title, measure, scale in measures]
 
 
 def _or_dash(measure: Callable[[str], Interval | None], name: str, scale: float) -> str:
@@ -142,7 +145,8 @@ def accuracy_table(runs: Sequence[Run]) -> str:
             for row in accuracy_rows(run["stages"].get(step, {})):
                 cells = [f"{own['value']} ({own['interval']})" for own in row["cells"]]
                 rows.append([step, run["seed"], row["split"], row["group"], *cells, *map(str, row["counts"])])
-    return table(["model", "seed", "split", "source", "accuracy, %", "longer wins, %", "prompts", "pairs"], rows)
+    head = ["model", "seed", "split", "source", "accuracy, %", "longer wins, %", "prompts", "pairs"]
+    return markdown_table(head, rows)
 
 
 def usage_table(runs: Sequence[Run]) -> str:
@@ -156,7 +160,7 @@ def usage_table(runs: Sequence[Run]) -> str:
     seconds = [sum(each["seconds"] for each in run["usage"].values()) for run in runs if run["usage"]]
     if seconds:
         rows.append(["**together**", f"{fmean(seconds):.0f}", ""])
-    return table(["step", "seconds", "GiB at most"], rows)
+    return markdown_table(["step", "seconds", "GiB at most"], rows)
 
 
 def tax_table(runs: Sequence[Run]) -> str:
@@ -164,15 +168,15 @@ def tax_table(runs: Sequence[Run]) -> str:
     found = [metrics["policies"] for run in runs if (metrics := run["stages"].get("benchmarks", {}).get("metrics"))]
     if not found:
         return ""
-    policies = list(found[0])
+    policies = list(dict.fromkeys(name for each in found for name in each))
     rows = []
-    for label in dict.fromkeys(label for each in found for name in policies for label in each[name]):
+    for label in dict.fromkeys(label for each in found for own in each.values() for label in own):
         cells = []
         for name in policies:
-            values = [own["value"] for each in found if (own := each[name].get(label)) and "value" in own]
+            values = [own["value"] for each in found if (own := each.get(name, {}).get(label)) and "value" in own]
             cells.append(shown(pooled_interval([[value] for value in values])) if values else "-")
         rows.append([label, *cells])
-    return f"#### Public sets\n\n{table(['set', *policies], rows)}\n\n"
+    return f"#### Public sets\n\n{markdown_table(['set', *policies], rows)}\n\n"
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:
@@ -205,7 +209,7 @@ def samples_text(run: Run, policies: Sequence[str]) -> str:
     for number in range(SHOWN):
         place = (2 * number + 1) * count // (2 * SHOWN)
         parts.append(f"**{plain(samples['prompts'][place])}**\n")
-        parts += [f"- {name}: {plain(samples[name]['responses'][place])}" for name in policies]
+        parts += [f"- {name}: {plain(samples[name]['responses'][place])}" for name in policies if name in samples]
         parts.append("")
     return "\n".join(parts)
 
@@ -215,7 +219,7 @@ def section(kind: str, runs: Sequence[Run]) -> str:
     evaluated = [run for run in runs if run["samples"] and "evaluate" in run["stages"]]
     if not evaluated:
         return f"### {kind}\n\nNo run has been evaluated yet.\n"
-    policies = [name for name in evaluated[0]["samples"] if name != "prompts"]
+    policies = list(dict.fromkeys(name for run in evaluated for name in run["samples"] if name != "prompts"))
     baseline = evaluated[0]["results"]["baseline"]
     stage = evaluated[0]["stages"]["evaluate"]
     seeds, prompts = ", ".join(run["seed"] for run in evaluated), len(evaluated[0]["samples"]["prompts"])
@@ -223,7 +227,7 @@ def section(kind: str, runs: Sequence[Run]) -> str:
         f"### {kind}\n\nSeeds {seeds}; {prompts} prompts that nothing was trained on; means with 95 % intervals over "
         f"seeds and prompts; commit {stage['git_commit']}, torch {stage['versions']['torch']}.\n\n"
     )
-    text += table(["", *policies], policy_rows(evaluated, policies, baseline)) + "\n\n"
+    text += markdown_table(["", *policies], policy_rows(evaluated, policies, baseline)) + "\n\n"
     if any(step in run["stages"] for run in runs for step in ("judge", "reward")):
         text += f"#### Reward models on rankings\n\n{accuracy_table(runs)}\n\n"
     text += tax_table(runs)

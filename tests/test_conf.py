@@ -11,6 +11,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
+from omegaconf.errors import InterpolationResolutionError
 
 from rlhf_lightning.cli import CONFIG_DIR, resolved
 from rlhf_lightning.cli.configuration import LIKE
@@ -115,9 +116,36 @@ def test_studies_scale_with_the_experiment() -> None:
     assert swept("ptx", *paper) == "1.112,5.56,20.02,27.8,111.2"
     assert swept("ratio", *paper) == "2048,4096,16384"  # 4, 8 and 32 rows for each of 512 episodes
     assert swept("batch", *paper) == "256,512,1024,2048"
-    job = composed("experiment=demo", "sweep=batch", "ppo.data.batch_size=64")
-    assert (job["ppo"]["data"]["num_batches"], job["ppo_ptx"]["data"]["text_batch_size"]) == (50, 32)
+    real = ["experiment=smollm2", "model.path=/m", "data.root=/d"]
+    assert swept("minibatch", *paper) == "8,16,32,64"
+    assert swept("minibatch", *real) == "8,16,32"
     assert composed("experiment=demo", "sweep=minibatch", "minibatch=8")["ppo"]["module"]["num_minibatches"] == 16
+
+
+@pytest.mark.parametrize(
+    ("experiment", "batch", "iterations", "texts"),
+    [
+        ("demo", 64, 48, 32),  # 25 iterations of 128 episodes become 24
+        ("demo", 512, 6, 256),
+        ("smollm2", 128, 6, 64),  # 24 of 32, with 16 texts
+        ("instructgpt_1.3b", 2048, 125, 16384),  # 500 of 512, with 8 texts per episode
+    ],
+)
+def test_a_batch_has_as_many_episodes_and_as_much_text_as_the_experiment(
+    experiment: str, batch: int, iterations: int, texts: int
+) -> None:
+    brought = [] if experiment == "demo" else ["model.path=/m", "data.root=/d"]
+    job = composed(f"experiment={experiment}", *brought, "sweep=batch", f"batch={batch}")
+    assert "batch" not in job
+    for step in ("ppo", "ppo_ptx"):
+        assert (job[step]["data"]["batch_size"], job[step]["data"]["num_batches"]) == (batch, iterations)
+    assert job["ppo_ptx"]["data"]["text_batch_size"] == texts
+
+
+@pytest.mark.parametrize("minibatch", [48, 256])
+def test_a_minibatch_that_does_not_divide_the_batch_is_refused(minibatch: int) -> None:
+    with pytest.raises(InterpolationResolutionError, match=f"128 / {minibatch} is .*, no whole number of at least 1"):
+        composed("experiment=demo", "sweep=minibatch", f"minibatch={minibatch}")
 
 
 @pytest.mark.parametrize("name", options("hparams_search"))

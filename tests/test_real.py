@@ -152,6 +152,31 @@ def test_a_step_that_was_interrupted_takes_as_long_as_all_its_starts(tmp_path: P
     assert json.loads(usage.read_text()) == found
 
 
+def test_a_step_that_is_made_again_with_other_settings_takes_what_it_takes_then(tmp_path: Path) -> None:
+    usage, stage = tmp_path / "usage.json", tmp_path / "sft" / "stage.json"
+    stage.parent.mkdir()
+    starts = [("half-done", "a", 5.0), ("complete", "a", 3.0), ("complete", "a", 1.0), ("complete", "b", 2.0)]
+    for (status, fingerprint, took), expected in zip(starts, [5.0, 8.0, 8.0, 2.0], strict=True):
+        stage.write_text(json.dumps({"status": status, "fingerprint": fingerprint}))
+        real.note(usage, "sft", took, 100)
+        assert json.loads(usage.read_text())["sft"]["seconds"] == expected
+
+
+def test_a_policy_that_not_every_seed_has_is_on_the_page() -> None:
+    def run(seed: str, lengths: dict[str, float], values: dict[str, float]) -> dict[str, Any]:
+        samples = {name: {"lengths": [length], "responses": ["a"]} for name, length in lengths.items()}
+        policies = {name: {"drop@0": {"value": value}} for name, value in values.items()}
+        stages = {"benchmarks": {"metrics": {"policies": policies}}}
+        return {"seed": seed, "samples": {"prompts": ["x"], **samples}, "stages": stages, "results": {}}
+
+    runs = [run("1", {"sft": 2.0}, {"sft": 0.25}), run("2", {"sft": 4.0, "ppo": 6.0}, {"sft": 0.75, "ppo": 0.5})]
+    assert "| drop@0 | 0.50 (" in real_report.tax_table(runs)
+    assert real_report.tax_table(runs).rstrip().endswith(" | 0.500 |")
+    (tokens,) = [row for row in real_report.policy_rows(runs, ["sft", "ppo"], "sft") if row[0] == "tokens per response"]
+    assert tokens[1].startswith("3.0")
+    assert tokens[2] == "6.00"
+
+
 @pytest.mark.parametrize(("program", "expected"), [("true", 0), ("false", 1)])
 def test_a_step_is_a_process_whose_status_and_memory_are_known(
     program: str, expected: int, monkeypatch: pytest.MonkeyPatch

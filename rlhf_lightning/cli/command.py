@@ -9,7 +9,6 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, resolved
+from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, places, resolved
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.cli.sweep import WAITING, check_started, is_sweep, record_job, runs_of
@@ -75,7 +74,8 @@ def run(config: DictConfig) -> Objectives:
     metrics = run_sharing(pipeline)
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
-        console.print(sample_view(runs.of_round(plain[ROUNDS]).folder(EVALUATE) / "samples.json", legend))
+        if evaluated := pipeline.runs.of_round(plain[ROUNDS]).find(EVALUATE):
+            console.print(sample_view(evaluated / "samples.json", legend))
         console.print(
             *filter(None, (table_3_table(metrics[EVALUATE], legend), closing_table(metrics[EVALUATE], legend)))
         )
@@ -143,8 +143,7 @@ def _main(config: DictConfig) -> Objectives:
     hydra_config: Any = HydraConfig.instance().cfg
     record = partial(record_job, config, hydra_config)
     try:
-        with suppress(Exception):  # `run` says what is wrong with the settings, or the folder
-            record(BEGUN)
+        record(BEGUN)
         value = run(config)
         record(COMPLETE)
         return value
@@ -162,7 +161,7 @@ def _main(config: DictConfig) -> Objectives:
         said = report(error, _run_folder(config, hydra_config))
         try:
             record(FAILED, said)
-        except Exception:  # what the job was to write to cannot be known, or written to
+        except Exception:  # nothing can be written below the folder of all runs
             sys.exit(1)
         if not is_sweep(hydra_config) or not config.keep_going:
             sys.exit(1)
@@ -172,7 +171,7 @@ def _main(config: DictConfig) -> Objectives:
 def _run_folder(config: DictConfig, hydra_config: Any) -> Path | None:
     """The folder of a run that could not go on, where its settings say one."""
     try:
-        runs = runs_of(resolved(config), hydra_config)
+        runs = runs_of(places(config), hydra_config)
     except Exception:
         return None
     return runs.root / runs.run

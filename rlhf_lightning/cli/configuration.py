@@ -45,18 +45,55 @@ def scaled(value: float, *factors: float) -> str:
     return ",".join(str(round(value * by)) if isinstance(value, int) else f"{value * by:.4g}" for by in factors)
 
 
-def quotient(value: float, by: float) -> int:
-    """A whole number that goes with another setting, such as the iterations of so many episodes; at least 1.
+def quotient(value: float, by: float, times: float = 1) -> int:
+    """A whole number that goes with other settings, such as the iterations of so many episodes.
+
+    Args:
+        value: What is divided.
+        by: What it is divided by.
+        times: What the quotient is multiplied by.
+
+    Raises:
+        ValueError: When it is no whole number of at least 1.
 
     Examples:
-        >>> quotient(3200, 128), quotient(8, 64)
-        (25, 1)
+        >>> quotient(3200, 128), quotient(256, 128, 64)
+        (25, 128)
     """
-    return max(1, round(value / by))
+    found = value * times / by
+    if found != round(found) or found < 1:
+        said = f"{value} / {by}" + f" * {times}" * (times != 1)
+        raise ValueError(f"{said} is {found:.4g}, no whole number of at least 1")
+    return round(found)
 
 
-for _resolver in (scaled, quotient):
+def multiple(value: float, of: int) -> int:
+    """The multiple of a number that is nearest to a value, and not 0.
+
+    Examples:
+        >>> multiple(25, 4), multiple(1, 4)
+        (24, 4)
+    """
+    return max(1, round(value / of)) * of
+
+
+def divisors(value: int, *among: int) -> str:
+    """Those of some numbers that divide a value; a `ValueError` where none does.
+
+    Examples:
+        >>> divisors(32, 8, 16, 32, 64)
+        '8,16,32'
+    """
+    found = [str(each) for each in among if value % each == 0]
+    if not found:
+        raise ValueError(f"none of {', '.join(map(str, among))} divides {value}")
+    return ",".join(found)
+
+
+for _resolver in (scaled, quotient, multiple, divisors):
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
+FOLLOWS = "follows"
+"""What a study sets by other settings as they are without it, such as iterations by the experiment's and the batch."""
 _OBJECTS = {"_target_", "path", "url", REWARD}
 """Keys of nodes that describe an object, or a reward."""
 OURS = "rlhf_lightning.cli.SweepSummary"
@@ -85,8 +122,11 @@ class CheckedConfigs(ConfigLoaderImpl):
             ) from error
 
     def load_sweep_config(self, *args: Any, **options: Any) -> DictConfig:
-        """That of a job."""
-        return _checked(super().load_sweep_config(*args, **options))
+        """That of a job; Hydra's own sweeper asks for all of them before the first one runs."""
+        config = _checked(super().load_sweep_config(*args, **options))
+        if "basic_sweeper" in str(config.hydra.sweeper.get("_target_")):
+            resolved(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))
+        return config
 
 
 class RedactedOmegaConf(OmegaConf):
@@ -164,16 +204,16 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain types, with every reference in it followed."""
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    follows = OmegaConf.to_container(config[FOLLOWS], resolve=True) if FOLLOWS in config else {}
+    plain = OmegaConf.to_container(OmegaConf.merge(config, follows), resolve=True, throw_on_missing=False)
     if not isinstance(plain, dict):
         raise PipelineError("the configuration must be a mapping.")
-    found = {str(name): value for name, value in plain.items()}
+    found = {str(name): value for name, value in plain.items() if name != FOLLOWS}
     # What the user's own settings refer to, such as my_rate in ${my_rate}, is read by them alone.
     raw = json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
     for name in found.keys() - Settings.__annotations__.keys() - {stage.name for stage in RECIPE}:
         if re.search(rf"\$\{{{re.escape(name)}[.}}]", raw):
             del found[name]
-    # A run may be called 1, which Hydra reads as a number.
     found["run"], found["upstream"] = _as_names(found.get("run")), _as_names(found.get("upstream"))
     for step, other in LIKE.items():
         if step in found and other in found:
@@ -181,8 +221,15 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return found
 
 
+def places(config: DictConfig) -> dict[str, Any]:
+    """Where a run writes and what it builds on, also where other settings cannot be followed."""
+    names = {name: _as_names(config.get(name)) for name in ("run", "upstream")}
+    return {**names, "paths": {"runs": config.paths.runs}}
+
+
 def _as_names(value: Any) -> Any:
-    if isinstance(value, list):
+    """A run may be called 1, which Hydra reads as a number."""
+    if isinstance(value, list | ListConfig):
         return [_as_names(each) for each in value]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 

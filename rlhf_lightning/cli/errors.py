@@ -95,8 +95,7 @@ def report(error: BaseException, folder: Path | None = None) -> str:
         _print(console, own)
     elif isinstance(error, FORESEEN):
         where.append("HYDRA_FULL_ERROR=1 shows where")
-    elif folder is not None and folder.is_dir():
-        (folder / "error.txt").write_text(redacted(trace), encoding="utf-8", errors="backslashreplace")
+    elif folder is not None and _kept(folder / "error.txt", redacted(trace)):
         where.append(f"nobody foresaw this; {folder / 'error.txt'} has the traceback")
     else:
         _print(console, trace)
@@ -104,6 +103,15 @@ def report(error: BaseException, folder: Path | None = None) -> str:
     console.print("[bold red]rlhf:[/]", Text(harmless(redacted(said))), sep=" ", end="\n" if "\n" in said else " ")
     console.print(note)
     return str(redacted(said))
+
+
+def _kept(file: Path, text: str) -> bool:
+    """Whether a file could be written; its folder need not be there."""
+    try:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return False
+    return True
 
 
 def print_stopped(where: str) -> None:
@@ -154,7 +162,7 @@ def _composition_sentence(error: BaseException) -> str:
         groups = nothing or [each for each in sys.argv[1:] if (CONFIG_DIR / each.partition("=")[0]).is_dir()]
         return f"{' '.join(groups)}: a group needs an option. rlhf --help lists those of each group."
     if isinstance(error, OmegaConfBaseException):
-        first = text.splitlines()[0].rstrip(".")
+        first = text.splitlines()[0].rstrip(".").removeprefix("ValueError raised while resolving interpolation: ")
         if nothing:
             return f"{first}. {' and '.join(nothing)} takes away what others refer to: set what it holds."
         return f"{error.full_key or 'a setting'}: {first}. Mend what it refers to."

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +14,22 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from rlhf_lightning.cli.configuration import keep_secrets, resolved
+from rlhf_lightning.cli.configuration import keep_secrets, places
 from rlhf_lightning.cli.errors import report
-from rlhf_lightning.evaluation.tables import ROUND, failure_table, sweep_table
+from rlhf_lightning.evaluation.sweep_figures import mean_rows
+from rlhf_lightning.evaluation.sweep_measures import measured, pooled
+from rlhf_lightning.evaluation.tables import failure_table
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
-from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, UNFINISHED, WAITS, Job, jobs_below, study_of
+from rlhf_lightning.runs.jobs import BEGUN, FAILED, JOB, UNFINISHED, WAITS, Job, jobs_below, study_of
+from rlhf_lightning.runs.places import writable
 from rlhf_lightning.runs.secrets import redacted
 
 LONGEST = 120
@@ -31,6 +38,8 @@ WAITING = 3
 """Exit status of a command that ends because people are still to do something."""
 SWEEP_ID = "RLHF_SWEEP"
 """The environment variable that tells a job which multirun it is of; Hydra sets it wherever a launcher starts one."""
+ELSEWHERE = ".jobs"
+"""Below the folder of all runs: the records of failed jobs whose own folder cannot be written to, or is none."""
 _EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
 
@@ -62,8 +71,8 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the tables, and end with 1 where a job did not end well, or else with 3 where one waits for people."""
         try:
-            jobs = [job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id]
-            print_jobs(sorted(jobs, key=lambda job: job.number), Console())
+            jobs = [job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id or _damaged(job, config)]
+            jobs = print_jobs(sorted(jobs, key=lambda job: job.number), Console())
         except Exception as error:  # of which Hydra would make a warning
             report(error)
             sys.exit(1)
@@ -72,26 +81,35 @@ class SweepSummary(Callback):
             sys.exit(WAITING if WAITS in states and FAILED not in states else 1)
 
 
-def print_jobs(jobs: list[Job], console: Console) -> None:
-    """Print what the jobs of a sweep measured, pooled over seeds, and what became of the others.
+def _damaged(job: Job, config: DictConfig) -> bool:
+    """Whether a job may be of a sweep, whose record cannot be read."""
+    return not job.sweep and job.state == FAILED and job.folder.name.startswith(f"{config.run}.")
+
+
+def print_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
+    """Print what the jobs of sweeps measured, means over seeds, and what became of the others.
 
     Args:
         jobs: The jobs in order.
         console: Where the tables go.
+
+    Returns:
+        The jobs, of which one whose files cannot be read has failed.
     """
-    names: dict[str, Job] = {}
-    for job in jobs:
-        names[job.name if job.name not in names else f"{job.name} (job {job.number})"] = job
-    folders: dict[str, Path] = {}
-    for name, job in names.items():
-        for number in range(1, job.rounds + 1) if job.state == COMPLETE else ():
-            runs = Runs(job.folder.parent, job.folder.name).of_round(number)
-            folders[name if job.rounds == 1 else f"{name}{ROUND}{number}"] = runs.root / runs.run
-    if folders:
-        console.print(sweep_table(folders))
+    known, found = measured(jobs)
+    for run, study in dict.fromkeys((each.job.run, each.job.study) for each in found):
+        own = [each for each in found if (each.job.run, each.job.study) == (run, study)]
+        heads, rows = mean_rows(pooled(own), legend_of(RECIPE))
+        count = len({each.job.folder for each in own})
+        title = f"{study or run}: {count} jobs; means over seeds, with 95 % intervals over seeds and prompts"
+        table = Table(*map(escape, heads), title=escape(title))
+        for row in rows:
+            table.add_row(*(escape(cell).replace(" (", "\n(") for cell in row))
+        console.print(table)
     for state, what in ((WAITS, "wait for people"), (FAILED, "failed"), (BEGUN, "were not finished")):
-        if said := {name: job.said or UNFINISHED for name, job in names.items() if job.state == state}:
-            console.print(failure_table(said, len(jobs), what))
+        if said := [(job.name, job.said or UNFINISHED) for job in known if job.state == state]:
+            console.print(failure_table(said, len(known), what))
+    return known
 
 
 def check_objectives(config: DictConfig) -> None:
@@ -147,6 +165,8 @@ def job_name(hydra_config: Any) -> str:
 def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = "") -> None:
     """Say in the run folder of a job of a multirun how far it is; nothing of a run that is none.
 
+    A failed one whose folder cannot be written to is said beside the runs.
+
     Args:
         config: The composed configuration.
         hydra_config: Hydra's own.
@@ -155,21 +175,29 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
     """
     if not is_sweep(hydra_config) or config.plan:
         return
-    plain, own = resolved(config), hydra_config.hydra
-    excluded = OmegaConf.select(hydra_config, _EXCLUDED) or []
+    own, excluded = hydra_config.hydra, OmegaConf.select(hydra_config, _EXCLUDED) or []
     told = (each.lstrip("+").partition("=") for each in own.overrides.task)
-    runs = runs_of(plain, hydra_config)
     job = Job(
         sweep=os.environ.get(SWEEP_ID, ""),
         number=own.job.num,
-        run=plain["run"],
+        run=str(config.get("run")),
         study=study_of(own.runtime.choices),
         name=job_name(hydra_config),
         overrides={name: value for name, _, value in told if name not in excluded and not name.startswith("~")},
-        rounds=plain[ROUNDS] if isinstance(plain.get(ROUNDS), int) else 1,
-        folder=runs.root / runs.run,
+        rounds=config[ROUNDS] if isinstance(config.get(ROUNDS), int) else 1,
+        state=state,
+        said=said,
     )
-    replace(job, state=state, said=said).write()
+    elsewhere = Path(config.paths.runs) / ELSEWHERE / fingerprint([job.run, job.name])
+    try:
+        runs = runs_of(places(config), hydra_config)
+        with writable(runs.root / runs.run):
+            replace(job, folder=runs.root / runs.run).write()
+        (elsewhere / JOB).unlink(missing_ok=True)
+    except Exception:
+        if state != FAILED:
+            raise
+        replace(job, folder=elsewhere).write()
 
 
 def runs_of(config: Mapping[str, Any], hydra_config: Any) -> Runs:

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from rlhf_lightning.cli.sweep import print_jobs
 from rlhf_lightning.evaluation.plots import Legend
-from rlhf_lightning.evaluation.sweep_figures import LABELS, across, picture, shown, written
+from rlhf_lightning.evaluation.sweep_figures import mean_rows, picture
 from rlhf_lightning.evaluation.sweep_measures import SEED, Measured, Pooled, measured, pooled, rows
+from rlhf_lightning.evaluation.tables import markdown_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.errors import PipelineError
@@ -67,8 +68,8 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
     for job in jobs:
         studies.setdefault((job.run, job.study), []).append(job)
     table: list[dict[str, Any]] = []
-    for (run, study), own in studies.items():
-        found = measured(own)
+    for (run, study), given in studies.items():
+        own, found = measured(given)
         means = pooled(found)
         table += rows(own, found)
         name = re.sub("[^A-Za-z0-9_.-]", "_", f"{run}-{study}" if study else run)
@@ -90,29 +91,17 @@ def came_out(jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Poo
         means: The same over seeds.
         legend: Names of the policies.
     """
-    measures, (setting, places) = shown(means), across(means)
-    others = [name for name in (means[0].settings if means else {}) if name != setting]
-    heads = [setting or "all", *others, "policy", *(LABELS.get(name, name) for name in measures)]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
-    for each in means:
-        if each.made:
-            key = (each.settings.get(setting, ""), *(each.settings[name] for name in others), legend.label(each.policy))
-            cells.setdefault(key, {})[each.measure] = written(each)
-    for key, own in sorted(cells.items(), key=lambda item: places.index(item[0][0])):
-        if any(name in own for name in measures):
-            lines.append(f"| {' | '.join([*key, *(own.get(name, '') for name in measures)])} |")
     seeds = sorted({each.settings.get(SEED, "1") for each in found})
-    commits = sorted({str(each.get("git_commit") or "")[:9] for job in jobs for each in _stages(job)} - {""})
-    dates = sorted({str(each.get("date") or "") for job in jobs for each in _stages(job)} - {""})
+    stages = [read_stage(path.parent) for each in found for path in each.job.folder.glob("*/stage.json")]
+    commits = sorted({str(each.get("git_commit") or "")[:9] for each in stages} - {""})
+    dates = sorted({str(each.get("date") or "") for each in stages} - {""})
     done = sum(job.state == COMPLETE for job in jobs)
+    heads, lines = mean_rows(means, legend)
     head = f"{done} of {len(jobs)} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
     when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
-    return f"{head}; {when}; means over seeds with 95 % intervals over seeds and prompts.\n\n" + "\n".join(lines) + "\n"
-
-
-def _stages(job: Job) -> list[dict[str, Any]]:
-    return [read_stage(path.parent) for path in job.folder.glob("*/stage.json")]
+    over = "means over seeds with 95 % intervals over seeds and prompts"
+    over = "means over seeds with 95 % intervals over seeds and prompts"
+    return f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, heads.index('policy') + 1)}\n"
 
 
 def _fill(page: Path, study: str, text: str) -> None:

@@ -91,9 +91,7 @@ class Curator:
         sources = [source for splits in asked.values() for source in splits.values()]
         self.splits.check_column(record for source in (*sources, *few_shot) for record in source)
         self.splits.hold_out(asked)
-        overlap = EvaluationOverlap(self.overlap_words)
-        for prompt in evaluation:
-            overlap.add(words_of(prompt))
+        overlap = EvaluationOverlap(self.overlap_words, map(words_of, evaluation))
         with ExitStack() as stack:
             (work := folder / "waiting").mkdir(exist_ok=True)
             stack.callback(shutil.rmtree, work)

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +26,20 @@ class EvaluationOverlap:
 
     Args:
         words: Length of a run. GPT-3 took 13 (its appendix C); fewer find more, and take common phrases for copies.
+        prompts: Evaluation prompts; `add` brings more.
 
     Examples:
-        >>> overlap = EvaluationOverlap(words=4)
-        >>> overlap.add("What is the capital of France?")
+        >>> overlap = EvaluationOverlap(4, ["What is the capital of France?"])
         >>> overlap("Tell me: what is THE capital ..."), overlap("The capital of Spain")
         (True, False)
     """
 
-    def __init__(self, words: int = 13) -> None:
+    def __init__(self, words: int = 13, prompts: Iterable[str] = ()) -> None:
         self.words = words
         self._new = array("Q")
         self._known: NDArray[np.uint64] = np.empty(0, np.uint64)
+        for prompt in prompts:
+            self.add(prompt)
 
     def add(self, text: str) -> None:
         """Remember an evaluation prompt."""

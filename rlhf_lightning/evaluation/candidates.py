@@ -1,7 +1,8 @@
 """What step select found, as a table and as figures."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from markupsafe import Markup
@@ -68,13 +69,9 @@ def _plot(title: str, unit: str, measured_on: Mapping[str, Interval], best: str)
     for name, (line, place) in places.items():
         lines.setdefault(line, []).append((place, measured_on[name]))
     if len(places) == len(measured_on) and min(map(len, lines.values())) > 1:
-        ordered = {name: _in_order(points) for name, points in lines.items()}
+        ordered = {name: sorted(points, key=itemgetter(0)) for name, points in lines.items()}
         return line_plot(title, ordered, {}, _across(lines), unit, dict([places[best]]))
     return interval_plot(title, {name: {title: own} for name, own in measured_on.items()}, {}, unit)
-
-
-def _in_order(points: Sequence[tuple[float, Interval]]) -> list[tuple[float, Interval]]:
-    return sorted(points, key=lambda each: each[0])
 
 
 def _across(lines: Mapping[str, Any]) -> str:

@@ -71,25 +71,9 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     folders = {stage.name: stage.folder for stage in stages}
     target = run_folder / "report"
     target.mkdir(parents=True, exist_ok=True)
-    evaluation = records.get(EVALUATE, {})
-    last = evaluation or next(reversed(records.values()), {})
-    judge = evaluation and judge_of(
-        evaluation["metrics"], _config(evaluation, EVALUATE), evaluation["identity"].get("parents", {})
-    )
-    results = {
-        "policies": evaluation.get("metrics", {}).get("policies", {}),
-        REWARD: split_tables(records.get(REWARD, {})),
-        "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
-        "baseline": evaluation.get("metrics", {}).get("baseline"),
-        "prompts": evaluation.get("metrics", {}).get("prompts"),
-        JUDGE: judge,
-        "seed": last.get("seed"),
-        "versions": last.get("versions", {}),
-        "git_commit": last.get("git_commit"),
-    }
-    rounds = rounds_in(run_folder, records)
-    if rounds:
-        results["rounds"] = {str(number): each.evaluation for number, each in rounds.items()}
+    rounds, evaluation = rounds_in(run_folder, records), records.get(EVALUATE, {})
+    results = _results(records, rounds)
+    judge = results[JUDGE]
     write_json(target / "results.json", results)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -119,6 +103,29 @@ def write_report(run_folder: Path, stages: Sequence[ReportedStage], legend: Lege
     with replacing(target / "index.html", errors="replace") as file:
         file.write(page)
     return target / "index.html"
+
+
+def _results(records: dict[str, Any], rounds: Mapping[int, Any]) -> dict[str, Any]:
+    """What the page is about, as `results.json` has it."""
+    evaluation = records.get(EVALUATE, {})
+    last: dict[str, Any] = evaluation or next(reversed(records.values()), {})
+    judge = evaluation and judge_of(
+        evaluation["metrics"], _config(evaluation, EVALUATE), evaluation["identity"].get("parents", {})
+    )
+    results: dict[str, Any] = {
+        "policies": evaluation.get("metrics", {}).get("policies", {}),
+        REWARD: split_tables(records.get(REWARD, {})),
+        "seconds": {stage: record["seconds"] for stage, record in records.items() if "seconds" in record},
+        "baseline": evaluation.get("metrics", {}).get("baseline"),
+        "prompts": evaluation.get("metrics", {}).get("prompts"),
+        JUDGE: judge,
+        "seed": last.get("seed"),
+        "versions": last.get("versions", {}),
+        "git_commit": last.get("git_commit"),
+    }
+    if rounds:
+        results["rounds"] = {str(number): each.evaluation for number, each in rounds.items()}
+    return results
 
 
 def headline(results: Mapping[str, Any], legend: Legend) -> list[str]:

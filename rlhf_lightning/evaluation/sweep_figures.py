@@ -21,7 +21,14 @@ LABELS = {
     "validation/loss": "validation loss",
     "validation/accuracy": "validation accuracy",
 }
-"""The measures that are drawn, in order; after them come the tasks, by `_TASKS`."""
+"""The measures that are drawn, in order; after them come further judges, by `_JUDGES`, and the tasks, by `_TASKS`."""
+_JUDGES = {"likert": "Likert score by", "preferences": "win rate by"}
+_ALONE = {
+    "rollout/score": "score of episodes",
+    "rollout/kl": "KL of episodes",
+    "rollout/length": "tokens of episodes",
+}
+"""What is shown where nothing else was measured."""
 _TASKS = ("probes/", "benchmarks/")
 _SCORED = ("accuracy", "f1", "exact_match", "bleu", "rouge", "acc")
 _COLUMNS, _MARKERS = 3, "osD^vP"
@@ -34,9 +41,19 @@ _VARIABLES = (
 
 def shown(means: Sequence[Pooled]) -> list[str]:
     """The measures of a study that are worth a panel: those of the policies and steps that its jobs made."""
-    there = {each.measure for each in means if each.made}
-    tasks = [name for name in sorted(there) if name.startswith(_TASKS) and name.rpartition("/")[2].startswith(_SCORED)]
-    return [*(name for name in LABELS if name in there), *tasks]
+    there = sorted({each.measure for each in means if each.made})
+    judged = [name for name in there if name.partition("/")[0] in _JUDGES and "/" in name]
+    tasks = [name for name in there if name.startswith(_TASKS) and name.rpartition("/")[2].startswith(_SCORED)]
+    found = [*(name for name in LABELS if name in there), *judged, *tasks]
+    return found or [name for name in _ALONE if name in there]
+
+
+def measure_label(name: str) -> str:
+    """A measure as people call it."""
+    kind, _, rest = name.partition("/")
+    if kind in _JUDGES and rest:
+        return f"{_JUDGES[kind]} {rest.replace('_', ' ')}"
+    return LABELS.get(name) or _ALONE.get(name) or rest.replace("/", " ")
 
 
 def across(means: Sequence[Pooled]) -> tuple[str, list[str]]:
@@ -76,7 +93,7 @@ def picture(name: str, means: Sequence[Pooled], legend: Legend) -> str | None:
                 continue
             own = [each for each in means if each.measure == measures[place]]
             told.append(_panel(axes, own, setting, places, legend))
-            axes.set_ylabel(LABELS.get(measures[place], measures[place].partition("/")[2].replace("/", " ")))
+            axes.set_ylabel(measure_label(measures[place]))
         drawn = (pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels(), strict=True))
         handles = {label: handle for handle, label in drawn}
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4, labelcolor=INK)
@@ -126,6 +143,25 @@ def written(mean: Pooled) -> str:
     return (
         number(value, size) if low == high else f"{number(value, size)} ({number(low, size)} .. {number(high, size)})"
     )
+
+
+def mean_rows(means: Sequence[Pooled], legend: Legend) -> tuple[list[str], list[list[str]]]:
+    """What came out of a study: the heads of a table, and its rows, one per setting and policy that the jobs made.
+
+    Args:
+        means: What was measured.
+        legend: Names of policies and steps.
+    """
+    measures, (setting, places) = shown(means), across(means)
+    others = [name for name in (means[0].settings if means else {}) if name != setting]
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for each in means:
+        if each.made and each.measure in measures:
+            key = (each.settings.get(setting, ""), *(each.settings[name] for name in others), legend.label(each.policy))
+            cells.setdefault(key, {})[each.measure] = written(each)
+    heads = [setting or "all", *others, "policy", *map(measure_label, measures)]
+    order = sorted(cells.items(), key=lambda item: places.index(item[0][0]))
+    return heads, [[*key, *(own.get(name, "") for name in measures)] for key, own in order]
 
 
 def _is_number(text: str) -> bool:

@@ -1,15 +1,16 @@
 """What the jobs of sweeps measured, read from their run folders: a row per number, and means over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, outcome_interval, pooled_interval, wins
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
+from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.files import read_json
 from rlhf_lightning.runs.folders import is_complete, read_stage
-from rlhf_lightning.runs.jobs import COMPLETE, UNFINISHED, Job
+from rlhf_lightning.runs.jobs import COMPLETE, FAILED, UNFINISHED, Job
 from rlhf_lightning.runs.rounds import ROUND
 
 SEED = "seed"
@@ -58,17 +59,25 @@ class Pooled:
     made: bool
 
 
-def measured(jobs: Sequence[Job]) -> list[Measured]:
-    """What the jobs that came to their end measured."""
-    found = []
-    for job in jobs:
-        for number in range(1, job.rounds + 1) if job.state == COMPLETE else ():
-            folder = job.folder / f"{ROUND}{number}" if number > 1 else job.folder
-            steps = [path.parent for path in sorted(folder.glob("*/stage.json")) if is_complete(path.parent)]
-            values = {key: value for step in steps for key, value in _values(step)}
-            settings = job.overrides | ({"round": str(number)} if job.rounds > 1 else {})
-            found.append(Measured(job, settings, values, frozenset(step.name for step in steps)))
-    return found
+def measured(jobs: Sequence[Job]) -> tuple[list[Job], list[Measured]]:
+    """The jobs, of which one whose files cannot be read has failed, and what those that came to their end measured."""
+    known, found = list[Job](), list[Measured]()
+    for each in jobs:
+        try:
+            found += _of_job(each)
+            known.append(each)
+        except (PipelineError, LookupError, OSError, TypeError, ValueError) as error:
+            known.append(replace(each, state=FAILED, said=f"what it left cannot be read: {error}"))
+    return known, found
+
+
+def _of_job(job: Job) -> Iterator[Measured]:
+    for number in range(1, job.rounds + 1) if job.state == COMPLETE else ():
+        folder = job.folder / f"{ROUND}{number}" if number > 1 else job.folder
+        steps = [path.parent for path in sorted(folder.glob("*/stage.json")) if is_complete(path.parent)]
+        values = {key: value for step in steps for key, value in _values(step)}
+        settings = job.overrides | ({"round": str(number)} if job.rounds > 1 else {})
+        yield Measured(job, settings, values, frozenset(step.name for step in steps))
 
 
 def varied(found: Sequence[Measured]) -> list[str]:
@@ -165,6 +174,8 @@ def _of_policy(samples: Mapping[str, Any], baseline: Mapping[str, Any]) -> Itera
             yield _RENAMED.get(name, name), known
     if samples is not baseline:
         yield "win_rate", wins(samples["scores"], baseline["scores"])
+        for judge, scores in (samples.get("judges") or {}).items():
+            yield f"preferences/{judge}", wins(scores, baseline["judges"][judge])
 
 
 def _lists(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, list[float | None]]]:

@@ -1,17 +1,16 @@
-"""The tables that close a run and a sweep."""
+"""The tables that close a run and a sweep, and those of pages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_lightning.evaluation.intervals import Interval, mean_interval, pooled_interval, share_interval, wins
+from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.evaluation.plots import Legend, number
 from rlhf_lightning.evaluation.table_3 import TABLE_3
 from rlhf_lightning.runs.files import read_json
-from rlhf_lightning.runs.folders import is_complete, read_stage
 from rlhf_lightning.runs.terminal import harmless
 
 EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
@@ -19,8 +18,6 @@ EVALUATE, REWARD, JUDGE = "evaluate", "reward", "judge"
 SHARES = ("win_rate", "length_controlled")
 """Measures of a policy beside the baseline, which are shown as percentages."""
 TRAINED, NOT_MEASURED = "trained_policies", "not measured"
-ROUND = ",round="
-"""What the name of a job has before the number of a round, where it has several."""
 NOT_INDEPENDENT = "it is not independent of them, and overrates what they learned from its errors (over-optimisation)"
 
 
@@ -103,89 +100,30 @@ def sample_view(path: Path, legend: Legend) -> Table | Text:
         return Text(str(error), style="red")
 
 
-def sweep_table(jobs: Mapping[str, Path]) -> Table:
-    """One row per job and policy, then every policy pooled over the seeds.
-
-    Args:
-        jobs: Overrides of each job, and its run folder.
-    """
-    count = len({job.partition(ROUND)[0] for job in jobs})
-    table = Table(title=f"{count} jobs; pooled over seeds: 95 % interval over seeds and prompts")
-    for name in ("job", "policy", "score", "win rate", "KL", "length"):
-        table.add_column(name, justify="left" if name in ("job", "policy") else "right")
-    pooled: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
-    for job, folder in jobs.items():
-        try:
-            found = _job_columns(folder)
-        except Exception as error:  # one damaged file takes nothing from the other jobs
-            table.add_row(job, Text(str(error), style="red"))
-            continue
-        for policy, columns in found.items():
-            for column, values in columns.items():
-                rest = ",".join(part for part in job.split(",") if not part.startswith("seed="))
-                pooled.setdefault((rest, policy), {}).setdefault(column, []).append(values)
-            table.add_row(job, policy, *_cells({name: [values] for name, values in columns.items()}))
-    table.add_section()
-    for (rest, policy), groups in pooled.items():
-        if len(groups["score"]) > 1:
-            table.add_row(f"pooled {rest}", policy, *_cells(groups))
-    return table
-
-
-def failure_table(failures: Mapping[str, str], jobs: int, what: str = "failed") -> Table:
+def failure_table(failures: Sequence[tuple[str, str]], jobs: int, what: str = "failed") -> Table:
     """One row per job of a sweep that could not go on, with what it said.
 
     Args:
-        failures: What each job said, by its name.
+        failures: The name of each job, and what it said.
         jobs: How many jobs the sweep had.
         what: What became of these.
     """
     table = Table("job", "what it said", title=f"{len(failures)} of {jobs} jobs {what}", show_lines=True)
-    for job, said in failures.items():
+    for job, said in failures:
         table.add_row(Text(job, overflow="fold"), Text(said, overflow="fold"))
     return table
 
 
-def _job_columns(folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Per policy and column the values of a job: over prompts where it evaluated, else the last iteration's mean."""
-    evaluation = folder / EVALUATE
-    if is_complete(evaluation):
-        samples = read_json(evaluation / "samples.json")
-        baseline = samples[read_stage(evaluation)["metrics"]["baseline"]]["scores"]
-        return {
-            name: {
-                "score": own["scores"],
-                "win rate": wins(own["scores"], baseline),
-                **({"KL": own["kl"]} if own["kl"] else {}),
-                "length": own["lengths"],
-            }
-            for name, own in samples.items()
-            if name != "prompts"
-        }
-    columns = {}
-    for stage in sorted(path.parent for path in folder.glob("*/stage.json")):
-        metrics = read_stage(stage).get("metrics", {})
-        names = {"score": "rollout/score", "KL": "rollout/kl", "length": "rollout/length"}
-        if names["score"] in metrics:
-            columns[stage.name] = {column: [metrics[name]] for column, name in names.items()}
-    return columns
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """A table of Markdown.
 
-
-def _cells(groups: Mapping[str, list[list[float]]]) -> list[str]:
-    forms = {"score": "{:.3f}", "win rate": "{:.1%}", "KL": "{:.2f}", "length": "{:.1f}"}
-    cells = []
-    for column, form in forms.items():
-        values = groups.get(column)
-        if values is None:
-            cells.append("-")
-        elif all(len(group) == 1 for group in values):
-            cells.append(form.format(sum(group[0] for group in values) / len(values)))
-        else:
-            shares = column == "win rate"
-            alone = share_interval if shares else mean_interval
-            pooled = alone(values[0]) if len(values) == 1 else pooled_interval(values, shares=shares)
-            cells.append(interval_text(pooled, form))
-    return cells
+    Args:
+        head: The heads of its columns.
+        rows: Its cells.
+        text_columns: How many columns are text, on the left; those behind them are numbers, on the right.
+    """
+    lines = [head, ["---"] * text_columns + ["--:"] * (len(head) - text_columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def interval_text(interval: Mapping[str, Any] | None, form: str) -> str:

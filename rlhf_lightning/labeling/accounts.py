@@ -55,11 +55,6 @@ class Accounts(Database):
         self._set(name, "token", _digest(token))
         return token
 
-    def revoke(self, name: str) -> None:
-        """End somebody's link and password; what they saved stays."""
-        self.new_token(name)
-        self._set(name, "password", None)
-
     def labeler_of(self, token: str) -> Account | None:
         """Whose link it is."""
         with self.reading() as connection:

@@ -10,7 +10,7 @@ from rlhf_lightning.evaluation.agreement import COMPARISONS, FLAGS, agreement, k
 from rlhf_lightning.evaluation.intervals import Interval, first_places, known_interval, mean_interval, share_interval
 from rlhf_lightning.evaluation.table_3 import TABLE_3
 from rlhf_lightning.labeling.store import Answer, LabelStore
-from rlhf_lightning.labeling.tasks import FIELDS, Task
+from rlhf_lightning.labeling.tasks import FIELDS
 
 _FURTHER = ("toxicity", "relative_toxicity", "continuity")
 
@@ -98,7 +98,7 @@ def policy_numbers(answers: Iterable[Answer], baseline: str | None = None) -> di
         both.
     """
     judged = [a for a in _judgements(answers) if a.task.kind == "evaluation" and a.task.policies]
-    clusters = first_places([_prompt(answer.task) for answer in judged])
+    clusters = first_places([json.dumps(answer.task.prompt, sort_keys=True) for answer in judged])
     policies = dict.fromkeys(name for answer in judged for name in answer.task.policies if name is not None)
     return {policy: _policy(policy, judged, clusters, baseline) for policy in policies}
 
@@ -194,10 +194,6 @@ def _alpha(tasks: Sequence[Sequence[Answer]], name: str, level: str) -> float | 
         return krippendorff_alpha(units, level)
     except ValueError:
         return None
-
-
-def _prompt(task: Task) -> str:
-    return json.dumps(task.prompt, sort_keys=True)
 
 
 def _grouped(answers: Iterable[Answer], key: Callable[[Answer], Hashable]) -> dict[Any, list[Answer]]:

@@ -142,32 +142,6 @@ def share(tasks: Sequence[Task], share: Fraction, labelers: Count, seed: int = 0
     return [replace(task, labelers_wanted=labelers) if place in shared else task for place, task in enumerate(tasks)]
 
 
-def own_prompts(batch: str, counts: Mapping[str, int], use_cases: Sequence[str] = ()) -> list[Task]:
-    """Demonstrations whose prompt the labeler writes (InstructGPT, appendix A.1).
-
-    Args:
-        batch: What they belong to.
-        counts: How many by kind of prompt, of `PROMPT_KINDS`.
-        use_cases: Use cases of users, which labelers write the user-based ones for, in turn.
-
-    Examples:
-        >>> [task.known["prompt_kind"] for task in own_prompts("sft", {"plain": 1, "few_shot": 2})]
-        ['plain', 'few_shot', 'few_shot']
-    """
-    made = []
-    for kind, count in counts.items():
-        if kind not in PROMPT_KINDS:
-            raise ValueError(f"the kind of a prompt must be one of {', '.join(PROMPT_KINDS)}, got {kind!r}.")
-        if kind == "user_based" and count and not use_cases:
-            raise ValueError("user-based prompts are written for use cases of users; give some.")
-        for number in range(count):
-            known = {"prompt_kind": kind, "slot": f"{kind}/{number}"}
-            if kind == "user_based":
-                known["use_case"] = use_cases[number % len(use_cases)]
-            made.append(Task("", "demonstration", batch, None, known=known))
-    return made
-
-
 def check_answer(task: Task, answer: Any) -> None:
     """See that an answer is one to this task.
 

@@ -5,13 +5,21 @@ from typing import Any
 
 from torch import nn
 
+from rlhf_lightning.models.verified import restore_verified, verified_states
+
 LAYOUT_KEY, LAYOUT = "rlhf_lightning_layout", 2
 """Written into every checkpoint; the number goes up when those that were made before can no longer be resumed."""
+_VERIFIED = "verified"
 _REMEDY = "Start anew, or build the model that it was made with."
 
 
 class LayoutError(RuntimeError):
     """A checkpoint that another version of this package made."""
+
+
+def beside_weights(module: nn.Module) -> dict[str, Any]:
+    """What a checkpoint says besides weights: its layout, and which ways to read rows were right so far."""
+    return {LAYOUT_KEY: LAYOUT, _VERIFIED: verified_states(module)}
 
 
 def check_layout(checkpoint: Mapping[str, Any]) -> None:
@@ -43,6 +51,7 @@ def complete_checkpoint(checkpoint: dict[str, Any], module: nn.Module, frozen: S
         RuntimeError: When it is of another model.
     """
     check_layout(checkpoint)
+    restore_verified(module, checkpoint.get(_VERIFIED, []))
     if "state_dict" in checkpoint:  # a strategy that shards weights has taken them already
         state = module.state_dict()
         check_same_model(checkpoint["state_dict"], learned_state(module, state, frozen))

@@ -1,18 +1,15 @@
 """The gradient of a batch from a backward pass for each part of it, so that memory holds one part."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.models.lora import trainable_parameters
-from rlhf_lightning.models.optimizers import OptimizerFactory
 from rlhf_lightning.models.shared_prefix import prompt_rows
 from rlhf_lightning.parallel.processes import all_gather_objects, process_weight
 from rlhf_lightning.parallel.sharding import is_sharded, sync_on_last
@@ -157,26 +154,3 @@ def check_parts(size: int | None, strategy: Strategy) -> None:
             f"micro_batch_size={size} adds up gradients, of which DeepSpeed has its own keeping. Leave it null, or set "
             "trainer=ddp or fsdp."
         )
-
-
-def ranking_optimizer(module: LightningModule, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
-    """The optimizer over what learns, the head at a rate of its own.
-
-    Args:
-        module: The `RewardModule`.
-        factory: The optimizer's factory.
-        head_lr: The rate of the head; None is that of all.
-
-    Raises:
-        ValueError: When there is no head.
-    """
-    model = cast(Any, module).model
-    if head_lr is None:
-        return factory(trainable_parameters(module))
-    head = getattr(model, "head", None)
-    if not isinstance(head, nn.Module):
-        raise ValueError(f"head_lr={head_lr}: {type(model).__name__} has no `head`. Leave it None.")
-    own = trainable_parameters(head)
-    others = [parameter for parameter in trainable_parameters(module) if not any(parameter is one for one in own)]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": head_lr}]
-    return factory(cast(Any, [group for group in groups if group["params"]]))

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rlhf_lightning.arguments import is_default, parameters_of
+from rlhf_lightning.models.lora import trainable_parameters
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
@@ -129,3 +130,26 @@ def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer, num_trainin
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError("ReduceLROnPlateau follows a metric; take a scheduler that follows the steps.")
     return scheduler
+
+
+def ranking_optimizer(module: Any, factory: OptimizerFactory, head_lr: float | None) -> Optimizer:
+    """The optimizer over what learns, the head at a rate of its own.
+
+    Args:
+        module: The `RewardModule`.
+        factory: The optimizer's factory.
+        head_lr: The rate of the head; None is that of all.
+
+    Raises:
+        ValueError: When there is no head.
+    """
+    model = module.model
+    if head_lr is None:
+        return factory(trainable_parameters(module))
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"head_lr={head_lr}: {type(model).__name__} has no `head`. Leave it None.")
+    own = trainable_parameters(head)
+    others = [parameter for parameter in trainable_parameters(module) if not any(parameter is one for one in own)]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": head_lr}]
+    return factory(cast(Any, [group for group in groups if group["params"]]))

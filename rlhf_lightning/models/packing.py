@@ -5,7 +5,6 @@ length, so that it costs as much as for separate rows and needs no mask of who s
 """
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -20,11 +19,11 @@ from rlhf_lightning.models.attention import EAGER_TOKENS, additive_mask
 from rlhf_lightning.models.padding import length_groups, padded_size, position_ids
 from rlhf_lightning.models.plain_head import has_plain_head
 from rlhf_lightning.models.short_rows import grouped_attention
-from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.parallel.sharding import is_sharded, unshard
+from rlhf_lightning.models.verified import Verified
 
 PACKED = "packed_documents"
 """What transformers calls `packed_attention`."""
+PACKED_ROWS = "packed rows"
 OWN_PACKING = ("flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention that is told where a document begins by positions which begin anew (transformers 5.24)."""
 
@@ -166,23 +165,19 @@ class _Gather(torch.autograd.Function):
 AttentionInterface.register(PACKED, packed_attention)
 
 
-class VerifiedPacking:
-    """Whether a batch may be packed: where it gave the hidden states of separate rows, on rows at least as long.
-
-    A window, or whatever else begins at some length, does not show on shorter rows. So where a batch has longer rows
-    than all before, it is tried again on its two longest, which in a run happens a handful of times. (Sharded weights
-    are gathered by all processes together, so there it is the first batch alone that is tried.)
+class VerifiedPacking(Verified):
+    """Whether a batch may be packed: where it gave the hidden states of separate rows, on its two longest rows.
 
     Args:
         wanted: Whether to pack at all.
     """
 
     def __init__(self, *, wanted: bool = True) -> None:
+        super().__init__(
+            PACKED_ROWS,
+            "its rows are read in groups of similar length instead, with padding, which gives the same result.",
+        )
         self.wanted = wanted
-        self.tokens = 0
-        """Tokens of the longest row on which packing was right."""
-        self.fault = ""
-        """Why it is not done for this model."""
 
     def suits(self, model: nn.Module, input_ids: Int[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]) -> bool:
         """Whether to pack these rows; a model that cannot be packed is left alone with a warning.
@@ -192,29 +187,19 @@ class VerifiedPacking:
             input_ids: The tokens.
             mask: True on real tokens; rows that are not padded on the right are not packed.
         """
-        if not self.packs:
+        if not self.packs or not bool((mask[:, 1:] <= mask[:, :-1]).all()):
             return False
         lengths = mask.sum(1)
-        longest = int(lengths.max())
-        if not bool((mask[:, 1:] <= mask[:, :-1]).all()):
-            return False
-        if longest > self.tokens and not (self.tokens and is_sharded(model)):
-            rows = lengths.argsort(descending=True, stable=True)[:2]
-            with unshard(model):
-                self.fault = _fault(model, input_ids[rows, :longest], mask[rows, :longest])
-            self.tokens = longest
-            if self.fault and rank() == 0:
-                warnings.warn(
-                    f"{type(model).__name__} does not support packed rows ({self.fault}); its rows are read in groups "
-                    "of similar length instead, with padding, which gives the same result.",
-                    stacklevel=2,
-                )
+        longest, rows = int(lengths.max()), lengths.argsort(descending=True, stable=True)[:2]
+        self.verify(
+            model, {PACKED_ROWS: longest}, lambda _: _fault(model, input_ids[rows, :longest], mask[rows, :longest])
+        )
         return self.packs
 
     @property
     def packs(self) -> bool:
         """Whether rows are packed, as far as is known."""
-        return self.wanted and not self.fault
+        return self.wanted and not self.faults
 
     def positions(self, mask: Bool[Tensor, "rows time"]) -> int:
         """Positions that are read of such rows, padding included."""
@@ -222,7 +207,6 @@ class VerifiedPacking:
         return int(lengths.sum()) if self.packs else padded_size(lengths)
 
 
-@torch.no_grad()
 def _fault(model: nn.Module, input_ids: Tensor, mask: Tensor) -> str:
     """What is wrong with packed rows of a model; empty where they are right."""
     if not isinstance(model, PreTrainedModel):
@@ -238,18 +222,11 @@ def _fault(model: nn.Module, input_ids: Tensor, mask: Tensor) -> str:
     changed = two.clone()
     changed[0] = two[0].flip(0)
     with eval_mode(model):
-        try:
-            packed = packed_hidden(model, two, real)
-            behind = slice(int(mask[0].sum()), None)
-            leak = (packed_hidden(model, changed, real) - packed)[behind].abs().max()
-            separate = torch.cat(
-                [
-                    model.base_model(input_ids=row[None, : int(size)], use_cache=False).last_hidden_state[0]
-                    for row, size in zip(two, real.sum(1), strict=True)
-                ]
-            )
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            return str(error)
+        packed = packed_hidden(model, two, real)
+        behind = slice(int(mask[0].sum()), None)
+        leak = (packed_hidden(model, changed, real) - packed)[behind].abs().max()
+        rows = [row[None, : int(size)] for row, size in zip(two, real.sum(1), strict=True)]
+        separate = torch.cat([model.base_model(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows])
     if bool(leak < 1e-6) and alike(packed, separate, model):
         return ""
     return f"hidden states differ by {(packed - separate).abs().max():.2g}, rows reach their neighbours by {leak:.2g}"

@@ -5,7 +5,6 @@ it. `tree_scores` reads one row `[prompt | y1 | .. | yK]` under a mask; it needs
 `separate_scores` reads one row `[prompt | y]` per response: the plain form that both must equal.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -24,8 +23,7 @@ from rlhf_lightning.models.padding import compacting_order, left_aligned, length
 from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, pooled
 from rlhf_lightning.models.selected_cache import selected
-from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.parallel.sharding import is_sharded, unshard
+from rlhf_lightning.models.verified import Verified
 
 GROUP_TOKENS = 8192
 """Responses are read in groups of similar length of up to so many tokens."""
@@ -143,45 +141,38 @@ def _check_rows(scores: Scores, model: ScalarHeadModel, batch: ComparisonBatch) 
         raise ValueError(f"rows of {tokens} tokens pass its window of {window}")
 
 
-class VerifiedPasses:
-    """The fastest pass for each batch, of those that gave the scores of separate rows on rows at least as long.
+class VerifiedPasses(Verified):
+    """The fastest pass for each batch, of those that gave the scores of separate rows on its longest prompts.
 
-    A window, or whatever else begins at some length, does not show on shorter rows. So a pass is not taken for rows
-    longer than a window that the configuration names; and where a batch has longer rows than all before, the passes are
-    tried again on its longest prompts, which in a run happens a handful of times. (Sharded weights are gathered by all
-    processes together, so there it is the first batch alone that is tried.)
+    A pass is not taken for rows longer than a window that the configuration names.
 
     Args:
         candidates: The passes that may be taken.
     """
 
     def __init__(self, candidates: Sequence[Scores] = (cached_scores, tree_scores)) -> None:
-        self.sound = tuple(candidates)
-        self.tokens: dict[Scores, int] = {}
-        """Tokens of the longest row on which each pass was right."""
+        super().__init__(
+            "a shared prefix",
+            "without it each response is scored in a row of its own, which is slower and gives the same result.",
+        )
+        self.candidates = {scores.__name__: scores for scores in candidates}
+
+    @property
+    def sound(self) -> tuple[Scores, ...]:
+        """The candidates, but for those that turned out to be wrong for the model."""
+        return tuple(scores for name, scores in self.candidates.items() if name not in self.faults)
 
     def fastest(self, model: nn.Module, batch: ComparisonBatch) -> Scores:
         """The pass to take; those that turn out to be wrong for the model are left out with a warning."""
         body = getattr(model, "backbone", model)
         check_length(body, tokens_spanned(cached_scores, batch))
         window = unwindowed_tokens(getattr(body, "config", None))
-        spans = {scores: tokens_spanned(scores, batch) for scores in self.sound}
-        within = [scores for scores in self.sound if window is None or spans[scores] <= window]
+        spans = {scores.__name__: tokens_spanned(scores, batch) for scores in self.sound}
+        spans = {name: tokens for name, tokens in spans.items() if window is None or tokens <= window}
         if batch.ranks.shape[1] == 1:  # nothing shows whether responses see each other
-            within = [scores for scores in within if scores in self.tokens]
-        longer = [scores for scores in within if spans[scores] > self.tokens.get(scores, 0)]
-        if longer and not (self.tokens and is_sharded(model)):
-            with unshard(model):
-                right, reasons = sound_passes(model, _longest(batch), longer)
-            if reasons and rank() == 0:
-                warnings.warn(
-                    f"{type(body).__name__} does not support a shared prefix ({reasons}); without it each "
-                    "response is scored in a row of its own, which is slower and gives the same result.",
-                    stacklevel=2,
-                )
-            self.tokens |= {scores: spans[scores] for scores in right}
-            self.sound = tuple(scores for scores in self.sound if scores in right or scores not in longer)
-        return fastest_pass([scores for scores in within if scores in self.sound], batch)
+            spans = {name: tokens for name, tokens in spans.items() if name in self.tokens}
+        self.verify(model, spans, lambda name: pass_fault(self.candidates[name], model, _longest(batch)), body)
+        return fastest_pass([scores for scores in self.sound if scores.__name__ in spans], batch)
 
 
 def _longest(batch: ComparisonBatch) -> ComparisonBatch:
@@ -212,28 +203,15 @@ def tokens_read(scores: Scores, batch: ComparisonBatch) -> tuple[int, int]:
     return int(lengths.sum()), len(lengths) * int(lengths.max())
 
 
-@torch.no_grad()
-def sound_passes(
-    model: nn.Module, batch: ComparisonBatch, candidates: Sequence[Scores] = (cached_scores, tree_scores)
-) -> tuple[tuple[Scores, ...], str]:
-    """The candidates that give the scores of separate rows on two prompts, and what is wrong with the others."""
-    two = prompt_rows(batch, range(min(2, len(batch.ranks))))
-    faults = {scores: _fault(scores, model, two) for scores in candidates}
-    reasons = [f"{scores.__name__}: {fault}" for scores, fault in faults.items() if fault]
-    return tuple(scores for scores, fault in faults.items() if not fault), "; ".join(reasons)
-
-
-def _fault(scores: Scores, model: nn.Module, batch: ComparisonBatch) -> str:
+def pass_fault(scores: Scores, model: nn.Module, batch: ComparisonBatch) -> str:
+    """How a pass differs from separate rows on some prompts; "" where it does not."""
     # What one response says must not touch the scores of its neighbours, in any precision.
     changed = batch.response_ids.clone()
     changed[:, 0] = batch.prompt_ids[:, -1:]
-    try:
-        shared = scores(model, batch)
-        reached = (scores(model, batch._replace(response_ids=changed)) - shared)[:, 1:].abs()
-        leak = reached.max() if reached.numel() else shared.new_zeros(())
-        difference = (shared - separate_scores(model, batch)).abs().max()
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        return str(error)
+    shared = scores(model, batch)
+    reached = (scores(model, batch._replace(response_ids=changed)) - shared)[:, 1:].abs()
+    leak = reached.max() if reached.numel() else shared.new_zeros(())
+    difference = (shared - separate_scores(model, batch)).abs().max()
     if bool(leak < 1e-6) and bool(difference < (1e-3 if is_exact(model) else 0.1)):
         return ""
     return f"scores differ by {difference:.2g}, responses reach their neighbours by {leak:.2g}"

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.generation.held_out import HeldOut
-from rlhf_lightning.models.checkpoint_state import LAYOUT, LAYOUT_KEY, complete_checkpoint, learned_state
+from rlhf_lightning.models.checkpoint_state import beside_weights, complete_checkpoint, learned_state
 from rlhf_lightning.models.configurable import Configurable
 from rlhf_lightning.models.export import sampling_as_trained, save_model
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
@@ -147,7 +147,7 @@ class RLHFModule(HeldOut, Configurable):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not learn, add the random states of every process."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[LAYOUT_KEY] = LAYOUT
+        checkpoint.update(beside_weights(self))
         checkpoint["state_dict"] = learned_state(self, checkpoint["state_dict"], self.frozen)
         checkpoint["random_states"], checkpoint["total_flops"] = random_states(), self.throughput.total
 

@@ -12,8 +12,8 @@ from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.arguments import Count, PositiveFloat, checked
 from rlhf_lightning.models.dict_batches import comparison_batch
 from rlhf_lightning.models.master_weights import widened
-from rlhf_lightning.models.micro_batches import loss_in_parts, ranking_optimizer, ranking_parts, together
-from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory
+from rlhf_lightning.models.micro_batches import loss_in_parts, ranking_parts, together
+from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, ranking_optimizer
 from rlhf_lightning.models.pairwise_accuracy import GroupedAccuracy
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.shared_prefix import Scores, VerifiedPasses, separate_scores, tokens_read

@@ -1,14 +1,13 @@
 """Who judges in step evaluate: settings of the forms of `ppo.reward`, and what is known of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from annotated_types import Len
 
-from rlhf_lightning.arguments import Count, Node, NonNegativeFloat, NonNegativeInt
+from rlhf_lightning.arguments import Count, Node, NonNegativeFloat, NonNegativeInt, did_you_mean
 from rlhf_lightning.evaluation.preferences import PromptSet
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.labeling.settings import Rated
@@ -104,8 +103,7 @@ def _baseline_lacking(context: Context, baseline: str | None, policies: Mapping[
         yield f"baseline={baseline}: {not_made(context.runs, baseline.partition('/')[0])}"
     elif not policies.get(baseline):
         found = ", ".join(name for name, there in policies.items() if there) or "none is there"
-        near = get_close_matches(baseline, policies, 1)
-        meant = f" Did you mean {near[0]}?" if near and near[0] != baseline else ""
+        meant = "" if baseline in policies else did_you_mean(baseline, policies)
         yield f"baseline={baseline} is not among the policies ({found}).{meant} Name one of them."
 
 

@@ -1,11 +1,11 @@
 """One look over all the named steps before the first one is made: everything that lacks is said at once."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from rlhf_lightning.arguments import did_you_mean
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.labeling.settings import PEOPLE
@@ -40,7 +40,7 @@ def check_names(named: Sequence[str], steps: Sequence[str]) -> None:
     if not named:
         raise PipelineError(f"stages is empty, so there is nothing to do. Name some of {', '.join(steps)}.")
     if unknown := [str(name) for name in named if name not in steps]:
-        meant = "".join(_meant(name, steps) for name in unknown)
+        meant = "".join(did_you_mean(name, steps) for name in unknown)
         raise PipelineError(f"stages names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
 
 
@@ -73,8 +73,6 @@ def look_ahead(context: Context, stages: Sequence[Stage], coming: Iterable[str] 
     said = [
         f"{', '.join(dict.fromkeys(about))}: {sentence}" if about else sentence for sentence, about in found.items()
     ]
-    if len(said) == 1:
-        raise PipelineError(said[0])
     if said:
         listed = "".join(f"\n  - {sentence}" for sentence in said)
         more = f"{len(said)} things lack or are wrong, and nothing was made:{listed}"
@@ -150,11 +148,6 @@ def _inputs_lacking(stage: Stage, context: Context) -> Iterator[str]:
         yield str(error)
 
 
-def _meant(name: str, known: Collection[str]) -> str:
-    near = get_close_matches(name.lower(), known, 1)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
 def _upstream_lacking(context: Context) -> Iterator[str]:
     """Runs that somebody names and that do not exist; a multirun builds on its own name by itself."""
     named, root = context.config["upstream"] or [], context.runs.root
@@ -162,8 +155,8 @@ def _upstream_lacking(context: Context) -> Iterator[str]:
         if run != context.runs.run and not (root / run).is_dir():
             runs = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
             yield (
-                f"upstream={run}: there is no run {root / run}.{_meant(run, runs)} Mend the name, or set paths.runs to "
-                "the folder that holds it."
+                f"upstream={run}: there is no run {root / run}.{did_you_mean(run, runs)} Mend the name, or set "
+                "paths.runs to the folder that holds it."
             )
 
 
@@ -176,7 +169,7 @@ def _devices_lacking(trainer: Mapping[str, Any]) -> Iterator[str]:
         return
     there = ", ".join(known for known, count in counts.items() if count)
     if name not in counts:
-        yield f"trainer.accelerator={name} is unknown.{_meant(name, counts)} There are {there}, and auto."
+        yield f"trainer.accelerator={name} is unknown.{did_you_mean(name, counts)} There are {there}, and auto."
     elif not counts[name]:
         yield f"trainer.accelerator={name}: this machine has none that torch can use. There is {there}: trainer=cpu."
     elif name != "cpu":
@@ -201,7 +194,7 @@ def _metric_lacking(context: Context, stages: Mapping[str, Stage]) -> Iterator[s
     for path in metric_paths(context.config):
         where, (name, *parts) = f"optimized_metric={path}", path.split(".")
         if name not in stages:
-            yield f"{where}: {name} is none of the steps that run ({', '.join(stages)}).{_meant(name, stages)}"
+            yield f"{where}: {name} is none of the steps that run ({', '.join(stages)}).{did_you_mean(name, stages)}"
         elif not parts:
             yield f"{where} is a step, not a number. Name one of its metrics, {example}."
         elif name == EVALUATE:
@@ -230,7 +223,7 @@ def _evaluated_lacking(where: str, parts: Sequence[str], options: Mapping[str, A
         known += [_INTERVALS]
     for part, names in zip(parts, known, strict=False):
         if part not in names:
-            yield f"{where}: {part} is none of {', '.join(names) or 'none'}.{_meant(part, names)}"
+            yield f"{where}: {part} is none of {', '.join(names) or 'none'}.{did_you_mean(part, names)}"
             return
     if len(parts) < len(known):
         yield f"{where} is not a number. Add one of {', '.join(known[len(parts)])}."

@@ -4,13 +4,13 @@ Every function gives a sentence for each thing that lacks, without the name of t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from rlhf_lightning.arguments import did_you_mean, nearest
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.scalar_head import HEAD_FILE
@@ -63,10 +63,10 @@ def model_lacking(context: Context, role: str, name: str, kinds: tuple[str, ...]
         yield f"{role}={name}: {step} {only}. {_named(context, kinds)}"
     else:
         known = [BASE, *(other for other, leaves in context.steps.items() if leaves)]
-        near = get_close_matches(step.lower(), known, 1)
+        near = nearest(step.lower(), known)
         alike = near and (not variant or variant in ("raw", "best") or variant.startswith(("epoch-", "batch-")))
         if alike and not Path(name).exists() and not _is_cached(name):
-            meant = f"{near[0]}/{variant}" if variant else near[0]
+            meant = f"{near}/{variant}" if variant else near
             yield f"{role}={name} is no step and no folder here. Did you mean {meant}? {_named(context, kinds)}"
         elif faults := list(folder_lacking(context, role, name)):
             yield from faults
@@ -176,9 +176,8 @@ def base_lacking(context: Context, anew: bool = False) -> Iterator[str]:
         attention = node.get("attention", "sdpa")
         kernels = ["sdpa", "eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
         if attention not in kernels and "/" not in str(attention):
-            near = get_close_matches(str(attention), kernels, 1)
-            meant = f"Did you mean {near[0]}? " if near else ""
-            yield f"model.causal_lm.attention={attention} is unknown. {meant}There are sdpa, eager, flex_attention."
+            meant = did_you_mean(str(attention), kernels)
+            yield f"model.causal_lm.attention={attention} is unknown.{meant} There are sdpa, eager, flex_attention."
         path = node.get("path")
         if path is not None and str(node.get("_target_")).startswith("rlhf_lightning."):
             yield from folder_lacking(context, _BASE_PATH, path)

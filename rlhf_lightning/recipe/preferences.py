@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.arguments import did_you_mean
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.records import prompt_fields
 from rlhf_lightning.data.tokenize import Tokenization
@@ -232,9 +232,8 @@ def preferences_lacking(context: Context, options: Mapping[str, Any]) -> Iterato
 def _unknown(setting: str, options: Mapping[str, Any], kind: str, known: Sequence[str]) -> Iterator[str]:
     for name in options[setting] or {}:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            yield f"{setting}.{name} is none of the {kind} ({', '.join(dict.fromkeys(known))}).{meant}"
+            there = ", ".join(dict.fromkeys(known))
+            yield f"{setting}.{name} is none of the {kind} ({there}).{did_you_mean(name, known)}"
 
 
 def _has_member(context: Context, chosen: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """Steps that jobs of a sweep share: made once, by the job that comes first, in a run of their own beside the jobs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,11 @@ from rlhf_lightning.runs.lock import locked
 
 if TYPE_CHECKING:
     from rlhf_lightning.recipe.pipeline import Pipeline
+    from rlhf_lightning.recipe.stage import Stage
 
 SHARED = "shared"
-_FOREVER = -1.0
-_OUTSIDE = {"run", "paths", "stages", SHARED, METRIC, "overwrite", "keep_going", "plan", "tags", "logger"}
-"""What no step depends on."""
+SLICE = 60.0
+"""Seconds after which a job that waits for shared steps says so again."""
 
 
 def check_shared_steps(config: Mapping[str, Any], steps: Collection[str]) -> None:
@@ -38,32 +39,35 @@ def check_shared_steps(config: Mapping[str, Any], steps: Collection[str]) -> Non
 def run_sharing(pipeline: "Pipeline") -> dict[str, Any]:
     """Run a job of a sweep; returns the metrics of every step.
 
-    The shared steps lie in ``<run>.shared-<hash>``, by the content of the settings that they may depend on, so jobs
-    that differ in those have different ones. One job makes them while the others wait.
+    The shared steps lie in ``<run>.shared-<hash>``, by what they are made from, so jobs that differ in that have
+    different ones. One job makes them while the others wait.
 
     Args:
-        pipeline: That of the job, with all its steps.
+        pipeline: That of the job, with all its steps; afterwards it finds the shared ones upstream.
     """
     config, runs = pipeline.config, pipeline.runs
     check_shared_steps(config, [stage.name for stage in pipeline.recipe])
     names = [stage.name for stage in pipeline.stages]
-    shared = [name for name in names if name in config[SHARED]]
+    shared = [stage for stage in pipeline.stages if stage.name in config[SHARED]]
     if not shared:
         return pipeline.run()
     pipeline.look_ahead()  # what lacks is said before the shared steps are made
-    base = replace(runs, run=f"{config['run']}.{SHARED}-{_content(pipeline, shared)}")
-    pipeline.context.say(SHARED, f"{', '.join(shared)} of {base.root / base.run}, made once for all jobs like this one")
-    rest = {METRIC: None, "stages": [name for name in names if name not in shared]}
-    with locked(Path(base.root / base.run), _FOREVER):
-        metrics = with_settings(pipeline, {**config, METRIC: None, "stages": shared}, base).run()
+    base = replace(runs, run=f"{config['run']}.{SHARED}-{content_of(pipeline, shared)}")
+    made = [stage.name for stage in shared]
+    say = partial(pipeline.context.say, SHARED)
+    say(f"{', '.join(made)} of {base.root / base.run}, made once for all jobs like this one")
+    rest = {METRIC: None, "stages": [name for name in names if name not in made]}
+    with locked(Path(base.root / base.run), SLICE, say):
+        metrics = with_settings(pipeline, {**config, METRIC: None, "stages": made}, base).run()
+    pipeline.runs = replace(runs, upstream=(base.run, *runs.upstream))
     if rest["stages"]:
-        own = replace(runs, upstream=(base.run, *runs.upstream))
-        metrics |= with_settings(pipeline, {**config, **rest}, own).run()
+        metrics |= with_settings(pipeline, {**config, **rest}, pipeline.runs).run()
     return metrics
 
 
-def _content(pipeline: "Pipeline", shared: Collection[str]) -> str:
-    """A hash of the settings that some steps may depend on: theirs, and all that is of no step."""
-    others = {stage.name for stage in pipeline.recipe} - {*shared}
-    kept = {name: value for name, value in pipeline.config.items() if name not in others | _OUTSIDE}
-    return fingerprint(kept)[:8]
+def content_of(pipeline: "Pipeline", shared: Sequence["Stage"]) -> str:
+    """A hash of what steps are made from: the settings that are of their identity, the data, and what is upstream."""
+    context = pipeline.context
+    settings = {stage.name: stage.settings(context) for stage in shared}
+    others = {name: pipeline.config[name] for name in ("data", "upstream")}
+    return fingerprint(context.held({**settings, **others}))[:8]

@@ -53,12 +53,12 @@ class Job:
 
 
 def read_job(path: Path) -> Job:
-    """What a job wrote; a `PipelineError` where the file holds something else."""
-    record = read_json(path)
+    """What a job wrote; where that cannot be read, a failed job that says so."""
     try:
-        return Job(**record, folder=path.parent)
-    except TypeError as error:
-        raise PipelineError(f"{path} is no record of a job ({error}). Move it away, or run the job again.") from error
+        return Job(**read_json(path), folder=path.parent)
+    except (OSError, TypeError, ValueError) as error:
+        said = f"{path} is no record of a job ({error}). Move it away, or run the job again."
+        return Job("", 0, path.parent.name, "", path.parent.name, state=FAILED, said=said, folder=path.parent)
 
 
 def jobs_below(root: Path) -> list[Job]:

@@ -3,8 +3,9 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,21 @@ def being_made(folder: Path, wait: float = _GLANCE) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path, wait: float) -> Iterator[None]:
-    """The same for this process alone; arguments as those of `being_made`."""
+def locked(folder: Path, wait: float, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """The same for this process alone.
+
+    Args:
+        folder: As for `being_made`.
+        wait: As for `being_made`; with `say` the seconds between two lines.
+        say: Says who holds the lock while this process waits for as long as that takes; None does not wait on.
+    """
     real = real_folder(folder)
     place = real.parent / LOCKS / real.name
     holder = place.with_name(place.name + ".json")
     lock = FileLock(place.with_name(place.name + ".lock"))
     with writable(folder):
         place.parent.mkdir(parents=True, exist_ok=True)
-        _acquire(lock, wait, holder, folder)
+        _acquire(lock, wait, holder, folder, say)
     try:
         now = datetime.now().strftime("%Y-%m-%d %H:%M")
         write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": now})
@@ -65,25 +72,32 @@ def locked(folder: Path, wait: float) -> Iterator[None]:
         lock.release()
 
 
-def _acquire(lock: FileLock, wait: float, holder: Path, folder: Path) -> None:
+def _acquire(lock: FileLock, wait: float, holder: Path, folder: Path, say: Callable[[str], None] | None) -> None:
+    begun = time.monotonic()
     try:
-        try:
-            lock.acquire(timeout=wait)
-        except Timeout:
-            if not _ended(_named(holder)):
-                raise
-            lock.acquire(timeout=_PARTING)  # its children, which hold what it held, are about to end too
-    except Timeout:
-        first = _named(holder)
-        who = "process {process} on host {host} since {since}".format(**first) if first else "another process"
-        raise PipelineError(
-            f"{folder} is being made by {who} (locked by {lock.lock_file}); wait for it, or name another run=<name>."
-        ) from None
+        while not _acquired(lock, wait, holder):
+            first = _named(holder)
+            who = "process {process} on host {host} since {since}".format(**first) if first else "another process"
+            made = f"{folder} is being made by {who} (locked by {lock.lock_file})"
+            if say is None:
+                raise PipelineError(f"{made}; wait for it, or name another run=<name>.")
+            say(f"waiting for {(time.monotonic() - begun) / 60:.0f} min: {made}")
     except NotImplementedError as error:
         raise PipelineError(
             f"{folder} is on a file system without locks ({error}), so two processes could not be kept apart. Set "
             "paths.runs to a folder on another one."
         ) from error
+
+
+def _acquired(lock: FileLock, wait: float, holder: Path) -> bool:
+    """Whether the lock could be had; the children of a process that has ended hold what it held, and end soon too."""
+    for seconds in (wait, _PARTING):
+        with suppress(Timeout):
+            lock.acquire(timeout=seconds)
+            return True
+        if not _ended(_named(holder)):
+            break
+    return False
 
 
 def _named(holder: Path) -> dict[str, Any]:

@@ -83,13 +83,8 @@ def fit_stage(
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if not batches_done(trainer):
-        raise PipelineError(
-            "not one batch was trained, so there is no model of this step. See trainer.max_time, "
-            "trainer.limit_train_batches, and the callbacks that end a training."
-        )
+    _look_how_it_ended(trainer, callbacks, say)
     write_json(folder / "examples.json", {name: len(rows) for name, rows in data.examples.items()})
-    _say_how_it_ended(trainer, callbacks, say)
     figures = on_rank_zero(lambda: last_figures(folder / "metrics.csv"))
     watch = getattr(module, "throughput", None)  # it also knows the batches after the last row of metrics.csv
     return figures if watch is None else {**figures, "time/total_flops": watch.total}
@@ -108,7 +103,12 @@ def _told(loggers: Sequence[Logger], hyperparameters: Mapping[str, Any]) -> Iter
                 logger.experiment.finish()  # or the next step's logger would go on in this run
 
 
-def _say_how_it_ended(trainer: L.Trainer, callbacks: Sequence[L.Callback], say: Callable[[str], None]) -> None:
+def _look_how_it_ended(trainer: L.Trainer, callbacks: Sequence[L.Callback], say: Callable[[str], None]) -> None:
+    if not batches_done(trainer):
+        raise PipelineError(
+            "not one batch was trained, so there is no model of this step. See trainer.max_time, "
+            "trainer.limit_train_batches, and the callbacks that end a training."
+        )
     if trainer.should_stop:
         say(f"ended after {batches_done(trainer)} batches, before its time, as a callback or trainer.max_time wanted")
     for callback in callbacks:

@@ -167,7 +167,32 @@ class MemoryPlanner:
         """
         tokens, width = prompt_tokens + response_tokens, response_tokens
         micro_rows = min(micro_rows, minibatch_rows)
-        repeated = minibatch_rows > micro_rows
+        steps = 1 + (minibatch_rows > micro_rows)
+        policy, reward, value, resident = self._ppo_models(ema)
+        with self._fake(policy, value, reward):
+            sampled = self._sampled(policy, min(rows, sampled_rows or rows), prompt_tokens, response_tokens)
+            together = min(rows, max(1, forward_tokens // tokens))
+            read = max(
+                self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
+                self._peak(lambda: self._log_probs(policy, together, tokens, width)),
+                self._peak(lambda: reward(token_ids(together, tokens))),
+            )
+            update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
+            critic = self._passes(value, lambda: value(token_ids(micro_rows, tokens))[:, :width], steps)
+            phases = [
+                Phase("rollout", resident | sampled),
+                Phase("score", {**resident, "activations": read}),
+                Phase("update policy", {**resident, **update}),
+            ]
+            if text_rows:
+                # The gradient of PPO is there already, and once more where the two gradients are compared.
+                text = self._passes(policy, lambda: self._log_probs(policy, text_rows, text_tokens, text_tokens - 1), 2)
+                text["gradients"] += text["gradients"]
+                phases.append(Phase("ptx", {**resident, **text}))
+            return [*phases, Phase("update value", {**resident, **critic})]
+
+    def _ppo_models(self, ema: bool) -> tuple[Any, Any, Any, dict[str, int]]:
+        """Policy, reward model and critic, and the bytes that are held throughout."""
         reward_config = self.reward_config or self.config
         policy = self._causal_lm(self.config, learns=not self.lora)
         reward = self._scalar_model(reward_config, learns=False)
@@ -182,28 +207,7 @@ class MemoryPlanner:
             resident |= {"reference": parameter_bytes(reference), "value": parameter_bytes(value)}
         resident |= {"average": sum(p.numel() * 4 for p in policy.parameters() if p.requires_grad)} if ema else {}
         resident["optimizer"] = sum(self._learned(model)["optimizer"] for model in (policy, value))
-        with self._fake(policy, value, reward):
-            sampled = self._sampled(policy, min(rows, sampled_rows or rows), prompt_tokens, response_tokens)
-            together = min(rows, max(1, forward_tokens // tokens))
-            read = max(
-                self._peak(lambda: self._log_probs(policy, micro_rows, tokens, width)),
-                self._peak(lambda: self._log_probs(policy, together, tokens, width)),
-                self._peak(lambda: reward(token_ids(together, tokens))),
-            )
-            steps = 1 + repeated
-            update = self._passes(policy, lambda: self._log_probs(policy, micro_rows, tokens, width), steps)
-            critic = self._passes(value, lambda: value(token_ids(micro_rows, tokens))[:, :width], steps)
-            phases = [
-                Phase("rollout", resident | sampled),
-                Phase("score", {**resident, "activations": read}),
-                Phase("update policy", {**resident, **update}),
-            ]
-            if text_rows:
-                # The gradient of PPO is there already, and once more where the two gradients are compared.
-                text = self._passes(policy, lambda: self._log_probs(policy, text_rows, text_tokens, text_tokens - 1), 2)
-                text["gradients"] += text["gradients"]
-                phases.append(Phase("ptx", {**resident, **text}))
-            return [*phases, Phase("update value", {**resident, **critic})]
+        return policy, reward, value, resident
 
     def sampling(
         self, rows: int, prompt_tokens: int, response_tokens: int, *, scored: bool = False, forward_tokens: int

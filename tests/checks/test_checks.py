@@ -192,7 +192,8 @@ def _responses_see_each_other(patch: pytest.MonkeyPatch, subject: Subject) -> No
         return torch.ones(width, width, dtype=torch.bool).tril().expand(len(mask), 1, width, width)
 
     patch.setattr(prefix, "tree_mask", causal)
-    patch.setattr(prefix, "sound_passes", lambda *_: ((prefix.tree_scores,), ""))
+    patch.setattr(prefix, "pass_fault", lambda *_: "")
+    patch.setattr(prefix, "fastest_pass", lambda *_: prefix.tree_scores)
 
 
 def _ties_are_pairs(patch: pytest.MonkeyPatch, subject: Subject) -> None:
@@ -674,7 +675,8 @@ def test_a_window_that_is_lost_on_long_rows_is_found(tiny_tokenizer: Any, monkey
     subject.tokens = Tokenization(tiny_tokenizer, 64, 8)
     # As it was: tried on the first batch, which is short, and taken from then on.
     monkeypatch.setattr(prefix, "unwindowed_tokens", lambda config: None)
-    monkeypatch.setattr(prefix, "sound_passes", lambda *_: ((prefix.tree_scores,), ""))
+    monkeypatch.setattr(prefix, "pass_fault", lambda *_: "")
+    monkeypatch.setattr(prefix, "fastest_pass", lambda *_: prefix.tree_scores)
     assert failures(subject) == {"long rows"}
 
 

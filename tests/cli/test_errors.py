@@ -62,6 +62,10 @@ def test_what_nobody_foresaw_leaves_its_traceback_in_the_run(tmp_path, capsys, m
     assert "error.txt" in said
     assert "Traceback" not in said
     assert "KeyError: 'lr'" in (tmp_path / "error.txt").read_text()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "error.txt").mkdir()
+    assert report(error, tmp_path / "full") == "KeyError: 'lr'"
+    assert "nobody foresaw this" not in capsys.readouterr().err
 
 
 def test_errors_cannot_move_the_terminal(capsys):

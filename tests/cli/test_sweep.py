@@ -8,7 +8,7 @@ from command import rlhf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf_lightning.cli.sweep import SweepSummary, check_objectives, runs_of
+from rlhf_lightning.cli.sweep import SweepSummary, check_objectives, record_job, runs_of
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS, Job, jobs_below
 
@@ -55,6 +55,10 @@ def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_
         (["shared=[sft]"], "shared=[sft] is of a sweep, and this is one run. Start it with -m"),
         (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
         (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
+        (
+            ["-m", "experiment=demo", "sweep=minibatch", "minibatch=8,256", "seed=1"],
+            "ppo.module.num_minibatches: 128 / 256 is 0.5, no whole number of at least 1. Mend what it refers to.",
+        ),
     ],
 )
 def test_what_a_sweep_does_not_share_is_refused(arguments, sentence, tmp_path):
@@ -63,6 +67,7 @@ def test_what_a_sweep_does_not_share_is_refused(arguments, sentence, tmp_path):
     said = rlhf(arguments, here)
     assert said.code == 1
     assert sentence in said.text
+    assert not [*here.glob("runs/*/sft")]
 
 
 @pytest.mark.parametrize(
@@ -99,14 +104,55 @@ def test_a_sweep_that_waits_for_people_says_so_and_ends_with_3(monkeypatch, caps
         Job("mine", number, "run", "", name, state=state, said=why, folder=tmp_path / f"run.{name}").write()
     Job("other", 0, "run", "", "seed=4", state=FAILED, said="of another sweep", folder=tmp_path / "run.seed=4").write()
     with pytest.raises(SystemExit) as stop:
-        summary.on_multirun_end(OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
+        summary.on_multirun_end(OmegaConf.create({"run": "run", "paths": {"runs": str(tmp_path)}}))
     said = capsys.readouterr().out
     assert stop.value.code == 3
     assert "1 of 3 jobs wait for people" in said
     assert "1 of 3 jobs were not finished" in said
-    assert "pooled seed" not in said
     assert "wide" in said  # nothing is cut off
     assert "another" not in said
+
+
+def test_a_record_that_cannot_be_written_is_kept_beside_the_runs(tmp_path):
+    own = {"override_dirname": "seed=1", "num": 0}
+    composed = {"mode": RunMode.MULTIRUN, "job": own, "overrides": {"task": ["seed=1"]}, "runtime": {"choices": {}}}
+    hydra_config = OmegaConf.create({"hydra": composed})
+    config = OmegaConf.create({"run": "mine", "upstream": None, "paths": {"runs": str(tmp_path)}, "plan": False})
+    (tmp_path / "mine.seed=1").touch()
+    with pytest.raises(PipelineError, match=r"mine\.seed=1 cannot be written"):
+        record_job(config, hydra_config, BEGUN)
+    record_job(config, hydra_config, FAILED, "There is no room.")
+    assert [(job.name, job.state, job.said) for job in jobs_below(tmp_path)] == [
+        ("seed=1", FAILED, "There is no room.")
+    ]
+    (tmp_path / "mine.seed=1").unlink()
+    record_job(config, hydra_config, COMPLETE)
+    assert [(job.folder.name, job.state) for job in jobs_below(tmp_path)] == [("mine.seed=1", COMPLETE)]
+
+
+@pytest.mark.slow
+def test_jobs_whose_records_cannot_be_written_are_failed_ones_and_the_others_go_on(tmp_path):
+    here = tmp_path / "here"
+    (here / "runs" / "default.seed=1" / "job.json.unfinished").mkdir(parents=True)
+    (here / "runs" / "default.seed=2").touch()
+    said = rlhf(["-m", "stages=[pretrain]", "seed=1,2,3"], here)
+    assert said.code == 1
+    assert said.text.count("skipped: ") == 1
+    assert "2 of 3 jobs failed" in said.text
+    jobs = {job.name: job for job in jobs_below(here / "runs") if job.sweep}
+    assert {name: job.state for name, job in jobs.items()} == {"seed=1": FAILED, "seed=2": FAILED, "seed=3": COMPLETE}
+    assert "job.json" in jobs["seed=1"].said
+    assert "default.seed=2" in jobs["seed=2"].said
+
+
+@pytest.mark.slow
+def test_a_step_that_jobs_share_is_shown_like_their_own(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    small = ["evaluate.policies=[base]", "evaluate.baseline=base", "evaluate.reference=base", "evaluate.num_prompts=4"]
+    said = rlhf(["-m", "stages=[evaluate]", "shared=[evaluate]", *small, "seed=1"], here)
+    assert said.code == 0, said.text
+    assert "one sample each" in said.text
 
 
 @pytest.mark.parametrize("state", [BEGUN, None])
@@ -118,7 +164,7 @@ def test_a_job_without_an_end_and_a_record_that_cannot_be_read_end_with_1(tmp_pa
     if state is None:
         (tmp_path / "run.seed=1" / "job.json").write_text("{")
     with pytest.raises(SystemExit) as stop:
-        summary.on_multirun_end(OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
+        summary.on_multirun_end(OmegaConf.create({"run": "run", "paths": {"runs": str(tmp_path)}}))
     assert stop.value.code == 1
 
 

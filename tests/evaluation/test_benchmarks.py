@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ pytest.importorskip("lm_eval")
 import benchmark_sets
 from benchmark_sets import SETS, Flat, Planted, byte_tokenizer, write_sets
 
-from rlhf_lightning.evaluation.benchmarks import documents
+from rlhf_lightning.evaluation.benchmarks import documents, harness
 from rlhf_lightning.evaluation.benchmarks.documents import evenly, missing
 from rlhf_lightning.evaluation.benchmarks.harness import (
     can_load,
@@ -502,9 +503,14 @@ def test_tasks_without_a_place_for_examples_are_asked_without(root: str) -> None
     assert [shots_of(task, [0, 5]) for task in tasks.values()] == [[0], [0, 5]]
 
 
-def test_what_lacks_is_said(tmp_path: Path) -> None:
-    (sentence,) = names_lacking(["helaswag", "lm_eval/anything"])
-    assert "benchmarks.tasks names helaswag, which is no task. Did you mean hellaswag?" in sentence
+def test_what_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The harness looks through thousands of files for its names.
+    monkeypatch.setattr(harness, "harness_tasks", lambda: SimpleNamespace(all_tasks=["arc_easy", "anything"]))
+    ours, theirs = names_lacking(["helaswag", "lm_eval/anything", "lm_eval/arc_esy"])
+    assert "benchmarks.tasks names helaswag, which is no task. Did you mean hellaswag?" in ours
+    assert theirs == (
+        "benchmarks.tasks names lm_eval/arc_esy, and the harness has no task arc_esy. Did you mean lm_eval/arc_easy?"
+    )
     assert missing(["sst2", "sst2"], str(tmp_path)) == [
         f"{tmp_path}/{name}.jsonl.gz is not there, which the tasks on sst2 read. Put it there, or leave its tasks out "
         "of benchmarks.tasks."

@@ -1,19 +1,25 @@
 """`rlhf-sweep`: run folders become one table, means over seeds and a picture, whatever became of a job."""
 
 import csv
+import io
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 from pyarrow import parquet
+from rich.console import Console
 
+from rlhf_lightning.cli.sweep import print_jobs
 from rlhf_lightning.cli.sweep_report import main
-from rlhf_lightning.evaluation.sweep_figures import across, shown
+from rlhf_lightning.evaluation.sweep_figures import across, mean_rows, measure_label, shown
 from rlhf_lightning.evaluation.sweep_measures import measured, pooled, varied
+from rlhf_lightning.recipe.legend import legend_of
+from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.errors import PipelineError
-from rlhf_lightning.runs.files import write_json
+from rlhf_lightning.runs.files import read_json, write_json
 from rlhf_lightning.runs.jobs import COMPLETE, FAILED, UNFINISHED, Job, jobs_of
 
 KL = "ppo.module.kl_coef"
@@ -21,10 +27,14 @@ LOSSES = {("0", "1"): 1.0, ("0", "2"): 1.2, ("0.1", "1"): 0.9, ("0.1", "2"): 0.9
 """Of PPO on pretraining text, by KL coefficient and seed."""
 
 
+def stage(metrics: dict) -> dict:
+    known = {"git_commit": "abcdef0123", "date": "2026-11-27"}
+    return {"status": "complete", "identity": {}, "metrics": metrics, **known}
+
+
 def finished(folder: Path, metrics: dict) -> None:
     folder.mkdir(parents=True)
-    stage = {"status": "complete", "identity": {}, "metrics": metrics, "git_commit": "abcdef0123", "date": "2026-11-27"}
-    write_json(folder / "stage.json", stage)
+    write_json(folder / "stage.json", stage(metrics))
 
 
 def make_job(root: Path, number: int, kl: str, seed: str, study: str = "kl") -> Job:
@@ -65,7 +75,7 @@ def test_tasks_of_the_automatic_suite_have_their_panels(tmp_path: Path) -> None:
         whole = {"value": 0.25 * (number + 1), "low": 0.0, "high": 1.0}
         task = {"metric": "f1", **whole, "items": 4, "shots": 0, "further": {"exact_match": {**whole, "items": 4}}}
         finished(job.folder / "benchmarks", {"policies": {"ppo": {"drop@0": task}}})
-    means = pooled(measured(jobs_of([tmp_path / "runs"])))
+    means = pooled(measured(jobs_of([tmp_path / "runs"]))[1])
     found = {each.settings[KL]: each.interval["value"] for each in means if each.measure == "benchmarks/drop@0/f1"}
     assert found == {"0": pytest.approx(0.375), "0.1": pytest.approx(0.875)}
     assert {"benchmarks/drop@0/f1", "benchmarks/drop@0/exact_match"} <= {*shown(means)}
@@ -74,13 +84,15 @@ def test_tasks_of_the_automatic_suite_have_their_panels(tmp_path: Path) -> None:
 def test_what_never_varies_within_a_prompt_is_no_share(tmp_path: Path) -> None:
     make_job(tmp_path / "runs", 0, "0", "2")
     (found,) = [
-        each for each in pooled(measured(jobs_of([tmp_path / "runs"]))) if (each.policy, each.measure) == ("sft", "kl")
+        each
+        for each in pooled(measured(jobs_of([tmp_path / "runs"]))[1])
+        if (each.policy, each.measure) == ("sft", "kl")
     ]
     assert found.interval == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
 def test_means_over_seeds(jobs: list[Job]) -> None:
-    found = measured(jobs)
+    _, found = measured(jobs)
     assert varied(found) == [KL, "seed"]
     means = {(each.settings[KL], each.policy, each.measure): each for each in pooled(found)}
     loss = means["0", "ppo", "pretrain_loss"]
@@ -144,9 +156,55 @@ def test_the_jobs_of_a_multirun_are_those_of_its_run_and_study(jobs: list[Job], 
         jobs_of([jobs[2].folder / "ppo"])
 
 
-def test_a_damaged_record_is_named(jobs: list[Job], tmp_path: Path, capsys) -> None:
+def test_records_that_cannot_be_read_are_failed_jobs_and_the_others_go_on(
+    jobs: list[Job], tmp_path: Path, capsys
+) -> None:
     write_json(jobs[0].folder / "job.json", {"sweep": "id", "what": 1})
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "runs"), "--report", str(tmp_path / "report")])
-    assert stop.value.code == 1
-    assert "job.json is no record of a job" in capsys.readouterr().err.replace("\n", " ")
+    (jobs[1].folder / "evaluate" / "samples.json").write_text("{")
+    (jobs[2].folder / "ppo" / "stage.json").write_text("{")
+    main([str(tmp_path / "runs"), "--report", str(tmp_path / "report")])
+    table = parquet.read_table(tmp_path / "report" / "sweep.parquet").to_pylist()
+    failed = {row["job"]: row["said"] for row in table if row["state"] == FAILED}
+    assert "job.json is no record of a job" in failed.pop(jobs[0].folder.name)
+    assert "samples.json cannot be read" in failed.pop(jobs[1].folder.name)
+    assert "stage.json is torn" in failed.pop(jobs[2].folder.name)
+    assert [*failed.values()] == ["It diverged."]
+    assert {row["job"] for row in table if row["state"] == COMPLETE} == {jobs[3].folder.name}
+    assert "4 of 6 jobs failed" in capsys.readouterr().out
+
+
+def test_the_table_at_the_end_of_a_sweep(jobs: list[Job], tmp_path: Path) -> None:
+    output = io.StringIO()
+    print_jobs(jobs, Console(file=output, width=200))
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines()]
+    assert "kl: 4 jobs; means over seeds" in output.getvalue()
+    (ppo,) = [line for line in lines if line[:2] == ["0.1", "PPO"]]
+    assert ppo[2:6] == ["3.50", "0.50", "0.67", "0.900"]  # likert, win rate, score, loss on text
+    for job in jobs[:4]:
+        rmtree(job.folder / "evaluate")
+        write_json(job.folder / "ppo" / "stage.json", stage({"rollout/score": 0.5, "rollout/length": 10.0}))
+    heads, rows = mean_rows(pooled(measured(jobs)[1]), legend_of(RECIPE))
+    assert heads == [KL, "policy", "score of episodes", "tokens of episodes"]
+    assert rows == [["0", "PPO", "0.500", "10.0"], ["0.1", "PPO", "0.500", "10.0"]]
+
+
+def test_what_further_judges_say_has_its_panels(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "runs", 0, "0", "1")
+    path = job.folder / "evaluate" / "samples.json"
+    samples = read_json(path)
+    samples["sft"] |= {"judges": {"rule": [1.0, 1.0, 1.0]}, "likert": {"rule": [2.0, 2.0, 2.0]}}
+    samples["ppo"] |= {"judges": {"rule": [2.0, 1.0, 2.0]}, "likert": {"rule": [4.0, 5.0, 6.0]}}
+    samples["ppo"]["preferences"] = {"people": [1.0, None, 0.5]}
+    write_json(path, samples)
+    means = pooled(measured([job])[1])
+    values = {each.measure: each.interval["value"] for each in means if each.policy == "ppo"}
+    assert values["preferences/rule"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert values["preferences/people"] == 0.75
+    assert values["likert/rule"] == 5.0
+    panels = ["likert/rule", "preferences/people", "preferences/rule"]
+    assert [name for name in shown(means) if name in panels] == panels
+    assert [measure_label(name) for name in panels] == [
+        "Likert score by rule",
+        "win rate by people",
+        "win rate by rule",
+    ]

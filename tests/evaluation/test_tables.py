@@ -1,12 +1,10 @@
 import io
-import json
 
-import pytest
 from rich.console import Console
 
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.table_3 import TABLE_3
-from rlhf_lightning.evaluation.tables import closing_table, measure_table, sample_table, sweep_table
+from rlhf_lightning.evaluation.tables import closing_table, markdown_table, measure_table, sample_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
 
@@ -113,60 +111,10 @@ def test_samples_stand_side_by_side():
     assert rows == [["p1", "a", "d"], ["p2", "b", "e"]]
 
 
-def write_stage(folder, metrics, samples=None):
-    folder.mkdir(parents=True)
-    (folder / "stage.json").write_text(json.dumps({"status": "complete", "identity": {}, "metrics": metrics}))
-    if samples is not None:
-        (folder / "samples.json").write_text(json.dumps(samples))
-
-
-def write_job(folder, scores):
-    """An evaluation of two policies on two prompts."""
-    sft = {"scores": [0.0, 1.0], "kl": [0.0, 0.0], "lengths": [4.0, 4.0]}
-    ppo = {"scores": scores, "kl": [1.0, 1.0], "lengths": [6.0, 6.0]}
-    write_stage(folder / "evaluate", {"baseline": "sft"}, {"prompts": ["a", "b"], "sft": sft, "ppo": ppo})
-    return folder
-
-
-def test_sweep_table_pools_over_seeds(tmp_path):
-    jobs = {
-        "ppo.kl=0.1,seed=1": write_job(tmp_path / "a", [1.0, 1.0]),
-        "ppo.kl=0.1,seed=2": write_job(tmp_path / "b", [0.5, 0.5]),
-        "ppo.kl=0.2,seed=1": write_job(tmp_path / "c", [0.25, 0.25]),
-    }
-    title, rows = rows_of(sweep_table(jobs))
-    assert title.startswith("3 jobs")
-    assert len(rows) == 6 + 2
-    cells = {(job, policy): rest for job, policy, *rest in rows}
-    assert cells["ppo.kl=0.1,seed=1", "ppo"] == [
-        "1.000 1.000 .. 1.000",
-        "75.0% 19.8% .. 97.3%",  # beats 0, ties with 1: the roots of (.75 - p)^2 = 1.96^2 p (1 - p) / 2
-        "1.00 1.00 .. 1.00",
-        "6.0 6.0 .. 6.0",
-    ]
-    # Two seeds of scores 1 and 1/2: the pooled interval runs from the one to the other.
-    assert cells["pooled ppo.kl=0.1", "ppo"][0] == "0.750 0.500 .. 1.000"
-    assert cells["pooled ppo.kl=0.1", "sft"][1] == "50.0% 50.0% .. 50.0%"
-    assert ("pooled ppo.kl=0.2", "ppo") not in cells
-
-
-def test_sweep_table_without_evaluation(tmp_path):
-    metrics = {"rollout/score": 0.5, "rollout/kl": 2.0, "rollout/length": 10.0}
-    for name, score in [("a", 0.5), ("b", 1.0)]:
-        write_stage(tmp_path / name / "ppo", {**metrics, "rollout/score": score})
-    _, rows = rows_of(sweep_table({"seed=1": tmp_path / "a", "seed=2": tmp_path / "b"}))
-    assert rows == [
-        ["seed=1", "ppo", "0.500", "-", "2.00", "10.0"],
-        ["seed=2", "ppo", "1.000", "-", "2.00", "10.0"],
-        ["pooled", "ppo", "0.750", "-", "2.00", "10.0"],
-    ]
-
-
-@pytest.mark.parametrize("folder", ["nothing", "half"])
-def test_sweep_table_of_jobs_that_did_not_get_that_far(tmp_path, folder):
-    (tmp_path / "half" / "evaluate").mkdir(parents=True)
-    (tmp_path / "half" / "evaluate" / "stage.json").write_text('{"status": "half-done", "identity": {}}')
-    assert rows_of(sweep_table({"seed=1": tmp_path / folder}))[1] == []
+def test_a_table_of_markdown():
+    assert markdown_table(["set", "sft", "ppo"], [["drop", "1", "2"]]) == (
+        "| set | sft | ppo |\n| --- | --: | --: |\n| drop | 1 | 2 |"
+    )
 
 
 def test_samples_cannot_move_the_terminal():

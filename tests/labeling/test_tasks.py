@@ -1,7 +1,7 @@
 import pytest
 
 from rlhf_lightning.data.records import RecordError
-from rlhf_lightning.labeling.tasks import FIELDS, Task, check_answer, own_prompts, share
+from rlhf_lightning.labeling.tasks import FIELDS, Task, check_answer, share
 
 pytestmark = pytest.mark.usefixtures("types_as_users_have_them")
 RANKING = Task("", "ranking", "b", "p", ["x", "y", "z"], ["sft", None, "ppo"])
@@ -124,17 +124,6 @@ def test_a_share_goes_to_several_and_stays_where_tasks_are_added():
     assert share(tasks, 0.2, 3, seed=2) != shared
     with pytest.raises(ValueError, match=r"share must be a number in \[0, 1\]"):
         share(tasks, 1.5, 2)
-
-
-def test_prompts_that_labelers_write():
-    tasks = own_prompts("sft", {"plain": 2, "few_shot": 1, "user_based": 3}, ["sum up letters", "name colours"])
-    assert len({task.id for task in tasks}) == 6
-    assert tasks == own_prompts("sft", {"plain": 2, "few_shot": 1, "user_based": 3}, ["sum up letters", "name colours"])
-    assert [task.known.get("use_case") for task in tasks[3:]] == ["sum up letters", "name colours", "sum up letters"]
-    with pytest.raises(ValueError, match="user-based prompts are written for use cases"):
-        own_prompts("sft", {"user_based": 1})
-    with pytest.raises(ValueError, match="must be one of plain, few_shot, user_based, got 'short'"):
-        own_prompts("sft", {"short": 1})
 
 
 def test_fields_are_those_of_table_3():

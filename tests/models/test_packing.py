@@ -3,13 +3,17 @@ from functools import partial
 
 import pytest
 import torch
+from torch.optim import SGD
 
-from rlhf_lightning.algorithms.batch import LMBatch
+from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
 from rlhf_lightning.algorithms.losses import lm_loss
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.lora import add_adapters, trainable_parameters
 from rlhf_lightning.models.packing import VerifiedPacking, packed_hidden
 from rlhf_lightning.models.recompute import checkpoint_activations
+from rlhf_lightning.models.scalar_head import ScalarHeadModel
+from rlhf_lightning.models.shared_prefix import VerifiedPasses
+from rlhf_lightning.modules.language_model import LanguageModelModule
 
 from .families import FAMILIES, make_family
 
@@ -131,6 +135,53 @@ def test_what_shows_on_longer_rows_alone_is_found_there(spoil, fault):
         assert not packing.suits(model, long.input_ids, long.mask)
     assert not packing.suits(model, short.input_ids, short.mask)
     assert packing.positions(short.mask) == 14
+
+
+def kept(module):
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_what_longer_rows_showed_is_in_the_checkpoint():
+    """Or a run that goes on would pack the shorter rows before it, which the run that was not stopped does not."""
+    first, again, old = (LanguageModelModule(make_family("Gemma 3 text"), SGD, packing=True) for _ in range(3))
+    for module in (first, again, old):
+        module.model.model.layers[0].self_attn.sliding_window = 50
+    short = batch_of([4, 7])
+    first.loss(short)
+    again.on_load_checkpoint(kept(first))
+    assert again.packing.tokens == {"packed rows": 7}
+    assert again.packing.packs
+    with pytest.warns(UserWarning, match="does not support packed rows .hidden states differ"):
+        first.loss(batch_of([4, 16]))
+    again.on_load_checkpoint(kept(first))
+    assert not again.packing.packs
+    assert torch.equal(again.loss(short)[0], first.loss(short)[0])
+    before = kept(first)
+    del before["verified"]  # as checkpoints were
+    old.on_load_checkpoint(before)
+    assert old.packing.packs
+
+
+@pytest.mark.parametrize("kind", ["packed", "shared"])
+def test_no_memory_to_try_is_no_fault_of_the_model(kind, monkeypatch, make_tiny_lm):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    if kind == "packed":
+        monkeypatch.setattr("rlhf_lightning.models.packing.packed_hidden", full)
+        batch, packing = batch_of([4, 7]), VerifiedPacking()
+        with pytest.raises(torch.OutOfMemoryError):
+            packing.suits(make_family("Llama"), batch.input_ids, batch.mask)
+        assert packing.packs
+    else:
+        ids, mask = torch.ones(1, 2, 3, dtype=torch.long), torch.ones(1, 2, 3, dtype=torch.bool)
+        batch = ComparisonBatch(ids[:, 0], mask[:, 0], ids, mask, torch.tensor([[1, 2]]), [""])
+        passes, model = VerifiedPasses((full,)), ScalarHeadModel(make_tiny_lm("gpt2").base_model, 8)
+        with pytest.raises(torch.OutOfMemoryError):
+            passes.fastest(model, batch)
+        assert passes.sound == (full,)
 
 
 def test_rows_with_padding_elsewhere_and_other_modules_are_not_packed(tiny_gpt2):

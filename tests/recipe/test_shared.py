@@ -3,13 +3,22 @@
 import os
 import signal
 import time
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import rlhf, start
 
+from rlhf_lightning.cli import composed
 from rlhf_lightning.cli.sweep_report import write_report
+from rlhf_lightning.recipe.pipeline import Pipeline
+from rlhf_lightning.recipe.shared import content_of
+from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.jobs import COMPLETE, jobs_below
+from rlhf_lightning.runs.targets import builder
 
 TINY = """# @package _global_
 # A run of seconds.
@@ -42,6 +51,23 @@ def tables(here: Path, *runs: str) -> list[bytes]:
     for name in runs:
         write_report(jobs_below(here / name), here / "report" / name)
     return [(here / "report" / name / "sweep.csv").read_bytes() for name in runs]
+
+
+def test_where_a_job_runs_does_not_keep_it_from_sharing(tmp_path: Path) -> None:
+    config = composed(["experiment=demo", "shared=[sft,ppo]"])
+
+    def content(*changes: tuple[str, Any]) -> str:
+        changed = deepcopy(config)
+        for path, value in changes:
+            *nodes, name = path.split("/")
+            reduce(getitem, nodes, changed)[name] = value
+        pipeline = Pipeline(changed, builder([]), Runs(tmp_path, "mine"))
+        return content_of(pipeline, [pipeline.step("sft"), pipeline.step("ppo")])
+
+    elsewhere = [("trainer/devices", 2), ("trainer/strategy", "ddp"), ("generation/batch_tokens", 4096), ("logger", [])]
+    assert content(*elsewhere, ("collect/prompts/train", 7), ("tags", ["a"])) == content()
+    others = [("seed", 2), ("sft/data/batch_size", 8), ("data/source/seed", 1), ("upstream", "other")]
+    assert len({content(each) for each in others} | {content()}) == len(others) + 1
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.runs.errors import PipelineError
-from rlhf_lightning.runs.lock import being_made
+from rlhf_lightning.runs.lock import being_made, locked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 PROCESSES = multiprocessing.get_context("fork")
@@ -67,6 +67,22 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, start, 
     first.join()
     with being_made(folder, wait=0.1):
         assert str(os.getpid()) in refused(folder)
+
+
+def test_who_waits_says_for_whom_and_goes_on_when_that_one_is_gone(tmp_path, start):
+    folder, said = tmp_path / "runs" / "mine.shared-1", []
+    first = start(folder)
+
+    def say(line):
+        said.append(line)
+        if len(said) == 2:
+            os.kill(first.pid, signal.SIGKILL)
+            first.join()
+
+    with locked(folder, 0.1, say):
+        named = f"waiting for 0 min: {folder} is being made by process {first.pid} on host {socket.gethostname()} since"
+        assert len(said) == 2
+        assert all(line.startswith(named) for line in said)
 
 
 def test_it_goes_when_the_block_ends_also_with_an_error(tmp_path):

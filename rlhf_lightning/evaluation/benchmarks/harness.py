@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from rlhf_lightning.arguments import did_you_mean
 from rlhf_lightning.evaluation.benchmarks.documents import EXAMPLES, TEST, has_examples, read
 from rlhf_lightning.evaluation.benchmarks.sets import SOURCES
 from rlhf_lightning.runs.extras import needs_extra
@@ -73,16 +74,29 @@ def can_load(name: str, root: str | None) -> bool:
 
 def names_lacking(names: Sequence[str]) -> Iterator[str]:
     """A sentence for the extra that is not installed, and for each task that does not exist."""
-    if find_spec("lm_eval") is None:
+    installed = find_spec("lm_eval") is not None
+    if not installed:
         yield "the automatic suite needs lm-evaluation-harness: pip install 'rlhf-lightning[eval]'."
     for name in names:
+        if name.startswith(THEIRS) and installed:
+            asked, there = name.removeprefix(THEIRS), harness_tasks().all_tasks
+            if asked not in there:
+                meant = did_you_mean(asked, there).replace("mean ", f"mean {THEIRS}")
+                yield f"benchmarks.tasks names {name}, and the harness has no task {asked}.{meant}"
         if not name.startswith(THEIRS) and name not in (known := task_names()):
-            near = get_close_matches(name, known, 1)
-            meant = f" Did you mean {near[0]}?" if near else ""
             yield (
-                f"benchmarks.tasks names {name}, which is no task.{meant} There are {', '.join(known)}, and those of "
-                f"the harness, such as {THEIRS}arc_easy."
+                f"benchmarks.tasks names {name}, which is no task.{did_you_mean(name, known)} There are "
+                f"{', '.join(known)}, and those of the harness, such as {THEIRS}arc_easy."
             )
+
+
+@cache
+def harness_tasks() -> Any:
+    """The manager of the harness's own tasks, which reads the thousands of files that name them: once in a process."""
+    from lm_eval.tasks import TaskManager
+
+    with _quiet(), isolate_rng():
+        return TaskManager()
 
 
 def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | None = None) -> dict[str, Any]:
@@ -97,7 +111,7 @@ def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | Non
 
     Raises:
         ImportError: When the extra `eval` is not installed.
-        ValueError: When a task does not exist, or a file is damaged.
+        ValueError: When a file is damaged.
     """
     with needs_extra("the automatic suite", "eval"):
         from lm_eval.tasks import TaskManager
@@ -114,13 +128,9 @@ def load_tasks(names: Sequence[str], root: str | None = None, uniform: int | Non
                 examples.split = EXAMPLES
                 found[name].sampler.replace_df(list(found[name].fewshot_docs()))
         if theirs:
-            manager = TaskManager()
-            if unknown := [name for name in theirs if name not in manager.all_tasks]:
-                near = get_close_matches(unknown[0], manager.all_tasks, 1)
-                meant = f" Did you mean {THEIRS}{near[0]}?" if near else ""
-                raise ValueError(f"the harness has no task {', '.join(unknown)}.{meant}")
-            found |= {f"{THEIRS}{name}": task for name, task in manager.load(theirs)["tasks"].items()}
-    return {name: found[name] for name in sorted(found, key=lambda each: _place(each, names))}
+            found |= {f"{THEIRS}{name}": task for name, task in harness_tasks().load(theirs)["tasks"].items()}
+    places = {name: place for place, name in enumerate(names)}
+    return {name: found[name] for name in sorted(found, key=lambda each: places.get(each, len(names)))}
 
 
 @contextmanager
@@ -143,7 +153,3 @@ def shots_of(task: Any, shots: Sequence[int]) -> list[int]:
 def described(task: Any) -> Mapping[str, Any]:
     """What a task is, as far as its results depend on it, without where its file lies."""
     return {name: value for name, value in task.dump_config().items() if name not in ("num_fewshot", "metadata")}
-
-
-def _place(name: str, names: Sequence[str]) -> int:
-    return names.index(name) if name in names else len(names)
