@@ -12,9 +12,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-LENGTH = 128
-"""Its `--max-model-len`."""
-
 
 @torch.no_grad()
 def drawn(
@@ -89,8 +86,9 @@ class FakeServer(ThreadingHTTPServer):
         assert content["return_token_ids"]
         assert content["ignore_eos"]
         assert (content["top_p"], content["top_k"], content["logprobs"]) == (1.0, -1, 0)
-        if len(prompt) + limit > LENGTH:
-            return 400, {"error": {"message": f"This model's maximum context length is {LENGTH} tokens."}}
+        longest = self.model.config.max_position_embeddings
+        if len(prompt) + limit > longest:
+            return 400, {"error": {"message": f"This model's maximum context length is {longest} tokens."}}
         tokens, log_probs = drawn(
             self.model, prompt, content["seed"], limit, content["stop_token_ids"], content["temperature"]
         )
@@ -107,6 +105,7 @@ class FakeServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: FakeServer
+    protocol_version = "HTTP/1.1"  # one connection for many requests
 
     def do_POST(self) -> None:
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -114,9 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.asked.append((self.path, content))
             self.server.keys.add(self.headers["Authorization"])
             status, body = self.server.answer(self.path, content)
+        written = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
+        self.send_header("Content-Length", str(len(written)))
         self.end_headers()
-        self.wfile.write(b"" if body is None else json.dumps(body).encode())
+        self.wfile.write(written)
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""
