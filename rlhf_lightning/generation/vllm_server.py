@@ -22,7 +22,7 @@ from rlhf_lightning.runs.secrets import redacted
 _START = (
     "start it by VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --generation-config vllm --logprobs-mode processed_logprobs"
 )
-_WHOLE = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
+_WHOLE = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """The full distribution, whatever the model's generation config says."""
 
 
@@ -34,8 +34,8 @@ class VLLMServerSampler:
     ids, with a seed of its own; token ids and their log-probabilities come back. The first two need
     `VLLM_SERVER_DEV_MODE=1` and ask for no key, so that such a server belongs into a private network.
 
-    It follows the documentation of vLLM 0.33 (November 2026), pages "Sleep Mode", "Layerwise (Re)loading" and
-    "OpenAI-Compatible Server", and has been tried against a fake of it only.
+    It follows the documentation of vLLM: of completions that of 0.26, of weights `docs/training/layerwise.md` (115b6d4)
+    and `docs/features/sleep_mode.md` (01181dd) of its repository. It has been tried against a fake of that only.
 
     Args:
         urls: Addresses of the servers, one for each process that trains, without `/v1`.
