@@ -22,10 +22,11 @@ OVERRIDES = [
     *("select.candidates=[base]", f"select.reward={UTILITY}", "select.num_prompts=2"),
     *("ppo.init=base", f"ppo.reward={UTILITY}", "ppo.data.batch_size=4", "ppo.module.num_minibatches=2"),
     *("evaluate.policies=[base]", "evaluate.baseline=base", "evaluate.reference=base", "evaluate.num_prompts=2"),
-    *("evaluate.judges=null", "evaluate.prompt_sets=null", "evaluate.metadata=null"),
+    *("evaluate.judges=null", "evaluate.prompt_sets=null", "evaluate.metadata=null", "evaluate.probes=null"),
 ]
 
 
+@pytest.mark.slow
 def test_every_step_that_samples_asks_the_server(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
