@@ -29,6 +29,7 @@ MUST = {
     ("model", "folder"): ["model.path=/m"],
     ("model", "scratch"): ["model.tokenizer_path=/t"],
     ("data", "jsonl"): ["data.root=/d"],
+    ("generation", "vllm_server"): ["generation.options.folder=/w"],
     ("data", "real"): ["data.root=/d"],
 }
 

@@ -1,7 +1,7 @@
-"""Who samples the rollouts: our own loop, continuous batching of transformers, or vLLM in the same process.
+"""Who samples: our own loop, continuous batching of transformers, vLLM in the same process, or a vLLM server.
 
-PPO compares the log-probabilities of every rollout with those of its own pass over the same tokens, so an engine that
-samples from anything else than the policy stops the run in the first iteration.
+The log-probabilities of an engine are compared with those of our own pass over the same tokens, of a few responses of
+every batch, and in PPO of all, so an engine that samples from anything else than the model stops the run at once.
 """
 
 import os
@@ -10,20 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
-from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
+from rlhf_lightning.algorithms.functional import masked_mean
 from rlhf_lightning.arguments import Count, checked
-from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, through_first
+from rlhf_lightning.generation.experience import check_sampler_gap
+from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, sample_responses, select_rows
 from rlhf_lightning.generation.sampling_batches import Sampler, SamplingBatches
-from rlhf_lightning.models.lora import has_adapters, merge_adapters
+from rlhf_lightning.generation.token_rows import rollout_of, row_seeds, unpadded, without_adapters, write_weights
+from rlhf_lightning.generation.vllm_server import VLLMServerSampler
+from rlhf_lightning.models.precision import is_exact
 
 NEEDS_VLLM = "generation.engine=vllm needs vLLM: pip install 'rlhf-lightning[vllm]'. Or set generation.engine=loop."
-Engine = Literal["loop", "transformers", "vllm"]
+Engine = Literal["loop", "transformers", "vllm", "vllm_server"]
+_CHECKED = 8
+"""Responses of a batch whose log-probabilities are compared."""
 
 
 @checked
@@ -33,7 +37,7 @@ def make_sampler(
     """The sampler of that name.
 
     Args:
-        engine: `loop`, `transformers` or `vllm`.
+        engine: `loop`, `transformers`, `vllm` or `vllm_server`.
         options: Arguments of the engine's class; the loop has none.
         batch_tokens: Tokens of a sampling batch, see `SamplingBatches`.
 
@@ -42,9 +46,43 @@ def make_sampler(
     """
     if engine == "loop" and options:
         raise ValueError(f"the engine loop has no options, got {options}.")
-    engines = {"transformers": ContinuousBatchingSampler, "vllm": VLLMSampler}
-    sampler = engines[engine](**(options or {})) if engine in engines else sample_responses
+    engines: dict[str, Any] = {
+        "transformers": ContinuousBatchingSampler,
+        "vllm": VLLMSampler,
+        "vllm_server": VLLMServerSampler,
+    }
+    sampler = _Verified(engines[engine](**(options or {}))) if engine in engines else sample_responses
     return SamplingBatches(sampler, batch_tokens)
+
+
+def responses_depend_on(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Of node `generation` what responses depend on: not where a server is, nor how many are sampled at once.
+
+    Args:
+        generation: The arguments of `make_sampler`.
+    """
+    addresses: dict[str, Any] = {"options": {}} if generation["engine"] == "vllm_server" else {}
+    return {**generation, **addresses, "batch_tokens": None}
+
+
+class _Verified:
+    """A sampler whose responses are read again, some of every batch, by the model that should have written them."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __call__(
+        self, model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
+    ) -> Rollout:
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(f"{type(model).__name__} is no model of transformers. Set generation.engine=loop.")
+        rollout = self.sampler(model, prompts, options, key)
+        some = select_rows(rollout, torch.arange(min(_CHECKED, len(rollout.ended)), device=rollout.ended.device))
+        with torch.no_grad():
+            expected = response_log_probs(model, some, options.temperature or 1.0)
+        gap = masked_mean((some.log_probs - expected).abs(), some.response_mask)
+        check_sampler_gap(gap, is_exact(model))
+        return rollout
 
 
 class ContinuousBatchingSampler:
@@ -62,7 +100,7 @@ class ContinuousBatchingSampler:
         self, model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
     ) -> Rollout:
         """Sample with a stream of random numbers that is set by the key."""
-        asked = _unpadded(prompts)
+        asked = unpadded(prompts)
         sampling = {"temperature": options.temperature, "top_k": 0, "top_p": 1.0} if options.temperature > 0 else {}
         generation = GenerationConfig(
             max_new_tokens=options.max_new_tokens,
@@ -71,7 +109,7 @@ class ContinuousBatchingSampler:
             do_sample=options.temperature > 0,
             **cast(Any, sampling),
         )
-        seed = int(_seeds(key, prompts.prompt_index[:1])[0])
+        seed = row_seeds(key, prompts.prompt_index[:1])[0]
         sizes = self._sizes(prompts, options.max_new_tokens)
         batching = ContinuousBatchingConfig(**{"return_logprobs": True, "seed": seed, **sizes, **self.options})
         results = cast(Any, model).generate_batch(asked, generation, continuous_batching_config=batching)
@@ -83,7 +121,7 @@ class ContinuousBatchingSampler:
                 "Set generation.engine=loop, or give generation.options more num_blocks or max_batch_tokens."
             )
         tokens = [output.generated_tokens for output in outputs]
-        return _rollout(prompts, options, tokens, [output.logprobs for output in outputs])
+        return rollout_of(prompts, options, tokens, [output.logprobs for output in outputs])
 
     @staticmethod
     def _sizes(prompts: PromptBatch, max_new_tokens: int) -> dict[str, int]:
@@ -114,8 +152,7 @@ class VLLMSampler:
         self, model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
     ) -> Rollout:
         """Sample with a seed per prompt, set by the key and the prompt's index."""
-        plain = cast(PreTrainedModel, merge_adapters(model) if has_adapters(model) else model)
-        engine = self._with_weights(plain)
+        engine = self._with_weights(without_adapters(model))
         from vllm import SamplingParams
 
         parameters = [
@@ -129,21 +166,26 @@ class VLLMSampler:
                 seed=seed,
                 detokenize=False,
             )
-            for seed in _seeds(key, prompts.prompt_index).tolist()
+            for seed in row_seeds(key, prompts.prompt_index)
         ]
-        asked = [{"prompt_token_ids": ids} for ids in _unpadded(prompts)]
+        asked = [{"prompt_token_ids": ids} for ids in unpadded(prompts)]
         outputs = [output.outputs[0] for output in engine.generate(asked, parameters, use_tqdm=False)]
         steps = (zip(output.token_ids, output.logprobs, strict=True) for output in outputs)
         log_probs = [[step[token].logprob for token, step in pairs] for pairs in steps]
         if self.sleep:
             engine.sleep(level=2)
-        return _rollout(prompts, options, [output.token_ids for output in outputs], log_probs)
+        return rollout_of(prompts, options, [output.token_ids for output in outputs], log_probs)
 
     def _with_weights(self, model: PreTrainedModel) -> Any:
         """The engine, awake and with the weights of the model."""
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         if self._engine is None:
-            self._engine = self._started(model)
+            self._engine, self._shapes = self._started(model), shapes
             return self._engine
+        if shapes != self._shapes:
+            raise ValueError(
+                "vLLM holds one model per step, and this one has other weights. Set generation.engine=loop."
+            )
         if self.sleep:
             self._engine.wake_up(tags=["weights"])
         weights = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
@@ -162,7 +204,7 @@ class VLLMSampler:
         except ImportError as error:
             raise ImportError(NEEDS_VLLM) from error
         with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
+            write_weights(model, folder)
             return LLM(
                 model=folder,
                 skip_tokenizer_init=True,
@@ -171,32 +213,3 @@ class VLLMSampler:
                 enable_sleep_mode=self.sleep,
                 **self.options,
             )
-
-
-def _unpadded(prompts: PromptBatch) -> list[list[int]]:
-    return [ids[mask].tolist() for ids, mask in zip(prompts.prompt_ids, prompts.prompt_mask, strict=True)]
-
-
-def _seeds(key: Sequence[int], index: Tensor) -> Tensor:
-    """A whole number below 2^31 for each row."""
-    return (keyed_uniforms(key, distinct_index(index), 1).squeeze(1) * 2**31).long()
-
-
-def _rollout(
-    prompts: PromptBatch,
-    options: SamplingOptions,
-    tokens: Sequence[Sequence[int]],
-    log_probs: Sequence[Sequence[float]],
-) -> Rollout:
-    """Tokens and log-probabilities of every row, cut behind the first end and padded on the right."""
-    device, limit = prompts.prompt_ids.device, options.max_new_tokens
-    rows = [torch.tensor(row[:limit], dtype=torch.long) for row in tokens]
-    ids = pad_sequence(rows, batch_first=True, padding_value=options.pad_token_id)
-    values = pad_sequence([torch.tensor(row[:limit]) for row in log_probs], batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    mask = (torch.arange(ids.shape[1]) < lengths) & through_first(options.ends(ids))
-    mask = mask[:, : int(mask.sum(1).max())]
-    ids = ids[:, : mask.shape[1]].masked_fill(~mask, options.pad_token_id)
-    values = values[:, : mask.shape[1]].masked_fill(~mask, 0.0)
-    ended = options.ends(ids).any(1)
-    return Rollout(prompts, ids.to(device), mask.to(device), values.to(device), ended.to(device))

@@ -10,19 +10,24 @@ from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum
 
 
 def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], exact: bool) -> Float[Tensor, ""]:
-    """Mean difference between sampled and recomputed log-probs, in nats.
+    """Mean difference between sampled and recomputed log-probs, in nats; see `check_sampler_gap`."""
+    gap = _token_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
+    check_sampler_gap(gap, exact)
+    return gap
+
+
+def check_sampler_gap(gap: Float[Tensor, ""], exact: bool) -> None:
+    """Refuse a mean difference between sampled and recomputed log-probs.
 
     Raises:
         RuntimeError: When it is above 0.01 for a policy that computes in 32 bits (`exact`), or else 0.1.
     """
-    gap = _token_mean((rollout.log_probs - old_log_probs).abs(), rollout.response_mask)
-    if gap > (0.01 if exact else 0.1):
+    if not gap <= (0.01 if exact else 0.1):
         raise RuntimeError(
             f"the sampled tokens' log-probs differ from the recomputed ones by {float(gap):.3g} nats on average. "
             "Likely causes: wrong position ids under left padding, a cache that ignores the mask, dropout, or an "
             "engine whose weights are not the policy's (try generation.engine=loop)."
         )
-    return gap
 
 
 def check_first_ratio(deviation: Float[Tensor, ""], tolerance: float) -> None:

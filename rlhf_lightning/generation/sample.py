@@ -199,14 +199,17 @@ def joined(rollout: Rollout) -> Joined:
     return Joined(input_ids, mask, columns)
 
 
+def select_prompts(prompts: PromptBatch, rows: Int[Tensor, " chosen"]) -> PromptBatch:
+    """Those prompts, without the columns that are padding in all of them."""
+    ids, mask, index, texts = prompts
+    start = int(mask.shape[1] - mask[rows].sum(1).max())
+    return PromptBatch(ids[rows, start:], mask[rows, start:], index[rows], [texts[row] for row in rows.tolist()])
+
+
 def select_rows(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
     """Those rows of a rollout, without the columns that are padding in all of them."""
-    prompt_mask, response_mask = rollout.prompts.prompt_mask[rows], rollout.response_mask[rows]
-    start = int(prompt_mask.shape[1] - prompt_mask.sum(1).max())
+    prompts, response_mask = select_prompts(rollout.prompts, rows), rollout.response_mask[rows]
     stop = int(response_mask.sum(1).max())
-    texts = [rollout.prompts.texts[row] for row in rows.tolist()]
-    prompt_ids, index = rollout.prompts.prompt_ids[rows, start:], rollout.prompts.prompt_index[rows]
-    prompts = PromptBatch(prompt_ids, prompt_mask[:, start:], index, texts)
     response_ids, log_probs = rollout.response_ids[rows, :stop], rollout.log_probs[rows, :stop]
     return Rollout(prompts, response_ids, response_mask[:, :stop], log_probs, rollout.ended[rows])
 

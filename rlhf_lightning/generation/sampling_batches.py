@@ -11,7 +11,7 @@ from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.keyed_random import distinct_index
 from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS
-from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, select_rows
+from rlhf_lightning.generation.sample import SamplingOptions, sample_responses, select_prompts, select_rows
 from rlhf_lightning.generation.shared_prompts import distinct_rows
 from rlhf_lightning.models.device_memory import available_memory
 from rlhf_lightning.models.padding import length_groups
@@ -49,7 +49,7 @@ class SamplingBatches:
             return self.sampler(model, prompts, options, key)
         # Which of several equal prompts a row is must be known before they are parted.
         asked = prompts._replace(prompt_index=distinct_index(prompts.prompt_index))
-        parts = [self.sampler(model, _prompts(asked, rows), options, key) for rows in batches]
+        parts = [self.sampler(model, select_prompts(asked, rows), options, key) for rows in batches]
         return _joined(prompts, batches, parts, options.pad_token_id)
 
     def _batches(self, model: nn.Module, prompts: PromptBatch, new: int) -> list[Int[Tensor, " rows"]]:
@@ -148,13 +148,6 @@ def in_scoring_batches(
         places: tuple[Any, ...] = (rows, *(slice(size) for size in part.shape[1:]))
         whole[places] = part
     return whole
-
-
-def _prompts(prompts: PromptBatch, rows: Int[Tensor, " chosen"]) -> PromptBatch:
-    """Those rows, without the columns that are padding in all of them."""
-    ids, mask, index, texts = prompts
-    start = int(mask.shape[1] - mask[rows].sum(1).max())
-    return PromptBatch(ids[rows, start:], mask[rows, start:], index[rows], [texts[row] for row in rows.tolist()])
 
 
 def _joined(prompts: PromptBatch, batches: Sequence[Tensor], parts: Sequence[Rollout], pad: int) -> Rollout:

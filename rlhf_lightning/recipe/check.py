@@ -36,6 +36,7 @@ class Checking(Stage):
 
     schema: ClassVar[type] = CheckSettings
     keeps_artifact: ClassVar[bool] = False
+    samples: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:
         """None that are recorded."""

@@ -56,6 +56,7 @@ class Collection(AsksPeople):
     schema = CollectSettings
 
     all_processes: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
     record_kinds: ClassVar[tuple[str, ...]] = ("prompts",)
 
     def parents(self, context: Context) -> dict[str, str]:
@@ -73,7 +74,7 @@ class Collection(AsksPeople):
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted, and while people rank."""
         model = cache(context.causal_lm)
-        sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
+        sampler = make_sampler(**context.config["generation"])
         with trainer_precision(context.config["trainer"], context.device):
             part = partial(sampled_texts, model, context.tokenization, sampler)
             return sharing(partial(self._collect, context, folder, model), part)

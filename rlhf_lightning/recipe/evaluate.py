@@ -58,6 +58,7 @@ class Evaluation(AsksPeople):
 
     schema = EvaluateSettings
     all_processes: ClassVar[bool] = True
+    samples: ClassVar[bool] = True
     reported: ClassVar[bool] = True
     record_kinds: ClassVar[tuple[str, ...]] = ("prompts", "text", "demonstrations")
 
@@ -140,7 +141,7 @@ class _Tests:
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
         self.further: Any = FurtherJudges(context, options) if rank() == 0 else None  # who alone asks them
-        self.sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
+        self.sampler = make_sampler(**context.config["generation"])
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
         self.tokenization.tally.part = "test"

@@ -17,6 +17,7 @@ from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import placed_records
 from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData
 from rlhf_lightning.generation.engines import NEEDS_VLLM
+from rlhf_lightning.generation.vllm_server import VLLMServerSampler
 from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.models.loading import model_config
 from rlhf_lightning.models.lora import with_adapters
@@ -166,9 +167,7 @@ def sampling_lacking(options: Any) -> Iterator[str]:
 
 
 def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[str]:
-    """A batch for every minibatch, that the trainer clips no gradient, and the library that samples."""
-    if context.config["generation"]["engine"] == "vllm" and find_spec("vllm") is None:
-        yield NEEDS_VLLM
+    """A batch for every minibatch, and that the trainer clips no gradient."""
     count, size = options["module"]["num_minibatches"], options["data"]["batch_size"]
     if count > size:
         yield f"data.batch_size={size} episodes cannot be split into module.num_minibatches={count}. Lower the latter."
@@ -176,6 +175,21 @@ def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[s
         check_gradient_settings(1, context.config["trainer"].get("gradient_clip_val"), automatic=False)
     except ValueError as error:
         yield str(error)
+
+
+def engine_lacking(context: Context) -> Iterator[str]:
+    """The library that samples, or the servers that do."""
+    engine, options = context.config["generation"]["engine"], context.config["generation"]["options"]
+    lengths = context.config["data"]["lengths"]
+    if engine == "vllm" and find_spec("vllm") is None:
+        yield NEEDS_VLLM
+    if engine == "vllm_server":
+        try:
+            servers = VLLMServerSampler(**{**options, "retries": 0})
+        except ValueError as error:
+            yield str(error)
+        else:
+            yield from servers.lacking(lengths["max_prompt_tokens"] + lengths["max_response_tokens"])
 
 
 def first_prompt(context: Context, split: str) -> str | None:

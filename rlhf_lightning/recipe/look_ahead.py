@@ -10,7 +10,7 @@ from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.labeling.settings import PEOPLE
 from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.inputs import POLICIES
+from rlhf_lightning.recipe.inputs import POLICIES, engine_lacking
 from rlhf_lightning.recipe.rounds import metric_paths
 from rlhf_lightning.recipe.stage import CALLBACKS, LOGGER, Stage, TrainingStage, of_user
 from rlhf_lightning.runs.folders import PipelineError, claim_fault, is_complete, read_stage
@@ -142,6 +142,7 @@ def rate_lacking(stage: Stage, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _inputs_lacking(stage: Stage, context: Context) -> Iterator[str]:
     yield from rate_lacking(stage, context.config) if stage.like else ()
+    yield from engine_lacking(context) if stage.samples else ()
     try:
         yield from stage.lacks(context)
     except PipelineError as error:

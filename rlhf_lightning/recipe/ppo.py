@@ -42,7 +42,7 @@ class PolicyOptimization(TrainingStage):
     reads: str = "prompts"
 
     schema = PpoSettings
-    shared_settings: ClassVar[tuple[str, ...]] = ("generation",)
+    samples: ClassVar[bool] = True
     unit: ClassVar[str] = "iteration"
     curves: ClassVar[tuple[Curve, ...]] = PPO_CURVES
 
@@ -52,11 +52,6 @@ class PolicyOptimization(TrainingStage):
         parents = {INIT: options[INIT], **reward_steps(context, options[REWARD])}
         others = {role: options[role] for role in (REFERENCE, VALUE) if options[role] not in (INIT, None)}
         return {**parents, **others, **judge_steps(context, self.name)}
-
-    def settings(self, context: Context) -> dict[str, Any]:
-        """Without how many tokens are sampled at once, on which no response depends."""
-        settings = super().settings(context)
-        return {**settings, "generation": {**settings["generation"], "batch_tokens": None}}
 
     def identity(self, context: Context) -> dict[str, Any]:
         """With every part of the reward, also those that are no models of steps."""

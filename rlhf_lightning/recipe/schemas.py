@@ -24,6 +24,7 @@ from rlhf_lightning.data.datamodule import RLHFDataModule
 from rlhf_lightning.data.tokenize import TrainOn
 from rlhf_lightning.evaluation.tables import REWARD
 from rlhf_lightning.generation.engines import Engine, VLLMSampler
+from rlhf_lightning.generation.vllm_server import VLLMServerSampler
 from rlhf_lightning.models.adapter_export import Form
 from rlhf_lightning.models.loading import DType
 from rlhf_lightning.models.lora import with_adapters
@@ -231,6 +232,7 @@ ENGINES: dict[str, Any] = {
     "loop": None,
     "transformers": Annotated[Batching, Keywords(ContinuousBatchingConfig)],
     "vllm": Annotated[dict[str, Any], Keywords(VLLMSampler)],
+    "vllm_server": Annotated[dict[str, Any], Keywords(VLLMServerSampler)],
 }
 """What the options of each engine are; our loop has none."""
 

@@ -60,6 +60,7 @@ class Selection(Stage):
     schema = SelectSettings
     record_kinds: ClassVar[tuple[str, ...]] = (PROMPTS, DEMONSTRATIONS)
     leaves: ClassVar[str] = WRITES
+    samples: ClassVar[bool] = True
 
     def parents(self, context: Context) -> dict[str, str]:
         """The candidates, and the reward models of steps."""
@@ -157,6 +158,7 @@ class _Trial:
 
     def __init__(self, context: Context, options: Mapping[str, Any]) -> None:
         self.context, self.options = context, options
+        self.sampler = make_sampler(**context.config["generation"])
         self.reward = reward_of(context, options[REWARD])
         self.tokenization = context.tokenization
         self.tokenization.tally.part = split = options["split"]
@@ -184,7 +186,7 @@ class _Trial:
             counted(self.batches, policy.device, advance),
             self.context.tokenizer,
             judge=self.reward,
-            sampler=make_sampler(batch_tokens=self.context.config["generation"]["batch_tokens"]),
+            sampler=self.sampler,
             max_new_tokens=self.tokenization.max_response_tokens,
             temperature=self.options["temperature"],
             seed=self.context.seed,

@@ -14,6 +14,7 @@ from rlhf_lightning.data.loader import random_part
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.sources import RECORD_TYPES
 from rlhf_lightning.evaluation.plots import Curve
+from rlhf_lightning.generation.engines import responses_depend_on
 from rlhf_lightning.recipe.context import COLLECT, MISSING, WRITES, Context
 from rlhf_lightning.recipe.inputs import check_sources, training_lacking
 from rlhf_lightning.recipe.memory_plan import Lever, StagePlan, training_levers
@@ -53,8 +54,8 @@ class Stage(ABC):
     """Whether the step leaves a folder that is skipped when complete and resumed when half done."""
     reads_curated: ClassVar[bool] = True
     """Whether it reads the records that step curate left; otherwise those of the data option itself."""
-    shared_settings: ClassVar[tuple[str, ...]] = ()
-    """Shared config groups that its result depends on, besides model, data and trainer."""
+    samples: ClassVar[bool] = False
+    """Whether models write responses in it, by the engine of `generation`."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """What the report draws from its metrics.csv."""
     unit: ClassVar[str] = "batch"
@@ -82,7 +83,8 @@ class Stage(ABC):
 
     def settings(self, context: Context) -> dict[str, Any]:
         """The part of the resolved configuration that the artifact depends on."""
-        config = {name: context.config[name] for name in ("model", "seed", self.name, *self.shared_settings)}
+        config = {name: context.config[name] for name in ("model", "seed", self.name)}
+        config |= {"generation": responses_depend_on(context.config["generation"])} if self.samples else {}
         config["data"] = context.config["data"]["lengths"]
         trainer = context.config["trainer"]
         return {**config, "trainer": {name: value for name, value in trainer.items() if name not in PLACEMENT}}

@@ -2,6 +2,8 @@
 
 import copy
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from vllm_fakes import drawn, serving
 
 from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.data.examples import PromptExample
@@ -63,20 +66,15 @@ class FakeLLM:
     def reset_prefix_cache(self) -> None:
         self.calls.append("reset")
 
-    @torch.no_grad()
     def generate(self, asked: list[Any], parameters: list[Any], use_tqdm: bool) -> list[Any]:
         assert self.awake == {"weights", "kv_cache"}
         self.calls.append("generate")
         outputs = []
         for prompt, own in zip(asked, parameters, strict=True):
-            generator = torch.Generator().manual_seed(own.seed)
-            tokens, steps = list(prompt["prompt_token_ids"]), list[Any]()
-            while len(steps) < own.max_tokens and (not steps or tokens[-1] not in own.stop_token_ids):
-                log_probs = (self.model(torch.tensor([tokens])).logits[0, -1] / own.temperature).log_softmax(-1)
-                chosen = int(log_probs.exp().multinomial(1, generator=generator))
-                tokens.append(chosen)
-                steps.append({chosen: SimpleNamespace(logprob=float(log_probs[chosen]))})
-            answer = SimpleNamespace(token_ids=tuple(tokens[len(prompt["prompt_token_ids"]) :]), logprobs=steps)
+            limits = (own.max_tokens, own.stop_token_ids, own.temperature)
+            tokens, log_probs = drawn(self.model, prompt["prompt_token_ids"], own.seed, *limits)
+            steps = [{token: SimpleNamespace(logprob=each)} for token, each in zip(tokens, log_probs, strict=True)]
+            answer = SimpleNamespace(token_ids=tuple(tokens), logprobs=steps)
             outputs.append(SimpleNamespace(outputs=[answer]))
         return outputs
 
@@ -92,9 +90,14 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
     return FakeLLM
 
 
-@pytest.fixture(params=["loop", "transformers", "vllm"])
-def sampler(request: pytest.FixtureRequest, vllm: type[FakeLLM]) -> Any:
-    return make_sampler(request.param)
+@pytest.fixture(params=["loop", "transformers", "vllm", "vllm_server"])
+def sampler(request: pytest.FixtureRequest, vllm: type[FakeLLM], tmp_path: Path) -> Iterator[Any]:
+    if request.param != "vllm_server":
+        yield make_sampler(request.param)
+        return
+    names = {"tiny_lm", "tiny_gpt2"} & {*request.fixturenames}
+    with serving(request.getfixturevalue(names.pop())) as server:
+        yield make_sampler("vllm_server", {"urls": [server.url], "folder": str(tmp_path)})
 
 
 def sampled(
@@ -105,10 +108,10 @@ def sampled(
 
 
 def test_log_probs_are_those_of_the_policy(sampler: Any, tiny_lm: Any) -> None:
-    for temperature in (1.0, 0.7):
+    for temperature in (1.0, 0.7, 0.0):
         rollout = sampled(sampler, tiny_lm, temperature=temperature)
         with torch.no_grad():
-            expected = response_log_probs(tiny_lm, rollout, temperature)
+            expected = response_log_probs(tiny_lm, rollout, temperature or 1.0)
         torch.testing.assert_close(rollout.log_probs, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -179,6 +182,22 @@ def test_vllm_without_sleep_gets_them_too(vllm: type[FakeLLM], tiny_gpt2: Any) -
         torch.testing.assert_close(rollout.log_probs, response_log_probs(tiny_gpt2, rollout), atol=1e-4, rtol=1e-4)
 
 
+def test_vllm_holds_one_model(vllm: type[FakeLLM], tiny_gpt2: Any, tiny_llama: Any) -> None:
+    sampler = make_sampler("vllm")
+    sampled(sampler, tiny_gpt2)
+    with pytest.raises(ValueError, match=r"vLLM holds one model per step.* Set generation\.engine=loop"):
+        sampled(sampler, tiny_llama)
+
+
+def test_an_engine_with_other_weights_is_found_out_by_whoever_samples(vllm: type[FakeLLM], tiny_gpt2: Any) -> None:
+    sampler = make_sampler("vllm", {"sleep": False})
+    sampled(sampler, tiny_gpt2)
+    vllm.made[0].apply_model = lambda function: None
+    tiny_gpt2.lm_head.weight.data *= 1.5
+    with pytest.raises(RuntimeError, match="an engine whose weights are not the policy's"):
+        sampled(sampler, tiny_gpt2)
+
+
 def test_transformers_samples_with_adapters_and_leaves_the_model_as_it_was(tiny_lm: Any) -> None:
     add_adapters(tiny_lm, rank=2)
     before, attention = copy.deepcopy(tiny_lm.state_dict()), tiny_lm.config._attn_implementation
@@ -191,7 +210,7 @@ def test_transformers_samples_with_adapters_and_leaves_the_model_as_it_was(tiny_
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Any) -> None:
     assert make_sampler("loop").sampler is sample_responses
-    with pytest.raises(ValueError, match="engine must be one of loop, transformers, vllm, got 'lop'"):
+    with pytest.raises(ValueError, match="engine must be one of loop, transformers, vllm, vllm_server, got 'lop'"):
         make_sampler("lop")
     with pytest.raises(ValueError, match=r"loop has no options, got {'sleep': True}"):
         make_sampler("loop", {"sleep": True})

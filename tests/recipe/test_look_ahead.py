@@ -125,7 +125,7 @@ WRONG = [
         "ppo.module.num_minibatches=256",
         "ppo, ppo_ptx: data.batch_size=128 episodes cannot be split into module.num",
     ),
-    ("generation.engine=vllm", "ppo, ppo_ptx: generation.engine=vllm needs vLLM"),
+    ("generation.engine=vllm", "collect, ppo, ppo_ptx, evaluate: generation.engine=vllm needs vLLM"),
     ("trainer.gradient_clip_val=1.0", "ppo, ppo_ptx: trainer.gradient_clip_val=1.0 does nothing for PPO"),
     (
         "trainer.accelerator=cdua",
