@@ -79,7 +79,7 @@ class Collection(AsksPeople):
         sampler = make_sampler(batch_tokens=context.config["generation"]["batch_tokens"])
         with trainer_precision(context.config["trainer"], context.device):
             part = partial(ranked_batch, model, context.tokenization, sampler, labelers)
-            return sharing(partial(self._collect, context, folder, model, labelers), part)
+            return sharing(partial(self._collect, context, folder, model, labelers), part, prepare=labelers)
 
     def _collect(
         self, context: Context, folder: Path, model: Model, labelers: Labelers, share: Share

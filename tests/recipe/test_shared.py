@@ -104,3 +104,18 @@ def test_joblib_gives_the_same_table(here: Path) -> None:
     one, other = tables(here, "runs", "together")
     assert one == other
     assert sum(name.endswith("/reward") for name in stages(here / "together")) == 3
+
+
+@pytest.mark.slow
+def test_submitit_gives_the_same_table(here: Path) -> None:
+    """On this machine, with its executor for one; every job is a process that knows nothing of ours."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra sweep")
+    command = [*SWEEP, "ppo.module.kl_coef=0,1"]
+    submitted = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "paths.runs=submitted"]
+    assert rlhf(command, here, limit=120).code == 0
+    said = rlhf([*command, *submitted], here, limit=300)
+    assert said.code == 0, said.text
+    assert "2 jobs" in said.text
+    one, other = tables(here, "runs", "submitted")
+    assert one == other
+    assert sum(name.endswith("/reward") for name in stages(here / "submitted")) == 1
