@@ -95,7 +95,7 @@ def alone(tmp_path_factory):
     return train(tmp_path_factory.mktemp("one"), "one", 2)
 
 
-def compare(alone, other, stages=STAGES):
+def compare(alone, other, stages=STAGES, least=20):
     """Weights to 1e-5 and every metric but the times to 1e-4."""
     for stage in stages:
         for path in (alone / stage).rglob("model.safetensors"):
@@ -104,7 +104,7 @@ def compare(alone, other, stages=STAGES):
             for name, weight in expected.items():
                 assert (found[name] - weight).abs().max() < 1e-5, f"{path.relative_to(alone)}, {name}"
         rows = [read_metrics(folder / stage / "metrics.csv") for folder in (alone, other)]
-        assert len(rows[0]) == len(rows[1]) >= 20, stage
+        assert len(rows[0]) == len(rows[1]) >= least, stage
         for expected_row, row in zip(*rows, strict=True):
             wanted = {name: value for name, value in expected_row.items() if not name.startswith("time/")}
             assert wanted == pytest.approx({name: row[name] for name in wanted}, rel=1e-4, abs=1e-4), stage
@@ -165,15 +165,19 @@ def agents(folder: Path, options: Sequence[str], *own: str) -> list[tuple[int, s
 @pytest.mark.slow
 def test_two_agents_make_the_steps_of_the_command_line_as_one_process_does(tmp_path):
     sizes = ["model.size=small", *(f"data.source.{name}=40" for name in ("demonstrations", "prompts", "text"))]
-    sizes += ["data.source.validation=8", "sft.fit.epochs=1", "collect.prompts.train=24", "ppo.data.num_batches=10"]
-    sizes += ["ppo.data.batch_size=8", "ppo.module.ptx_coef=0.5", f"paths.runs={tmp_path}"]
+    sizes += ["data.source.validation=8", "sft.fit.epochs=1", "sft.data.batch_size=4", "collect.prompts.train=24"]
+    sizes += ["reward.data.batch_size=2", "ppo.data={batch_size: 8, num_batches: 10, text_batch_size: 4}"]
+    sizes += ["ppo.module.ptx_coef=0.5", f"paths.runs={tmp_path}"]
+    for module in ("sft.module.", "reward.module.", "ppo.module.", "ppo.module.value_"):
+        # Where a gradient is next to nothing, Adam makes as much of its last bit as of any other.
+        sizes += [f"{module}optimizer.lr=1e-4", f"+{module}optimizer.eps=1e-5"]
     one = [["-m", "rlhf_lightning", *sizes, "run=one", "stages=[sft,collect,reward,ppo]"]]
     ((code, said),) = side_by_side(tmp_path, one)
     assert code == 0, said
     ended = agents(tmp_path, [*sizes, "upstream=one", "stages=[sft,reward,ppo]"])
     assert [code for code, _ in ended] == [0, 0], ended
     assert sorted(said.count("done in") for _, said in ended) == [0, 3]  # the first process speaks for both
-    compare(tmp_path / "one", tmp_path / "two")
+    compare(tmp_path / "one", tmp_path / "two", least=10)
 
 
 @pytest.mark.slow
