@@ -121,7 +121,7 @@ def together(rows, finished, folder):
         text, faults = tried(" ".join(row[1] for row in command), None, finished, folder)
         lines = text[text.rindex("rlhf: ") :].removeprefix("rlhf: ").splitlines() if "rlhf: " in text else []
         for row in command:
-            sentences = [said_in(line, folder) for line in lines if line.startswith(f"{row[2]} ")]
+            sentences = [said_in(line, folder) for line in lines if line.startswith((f"{row[2]} ", f"{row[2]}."))]
             said[row] = ([*sentences, ""][0], [*faults, *([] if len(sentences) == 1 else [f"not said once: {lines}"])])
     return [(row, *said[row]) for row in rows]
 
