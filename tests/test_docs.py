@@ -117,19 +117,16 @@ def test_single_overrides_compose() -> None:
     found = {span for text in TEXTS.values() for span in spans(text) if re.fullmatch(r"[\w.@/]+=\S+", span)}
     ours = {span for span in found if re.split(r"[.@=]", span)[0] in known and not PLACEHOLDER.search(span)}
     assert len(ours) >= 10
-    together: list[dict[str, str]] = []
-    """Values of settings that differ, each composition with as many as it may have."""
+    together: list[tuple[list[str], dict[str, str]]] = []
+    """What some need beside them, and by setting those that differ: each composition has as many as it may."""
     for override in sorted(ours):
         key, beside = override.partition("=")[0], [*chain(*(BESIDE[it] for it in BESIDE if override.startswith(it)))]
-        if beside or "." not in key:
-            assert list(composed_jobs([*beside, override, "seed=1"]))
-            continue
-        free = next((each for each in together if key not in each), None)
+        free = next((each for needs, each in together if needs == beside and key not in each), None)
         if free is None:
-            together.append(free := {})
+            together.append((beside, free := {}))
         free[key] = override
-    for each in together:
-        assert list(composed_jobs([*each.values()]))
+    for beside, each in together:
+        assert list(composed_jobs([*beside, *each.values(), "seed=1"])), each
 
 
 def test_the_table_of_steps_is_the_recipe() -> None:

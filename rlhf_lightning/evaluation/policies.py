@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -65,11 +66,14 @@ class PolicySamples:
 
 
 def joined_samples(parts: Sequence[PolicySamples]) -> PolicySamples:
-    """What `sample_policy` found, batch by batch, as of all of them."""
+    """What was found of batches, as of all of them; None where a batch has nothing of what others have."""
     whole = PolicySamples()
-    for part in parts:
-        for name in ("responses", "lengths", "kl", "scores", "rewards"):
-            getattr(whole, name).extend(getattr(part, name))
+    for name in ("responses", "lengths", "kl", "scores", "rewards"):
+        getattr(whole, name).extend(chain(*(getattr(part, name) for part in parts)))
+    for name in ("judges", "likert", "metadata"):
+        found = [(getattr(part, name), [None] * len(part.responses)) for part in parts]
+        keys = dict.fromkeys(chain(*(own for own, _ in found)))
+        setattr(whole, name, {key: [*chain(*(own.get(key, none) for own, none in found))] for key in keys})
     return whole
 
 

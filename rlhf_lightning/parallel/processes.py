@@ -124,13 +124,14 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     return value
 
 
-def sharing(work: Callable[[Share], T], part: Callable[[Any], Any]) -> T:
+def sharing(work: Callable[[Share], T], part: Callable[[Any], Any], prepare: Callable[[], Any] = lambda: None) -> T:
     """What a function returns in the first process, while the others do parts of its work.
 
     Args:
         work: The function. It is given another one, from a list of jobs, which must be picklable, to their results in
             order: of n processes each does every n-th job.
         part: Does one job, in any process; what it raises is raised in the first process, and then in all.
+        prepare: Loads what parts need in the other processes, while the first begins; what it raises a part raises too.
     """
 
     def share(jobs: Sequence[Any]) -> list[Any]:
@@ -152,6 +153,9 @@ def sharing(work: Callable[[Share], T], part: Callable[[Any], Any]) -> T:
             with suppress(RuntimeError):
                 distributed.broadcast_object_list([None])
 
+    if rank() > 0:
+        with suppress(Exception):
+            prepare()
     while rank() > 0:
         asked: list[Any] = [None]
         distributed.broadcast_object_list(asked)

@@ -1,6 +1,5 @@
 """Step collect: sample K responses per prompt and have labelers rank them (InstructGPT, 3.5, A.3, C.2)."""
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,16 +15,17 @@ from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
-from rlhf_lightning.labeling.labelers import Labeler, Unranked, ranking
+from rlhf_lightning.labeling.labelers import Labeler, Unranked
 from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
-from rlhf_lightning.parallel.processes import Share, sharing
+from rlhf_lightning.parallel.processes import Share, by_turns, sharing
 from rlhf_lightning.recipe.context import Context
-from rlhf_lightning.recipe.distinct_responses import DistinctResponses, sampled_texts
+from rlhf_lightning.recipe.distinct_responses import DistinctResponses
 from rlhf_lightning.recipe.inputs import collection_lacking, counts_lacking
 from rlhf_lightning.recipe.kept import KeptRankings
 from rlhf_lightning.recipe.people import AsksPeople
-from rlhf_lightning.recipe.ranked_by_people import ranked, rankers
+from rlhf_lightning.recipe.ranked_batches import Batch, ranked_batch
+from rlhf_lightning.recipe.ranked_by_people import asks_people, ranked, rankers
 from rlhf_lightning.recipe.rounds import prompts_of_round, seed_of_round
 from rlhf_lightning.recipe.schemas import Keywords, PromptCounts
 from rlhf_lightning.recipe.turns import shares_lacking, turns
@@ -35,6 +35,7 @@ from rlhf_lightning.training.progress import progress_bar
 
 Progress = Callable[[int], None]
 Model = Callable[[str], nn.Module]
+Labelers = Callable[[], Sequence[Labeler]]
 _GIVEN = ("sampler", "seed", "progress", "kept", "share")
 
 
@@ -73,16 +74,19 @@ class Collection(AsksPeople):
 
     def run(self, context: Context, folder: Path) -> dict[str, Any]:
         """Write ``comparisons.<split>.jsonl``; finished batches are kept when interrupted, and while people rank."""
-        model = cache(context.causal_lm)
+        who = context.config[self.name]["labelers"]
+        people, model = [Unranked()] if asks_people(who) else None, cache(context.causal_lm)
+        labelers: Labelers = cache(lambda: people or context.build(who))
         sampler = make_sampler(**context.config["generation"])
         with trainer_precision(context.config["trainer"], context.device):
-            part = partial(sampled_texts, model, context.tokenization, sampler)
-            return sharing(partial(self._collect, context, folder, model), part)
+            part = partial(ranked_batch, model, context.tokenization, sampler, labelers)
+            return sharing(partial(self._collect, context, folder, model, labelers), part, prepare=labelers)
 
-    def _collect(self, context: Context, folder: Path, model: Model, share: Share) -> dict[str, Any]:
+    def _collect(
+        self, context: Context, folder: Path, model: Model, labelers: Labelers, share: Share
+    ) -> dict[str, Any]:
         options, people = context.config[self.name], rankers(context, self.name, folder)
         policies = {name: model(name) for name in options["policies"]}
-        labelers = [Unranked()] if people else context.build(options["labelers"])
         seed = seed_of_round(context.seed, number := options.get("round", 1))
         belongs_to = {"step": read_stage(folder)["fingerprint"], "seed": seed, **options["sampling"]}
         found = {}
@@ -94,7 +98,7 @@ class Collection(AsksPeople):
                     policies,
                     context.tokenization,
                     prompts,
-                    labelers,
+                    labelers(),
                     seed=seed,
                     share=share,
                     progress=partial(bar.advance, task),
@@ -149,7 +153,7 @@ def collect_comparisons(
         progress: Function that is called with the number of prompts finished since the last call.
         kept: What finished batches are added to, so that an interrupted call with the same arguments goes on after
             them; its result is that of an unbroken one. The caller deletes its file.
-        share: Samples batches with all processes (`parallel.processes.sharing`); None samples them here.
+        share: Samples and ranks batches with all processes (`parallel.processes.sharing`); None does it here.
 
     Returns:
         The comparisons, and how many prompts were dropped, by reason.
@@ -162,29 +166,24 @@ def collect_comparisons(
     if not policies or not labelers:
         raise ValueError("collect needs at least one policy and one labeler.")
     examples = tokenization.prompts(prompts)
-    sampled = partial(sampled_texts, policies.__getitem__, tokenization, sampler)
-    share = share or (lambda parts: [*map(sampled, parts)])
-    asked = DistinctResponses([*policies], rounds, batch_size, temperature, seed, share)
+    here = partial(ranked_batch, policies.__getitem__, tokenization, sampler, lambda: labelers)
+    share = share or (lambda batches: [*map(here, batches)])
+    asked = DistinctResponses([*policies], rounds, batch_size, temperature, seed)
     dropped = {"prompt too long": len(prompts) - len(examples)} if len(examples) < len(prompts) else {}
     rankings = [] if kept is None else list(kept.rankings)
-    names = [*policies] if len(policies) > 1 else []
-    for start in range(0, len(examples), batch_size):
+    progress = progress or (lambda count: None)
+    progress(len(rankings))
+    whose = partial(turns, len(policies), min_responses, max_responses, shares)
+    batches = []
+    for start in range(len(rankings), len(examples), batch_size):
         chunk = examples[start : start + batch_size]
-        if start >= len(rankings):
-            each = partial(turns, len(policies), min_responses, max_responses, shares)
-            whose = [each(f"{seed}/{example.index}") for example in chunk]
-            answers = asked.distinct(chunk, whose)
-            batch = []
-            for e, texts, own in zip(chunk, answers, whose, strict=True):
-                labeler = random.Random(f"{seed}/{e.index}/labeler").choice(labelers)
-                by = [names[turn] for turn in own[: len(texts)]] if names else None
-                # Where there is one response there is nothing to choose from.
-                batch.append(ranking(labeler, prompts[e.index], e.text, texts, by) if len(texts) > 1 else None)
-            rankings += batch
-            if kept is not None:
-                kept.add(batch)
-        if progress is not None:
-            progress(len(chunk))
+        turns_of = [whose(f"{seed}/{example.index}") for example in chunk]
+        batches.append(Batch(asked, [prompts[example.index] for example in chunk], chunk, turns_of))
+    for found in by_turns(share, batches):
+        rankings += found
+        if kept is not None:
+            kept.add(found)
+        progress(len(found))
     if None in rankings:
         dropped["one distinct response"] = rankings.count(None)
     return [each for each in rankings if each is not None], dropped

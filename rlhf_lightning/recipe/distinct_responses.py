@@ -38,7 +38,6 @@ class DistinctResponses:
         batch_size: Responses of a part.
         temperature: Temperature of sampling.
         seed: Seed of sampling.
-        share: From parts to their texts, such as `sampled_texts` of each.
     """
 
     policies: Sequence[str]
@@ -46,10 +45,17 @@ class DistinctResponses:
     batch_size: int
     temperature: float
     seed: int
-    share: Callable[[Sequence[Part]], list[list[str]]]
 
-    def distinct(self, examples: Sequence[PromptExample], whose: Sequence[list[int]]) -> list[list[str]]:
-        """Different responses to each prompt, of these policies by number, as far as they come up within the rounds."""
+    def distinct(
+        self, sample: Callable[[Part], list[str]], examples: Sequence[PromptExample], whose: Sequence[list[int]]
+    ) -> list[list[str]]:
+        """Different responses to each prompt, as far as they come up within the rounds.
+
+        Args:
+            sample: The texts of a part, such as `sampled_texts`.
+            examples: The prompts.
+            whose: The policies that answer each, by number; in the end those of the responses come first.
+        """
         answers: list[list[str]] = [[] for _ in examples]
         for number in range(self.rounds):
             slots = [
@@ -61,10 +67,8 @@ class DistinctResponses:
             parts = [
                 own[at : at + self.batch_size] for own in each_policy for at in range(0, len(own), self.batch_size)
             ]
-            for part, texts in zip(
-                parts, self.share([self._part(examples, each, number) for each in parts]), strict=True
-            ):
-                for (which, row, _), text in zip(part, texts, strict=True):
+            for part in parts:
+                for (which, row, _), text in zip(part, sample(self._part(examples, part, number)), strict=True):
                     if text.strip() and text not in answers[row]:
                         advance(whose[row], len(answers[row]), which)
                         answers[row].append(text)

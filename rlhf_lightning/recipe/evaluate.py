@@ -22,7 +22,7 @@ from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.models.precision import trainer_precision
-from rlhf_lightning.parallel.processes import Share, by_turns, rank, sharing
+from rlhf_lightning.parallel.processes import Share, by_turns, sharing
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
 from rlhf_lightning.recipe.judges import (
     EvaluateSettings,
@@ -92,7 +92,8 @@ class Evaluation(AsksPeople):
         judge = main_judge(context, self.name)
         tests = cache(lambda: _Tests(context, context.config[self.name], reward_of(context, judge)))
         with trainer_precision(context.config["trainer"], context.device):
-            return sharing(partial(self._evaluate, context, folder, judge, tests), lambda part: tests().measure(part))
+            work = partial(self._evaluate, context, folder, judge, tests)
+            return sharing(work, lambda part: tests().measure(part), prepare=tests)
 
     def _evaluate(
         self, context: Context, folder: Path, judge: Any, prepared: Callable[[], "_Tests"], share: Share
@@ -140,7 +141,7 @@ class _Tests:
         self.context, self.options, self.judge = context, options, judge
         self.reference = context.causal_lm(options["reference"])
         self.reward = context.scalar_model(REWARD) if context.available(REWARD) else None
-        self.further: Any = FurtherJudges(context, options) if rank() == 0 else None  # who alone asks them
+        self.further = FurtherJudges(context, options)
         self.sampler = make_sampler(**context.config["generation"])
         self.probes: Sequence[Any] = context.build(options["probes"]) if options["probes"] else []
         self.tokenization = context.tokenization
@@ -170,7 +171,6 @@ class _Tests:
                 yield found
 
         samples = joined_samples([*parts(PROMPTS, [len(batch.texts) for batch in self.batches])])
-        self.further.judge(samples, self.questions, self.judge)
         if name == FEW_SHOT:
             return samples, None
         found = parts(PROBES, [1] * len(self.probes))
@@ -191,10 +191,10 @@ class _Tests:
             return token_losses(policy, [self.blocks[number]])
         if kind == PROBES:
             return run_probe(policy, context.tokenizer, self.probes[number], seed=context.seed, sampler=self.sampler)
-        return sample_policy(
+        samples = sample_policy(
             policy,
             self.reference,
-            [move_data_to_device(self.batches[number], policy.device)],
+            [move_data_to_device(batch := self.batches[number], policy.device)],
             context.tokenizer,
             judge=self.judge,
             reward=self.reward,
@@ -205,3 +205,4 @@ class _Tests:
             prefix=prefix,
             stop=options["base_stop"] if name in (BASE, FEW_SHOT) else None,
         )
+        return self.further.judge(samples, batch.texts, self.judge)

@@ -24,10 +24,11 @@ from rlhf_lightning.evaluation.preferences import (
 from rlhf_lightning.evaluation.tables import EVALUATE, JUDGE
 from rlhf_lightning.generation.rewards import text_scores
 from rlhf_lightning.labeling.settings import PEOPLE
+from rlhf_lightning.parallel.processes import rank
 from rlhf_lightning.recipe.context import BASE, CURATE, FEW_SHOT, Context
 from rlhf_lightning.recipe.inputs import records_lacking, rows_of
 from rlhf_lightning.recipe.kept import KeptPolicies
-from rlhf_lightning.recipe.rewards import reward_of
+from rlhf_lightning.recipe.rewards import compares_setting, reward_of
 from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.tokenization.chat import ConversationError
@@ -102,7 +103,9 @@ class FurtherJudges:
     def __init__(self, context: Context, options: Mapping[str, Any]) -> None:
         self.context, self.options, self.baseline = context, options, options["baseline"]
         judges = (options["judges"] or {}).items()
-        made: dict[str, Any] = {name: reward_of(context, judge, tokens=False) for name, judge in judges}
+        # The first process alone asks those who compare.
+        asked = [(name, judge) for name, judge in judges if rank() == 0 or not compares_setting(context, judge)]
+        made: dict[str, Any] = {name: reward_of(context, judge, tokens=False) for name, judge in asked}
         self.comparing = {name: judge for name, judge in made.items() if compares(judge)}
         self.scoring = {name: judge for name, judge in made.items() if name not in self.comparing}
         self.thresholds: Mapping[str, Sequence[float]] = options["likert"] or {}
@@ -130,8 +133,8 @@ class FurtherJudges:
         found = [written.get(str(prompt)) or ask(str(prompt)) for prompt in prompts]
         write_json(folder / "demonstrations.json", found)
 
-    def judge(self, samples: PolicySamples, prompts: Sequence[str], main: Any) -> None:
-        """Fill in the scores of the further judges, Likert scores and metadata of a policy."""
+    def judge(self, samples: PolicySamples, prompts: Sequence[str], main: Any) -> PolicySamples:
+        """Fill in the scores of the further judges, Likert scores and metadata of a batch of samples."""
         texts = prompts, samples.responses
         samples.judges = {name: text_scores(judge, *texts) for name, judge in self.scoring.items()}
         for name, judge in {JUDGE: main, **self.scoring}.items():
@@ -141,6 +144,7 @@ class FurtherJudges:
             elif callable(getattr(judge, "likert", None)):
                 samples.likert[name] = _on_scale(name, judge.likert(*texts), len(prompts))
         samples.metadata = self.metadata(*texts) if self.metadata else {}
+        return samples
 
     def compare(self, step: str, kept: KeptPolicies, names: Sequence[str], prompts: Sequence[str]) -> None:
         """Ask those who compare about every policy beside the baseline, from where it was interrupted."""

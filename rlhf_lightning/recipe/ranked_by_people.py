@@ -16,10 +16,15 @@ Collected = dict[str, tuple[list[Comparison], dict[str, int]]]
 """By split the rankings, and how many prompts were dropped, by reason."""
 
 
+def asks_people(labelers: Any) -> bool:
+    """Whether the setting of that name says that people rank, and no object."""
+    return labelers in (PEOPLE, FILES)
+
+
 def rankers(context: Context, step: str, folder: Path) -> People | None:
     """The people who rank, where the step asks people; `WaitingError` where the tasks are open and not done."""
     options = context.config[step]
-    if options["labelers"] not in (PEOPLE, FILES):
+    if not asks_people(options["labelers"]):
         return None
     people = People(context, step, folder, "ranked", options["people"]["enough"], options["labelers"] == FILES)
     people.wait([*options["prompts"]])

@@ -168,12 +168,9 @@ def screening(person: Labeler) -> Screening:
 
     Source: InstructGPT, appendix B.1, where the key is what the researchers labelled themselves.
     """
-    exam = _exam()
-    key = Labeler("key", WEIGHTS["train"], noise=0.0, flag_error=0.0)
-    asked = [(prompt, text) for prompt, texts in exam.items() for text in texts]
-    flags, key_flags = ([seen for about in asked for seen in who.metadata(*about).values()] for who in (person, key))
-    ranks, key_ranks = ([who.rank(prompt, texts) for prompt, texts in exam.items()] for who in (person, key))
-    quality = [key.likert(prompt, person.demonstrate(prompt)) for prompt in exam]
+    key, key_flags, key_ranks = _key()
+    quality = [key.likert(prompt, person.demonstrate(prompt)) for prompt in _exam()]
+    flags, ranks = _answers(person)
     return screening_scores(flags, key_flags, ranks, key_ranks, quality)
 
 
@@ -193,6 +190,19 @@ def varied_responses(prompts: int, seed: int | str, imperfect: float = 0.5) -> d
         flaws = [draw_flaws(source) if source.random() < imperfect else () for _ in range(6)]
         answered[prompt] = list(dict.fromkeys(respond(source, prompt, some) for some in flaws))
     return answered
+
+
+def _answers(person: Labeler) -> tuple[list[bool], list[list[int]]]:
+    """Flags and ranks of the responses of the exam."""
+    asked = [(prompt, text) for prompt, texts in _exam().items() for text in texts]
+    flags = [seen for about in asked for seen in person.metadata(*about).values()]
+    return flags, [person.rank(prompt, texts) for prompt, texts in _exam().items()]
+
+
+@lru_cache(maxsize=1)
+def _key() -> tuple[Labeler, list[bool], list[list[int]]]:
+    key = Labeler("key", WEIGHTS["train"], noise=0.0, flag_error=0.0)
+    return key, *_answers(key)
 
 
 @lru_cache(maxsize=1)

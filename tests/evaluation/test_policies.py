@@ -13,6 +13,7 @@ from rlhf_lightning.evaluation.policies import (
     PolicySamples,
     _cut,
     _prefixed,
+    joined_samples,
     policy_results,
     pretraining_loss,
     sample_policy,
@@ -259,3 +260,13 @@ def test_rows_that_share_a_prompt_are_one():
     low, high = apart["intervals"]["length"]
     assert 1.0 < low < high < 3.0
     assert together["metadata"]["rude"]["high"] > 0.99 > apart["metadata"]["rude"]["high"]
+
+
+def test_batches_are_joined_with_none_where_one_has_nothing():
+    parts = [
+        PolicySamples(["a"], [1.0], judges={"ann": [2.0]}, metadata={"rude": [1.0]}),
+        PolicySamples(["b", "c"], [2.0, 3.0], judges={"ann": [3.0, 4.0]}),
+    ]
+    assert joined_samples(parts) == PolicySamples(
+        ["a", "b", "c"], [1.0, 2.0, 3.0], judges={"ann": [2.0, 3.0, 4.0]}, metadata={"rude": [1.0, None, None]}
+    )

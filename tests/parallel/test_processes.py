@@ -1,9 +1,12 @@
 """Two processes do what one does: weights, metrics, checkpoints that the other number of processes goes on from."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,27 +22,53 @@ WORKER = Path(__file__).with_name("training_worker.py")
 STAGES = ("sft", "reward", "ppo")
 
 
-def run(folder: Path, kind: str, epochs: int, *options: str) -> list[tuple[int, str]]:
-    """Run the worker in one process, or in two for the other kinds; exit codes and what was printed."""
-    count = 1 if kind == "one" else 2
+AGENT = [
+    "-m",
+    "torch.distributed.run",
+    "--nnodes=2",
+    "--nproc-per-node=1",
+    "--rdzv-backend=c10d",
+    "--local-addr=127.0.0.1",
+]
+"""What each of two machines starts."""
+QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def port() -> int:
+    """One that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    if count > 1:  # what torchrun sets
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    command = [sys.executable, str(WORKER), str(folder), kind, str(epochs), *options]
-    folder.mkdir(parents=True, exist_ok=True)
-    started, logs = [], [folder / f"process-{rank}.log" for rank in range(count)]
-    for rank, log in enumerate(logs):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"} if count > 1 else {}
+        return int(free.getsockname()[1])
+
+
+def side_by_side(
+    folder: Path, commands: Sequence[Sequence[str]], variables: Sequence[Mapping[str, str]] = ({}, {})
+) -> list[tuple[int, str]]:
+    """Run Python with each of some arguments, and its variables; exit codes and what was printed."""
+    started = []
+    logs = [folder / f"process-{number}.log" for number in range(len(commands))]
+    for command, own, log in zip(commands, variables, logs, strict=False):
+        environment = os.environ | QUIET | own
         with log.open("w") as output:
-            started.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=output, stderr=output))
+            started.append(subprocess.Popen([sys.executable, *command], env=environment, stdout=output, stderr=output))
     try:
         return [(process.wait(timeout=300), log.read_text()) for process, log in zip(started, logs, strict=True)]
     finally:
         for process in started:
             process.kill()
+
+
+def run(folder: Path, kind: str, epochs: int, *options: str) -> list[tuple[int, str]]:
+    """Run the worker in one process, by two agents of torchrun, or in two processes for the other kinds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    worker = [str(WORKER), str(folder), "ddp" if kind == "agents" else kind, str(epochs), *options]
+    if kind == "one":
+        return side_by_side(folder, [worker])
+    if kind == "agents":
+        return side_by_side(folder, 2 * [[*AGENT, f"--rdzv-endpoint=127.0.0.1:{port()}", *worker]])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared["TORCHELASTIC_RUN_ID"] = "test"  # what torchrun sets
+    return side_by_side(folder, 2 * [worker], [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
 
 
 def train(folder: Path, kind: str, epochs: int, *options: str) -> Path:
@@ -66,7 +95,7 @@ def alone(tmp_path_factory):
     return train(tmp_path_factory.mktemp("one"), "one", 2)
 
 
-def compare(alone, other, stages=STAGES):
+def compare(alone, other, stages=STAGES, least=20):
     """Weights to 1e-5 and every metric but the times to 1e-4."""
     for stage in stages:
         for path in (alone / stage).rglob("model.safetensors"):
@@ -75,13 +104,13 @@ def compare(alone, other, stages=STAGES):
             for name, weight in expected.items():
                 assert (found[name] - weight).abs().max() < 1e-5, f"{path.relative_to(alone)}, {name}"
         rows = [read_metrics(folder / stage / "metrics.csv") for folder in (alone, other)]
-        assert len(rows[0]) == len(rows[1]) >= 20, stage
+        assert len(rows[0]) == len(rows[1]) >= least, stage
         for expected_row, row in zip(*rows, strict=True):
             wanted = {name: value for name, value in expected_row.items() if not name.startswith("time/")}
             assert wanted == pytest.approx({name: row[name] for name in wanted}, rel=1e-4, abs=1e-4), stage
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["agents", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does(alone, tmp_path, kind):
     compare(alone, train(tmp_path, kind, 2))
 
@@ -124,6 +153,41 @@ def test_the_options_of_the_trainer_run_by_torchrun(tmp_path, option):
     assert read_stage(tmp_path / "two" / "sft")["status"] == "complete"
     saved = torch.load(tmp_path / "two" / "sft" / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["random_states"]) == 2
+
+
+def agents(folder: Path, options: Sequence[str], *own: str) -> list[tuple[int, str]]:
+    """The command line of two agents, each with an option of its own at most."""
+    command = [*AGENT, f"--rdzv-endpoint=127.0.0.1:{port()}", "-m", "rlhf_lightning", "trainer=ddp", *options]
+    command += ["trainer.accelerator=cpu", "run=two"]
+    return side_by_side(folder, [[*command, *option] for option in ([[each] for each in own] or 2 * [[]])])
+
+
+@pytest.mark.slow
+def test_two_agents_make_the_steps_of_the_command_line_as_one_process_does(tmp_path):
+    sizes = ["model.size=small", *(f"data.source.{name}=40" for name in ("demonstrations", "prompts", "text"))]
+    sizes += ["data.source.validation=8", "sft.fit.epochs=1", "sft.data.batch_size=4", "collect.prompts.train=24"]
+    sizes += ["reward.data.batch_size=2", "ppo.data.batch_size=8", "ppo.data.num_batches=10", f"paths.runs={tmp_path}"]
+    for module in ("sft.module.", "reward.module.", "ppo.module.", "ppo.module.value_"):
+        # Where a gradient is next to nothing, Adam makes as much of its last bit as of any other.
+        sizes += [f"{module}optimizer.lr=1e-4", f"+{module}optimizer.eps=1e-5"]
+    one = [["-m", "rlhf_lightning", *sizes, "run=one", "stages=[sft,collect,reward,ppo]"]]
+    ((code, said),) = side_by_side(tmp_path, one)
+    assert code == 0, said
+    ended = agents(tmp_path, [*sizes, "upstream=one", "stages=[sft,reward,ppo]"])
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert sorted(said.count("done in") for _, said in ended) == [0, 3]  # the first process speaks for both
+    compare(tmp_path / "one", tmp_path / "two", least=10)
+
+
+@pytest.mark.slow
+def test_two_agents_without_a_shared_disk_end_within_seconds(tmp_path):
+    started = time.monotonic()
+    ended = agents(tmp_path, ["stages=[sft]"], f"paths.runs={tmp_path / 'here'}", f"paths.runs={tmp_path / 'there'}")
+    assert time.monotonic() - started < 60
+    assert [code for code, _ in ended] == [1, 1], ended
+    other = rf"rlhf: .*here is another folder for process 1 on {socket.gethostname()} than for the first process"
+    assert sum(len(re.findall(other, said.replace("there is", "here is"))) for _, said in ended) == 1, ended
+    assert [*(tmp_path / "here").glob("*"), *(tmp_path / "there").glob("*")] == []
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def test_what_the_first_process_refuses_ends_all_of_them_and_is_said_once(tmp_pa
         ),
         (1, "rows that the checkpoint", ["metrics", str(tmp_path)]),
         (1, "samples.jsonl cannot be read", ["samples", str(tmp_path)]),
-        (1, "is another folder on machine-1 than on the first machine", ["disk", str(tmp_path), "apart"]),
+        (1, "is another folder for machine-1 than for the first process", ["disk", str(tmp_path), "apart"]),
         (0, "", ["disk", str(tmp_path), "shared"]),
         (0, "", ["divided", ""]),
         (1, "a part is wrong", ["divided", "wrong"]),

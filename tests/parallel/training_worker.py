@@ -1,4 +1,4 @@
-"""Trains each kind of stage; run in one process, or in several by torchrun. See test_distributed.py.
+"""Trains each kind of stage; run in one process, or in several. See test_processes.py.
 
 Usage: training_worker.py <folder> <one|ddp|fsdp> <epochs> [stages, with commas] [batch]
 
@@ -38,9 +38,9 @@ def trainer(kind: str, **options: object) -> L.Trainer:
     """On the CPU, with the strategy of that name."""
     sharded = ModelParallelStrategy(world_size(), 1, save_distributed_checkpoint=False)
     strategy = {"one": "auto", "ddp": "ddp", "fsdp": sharded}[kind]
-    return L.Trainer(
-        accelerator="cpu", devices=world_size(), strategy=strategy, use_distributed_sampler=False, **options
-    )
+    devices, machines = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
+    sizes = {"devices": devices, "num_nodes": machines}
+    return L.Trainer(accelerator="cpu", strategy=strategy, use_distributed_sampler=False, **sizes, **options)
 
 
 class SigtermAt(L.Callback):

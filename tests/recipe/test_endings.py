@@ -82,10 +82,10 @@ def before_call(patch: pytest.MonkeyPatch, name: str, number: int, action: Calla
 @pytest.mark.parametrize(
     ("step", "function", "call", "name"),
     [
-        ("collect", "recipe.collect.ranking", 5, "SIGTERM"),
+        ("collect", "recipe.ranked_batches.ranking", 5, "SIGTERM"),
         ("collect", "recipe.collect.write_lines", 1, "SIGHUP"),
         ("evaluate", "recipe.evaluate.sample_policy", 1, "SIGTERM"),
-        pytest.param("evaluate", "recipe.pipeline.write_report", 1, "SIGHUP", marks=pytest.mark.slow),
+        pytest.param("evaluate", "recipe.run_report.write_report", 1, "SIGHUP", marks=pytest.mark.slow),
         ("curate", "recipe.curate.data_card", 1, "SIGTERM"),
         ("sft", "models.export.put_in_place", 1, "SIGTERM"),
         pytest.param("sft", "training.checkpoint:BatchCheckpoint._save", 1, "SIGHUP", marks=pytest.mark.slow),
@@ -136,7 +136,11 @@ def test_policies_that_were_measured_are_not_measured_again(tmp_path: Path, caps
 
 @pytest.mark.parametrize("step", ["collect", "evaluate", "curate"])
 def test_ctrl_c_leaves_what_was_done(step: str, tmp_path: Path, whole: Path) -> None:
-    functions = {"collect": "collect.ranking", "evaluate": "evaluate.sample_policy", "curate": "curate.data_card"}
+    functions = {
+        "collect": "ranked_batches.ranking",
+        "evaluate": "evaluate.sample_policy",
+        "curate": "curate.data_card",
+    }
     with pytest.MonkeyPatch.context() as patch:
         before_call(patch, f"recipe.{functions[step]}", 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
@@ -170,10 +174,10 @@ def fill(disk: Path) -> None:
         pytest.param("sft", "training.metrics_file:MetricsFile._write_all", 1, "sft", marks=pytest.mark.slow),
         ("sft", "models.export.put_in_place", 1, "sft"),
         pytest.param("sft", "recipe.pipeline.complete_stage", 1, "sft/stage.json", marks=pytest.mark.slow),
-        pytest.param("collect", "recipe.collect.ranking", 1, "collect", marks=pytest.mark.slow),
+        pytest.param("collect", "recipe.ranked_batches.ranking", 1, "collect", marks=pytest.mark.slow),
         ("collect", "recipe.collect.write_lines", 1, "collect/comparisons.train.jsonl"),
         ("evaluate", "recipe.evaluate.write_json", 1, "evaluate/samples.json"),
-        pytest.param("evaluate", "recipe.pipeline.write_report", 1, "report/results.json", marks=pytest.mark.slow),
+        pytest.param("evaluate", "recipe.run_report.write_report", 1, "report/results.json", marks=pytest.mark.slow),
         ("curate", "recipe.curate.data_card", 1, "curate"),
         pytest.param("curate", "curation.curator:Curator.curate", 1, "curate", marks=pytest.mark.slow),
     ],

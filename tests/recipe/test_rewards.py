@@ -1,8 +1,6 @@
 """Each form of `ppo.reward` and `evaluate.judge` runs from the command line and says what a direct call says."""
 
 import json
-import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from classifiers import bert, llama, written
+from command import rlhf as console_script
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from test_http_reward import Server
@@ -144,20 +143,15 @@ def test_an_address_is_a_reward(place: Path, scored: list[Any]) -> None:
 
 def test_the_console_script_runs_a_function_and_a_sum(place: Path) -> None:
     """Whose `sys.path` has no working directory."""
-    script = "import sys; sys.path[:] = [p for p in sys.path if p]; from rlhf_lightning.cli import main; main()"
-    command = [sys.executable, "-c", script, f"paths.runs={place}/runs", *TINY, f"data.root={place}/data"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
     for name, setting, code in (
         ("alone", "rules:score", 0),
         ("sum", "[{reward:'rules:score',weight:0.5},'rules:score']", 0),
         ("one", "rules:one", 1),
     ):
         more = ["stages=[ppo]", f"run={name}", f"ppo.reward={setting}", "trainer.limit_train_batches=1"]
-        result = subprocess.run(
-            [*command, *more], capture_output=True, text=True, timeout=120, check=False, env=environment, cwd=place
-        )
-        assert result.returncode == code, result.stderr[-2000:]
-    assert "the reward rules:one returned 1 scores for 8 responses. Return 8 numbers" in " ".join(result.stderr.split())
+        said = console_script([f"paths.runs={place}/runs", *TINY, f"data.root={place}/data", *more], place)
+        assert said.code == code, said.text[-2000:]
+    assert "the reward rules:one returned 1 scores for 8 responses. Return 8 numbers" in " ".join(said.text.split())
     alone, both = (read_stage(place / "runs" / name / "ppo")["metrics"]["rollout/score"] for name in ("alone", "sum"))
     assert both == pytest.approx(1.5 * alone, abs=1e-6)
 

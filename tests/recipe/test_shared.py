@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from copy import deepcopy
 from functools import reduce
@@ -24,6 +26,7 @@ TINY = """# @package _global_
 # A run of seconds.
 run: tiny
 stages: [sft, collect, reward, ppo, evaluate]
+model: {size: small}
 trainer: {limit_train_batches: 2, limit_val_batches: 1}
 data: {source: {prompts: 40, demonstrations: 40, text: 20, validation: 16}}
 sft: {fit: {epochs: 1}}
@@ -32,13 +35,27 @@ ppo: {data: {batch_size: 8, num_batches: 2}}
 evaluate: {num_prompts: 8, num_texts: 4, policies: [base, sft, ppo]}
 """
 SWEEP = ["-m", "--config-dir=conf", "experiment=tiny", "shared=[sft,collect,reward]"]
+TWELVE = [*SWEEP, "ppo.module.kl_coef=0,0.1,0.5,2", "seed=1,2,3"]
+
+
+def prepared(folder: Path) -> Path:
+    (folder / "here" / "conf" / "experiment").mkdir(parents=True)
+    (folder / "here" / "conf" / "experiment" / "tiny.yaml").write_text(TINY)
+    return folder / "here"
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    (tmp_path / "here" / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "here" / "conf" / "experiment" / "tiny.yaml").write_text(TINY)
-    return tmp_path / "here"
+    return prepared(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of twelve jobs, one after the other."""
+    folder = prepared(tmp_path_factory.mktemp("whole"))
+    said = rlhf(TWELVE, folder, limit=300)
+    assert said.code == 0, said.text
+    return table(folder, "runs")
 
 
 def stages(runs: Path) -> dict[str, int]:
@@ -47,10 +64,9 @@ def stages(runs: Path) -> dict[str, int]:
     return {folder.relative_to(runs).as_posix(): path.stat().st_mtime_ns for folder, path in found.items()}
 
 
-def tables(here: Path, *runs: str) -> list[bytes]:
-    for name in runs:
-        write_report(jobs_below(here / name), here / "report" / name)
-    return [(here / "report" / name / "sweep.csv").read_bytes() for name in runs]
+def table(here: Path, runs: str) -> bytes:
+    write_report(jobs_below(here / runs), here / "report" / runs)
+    return (here / "report" / runs / "sweep.csv").read_bytes()
 
 
 def test_where_a_job_runs_does_not_keep_it_from_sharing(tmp_path: Path) -> None:
@@ -96,9 +112,8 @@ def test_jobs_share_steps_with_the_same_settings_alone(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_half_way_runs_only_the_rest(here: Path) -> None:
-    command = [*SWEEP, "ppo.module.kl_coef=0,0.1,0.5,2", "seed=1,2,3"]
-    process = start(command, here, here.parent / "first.said")
+def test_a_sweep_that_was_killed_half_way_runs_only_the_rest(here: Path, whole: bytes) -> None:
+    process = start(TWELVE, here, here.parent / "first.said")
     while len(done := [job for job in jobs_below(here / "runs") if job.state == COMPLETE]) < 6:
         assert process.is_alive()
         time.sleep(0.1)
@@ -106,27 +121,42 @@ def test_a_sweep_that_was_killed_half_way_runs_only_the_rest(here: Path) -> None
     process.join()
     before = stages(here / "runs")
     assert 6 <= len(done) < 12
-    said = rlhf(command, here, limit=300)
+    said = rlhf(TWELVE, here, limit=300)
     assert said.code == 0, said.text
     after = stages(here / "runs")
     assert {name: after[name] for name in before} == before
     assert sum(name.endswith("/evaluate") for name in after) == 12
     assert sum(name.endswith("/reward") for name in after) == 3  # one for each seed
     assert "12 jobs" in said.text
-    assert rlhf([*command, "paths.runs=whole"], here, limit=300).code == 0
-    killed, whole = tables(here, "runs", "whole")
-    assert killed == whole
+    assert table(here, "runs") == whole
+
+
+def launched(here: Path, launcher: str, *arguments: str) -> str:
+    """What a command says that is no fork of this process, as those are that a launcher starts workers from."""
+    command = [sys.executable, "-m", "rlhf_lightning", *arguments, f"hydra/launcher={launcher}"]
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, cwd=here, env=os.environ | quiet, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 @pytest.mark.slow
-def test_joblib_gives_the_same_table(here: Path) -> None:
+def test_joblib_gives_the_same_table(here: Path, whole: bytes) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra sweep")
-    command = [*SWEEP, "ppo.module.kl_coef=0,0.1,0.5,2", "seed=1,2,3"]
-    together = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "paths.runs=together"]
-    assert rlhf(command, here, limit=300).code == 0
-    said = rlhf([*command, *together], here, limit=300)
-    assert said.code == 0, said.text
-    assert "12 jobs" in said.text
-    one, other = tables(here, "runs", "together")
-    assert one == other
-    assert sum(name.endswith("/reward") for name in stages(here / "together")) == 3
+    assert "12 jobs" in launched(here, "joblib", *TWELVE, "hydra.launcher.n_jobs=2")
+    assert table(here, "runs") == whole
+    assert sum(name.endswith("/reward") for name in stages(here / "runs")) == 3
+
+
+@pytest.mark.slow
+def test_submitit_gives_the_same_table(here: Path) -> None:
+    """With its executor for one machine, which starts a new process for every job."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra sweep")
+    command = [*SWEEP, "ppo.module.kl_coef=0,1"]
+    assert rlhf(command, here, limit=120).code == 0
+    submitted = launched(here, "submitit_local", *command, "hydra.launcher.timeout_min=5", "paths.runs=submitted")
+    assert "2 jobs" in submitted
+    assert table(here, "submitted") == table(here, "runs")
+    assert sum(name.endswith("/reward") for name in stages(here / "submitted")) == 1
