@@ -19,7 +19,7 @@ from rich.table import Table
 
 from rlhf_lightning.cli.configuration import keep_secrets, places
 from rlhf_lightning.cli.errors import report
-from rlhf_lightning.evaluation.sweep_figures import mean_rows
+from rlhf_lightning.evaluation.sweep_figures import mean_alone, mean_rows
 from rlhf_lightning.evaluation.sweep_measures import measured, pooled
 from rlhf_lightning.evaluation.tables import failure_table
 from rlhf_lightning.recipe.legend import legend_of
@@ -99,12 +99,12 @@ def print_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
     known, found = measured(jobs)
     for run, study in dict.fromkeys((each.job.run, each.job.study) for each in found):
         own = [each for each in found if (each.job.run, each.job.study) == (run, study)]
-        heads, rows = mean_rows(pooled(own), legend_of(RECIPE))
+        heads, rows = mean_rows(pooled(own), legend_of(RECIPE), mean_alone)
         count = len({each.job.folder for each in own})
-        title = f"{study or run}: {count} jobs; means over seeds, with 95 % intervals over seeds and prompts"
+        title = f"{study or run}: {count} jobs, means over seeds (rlhf-sweep writes the intervals)"
         table = Table(*map(escape, heads), title=escape(title))
         for row in rows:
-            table.add_row(*(escape(cell).replace(" (", "\n(") for cell in row))
+            table.add_row(*map(escape, row))
         console.print(table)
     for state, what in ((WAITS, "wait for people"), (FAILED, "failed"), (BEGUN, "were not finished")):
         if said := [(job.name, job.said or UNFINISHED) for job in known if job.state == state]:

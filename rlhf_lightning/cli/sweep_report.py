@@ -100,8 +100,7 @@ def came_out(jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Poo
     head = f"{done} of {len(jobs)} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
     when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
     over = "means over seeds with 95 % intervals over seeds and prompts"
-    over = "means over seeds with 95 % intervals over seeds and prompts"
-    return f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, heads.index('policy') + 1)}\n"
+    return f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
 
 
 def _fill(page: Path, study: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """The picture of a study: each measure over the setting that was swept, with means and intervals over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -145,23 +145,41 @@ def written(mean: Pooled) -> str:
     )
 
 
-def mean_rows(means: Sequence[Pooled], legend: Legend) -> tuple[list[str], list[list[str]]]:
-    """What came out of a study: the heads of a table, and its rows, one per setting and policy that the jobs made.
+def mean_rows(
+    means: Sequence[Pooled], legend: Legend, text: Callable[[Pooled], str] = written
+) -> tuple[list[str], list[list[str]]]:
+    """What came out of a study: the heads of a table, and its rows, one per measure and policy that the jobs made.
+
+    There are many measures and few values of a setting, so these are the columns.
 
     Args:
         means: What was measured.
         legend: Names of policies and steps.
+        text: How a mean is written.
     """
     measures, (setting, places) = shown(means), across(means)
-    others = [name for name in (means[0].settings if means else {}) if name != setting]
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    names = [setting, *(name for name in (means[0].settings if means else {}) if name != setting)] if setting else []
+    cells: dict[tuple[str, str], dict[tuple[str, ...], str]] = {}
     for each in means:
         if each.made and each.measure in measures:
-            key = (each.settings.get(setting, ""), *(each.settings[name] for name in others), legend.label(each.policy))
-            cells.setdefault(key, {})[each.measure] = written(each)
-    heads = [setting or "all", *others, "policy", *map(measure_label, measures)]
-    order = sorted(cells.items(), key=lambda item: places.index(item[0][0]))
-    return heads, [[*key, *(own.get(name, "") for name in measures)] for key, own in order]
+            values = tuple(each.settings.get(name, "") for name in names)
+            cells.setdefault((each.measure, legend.label(each.policy)), {})[values] = text(each)
+    columns = sorted({values for own in cells.values() for values in own}, key=lambda each: _order(each, places))
+    by = f" by {', '.join(name.rpartition('.')[2] for name in names)}" if names else ""
+    rows = sorted(cells.items(), key=lambda item: measures.index(item[0][0]))
+    return [f"measure{by}", "policy", *(", ".join(values) or "mean" for values in columns)], [
+        [measure_label(measure), policy, *(own.get(values, "") for values in columns)]
+        for (measure, policy), own in rows
+    ]
+
+
+def mean_alone(mean: Pooled) -> str:
+    """A mean without its interval, as a narrow table has it."""
+    return number(mean.interval["value"], abs(mean.interval["value"]))
+
+
+def _order(values: Sequence[str], places: Sequence[str]) -> tuple[int, Sequence[str]]:
+    return (places.index(values[0]) if values else 0), values[1:]
 
 
 def _is_number(text: str) -> bool:

@@ -134,9 +134,10 @@ def test_the_command_writes_table_picture_and_page(jobs: list[Job], tmp_path: Pa
     )
     assert "old" not in text
     assert text.endswith("<!-- end -->\nb\n<!-- came out: ptx -->\nstays\n<!-- end -->\n")
-    (row,) = [line for line in text.splitlines() if line.startswith("| 0.1 |")]
-    assert row.startswith("| 0.1 | PPO | 3.50 (")
-    assert " | 0.900 | " in row
+    cells = {tuple(line.split(" | ")[:2]): line.split(" | ")[2:] for line in text.splitlines() if line.startswith("| ")}
+    assert cells["| measure by kl_coef", "policy"][1].startswith("0.1")
+    assert cells["| Likert score, 1 to 7", "PPO"][1].startswith("3.50 (")
+    assert cells["| loss on pretraining text", "PPO"][1].startswith("0.900")
     said = capsys.readouterr().out
     assert "1 of 6 jobs failed" in said
     assert "1 of 6 jobs were not finished" in said
@@ -175,17 +176,20 @@ def test_records_that_cannot_be_read_are_failed_jobs_and_the_others_go_on(
 
 def test_the_table_at_the_end_of_a_sweep(jobs: list[Job], tmp_path: Path) -> None:
     output = io.StringIO()
-    print_jobs(jobs, Console(file=output, width=200))
+    print_jobs(jobs, Console(file=output, width=80))
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines()]
-    assert "kl: 4 jobs; means over seeds" in output.getvalue()
-    (ppo,) = [line for line in lines if line[:2] == ["0.1", "PPO"]]
-    assert ppo[2:6] == ["3.50", "0.50", "0.67", "0.900"]  # likert, win rate, score, loss on text
+    assert "kl: 4 jobs, means over seeds" in output.getvalue()
+    found = {tuple(line[:2]): line[2:] for line in lines if len(line) > 2}
+    assert found["win rate against the baseline", "PPO"][1] == "0.500"
+    assert found["score by the judge", "PPO"][1] == "0.667"
+    assert found["loss on pretraining text", "PPO"][1] == "0.900"
+    assert "…" not in output.getvalue(), "a narrow terminal shows every number"
     for job in jobs[:4]:
         rmtree(job.folder / "evaluate")
         write_json(job.folder / "ppo" / "stage.json", stage({"rollout/score": 0.5, "rollout/length": 10.0}))
     heads, rows = mean_rows(pooled(measured(jobs)[1]), legend_of(RECIPE))
-    assert heads == [KL, "policy", "score of episodes", "tokens of episodes"]
-    assert rows == [["0", "PPO", "0.500", "10.0"], ["0.1", "PPO", "0.500", "10.0"]]
+    assert heads == ["measure by kl_coef", "policy", "0", "0.1"]
+    assert rows == [["score of episodes", "PPO", "0.500", "0.500"], ["tokens of episodes", "PPO", "10.0", "10.0"]]
 
 
 def test_what_further_judges_say_has_its_panels(tmp_path: Path) -> None:
