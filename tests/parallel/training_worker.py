@@ -67,7 +67,7 @@ class Worker:
     def base(self, **options: float) -> torch.nn.Module:
         """What every stage starts from."""
         L.seed_everything(1, verbose=False)
-        return load_causal_lm("sandbox/small", **options)
+        return load_causal_lm("sandbox", **options)
 
     def fit(self, name: str, module: L.LightningModule, *data: object, **sizes: object) -> None:
         """Train a stage."""
