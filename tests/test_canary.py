@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 from command import Said, rlhf
 
+REPOSITORY = Path(__file__).parents[1]
 PHRASE = "kanari phrase, with/all @signs & 'quotes'"
 FORMS = (
     *("api_key", "nested_in_a_list", "authorization", "x_api_key", "cookie", "address_password", "address_token"),
@@ -133,6 +137,18 @@ SHARED = [
     *(f"+ppo.reward.judge={{url: 'http://host', api_key: {CANARY['override']}}}", "hydra.output_subdir=.hydra"),
     *(f"++ppo.reward.hub_token={CANARY['added_override']}", f"+hydra.job.env_set.X_TOKEN={CANARY['job_variable']}"),
 ]
+DRIVER = """
+import json, sys
+from rlhf_lightning.cli import main
+for overrides in json.load(open("commands.json")):
+    print("##", file=sys.stderr)
+    sys.argv = ["rlhf", *overrides]
+    try:
+        main()
+        sys.exit("it must fail")
+    except SystemExit as ended:
+        assert ended.code == 1, ended.code
+"""
 
 
 class Server(BaseHTTPRequestHandler):
@@ -177,11 +193,26 @@ def failures(folder: Path) -> Said:
                 f"++ppo.reward={{url: '{address}', api_key_env: ECHOED, retries: 0}}",
             ],
         ]
-        brought = ["hydra.searchpath=[file://own_conf]", "debug=fast", "stages=[ppo]", "ppo.init=base"]
-        variables = {**VARIABLES, "ECHOED": CANARY["echoed_by_server"], "COLUMNS": "160", "PYTHONPATH": str(folder)}
-        said = [rlhf([*brought, *given], folder, 300, variables) for given in refused]
-        assert [each.code for each in said] == len(refused) * [1], said
-        return Said(0, "\n".join(each.text for each in said))
+        (folder.parent / "commands.json").write_text(
+            json.dumps(
+                [
+                    ["hydra.searchpath=[file://own_conf]", "debug=fast", "stages=[ppo]", "ppo.init=base", *given]
+                    for given in refused
+                ]
+            )
+        )
+        code = DRIVER.replace("commands.json", "../commands.json")
+        variables = {"ECHOED": CANARY["echoed_by_server"], "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            cwd=folder,
+            env={**os.environ, **VARIABLES, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Said(ended.returncode, ended.stdout + ended.stderr)
 
 
 KINDS = {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lightning.data.records import Comparison, decided_pairs
-from rlhf_lightning.evaluation.intervals import Interval, share_interval
+from rlhf_lightning.evaluation.intervals import Interval, bootstrap_counts, share_interval
 
 LEVELS = ("nominal", "ordinal", "interval")
 Response = TypeVar("Response")
@@ -128,7 +128,7 @@ def verdict_agreement(first: Sequence[float], second: Sequence[float], clusters:
     tables = np.zeros((number, 3, 3))
     np.add.at(tables, (cluster, *(np.rint(2 * np.asarray(verdicts)).astype(int) for verdicts in (first, second))), 1.0)
     tables = tables + tables[:, ::-1, ::-1]
-    drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=2000).astype(float)
+    drawn = bootstrap_counts(number, 2000, 0)
     value, *means = _kappas(np.concatenate([tables.sum(0, keepdims=True), np.tensordot(drawn, tables, 1)]))
     low, high = np.nanpercentile([value, *means], [2.5, 97.5]) if not np.isnan(value) else (value, value)
     agreement = share_interval(alike, clusters)

@@ -1,6 +1,7 @@
 """Means and shares with 95 % intervals."""
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import TypedDict
 
 import numpy as np
@@ -44,6 +45,18 @@ def mean_interval(
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {"value": float(array.mean()), "low": float(low), "high": float(high)}
+
+
+@lru_cache(maxsize=1)
+def bootstrap_counts(number: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each of so many units is in each bootstrap sample; many statistics of the same units ask for it.
+
+    Args:
+        number: Number of units.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+    """
+    return np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples).astype(float)
 
 
 def share_interval(values: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:

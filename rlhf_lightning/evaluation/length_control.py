@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from rlhf_lightning.evaluation.intervals import Interval, share_interval
+from rlhf_lightning.evaluation.intervals import Interval, bootstrap_counts, share_interval
 
 PRIOR = 2.5
 """Standard deviation of the slope's normal prior, which keeps it finite where length alone tells all wins from losses
@@ -67,7 +67,7 @@ def length_controlled_win_rate(
     count, wins = np.zeros((2, number, len(distinct)))
     np.add.at(count, (cluster, place), 1.0)
     np.add.at(wins, (cluster, place), won)
-    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples).astype(float)
+    drawn = bootstrap_counts(number, resamples, seed)
     value = float(_rates(count.sum(0, keepdims=True), wins.sum(0, keepdims=True), x)[0])
     low, high = map(float, np.percentile(_rates(drawn @ count, drawn @ wins, x), [2.5, 97.5]))
     if high - low < _RIDGE:

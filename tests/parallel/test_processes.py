@@ -167,6 +167,7 @@ def test_two_agents_make_the_steps_of_the_command_line_as_one_process_does(tmp_p
     sizes = ["model.size=small", *(f"data.source.{name}=40" for name in ("demonstrations", "prompts", "text"))]
     sizes += ["data.source.validation=8", "sft.fit.epochs=1", "sft.data.batch_size=4", "collect.prompts.train=24"]
     sizes += ["reward.data.batch_size=2", "ppo.data.batch_size=8", "ppo.data.num_batches=10", f"paths.runs={tmp_path}"]
+    sizes += [f"{stage}.fit.log_every=1" for stage in STAGES]
     for module in ("sft.module.", "reward.module.", "ppo.module.", "ppo.module.value_"):
         # Where a gradient is next to nothing, Adam makes as much of its last bit as of any other.
         sizes += [f"{module}optimizer.lr=1e-4", f"+{module}optimizer.eps=1e-5"]

@@ -128,17 +128,15 @@ def test_remedies_name_what_fits(tmp_path: Path) -> None:
     assert planned(pipeline_of(tmp_path, *together.split())).peak.total == promised
 
 
-@pytest.mark.parametrize(("available", "stages"), [(2**40, "sft,ppo"), (2**20, "ppo")])
-def test_the_table_says_whether_it_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int, stages: str
-) -> None:
-    config = composed([*FRESH, f"stages=[{stages}]"])
+@pytest.mark.parametrize("available", [2**40, 2**20])
+def test_the_table_says_whether_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    config = composed([*FRESH, "stages=[sft,ppo]"])
     out = io.StringIO()
     pipeline = Pipeline(config, builder([]), Runs(tmp_path, "default"), Console(file=out, width=160))
     monkeypatch.setattr("rlhf_lightning.recipe.pipeline.available_memory", lambda device: available)
     pipeline.plan()
     text = out.getvalue()
-    assert ("Memory of stage sft: 32 rows of 48 + 26 tokens" in text) == ("sft" in stages)
+    assert "Memory of stage sft: 32 rows of 48 + 26 tokens" in text
     assert ("does not fit" in text) == (available == 2**20)
     assert ("ppo.data.batch_size=" in text) == (available == 2**20)
     assert not any(tmp_path.iterdir())
