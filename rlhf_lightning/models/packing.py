@@ -21,7 +21,7 @@ from rlhf_lightning.models.padding import length_groups, padded_size, position_i
 from rlhf_lightning.models.plain_head import has_plain_head
 from rlhf_lightning.models.short_rows import grouped_attention
 from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.parallel.sharding import is_sharded, unshard
+from rlhf_lightning.parallel.sharding import call_unsharded, is_sharded
 
 PACKED = "packed_documents"
 """What transformers calls `packed_attention`."""
@@ -200,8 +200,8 @@ class VerifiedPacking:
             return False
         if longest > self.tokens and not (self.tokens and is_sharded(model)):
             rows = lengths.argsort(descending=True, stable=True)[:2]
-            with unshard(model):
-                self.fault = _fault(model, input_ids[rows, :longest], mask[rows, :longest])
+            with torch.no_grad():
+                self.fault = call_unsharded(_fault, model, input_ids[rows, :longest], mask[rows, :longest])
             self.tokens = longest
             if self.fault and rank() == 0:
                 warnings.warn(

@@ -25,7 +25,7 @@ from rlhf_lightning.models.precision import is_exact
 from rlhf_lightning.models.scalar_head import ScalarHeadModel, pooled
 from rlhf_lightning.models.selected_cache import selected
 from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.parallel.sharding import is_sharded, unshard
+from rlhf_lightning.parallel.sharding import call_unsharded, is_sharded
 
 GROUP_TOKENS = 8192
 """Responses are read in groups of similar length of up to so many tokens."""
@@ -171,8 +171,8 @@ class VerifiedPasses:
             within = [scores for scores in within if scores in self.tokens]
         longer = [scores for scores in within if spans[scores] > self.tokens.get(scores, 0)]
         if longer and not (self.tokens and is_sharded(model)):
-            with unshard(model):
-                right, reasons = sound_passes(model, _longest(batch), longer)
+            with torch.no_grad():
+                right, reasons = call_unsharded(sound_passes, model, _longest(batch), longer)
             if reasons and rank() == 0:
                 warnings.warn(
                     f"{type(body).__name__} does not support a shared prefix ({reasons}); without it each "
