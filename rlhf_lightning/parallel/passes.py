@@ -47,10 +47,14 @@ class Passes:
             arguments: Its arguments.
         """
         self.place, self.learned, self.ends, self.counted = 0, 0, [], True
+        # Autocast would keep a copy of every weight, and its gradient would come after that of its layer is exchanged.
+        caching = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
         try:
             result = function(*arguments)
             self._join()
         finally:
+            torch.set_autocast_cache_enabled(caching)
             self.counted, ends, self.ends = False, self.ends, []
         return cast(T, tied(cast(Tensor, result), ends)) if ends else result
 
@@ -95,8 +99,8 @@ class Passes:
             all_gather_objects((True, self.learned))
         if self.counted and number != self.place % len(self.layers):
             raise RuntimeError(
-                f"layer {number} of {len(self.layers)} was called after {self.place}: this pass does not go through the "
-                f"{type(layer).__name__}s in order, and so cannot gather them one by one. Use trainer=ddp."
+                f"layer {number} of {len(self.layers)} was called after {self.place}: this pass does not go through the"
+                f" layers ({type(layer).__name__}) in order, and so cannot gather them one by one. Use trainer=ddp."
             )
         self.place = number + 1
 

@@ -101,8 +101,8 @@ def call_unsharded(function: Callable[..., T], model: nn.Module, *arguments: Any
 def unshard(*models: Any) -> Iterator[None]:
     """Hold all weights of the models in every process within the block, for passes without gradient.
 
-    Sampling reads a model once per token, and processes do not wait for each other in it. A model whose weights are held
-    already, by a block around this one, stays so.
+    Sampling reads a model once per token, and processes do not wait for each other in it. A model whose weights are
+    held already, by a block around this one, stays so.
     """
     units = [unit for model in models if (unit := _unit(model)) is not None and not unit.held]
     for unit in units:
@@ -112,13 +112,15 @@ def unshard(*models: Any) -> Iterator[None]:
     finally:
         for unit in units:
             unit.hold(False)
+        if units:
+            torch.clear_autocast_cache()  # it may have copies of all of their weights
 
 
 def sync_on_last(model: nn.Module, parts: Iterable[T]) -> Iterator[T]:
     """The parts of a batch, for a backward pass after each.
 
-    Gradients of a model that is one unit are exchanged in the backward pass of the last part, its weights gathered until
-    then. Those of layers are exchanged in each, and a process with fewer parts than others joins them.
+    Gradients of a model that is one unit are exchanged in the backward pass of the last part, and its weights gathered
+    until then. Those of layers are exchanged in each part, and a process with fewer parts than others joins in.
     """
     listed, unit = list(parts), _unit(model)
     most = len(listed) if unit is None or unit.passes is None else max(all_gather_objects(len(listed)))

@@ -1,12 +1,13 @@
-"""Gradients of models whose layers are gathered one by one, in two processes that read unlike parts; see test_sharding.py.
+"""Gradients of models whose layers are gathered one by one, in two processes that read unlike parts.
 
-Usage: sharded_worker.py <case>, a key of `CASES`.
+Usage: sharded_worker.py [case of `CASES`], or all of them; see test_processes.py.
 """
 
 import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from rlhf_lightning.models.packing import VerifiedPacking
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import cached_scores, separate_scores, tree_scores
-from rlhf_lightning.parallel.processes import all_reduce_mean, init_process_group, rank
+from rlhf_lightning.parallel.processes import all_reduce_mean, destroy_process_group, init_process_group, rank
 from rlhf_lightning.parallel.sharding import call_unsharded, sync_on_last, unshard
 
 LAYERS, WORDS, MOST = 6, 61, 2
@@ -114,6 +115,7 @@ def reward() -> tuple[nn.Module, list[list[Part]]]:
 CASES: dict[str, Callable[[], tuple[nn.Module, list[list[Part]]]]] = {
     "gpt2": lambda: language(gpt2()),
     "llama": lambda: language(llama()),
+    "mixed": lambda: language(llama()),
     "recomputed": lambda: language(recomputed()),
     "packed": lambda: packed(llama()),
     "refusing": lambda: packed(refusing()),
@@ -123,7 +125,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, list[list[Part]]]]] = {
 
 @contextmanager
 def most_gathered(layers: Sequence[nn.Module]) -> Iterator[list[int]]:
-    """Counts how many layers have their whole weights in this process, whenever one is at work, forwards or backwards."""
+    """Counts layers that have their whole weights in this process, whenever one is at work, forwards or backwards."""
     counts: list[int] = []
 
     def count(*_: Any) -> None:
@@ -138,35 +140,44 @@ def most_gathered(layers: Sequence[nn.Module]) -> Iterator[list[int]]:
         hook.remove()
 
 
-def main(case: str) -> None:
+def check(case: str) -> None:
     """Compare the gradient with that of a copy which is not sharded."""
-    init_process_group(gpu=False)
     torch.manual_seed(0)
     model, parts = CASES[case]()
     plain, mine = copy.deepcopy(model), parts[rank()]
     layers = decoder_layers(model)
     assert len(layers) == LAYERS
     shard_model("model", model, init_device_mesh("cpu", (2,)))
+    mixed = partial(torch.autocast, "cpu", torch.bfloat16, enabled=case == "mixed")
+    with torch.inference_mode(), mixed():
+        assert torch.equal(mine[0](model), mine[0](plain)), case
     for step in range(2):
         for part in mine:
-            part(plain).backward()
-        with most_gathered(layers) as counts:
+            with mixed(cache_enabled=False):
+                part(plain).backward()
+        with most_gathered(layers) as counts, mixed():
             for part in sync_on_last(model, mine):
                 part(model).backward()
         for (name, weight), other in zip(plain.named_parameters(), model.parameters(), strict=True):
             expected = all_reduce_mean(weight.grad)
             assert isinstance(other, DTensor), name
             found = other.grad.full_tensor()
-            assert (found - expected).abs().max() <= 1e-5 * (1 + expected.abs().max()), (step, name)
+            assert (found - expected).abs().max() <= 1e-5 * (1 + expected.abs().max()), (case, step, name)
             weight.grad, other.grad = None, None
-        assert 1 <= max(counts) <= MOST, counts
+        assert 1 <= max(counts) <= MOST, (case, counts)
         with unshard(model):
             assert not any(isinstance(weight, DTensor) for weight in model.parameters())
             for part in mine:
                 with torch.no_grad():
                     assert torch.equal(part(model), part(plain))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+
+
+def main(*cases: str) -> None:
+    """Check them."""
+    init_process_group(gpu=False)
+    for case in cases or CASES:
+        check(case)
+    destroy_process_group()
 
 
 if __name__ == "__main__":

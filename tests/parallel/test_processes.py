@@ -15,26 +15,30 @@ from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.training.checkpoint import check_shardable
 
-WORKER = Path(__file__).with_name("training_worker.py")
+WORKER, SHARDED = (Path(__file__).with_name(f"{name}_worker.py") for name in ("training", "sharded"))
 STAGES = ("sft", "reward", "ppo")
 
 
 def run(folder: Path, kind: str, epochs: int, *options: str) -> list[tuple[int, str]]:
     """Run the worker in one process, or in two for the other kinds; exit codes and what was printed."""
-    count = 1 if kind == "one" else 2
+    return launch(folder, 1 if kind == "one" else 2, WORKER, folder, kind, epochs, *options)
+
+
+def launch(folder: Path, count: int, *command: object) -> list[tuple[int, str]]:
+    """Run a program in so many processes; exit codes and what was printed, which is kept in the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if count > 1:  # what torchrun sets
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    command = [sys.executable, str(WORKER), str(folder), kind, str(epochs), *options]
+    arguments = [sys.executable, *map(str, command)]
     folder.mkdir(parents=True, exist_ok=True)
     started, logs = [], [folder / f"process-{rank}.log" for rank in range(count)]
     for rank, log in enumerate(logs):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"} if count > 1 else {}
         with log.open("w") as output:
-            started.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=output, stderr=output))
+            started.append(subprocess.Popen(arguments, env=os.environ | shared | own, stdout=output, stderr=output))
     try:
         return [(process.wait(timeout=300), log.read_text()) for process, log in zip(started, logs, strict=True)]
     finally:
@@ -87,6 +91,12 @@ def test_two_processes_train_as_one_does(alone, tmp_path, kind):
 
 
 @pytest.mark.slow
+def test_layers_are_gathered_one_by_one_whatever_each_process_reads(tmp_path):
+    for code, printed in launch(tmp_path, 2, SHARDED):
+        assert code == 0, printed[-6000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "then"), [("one", "ddp"), ("ddp", "one")])
 def test_after_a_sigterm_another_number_of_processes_goes_on(alone, tmp_path, before, then):
     interrupt(tmp_path, before, "sft", 5)
@@ -104,10 +114,10 @@ def test_every_process_goes_on_with_its_own_random_state(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["ddp", "fsdp"])
-def test_another_number_of_processes_goes_on(alone, tmp_path, before):
+@pytest.mark.parametrize(("before", "then"), [("ddp", "one"), ("fsdp", "one"), ("fsdp", "fsdp")])
+def test_another_number_of_processes_goes_on(alone, tmp_path, before, then):
     train(tmp_path, before, 1)
-    compare(alone, train(tmp_path, "one", 2))
+    compare(alone, train(tmp_path, then, 2))
 
 
 @pytest.mark.slow
