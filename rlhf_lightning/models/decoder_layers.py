@@ -51,7 +51,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
         model: Any module.
     """
     body = packable(model)
-    if not isinstance(body, PreTrainedModel) or getattr(body.config, "layerdrop", 0):
+    if not isinstance(body, PreTrainedModel) or getattr(body.config, "layerdrop", False):
         return []
     called: list[nn.Module] = []
     blocks = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]

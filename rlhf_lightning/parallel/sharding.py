@@ -36,12 +36,12 @@ class Unit(nn.Module):
 
     def hold(self, held: bool) -> None:
         """Gather everything, or let go of it."""
-        layers = [] if self.passes is None else self.passes.layers
         if self.passes is not None and not held:
             self.passes.mend()
-        for part in cast(list[FSDPModule], [self, *layers]):
-            if part is not self:
-                part.set_reshard_after_forward(not held, recurse=False)
+        layers = cast(list[FSDPModule], [] if self.passes is None else self.passes.layers)
+        for layer in layers:
+            layer.set_reshard_after_forward(not held, recurse=False)
+        for part in (cast(FSDPModule, self), *layers):
             part.unshard() if held else part.reshard()
         self.held = held
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AlbertConfig, AlbertModel, OPTConfig, OPTForCausalLM
+from transformers import OPTConfig, OPTForCausalLM
 
 from rlhf_lightning import ScalarHeadModel
 from rlhf_lightning.models.decoder_layers import decoder_layers
@@ -30,7 +30,6 @@ def test_layers_that_are_called_otherwise_are_none(make_tiny_lm):
     assert len(decoder_layers(opt())) == 2
     assert decoder_layers(opt(layerdrop=0.5)) == []
     assert decoder_layers(nn.Linear(2, 2)) == []
-    assert decoder_layers(AlbertModel(AlbertConfig(40, 8, 8, num_attention_heads=2, intermediate_size=8))) == []
     model = make_tiny_lm("gpt2")
     model.transformer.h[1] = model.transformer.h[0]  # one layer, twice
     assert decoder_layers(model) == []
