@@ -63,17 +63,16 @@ def shard(
     unit = cast(Any, fully_shard(Unit(model, passes), mesh=mesh, reshard_after_forward=False))
     # Not a submodule: names of weights stay as they are.
     model.__dict__["sharded_unit"] = unit
-    if passes is None:
-        return
-    for before, layer in zip([unit, *layers], cast(Sequence[Any], layers), strict=False):
-        # By default it is the layer that was called before in whatever pass, a step of sampling among them.
-        layer.set_modules_to_backward_prefetch([before])
-        if hasattr(layer, "set_reduce_scatter_unused_params"):  # torch 2.13: experts that no token of a process asked
-            layer.set_reduce_scatter_unused_params(True, recurse=False)
-    unit.set_modules_to_backward_prefetch([layers[-1]])
-    with torch.no_grad():
-        unit(lambda _: None)  # the first to run is the root
-    with unshard(model):  # buffers that were made in inference mode could not be trained with
+    if passes is not None:
+        for before, layer in zip([unit, *layers], cast(Sequence[Any], layers), strict=False):
+            # By default it is the layer that was called before in whatever pass, a step of sampling among them.
+            layer.set_modules_to_backward_prefetch([before])
+            if hasattr(layer, "set_reduce_scatter_unused_params"):  # torch 2.13: for experts that no token asked
+                layer.set_reduce_scatter_unused_params(True, recurse=False)
+        unit.set_modules_to_backward_prefetch([layers[-1]])
+        with torch.no_grad():
+            unit(lambda _: None)  # the first to run is the root
+    with unshard(model):  # where buffers were first made in inference mode, nothing could be trained with them
         pass
 
 
