@@ -160,9 +160,9 @@ def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tm
     states = [{"state": {0: {"step": torch.tensor(1.0)}}}]
     torch.save({"optimizer_states": states}, tmp_path / "one.ckpt")
     torch.save({"optimizer_states": 2 * states}, tmp_path / "two.ckpt")
-    torch.save({"optimizer_states": 2 * [{"state": {"policy.weight": {}}}]}, tmp_path / "named.ckpt")
+    torch.save({"optimizer_states": [*states, {"state": {64: {}}}]}, tmp_path / "own.ckpt")
     check_shardable(tmp_path / "one.ckpt")
-    check_shardable(tmp_path / "named.ckpt")
+    check_shardable(tmp_path / "own.ckpt")
     with pytest.raises(RuntimeError, match=r"two.ckpt was not made with trainer=fsdp.*trainer=ddp"):
         check_shardable(tmp_path / "two.ckpt")
 
