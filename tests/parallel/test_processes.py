@@ -114,10 +114,12 @@ def test_every_process_goes_on_with_its_own_random_state(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "then"), [("ddp", "one"), ("fsdp", "one"), ("fsdp", "fsdp")])
-def test_another_number_of_processes_goes_on(alone, tmp_path, before, then):
-    train(tmp_path, before, 1)
-    compare(alone, train(tmp_path, then, 2))
+@pytest.mark.parametrize(
+    ("before", "then", "stages"), [("ddp", "one", STAGES), ("fsdp", "one", STAGES), ("fsdp", "fsdp", ["ppo"])]
+)
+def test_a_run_of_any_trainer_goes_on(alone, tmp_path, before, then, stages):
+    train(tmp_path, before, 1, ",".join(stages))
+    compare(alone, train(tmp_path, then, 2, ",".join(stages)), stages)
 
 
 @pytest.mark.slow
