@@ -26,13 +26,19 @@ class Unit(nn.Module):
 
     def __init__(self, model: nn.Module, passes: Passes | None) -> None:
         super().__init__()
-        self.model, self.passes, self.held = model, passes, False
+        self.model, self.passes = model, passes
+        self.held = False
+        """Whether what is needed is at hand, or comes to hand: within a call of this unit, and within `unshard`."""
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function makes of the model and the arguments."""
-        if self.passes is None:
-            return function(self.model, *arguments)
-        return self.passes.together(function, self.model, *arguments)
+        self.held = True
+        try:
+            if self.passes is None:
+                return function(self.model, *arguments)
+            return self.passes.together(function, self.model, *arguments)
+        finally:
+            self.held = False
 
     def hold(self, held: bool) -> None:
         """Gather everything, or let go of it."""
@@ -85,7 +91,7 @@ def call_unsharded(function: Callable[..., T], model: nn.Module, *arguments: Any
     """`function(model, *arguments)`, where the weights of the model may be sharded; all processes call it together.
 
     Layers are gathered one by one while they are read, and again in the backward pass, which comes before the next call
-    (`Passes`); the rest of the model is gathered around both. A model that `unshard` holds is just called.
+    (`Passes`); the rest of the model is gathered around both. Within `unshard`, or another call, it is just called.
     """
     unit = _unit(model)
     if unit is None or unit.held:

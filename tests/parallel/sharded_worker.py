@@ -51,14 +51,22 @@ def recomputed() -> PreTrainedModel:
     return model
 
 
-def rows(lengths: Sequence[int], packing: dict[nn.Module, VerifiedPacking] | None = None) -> Part:
-    """The log-probs of rows of such lengths, weighted by where they stand; packed, where it is known of each model."""
+def rows(lengths: Sequence[int], packing: dict[nn.Module, VerifiedPacking] | None = None, nested: bool = False) -> Part:
+    """The log-probs of rows of such lengths, weighted by where they stand; packed, where it is known of each model.
+
+    What is not known yet is found out before, or nested in what needs it.
+    """
     mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
     ids = torch.randint(3, WORDS, mask.shape)
 
+    def packs(model: nn.Module) -> bool:
+        return packing is not None and packing.setdefault(model, VerifiedPacking()).suits(model, ids, mask)
+
+    def log_probs(model: nn.Module, known: bool | None) -> Tensor:
+        return causal_log_probs(model, ids, mask, mask, 1.0, packs(model) if known is None else known)
+
     def of(model: nn.Module) -> Tensor:
-        packs = packing is not None and packing.setdefault(model, VerifiedPacking()).suits(model, ids, mask)
-        found = call_unsharded(causal_log_probs, model, ids, mask, mask, 1.0, packs)
+        found = call_unsharded(log_probs, model, None if nested else packs(model))
         return (found * torch.arange(found.numel()).view_as(found)).mean()
 
     return of
@@ -90,6 +98,11 @@ def packed(model: PreTrainedModel) -> tuple[nn.Module, list[list[Part]]]:
     return model, [[rows([7, 3], known), rows([6, 2, 2], known)], [rows([9, 2], known)]]
 
 
+def nested() -> tuple[nn.Module, list[list[Part]]]:
+    """Packed in one process, which tries it for each part anew, among the passes of the part."""
+    return llama(), [[rows([7, 3], {}, nested=True), rows([6, 2, 2], {}, nested=True)], [rows([9, 2])]]
+
+
 def refusing() -> PreTrainedModel:
     """A layer of which, another one in each process, ends a pass over packed rows by an error."""
     model = llama()
@@ -118,6 +131,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, list[list[Part]]]]] = {
     "mixed": lambda: language(llama()),
     "recomputed": lambda: language(recomputed()),
     "packed": lambda: packed(llama()),
+    "nested": nested,
     "refusing": lambda: packed(refusing()),
     "reward": reward,
 }
