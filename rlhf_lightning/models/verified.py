@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.parallel.processes import all_gather_objects, rank
-from rlhf_lightning.parallel.sharding import is_sharded, unshard
+from rlhf_lightning.parallel.sharding import call_unsharded, is_sharded
 
 
 class Verified:
@@ -47,8 +47,8 @@ class Verified:
         longer = [way for way in spans if way not in self.faults and spans[way] > self.tokens.get(way, 0)]
         if not longer or (self.tokens and is_sharded(model)):
             return
-        with unshard(model):
-            faults = _faults(longer, fault_of)
+        with torch.no_grad():
+            faults = call_unsharded(lambda _: _faults(longer, fault_of), model)
         self.tokens |= {way: spans[way] for way in longer}
         self.faults |= faults
         if faults and rank() == 0:
@@ -59,7 +59,6 @@ class Verified:
             )
 
 
-@torch.no_grad()
 def _faults(ways: Sequence[str], fault_of: Callable[[str], str]) -> dict[str, str]:
     found = {}
     for way in ways:

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_lightning.generation.held_out import HeldOut
 from rlhf_lightning.models.checkpoint_state import beside_weights, complete_checkpoint, learned_state
 from rlhf_lightning.models.configurable import Configurable
+from rlhf_lightning.models.decoder_layers import shard_model
 from rlhf_lightning.models.export import sampling_as_trained, save_model
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.loading import check_rows
-from rlhf_lightning.models.lora import has_adapters, trainable_parameters
+from rlhf_lightning.models.lora import trainable_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
 from rlhf_lightning.models.micro_batches import check_parts
 from rlhf_lightning.models.non_finite import non_finite_error
@@ -27,7 +28,7 @@ from rlhf_lightning.models.offload import offload
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, check_factories, scheduled
 from rlhf_lightning.parallel.processes import all_reduce_gradients, rank
 from rlhf_lightning.parallel.random_state import random_states, restore_random_states
-from rlhf_lightning.parallel.sharding import full_tensor, is_sharded, shard
+from rlhf_lightning.parallel.sharding import full_tensor
 from rlhf_lightning.parallel.throughput import Throughput
 
 
@@ -115,10 +116,7 @@ class RLHFModule(HeldOut, Configurable):
         if self.device_mesh is None:
             return
         for name, model in self.named_children():
-            if has_adapters(model):
-                raise ValueError(f"{name} has adapters, which cannot be sharded; set lora.rank=0 or use trainer=ddp.")
-            if any(True for _ in model.parameters()) and not is_sharded(model):
-                shard(model, self.device_mesh["data_parallel"])
+            shard_model(name, model, self.device_mesh["data_parallel"])
         if (average := getattr(self, "ema", None)) is not None:
             average.shard_like(getattr(self, self.learner))
 

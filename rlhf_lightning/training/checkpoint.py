@@ -197,14 +197,14 @@ def _mapped(path: Path) -> dict[str, Any]:
 def check_shardable(path: Path) -> None:
     """Refuse what `ModelParallelStrategy` would put into the wrong weights.
 
-    Its own checkpoints name the weights of every optimizer. Others number them, and it takes the numbers for places in
-    the whole module, which is right for a single optimizer only.
+    It numbers weights by their places in the whole module. In other checkpoints every optimizer numbers its own, from 0
+    on, which is the same for a single optimizer only.
 
     Raises:
-        RuntimeError: When a checkpoint with several optimizers numbers their weights.
+        RuntimeError: When several optimizers of a checkpoint have the same numbers.
     """
-    optimizers = _mapped(path)["optimizer_states"]
-    if len(optimizers) > 1 and any(isinstance(name, int) for optimizer in optimizers for name in optimizer["state"]):
+    numbers = [number for optimizer in _mapped(path)["optimizer_states"] for number in optimizer["state"]]
+    if len(numbers) > len(set(numbers)):
         raise RuntimeError(
             f"{path} was not made with trainer=fsdp, which cannot go on from another trainer's checkpoint of PPO. Go "
             "on with trainer=ddp, cpu or gpu (the other way round works), or remove it to train the step anew."

@@ -18,7 +18,7 @@ from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.training.checkpoint import check_shardable
 
-WORKER = Path(__file__).with_name("training_worker.py")
+WORKER, SHARDED = (Path(__file__).with_name(f"{name}_worker.py") for name in ("training", "sharded"))
 STAGES = ("sft", "reward", "ppo")
 
 
@@ -58,6 +58,13 @@ def side_by_side(
             process.kill()
 
 
+def as_torchrun(folder: Path, command: Sequence[str]) -> list[tuple[int, str]]:
+    """Run Python in two processes, with the variables that torchrun sets; exit codes and what was printed."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared["TORCHELASTIC_RUN_ID"] = "test"
+    return side_by_side(folder, 2 * [command], [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+
+
 def run(folder: Path, kind: str, epochs: int, *options: str) -> list[tuple[int, str]]:
     """Run the worker in one process, by two agents of torchrun, or in two processes for the other kinds."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,9 +73,7 @@ def run(folder: Path, kind: str, epochs: int, *options: str) -> list[tuple[int, 
         return side_by_side(folder, [worker])
     if kind == "agents":
         return side_by_side(folder, 2 * [[*AGENT, f"--rdzv-endpoint=127.0.0.1:{port()}", *worker]])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared["TORCHELASTIC_RUN_ID"] = "test"  # what torchrun sets
-    return side_by_side(folder, 2 * [worker], [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+    return as_torchrun(folder, worker)
 
 
 def train(folder: Path, kind: str, epochs: int, *options: str) -> Path:
@@ -116,6 +121,12 @@ def test_two_processes_train_as_one_does(alone, tmp_path, kind):
 
 
 @pytest.mark.slow
+def test_layers_are_gathered_one_by_one_whatever_each_process_reads(tmp_path):
+    for code, printed in as_torchrun(tmp_path, [str(SHARDED)]):
+        assert code == 0, printed[-6000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "then"), [("one", "ddp"), ("ddp", "one")])
 def test_after_a_sigterm_another_number_of_processes_goes_on(alone, tmp_path, before, then):
     interrupt(tmp_path, before, "sft", 5)
@@ -133,10 +144,12 @@ def test_every_process_goes_on_with_its_own_random_state(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["ddp", "fsdp"])
-def test_another_number_of_processes_goes_on(alone, tmp_path, before):
-    train(tmp_path, before, 1)
-    compare(alone, train(tmp_path, "one", 2))
+@pytest.mark.parametrize(
+    ("before", "then", "stages"), [("ddp", "one", STAGES), ("fsdp", "one", STAGES), ("fsdp", "fsdp", ["ppo"])]
+)
+def test_a_run_of_any_trainer_goes_on(alone, tmp_path, before, then, stages):
+    train(tmp_path, before, 1, ",".join(stages))
+    compare(alone, train(tmp_path, then, 2, ",".join(stages)), stages)
 
 
 @pytest.mark.slow
@@ -215,9 +228,9 @@ def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tm
     states = [{"state": {0: {"step": torch.tensor(1.0)}}}]
     torch.save({"optimizer_states": states}, tmp_path / "one.ckpt")
     torch.save({"optimizer_states": 2 * states}, tmp_path / "two.ckpt")
-    torch.save({"optimizer_states": 2 * [{"state": {"policy.weight": {}}}]}, tmp_path / "named.ckpt")
+    torch.save({"optimizer_states": [*states, {"state": {64: {}}}]}, tmp_path / "own.ckpt")
     check_shardable(tmp_path / "one.ckpt")
-    check_shardable(tmp_path / "named.ckpt")
+    check_shardable(tmp_path / "own.ckpt")
     with pytest.raises(RuntimeError, match=r"two.ckpt was not made with trainer=fsdp.*trainer=ddp"):
         check_shardable(tmp_path / "two.ckpt")
 
