@@ -1,9 +1,10 @@
 """How good a policy is: score and win rate by a judge, KL to the reference, length, pretraining loss."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -37,6 +38,7 @@ from rlhf_lightning.generation.sample import (
 )
 from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler, in_scoring_batches
 from rlhf_lightning.models.log_probs import causal_log_probs
+from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.tokenization.encoding import TextEncoder
 
 
@@ -75,6 +77,22 @@ def joined_samples(parts: Sequence[PolicySamples]) -> PolicySamples:
         keys = dict.fromkeys(chain(*(own for own, _ in found)))
         setattr(whole, name, {key: [*chain(*(own.get(key, none) for own, none in found))] for key in keys})
     return whole
+
+
+def write_samples(
+    folder: Path, prompts: Sequence[str], sets: Mapping[str, Sequence[int]], samples: Mapping[str, PolicySamples]
+) -> None:
+    """Write ``samples.json``, and ``prompt_sets.json`` where there are sets: the places of their prompts.
+
+    Args:
+        folder: The step's folder.
+        prompts: The text of each prompt.
+        sets: By name of a set, the places of its prompts.
+        samples: By name of a policy, its responses and what was found on each.
+    """
+    write_json(folder / "samples.json", {"prompts": prompts} | {name: asdict(each) for name, each in samples.items()})
+    if sets:
+        write_json(folder / "prompt_sets.json", sets)
 
 
 @torch.no_grad()

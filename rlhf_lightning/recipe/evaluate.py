@@ -17,6 +17,7 @@ from rlhf_lightning.evaluation.policies import (
     pretraining_loss,
     sample_policy,
     token_losses,
+    write_samples,
 )
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
@@ -37,13 +38,7 @@ from rlhf_lightning.recipe.judges import (
 )
 from rlhf_lightning.recipe.kept import KeptPolicies
 from rlhf_lightning.recipe.people import AsksPeople
-from rlhf_lightning.recipe.preferences import (
-    FurtherJudges,
-    evaluation_prompts,
-    preference_results,
-    temperature_of,
-    write_samples,
-)
+from rlhf_lightning.recipe.preferences import FurtherJudges, evaluation_prompts, preference_results, temperature_of
 from rlhf_lightning.recipe.rated_by_people import rated, raters
 from rlhf_lightning.recipe.rewards import reward_of, reward_steps
 from rlhf_lightning.runs.folders import read_stage

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,22 +73,6 @@ def evaluation_prompts(
     for name in [name for name, places in found.items() if not places]:
         context.say(EVALUATE, f"left out: {_empty(name, sets, count)}")
     return prompts, {name: places for name, places in found.items() if places}
-
-
-def write_samples(
-    folder: Path, prompts: Sequence[str], sets: Mapping[str, Sequence[int]], samples: Mapping[str, PolicySamples]
-) -> None:
-    """Write ``samples.json``, and ``prompt_sets.json`` where there are sets: the places of their prompts.
-
-    Args:
-        folder: The step's folder.
-        prompts: The text of each prompt.
-        sets: By name of a set, the places of its prompts.
-        samples: By name of a policy, its responses and what was found on each.
-    """
-    write_json(folder / "samples.json", {"prompts": prompts} | {name: asdict(each) for name, each in samples.items()})
-    if sets:
-        write_json(folder / "prompt_sets.json", sets)
 
 
 class FurtherJudges:

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_lightning.reproduce.claim import Outcome
 from rlhf_lightning.reproduce.claims import CLAIMS, kinds_of, outcomes
-from rlhf_lightning.reproduce.finding import Outcome
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.page import headline, write_reports
 from rlhf_lightning.reproduce.plan import SEEDS, jobs, selected

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlhf_lightning.reproduce import claims_models, claims_sweeps, claims_training, plan
-from rlhf_lightning.reproduce.finding import Claim, Fill, Outcome
+from rlhf_lightning.reproduce.claim import Claim, Fill, Outcome
 from rlhf_lightning.reproduce.measure import Results
 
 _SMALL, _ENDS, _LARGEST = (plan.SMALL,), (plan.SIZES[0], plan.SIZES[-1]), (plan.SIZES[-1],)
@@ -47,8 +47,7 @@ _TRIED: dict[str, tuple[tuple[str, ...], Fill]] = {
 
 _TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 CLAIMS = tuple(
-    Claim(*_TRIED.get(name, ((), None)), number=number, name=name, **text)
-    for number, (name, text) in enumerate(_TEXTS.items(), 1)
+    Claim(*_TRIED.get(name, ((), None)), number, name, **text) for number, (name, text) in enumerate(_TEXTS.items(), 1)
 )
 
 

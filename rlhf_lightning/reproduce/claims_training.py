@@ -124,7 +124,8 @@ def score_predicts(finding: Finding, results: Results) -> None:
     orders = {name: _order(found, true, -1.0 if name == "validation loss" else 1.0) for name, found in told.items()}
     for name, source in orders.items():
         finding.row("rank correlation with the true utility over epochs", name, source, main=True)
-    finding.above("the reward model's score orders the epochs better", *orders.values(), percent=False)
+    by_score, by_loss = orders.values()
+    finding.above("the reward model's score orders the epochs better", by_score, by_loss, percent=False)
 
 
 def _order(found: Mapping[int, Source], true: Mapping[int, Source], sign: float) -> Source:

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from rlhf_lightning.evaluation.plots import INK, MUTED, SPARE_COLOURS, STYLE, figure_of, svg_of
-from rlhf_lightning.reproduce.finding import Outcome, Row, written
+from rlhf_lightning.reproduce.claim import Outcome
+from rlhf_lightning.reproduce.finding import Row, written
 from rlhf_lightning.reproduce.plan import LEGEND, SIZES
 
 AXES = {7: "coefficient", 8: "KL coefficient", 11: "epoch of SFT"}

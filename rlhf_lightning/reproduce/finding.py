@@ -1,17 +1,12 @@
 """What a claim is, and what measuring it gives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
-from typing import Literal
 
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.reproduce.measure import MissingError, Ratio, Results, Source, UndefinedError, combined, difference
 from rlhf_lightning.reproduce.statistics import LEVEL, Estimate, holm
 
-Verdict = Literal["holds", "does not hold", "not run", "undecidable"]
-
-LEAST_SEEDS = 3
 RULES = (
     "A check is a test: that a number lies above another (two-sided), or, where the paper says about the same, that "
     "it lies within a margin (two one-sided tests). Its p-value is the larger of two: Student's over the seeds, and "
@@ -169,7 +164,7 @@ class Finding:
         else:
             self.tests.append((Check(text, shown, max(sides)), None, False))
 
-    def some(self, text: str, arms: dict[str, Sequence[Source]]) -> None:
+    def some(self, text: str, arms: Mapping[str, Sequence[Source]]) -> None:
         """Check that in some arm every number lies above 0, with as many arms to choose from.
 
         Args:
@@ -193,98 +188,6 @@ class Finding:
             self.missing.append(str(reason))
         else:
             self.tests.append((Check(text, _measured(found, percent), *p_values(found)), found, percent))
-
-
-Fill = Callable[[Finding, Results], None]
-"""Measures a claim, as far as the jobs have run."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One finding of the paper, and how it is tried.
-
-    Args:
-        kinds: The kinds of jobs that it needs.
-        fill: The function that measures it; None where nothing is measured.
-        number: Its number in the list of the project.
-        name: Its name in `claims.toml`.
-        title: The claim in a few words.
-        source: Section or figure of the paper.
-        paper: The paper's finding.
-        rule: The outcome that it needs here, written down before the runs.
-        written: The day on which the rule was.
-        undecidable: Why there is no rule.
-        note: Our best explanation of why it does not hold, found after the runs.
-        failed: The conditions that were not met when the note was written; where others are not, it is not shown.
-    """
-
-    kinds: tuple[str, ...]
-    fill: Fill | None
-    number: int
-    name: str
-    title: str
-    source: str
-    paper: str
-    rule: str = ""
-    written: date | None = None
-    undecidable: str = ""
-    note: str = ""
-    failed: Sequence[str] = ()
-
-    def measure(self, results: Results) -> Finding:
-        """What some results say about it."""
-        finding = Finding(results)
-        if self.fill is not None:
-            self.fill(finding, results)
-        return finding
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A claim and what came out.
-
-    Args:
-        claim: The claim.
-        finding: The numbers and checks.
-        unfinished: Names of the jobs that it still needs.
-        seeds: The seeds that were measured.
-    """
-
-    claim: Claim
-    finding: Finding
-    unfinished: Sequence[str]
-    seeds: Sequence[int]
-
-    @property
-    def summary(self) -> str:
-        """The main numbers in one line, by what was measured."""
-        measures: dict[str, list[str]] = {}
-        for row in self.finding.rows:
-            if row.main:
-                place = f"{row.at} {row.who}".strip()
-                measures.setdefault(row.measure, []).append(f"{place} {written(row.interval, row.percent)}")
-        return "; ".join(f"{measure}: {', '.join(numbers)}" for measure, numbers in measures.items())
-
-    @property
-    def met(self) -> str:
-        """How many checks were met."""
-        checks = self.finding.checks
-        return f"{sum(check.holds for check in checks)} of {len(checks)} checks"
-
-    @property
-    def verdict(self) -> Verdict:
-        """`not run` as long as a job, a number or a seed is missing, whatever the rest says."""
-        if self.claim.undecidable:
-            return "undecidable"
-        if len(self.seeds) < LEAST_SEEDS or self.unfinished or self.finding.missing or not self.finding.checks:
-            return "not run"
-        return "holds" if all(check.holds for check in self.finding.checks) else "does not hold"
-
-    @property
-    def note(self) -> str | None:
-        """Our explanation of a claim that does not hold, where it is about the very checks that were not met."""
-        failed = {check.condition for check in self.finding.checks if not check.holds}
-        return self.claim.note if self.verdict == "does not hold" and failed == set(self.claim.failed) else None
 
 
 def written(interval: Interval, percent: bool = False) -> str:

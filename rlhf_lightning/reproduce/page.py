@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlhf_lightning.reproduce.claim import LEAST_SEEDS, Outcome
 from rlhf_lightning.reproduce.figures import figures
-from rlhf_lightning.reproduce.finding import LEAST_SEEDS, RULES, Outcome, written
+from rlhf_lightning.reproduce.finding import RULES, written
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.runner import cores
 from rlhf_lightning.runs.files import replacing, write_json

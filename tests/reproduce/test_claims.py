@@ -7,8 +7,8 @@ import pytest
 from fake_runs import Changes, write_runs
 
 from rlhf_lightning.reproduce import claims_models
+from rlhf_lightning.reproduce.claim import Claim, Outcome
 from rlhf_lightning.reproduce.claims import CLAIMS, outcomes
-from rlhf_lightning.reproduce.finding import Claim, Outcome
 from rlhf_lightning.reproduce.measure import Results
 from rlhf_lightning.reproduce.plan import EPOCHS, SIZES, WEAK_RANKINGS, jobs
 from rlhf_lightning.reproduce.runner import unfinished
