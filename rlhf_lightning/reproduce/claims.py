@@ -46,9 +46,14 @@ _TRIED: dict[str, tuple[tuple[str, ...], Fill]] = {
 """By name of the finding, the kinds of jobs and the function; a finding without one cannot be decided here."""
 
 _TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-CLAIMS = tuple(
-    Claim(*_TRIED.get(name, ((), None)), number, name, **text) for number, (name, text) in enumerate(_TEXTS.items(), 1)
-)
+
+
+def _claim(number: int, name: str) -> Claim:
+    kinds, measure = _TRIED.get(name, ((), None))
+    return Claim(kinds, measure, number, name, **_TEXTS[name])
+
+
+CLAIMS = tuple(_claim(number, name) for number, name in enumerate(_TEXTS, 1))
 
 
 def kinds_of(numbers: Iterable[int]) -> set[str]:
