@@ -57,14 +57,15 @@ def run(config: DictConfig) -> Objectives:
     hydra_config: Any = HydraConfig.instance().cfg
     check_started(plain, hydra_config)
     check_processes(plain["trainer"], int(os.environ.get("WORLD_SIZE", "1")), is_sweep(hydra_config))
-    init_process_group(
+    processes = init_process_group(
         gpu=plain["trainer"].get("accelerator", "auto") in ("gpu", "cuda", "auto") and torch.cuda.is_available()
     )
     console = Console(quiet=rank() != 0)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120  # a file or a pipe has none of its own
     runs = runs_of(plain, hydra_config)
-    check_shared(runs.root)
+    if processes > 1:
+        check_shared(runs.root)
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pipeline = Pipeline(plain, builder(plain["allowed_targets"]), runs, console)

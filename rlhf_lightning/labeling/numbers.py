@@ -107,6 +107,7 @@ def ranks_of(answer: Answer) -> list[int] | None:
     """The ranks of an answer, or those that overall quality gives; None where neither was asked.
 
     Examples:
+        >>> from rlhf_lightning.labeling.tasks import Task
         >>> task = Task("", "evaluation", "b", "p", ["x", "y", "z"])
         >>> ranks_of(Answer(task, "ann", {"likert": [4, 7, 4]}, [0, 1, 2], 9.0, 0.0))
         [2, 1, 2]

@@ -176,7 +176,7 @@ def fill(disk: Path) -> None:
         pytest.param("sft", "recipe.pipeline.complete_stage", 1, "sft/stage.json", marks=pytest.mark.slow),
         pytest.param("collect", "recipe.ranked_batches.ranking", 1, "collect", marks=pytest.mark.slow),
         ("collect", "recipe.collect.write_lines", 1, "collect/comparisons.train.jsonl"),
-        ("evaluate", "recipe.evaluate.write_json", 1, "evaluate/samples.json"),
+        ("evaluate", "evaluation.policies.write_json", 1, "evaluate/samples.json"),
         pytest.param("evaluate", "recipe.run_report.write_report", 1, "report/results.json", marks=pytest.mark.slow),
         ("curate", "recipe.curate.data_card", 1, "curate"),
         pytest.param("curate", "curation.curator:Curator.curate", 1, "curate", marks=pytest.mark.slow),
