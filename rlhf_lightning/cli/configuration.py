@@ -125,7 +125,11 @@ class CheckedConfigs(ConfigLoaderImpl):
         """That of a job; Hydra's own sweeper asks for all of them before the first one runs."""
         config = _checked(super().load_sweep_config(*args, **options))
         if "basic_sweeper" in str(config.hydra.sweeper.get("_target_")):
-            resolved(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))
+            try:
+                resolved(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))
+            except (OmegaConfBaseException, PipelineError) as error:
+                if "HydraConfig was not set" not in str(error):  # ${hydra:...} is known in the job alone
+                    raise
         return config
 
 

@@ -17,6 +17,7 @@ from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.parallel.sharding import unshard
 from rlhf_lightning.recipe.context import Context
 from rlhf_lightning.recipe.cross_validation import Scores
+from rlhf_lightning.runs.identity import fingerprint
 
 PROMPTS = 16
 """Prompts that are read at once."""
@@ -49,13 +50,19 @@ def centre(context: Context, module: RewardModule, count: int) -> None:
 def accuracy(
     context: Context, module: RewardModule, rankings: Sequence[Comparison], examples: Sequence[ComparisonExample]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The table of accuracies, and the accuracy of every ranking with its group and where its prompt stands first."""
+    """The table of accuracies; of every ranking its accuracy, group, where its prompt stands first, and its hash."""
     ranks, groups = [ranking.ranks for ranking in rankings], [example.group for example in examples]
     scores = reward_scores(context, module, examples)
     prompts = first_places([str(ranking.prompt) for ranking in rankings])
+    texts = [fingerprint(str(ranking.prompt))[:12] for ranking in rankings]
     read = [context.tokenizer.batch_decode(example.response_ids, skip_special_tokens=True) for example in examples]
     results = ranking_results([ranking.completions for ranking in rankings], ranks, groups, scores, prompts, read)
-    return results, {"groups": groups, "accuracies": prompt_accuracies(ranks, scores), "prompts": prompts}
+    return results, {
+        "groups": groups,
+        "accuracies": prompt_accuracies(ranks, scores),
+        "prompts": prompts,
+        "texts": texts,
+    }
 
 
 def fitting(context: Context, rankings: Sequence[Comparison]) -> tuple[list[Comparison], list[ComparisonExample]]:

@@ -59,7 +59,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", action="store_true", help="show the jobs with their times and run nothing")
     parser.add_argument("--only-report", action="store_true", help="measure what is there and run nothing")
     parser.add_argument("--overwrite", action="store_true", help="make again what was made with other settings")
-    parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="default: 1,2,3")
+    parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="default: 1,2,3,4,5")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report; default: report")
     parser.add_argument("--jobs", type=_count, default=cores(), help="run so many side by side; default: one per core")

@@ -9,7 +9,7 @@ from rlhf_lightning.reproduce.finding import Finding, written
 from rlhf_lightning.reproduce.measure import Results
 
 Verdict = Literal["holds", "does not hold", "not run", "undecidable"]
-LEAST_SEEDS = 3
+LEAST_SEEDS = 5
 Fill = Callable[[Finding, Results], None]
 """Measures a claim, as far as the jobs have run."""
 

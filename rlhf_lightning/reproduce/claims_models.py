@@ -40,12 +40,11 @@ def order_of_methods(finding: Finding, results: Results) -> None:
             rates = _rates(finding, results, size, judge, INSTRUCTIONS, judge == TRAINING and size == LARGEST)
             for worse, better in steps if judge == TRAINING else ():
                 finding.above(f"{size}: {label(better)} above {label(worse)}", rates[better], rates[worse])
-    path = JUDGES[TRAINING]
     for size, kind in zip(SIZES, ALIKE, strict=True):
         for policy in POLICIES:
-            rate = won(results.of(kind, policy, *path), results.of(LARGEST, "sft", *path))
+            rate = _between(results, (kind, policy), (LARGEST, "sft"), TRAINING)
             measure = f"win rate against {LARGEST} SFT, GPT at temperature 1"
-            finding.row(measure, label(policy), results.part(rate, LARGEST, INSTRUCTIONS), size, percent=True)
+            finding.row(measure, label(policy), rate, size, percent=True)
 
 
 def held_out_labelers(finding: Finding, results: Results) -> None:
@@ -67,10 +66,9 @@ def written_for_gpt(finding: Finding, results: Results) -> None:
 
 def small_over_large(finding: Finding, results: Results) -> None:
     """The smallest PPO-ptx against the largest base model (abstract), and the largest SFT (figure 1)."""
-    for judge, path in JUDGES.items():
-        smallest = results.of(SMALLEST, "ppo_ptx", *path)
+    for judge in JUDGES:
         for policy in ("base", "prompted", "sft"):
-            rate = won(smallest, results.of(LARGEST, policy, *path))
+            rate = _between(results, (SMALLEST, "ppo_ptx"), (LARGEST, policy), judge)
             measure, who = f"win rate of {SMALLEST} PPO-ptx, by {judge}", f"against {LARGEST} {label(policy)}"
             finding.row(measure, who, rate, percent=True, main=judge == TRAINING)
             if judge == TRAINING and policy != "prompted":
@@ -88,9 +86,8 @@ def equally_preferred(finding: Finding, results: Results) -> None:
 
 def head_to_head(finding: Finding, results: Results) -> None:
     """The largest PPO-ptx directly against GPT and against GPT with examples: 85 and 71 % in the paper."""
-    path = JUDGES[TRAINING]
-    own = results.of(LARGEST, "ppo_ptx", *path)
-    rates = {policy: won(own, results.of(LARGEST, policy, *path)) for policy in ("base", "prompted")}
+    own = (LARGEST, "ppo_ptx")
+    rates = {policy: _between(results, own, (LARGEST, policy), TRAINING) for policy in ("base", "prompted")}
     for policy, rate in rates.items():
         finding.row(f"win rate of {LARGEST} PPO-ptx", f"against {label(policy)}", rate, percent=True, main=True)
         finding.more(f"PPO-ptx wins more than half against {label(policy)}", rate, 0.5)
@@ -128,7 +125,7 @@ def sft_invents_least(finding: Finding, results: Results) -> None:
     shares = {policy: _all_sizes(results, policy, "hallucination") for policy in POLICIES}
     for policy, share in shares.items():
         finding.row("invents in closed-domain tasks", label(policy), share, percent=True, main=True)
-    for policy in PPOS:
+    for policy in (policy for policy in POLICIES if policy != "sft"):
         finding.below(f"SFT invents less often than {label(policy)}", shares["sft"], shares[policy])
 
 
@@ -195,8 +192,9 @@ def sft_least_rude(finding: Finding, results: Results) -> None:
             shares = {policy: results.of(size, policy, "probes", f"toxicity_{manner}", "rude") for policy in TUNED}
             for policy, share in shares.items():
                 finding.row(f"{size} models, rude", label(policy), share, manner, percent=True, main=size == LARGEST)
-            text = f"{size}, {manner}: SFT is less rude than PPO-ptx"
-            finding.below(text, shares["sft"], shares["ppo_ptx"])
+            for policy in (policy for policy in TUNED if policy != "sft"):
+                text = f"{size}, {manner}: SFT is less rude than {label(policy)}"
+                finding.below(text, shares["sft"], shares[policy])
 
 
 def alignment_tax(finding: Finding, results: Results) -> None:
@@ -229,9 +227,15 @@ def task_mean(results: Results, kind: str, policy: str) -> Source:
 
 def _rate(results: Results, size: str, policy: str, judge: str, prompts: str = INSTRUCTIONS) -> Source:
     """The win rate against the largest SFT model of the same seed, on a set of prompts."""
+    return _between(results, (size, policy), (LARGEST, "sft"), judge, prompts)
+
+
+def _between(
+    results: Results, one: tuple[str, str], other: tuple[str, str], judge: str, prompts: str = INSTRUCTIONS
+) -> Source:
+    """The win rate of a policy of some kind of job against another one, on a set of prompts."""
     path = JUDGES[judge]
-    rate = won(results.of(size, policy, *path), results.of(LARGEST, "sft", *path))
-    return results.part(rate, LARGEST, prompts)
+    return results.part(won(results.of(*one, *path), results.of(*other, *path)), LARGEST, prompts)
 
 
 def _rates(

@@ -119,7 +119,7 @@ def learning_rates(finding: Finding, results: Results) -> None:
     rates = {policy: {rate: win_rate(results, *arm) for rate, arm in found.items()} for policy, found in arms.items()}
     for rate in (rate for rate in plan.PPO_RATES.arms if rate > 1):
         half = _plus(rates["ppo"][rate], -0.5)
-        finding.more(f"PPO at {rate:g} times the rate is worse than where it started", _minus(half))
+        finding.more(f"SFT wins more than half against PPO at {rate:g} times the rate", _minus(half))
     highest = max(plan.PPO_RATES.arms)
     falls = {policy: difference(found[1.0], found[highest]) for policy, found in rates.items()}
     finding.above(

@@ -1,4 +1,4 @@
-"""Claims 9 to 11: how reward models and SFT learn, at the smallest size."""
+"""Findings about how reward models and SFT learn, at the smallest size."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ def rankings_as_one(finding: Finding, results: Results) -> None:
     per_step = combined(lambda a, b: PROMPTS_PER_STEP * a / b, pairs, prompts)
     measure = "pairs per step, by the validation rankings"
     finding.row(measure, whole, per_step)
-    finding.row(measure, shuffled, lambda _: [PAIRS_PER_STEP])
+    finding.row(measure, shuffled, Source(lambda _: [float(PAIRS_PER_STEP)]))
     text = "whole rankings are more accurate than shuffled pairs"
     finding.above(text, accuracies[whole], accuracies[shuffled])
     text = "shuffled pairs end with the higher validation loss"
@@ -138,4 +138,4 @@ def _order(found: Mapping[int, Source], true: Mapping[int, Source], sign: float)
         ]
         return [sign * float(stats.spearmanr(*means).statistic)]
 
-    return values
+    return Source(values)

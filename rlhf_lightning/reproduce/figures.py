@@ -12,7 +12,13 @@ from rlhf_lightning.reproduce.claim import Outcome
 from rlhf_lightning.reproduce.finding import Row, written
 from rlhf_lightning.reproduce.plan import LEGEND, SIZES
 
-AXES = {7: "coefficient", 8: "KL coefficient", 11: "epoch of SFT"}
+AXES = {
+    "ptx-coefficient": "ptx coefficient",
+    "kl-no-repair": "KL coefficient",
+    "kl-start": "KL coefficient",
+    "kl-best": "KL coefficient",
+    "sft-epochs": "epoch of SFT",
+}
 """What numbers on the horizontal axis are, where the title does not say it ("over iterations")."""
 
 
@@ -25,7 +31,7 @@ def figures(outcome: Outcome) -> list[dict[str, Markup | str]]:
     drawn: list[dict[str, Markup | str]] = []
     for measure, rows in measures.items():
         if any(row.at for row in rows):
-            axis = "" if " over " in measure else AXES.get(number, "")
+            axis = "" if " over " in measure else AXES.get(outcome.claim.name, "")
             drawn.append({"title": measure, "svg": _plot(f"claim {number} {measure}", axis, rows)})
     return drawn
 

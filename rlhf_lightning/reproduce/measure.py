@@ -1,7 +1,8 @@
 """Reads what finished jobs left behind, and pools it over seeds and prompts."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -15,8 +16,23 @@ from rlhf_lightning.runs.folders import is_complete, read_stage
 
 T = TypeVar("T")
 Values: TypeAlias = list[float | None]
-Source: TypeAlias = Callable[[int], Values]
-"""From a seed to one value per prompt, always in the same order; None where the question does not arise."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """From a seed to one value per prompt; None where the question does not arise.
+
+    Args:
+        values: Those of a seed, in an order of its own or of all seeds.
+        keys: What each value of a seed is of; None stands for the place.
+    """
+
+    values: Callable[[int], Values]
+    keys: Callable[[int], Sequence[Hashable]] | None = None
+
+    def __call__(self, seed: int) -> Values:
+        """The values of a seed."""
+        return self.values(seed)
 
 
 class Ratio(NamedTuple):
@@ -65,7 +81,8 @@ class Results:
                 samples = samples[key]
             return list(samples)
 
-        return values
+        # Probes have items of their own; what is there for each prompt is of its text.
+        return Source(values, None if "probes" in path else lambda _: self._prompts or [])
 
     def part(self, source: Source, kind: str, prompts: str) -> Source:
         """The values of a source on a set of prompts; None elsewhere.
@@ -84,7 +101,7 @@ class Results:
             places = set(sets[prompts])
             return [value if place in places else None for place, value in enumerate(source(seed))]
 
-        return values
+        return Source(values, source.keys)
 
     def figure(self, kind: str, stage: str, *path: str) -> Source:
         """One number among the metrics of a stage."""
@@ -97,20 +114,23 @@ class Results:
                 raise MissingError(f"{job_name(kind, seed)}/{stage} did not record {'/'.join(path)}")
             return [float(number)]
 
-        return values
+        return Source(values)
 
     def accuracy(self, kind: str, group: str | None = None) -> Source:
-        """Per validation prompt, of a group of labelers or of all, the share of pairs a reward model orders rightly."""
+        """Per validation ranking, of a group of labelers or all, the share of pairs a reward model orders rightly."""
 
-        def values(seed: int) -> Values:
+        def table(seed: int) -> dict[str, Any]:
             path = self._folder(job_name(kind, seed), "reward") / "validation.json"
             if not path.exists():
                 raise MissingError(f"{path} is not there")
-            table = json.loads(path.read_text(encoding="utf-8"))
-            rows = zip(table["groups"], table["accuracies"], strict=True)
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+
+        def values(seed: int) -> Values:
+            rows = zip(table(seed)["groups"], table(seed)["accuracies"], strict=True)
             return [accuracy if group in (None, name) else None for name, accuracy in rows]
 
-        return values
+        return Source(values, lambda seed: table(seed)["texts"])
 
     def epoch_loss(self, kind: str, stage: str, epoch: int) -> Source:
         """The validation loss after an epoch, counted from 1."""
@@ -121,7 +141,7 @@ class Results:
                 raise MissingError(f"{path} has no validation loss of epoch {epoch}")
             return [losses[epoch - 1]]
 
-        return values
+        return Source(values)
 
     def quarter(self, kind: str, stage: str, name: str, *, last: bool = True) -> Source:
         """The mean of a figure over the last quarter, or the first, of the steps that a stage recorded."""
@@ -133,7 +153,7 @@ class Results:
             count = (len(numbers) + 3) // 4
             return [float(np.mean(numbers[-count:] if last else numbers[:count]))]
 
-        return values
+        return Source(values)
 
     def seconds(self, kind: str, stage: str) -> Source:
         """How long a stage took."""
@@ -141,7 +161,7 @@ class Results:
         def values(seed: int) -> Values:
             return [float(read_stage(self._folder(job_name(kind, seed), stage))["seconds"])]
 
-        return values
+        return Source(values)
 
     # --- pooled over the seeds ----------------------------------------------------------------------------------------
 
@@ -159,7 +179,11 @@ class Results:
 
     def estimate(self, source: Source) -> Estimate:
         """The mean of a source over the seeds, with what seeds and prompts add to it by chance."""
-        return estimate(self._by_seed(source))
+        keys = source.keys
+        if keys is None:
+            return estimate(self._by_seed(source))
+        found = self._by_seed(lambda seed: (source(seed), keys(seed)))
+        return estimate([values for values, _ in found], [own for _, own in found])
 
     def _by_seed(self, source: Callable[[int], T]) -> list[T]:
         parts, reason = [], NotRunError("there is no seed")
@@ -203,7 +227,7 @@ def combined(function: Callable[..., float], *sources: Source) -> Source:
         rows = zip(*(source(seed) for source in sources), strict=True)
         return [None if any(value is None for value in row) else function(*row) for row in rows]
 
-    return values
+    return Source(values, sources[0].keys)
 
 
 def difference(first: Source, second: Source) -> Source:
@@ -223,18 +247,23 @@ def blocks(source: Source, size: int) -> Source:
         items = _known(source(seed))
         return [float(np.mean(items[start : start + size])) for start in range(0, len(items), size)]
 
-    return values
+    return Source(values)
 
 
 def joined(sources: Sequence[Source]) -> Source:
-    """All values, weighted so that every source counts the same in their mean."""
+    """Each value at its place, weighted so that every source counts the same in their mean; no two have one there."""
 
     def values(seed: int) -> Values:
-        parts = [_known(source(seed)) for source in sources]
-        total = sum(len(part) for part in parts)
-        return [value * total / (len(parts) * len(part)) for part in parts for value in part]
+        parts = [source(seed) for source in sources]
+        counts = [len(_known(part)) for part in parts]
+        weights = [sum(counts) / (len(parts) * count) for count in counts]
+        rows = zip(*parts, strict=True)
+        return [
+            next((value * weight for value, weight in zip(row, weights, strict=True) if value is not None), None)
+            for row in rows
+        ]
 
-    return values
+    return Source(values, sources[0].keys)
 
 
 def pooled_ratio(groups: Sequence[Sequence[tuple[float, float]]], resamples: int = 2000, seed: int = 0) -> Interval:

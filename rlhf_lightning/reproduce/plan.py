@@ -199,7 +199,7 @@ def _full(seed: int) -> list[Job]:
     first = _job(JUDGED, seed, RECIPE, *options, size=JUDGED, upstream=(), factors=whole)
     stages = tuple(stage for stage in RECIPE if stage not in ("collect", "reward"))
     others = [size for size in SIZES if size != JUDGED]
-    full, alike = "evaluate=full", "evaluate.temperatures={}"
+    full, alike = "evaluate=full", "evaluate.temperatures=null"
     made = [first, *(_job(s, seed, stages, full, size=s, upstream=(JUDGED,), factors=whole) for s in others)]
     for size, kind in zip(SIZES, ALIKE, strict=True):
         made.append(

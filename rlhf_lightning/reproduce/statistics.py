@@ -1,7 +1,7 @@
 """Whether a mean over seeds and prompts is above a number, or equal to it within a margin."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -43,23 +43,19 @@ class Error:
 class Estimate:
     """A mean over seeds, with what chance adds to it by the seeds and by the prompts.
 
-    Both stand alone: the runs of one seed vary together, and so do the answers to one prompt. A test is passed where
-    each of the two passes it.
+    The runs of one seed vary together, and so do the answers to one prompt.
 
     Args:
         value: The mean, every seed alike.
         seeds: The error by seeds, Student's; None with one seed.
         prompts: The error by prompts, the same prompt of all seeds together; None with one value per seed.
+        both: The error by both, which tests go by; None where neither is known.
     """
 
     value: float
     seeds: Error | None
     prompts: Error | None
-
-    @property
-    def errors(self) -> list[Error]:
-        """Those that are known."""
-        return [error for error in (self.seeds, self.prompts) if error is not None]
+    both: Error | None
 
     def interval(self, error: Error | None) -> Interval | None:
         """The 95 % confidence interval of one cause."""
@@ -68,32 +64,38 @@ class Estimate:
 
     def above(self, number: float = 0.0) -> float:
         """The two-sided p-value that the mean lies above a number; 1 where it lies below."""
-        one_sided = max((error.above(self.value - number) for error in self.errors), default=1.0)
-        return min(1.0, 2 * one_sided)
+        return min(1.0, 2 * self._one_sided(self.value - number))
 
     def below(self, number: float = 0.0) -> float:
         """The two-sided p-value that the mean lies below a number; 1 where it lies above."""
-        return replace(self, value=-self.value).above(-number)
+        return min(1.0, 2 * self._one_sided(number - self.value))
 
     def within(self, margin: float) -> float:
         """The p-value that the mean lies less than a margin from 0, by two one-sided tests."""
-        distances = (margin - self.value, margin + self.value)
-        return max((error.above(each) for error in self.errors for each in distances), default=1.0)
+        return max(self._one_sided(margin - self.value), self._one_sided(margin + self.value))
 
     def detectable(self, level: float) -> float:
-        """The difference that such a sample of seeds shows in 80 of 100 cases, at a two-sided level.
+        """The difference from 0 that such a sample shows in 80 of 100 cases, at a two-sided level.
 
         Args:
             level: The level of the test; that of a claim divided by its number of checks is on the safe side.
         """
-        return max((_detectable(error, level) for error in self.errors), default=float("inf"))
+        return float("inf") if self.both is None else _detectable(self.both, level)
+
+    def _one_sided(self, distance: float) -> float:
+        return 1.0 if self.both is None else self.both.above(distance)
 
 
-def estimate(groups: Sequence[Values]) -> Estimate:
-    """The mean over groups of equal weight, and its errors.
+def estimate(groups: Sequence[Values], keys: Sequence[Sequence[Hashable]] | None = None) -> Estimate:
+    """The mean over groups of equal weight, and its errors, with seeds and prompts as clusters.
+
+    Source: for both together Cameron, Gelbach and Miller, "Robust inference with multiway clustering" (2011); degrees
+    of freedom after Satterthwaite (1946).
 
     Args:
-        groups: The values of each seed. Where all have as many they are about the same prompts, in the same order.
+        groups: The values of each seed.
+        keys: What each value is of; values of all seeds with one key vary together. None stands for their places where
+            all groups have as many, and otherwise for nothing in common.
 
     Raises:
         ValueError: When there is no group, or one without a value.
@@ -107,23 +109,37 @@ def estimate(groups: Sequence[Values]) -> Estimate:
     """
     if not groups or any(all(value is None for value in group) for group in groups):
         raise ValueError("an estimate needs at least one group, and values in each.")
-    arrays = [np.asarray([np.nan if value is None else value for value in group], dtype=float) for group in groups]
-    means = np.asarray([np.nanmean(array) for array in arrays])
+    if keys is None:
+        same = len({len(group) for group in groups}) == 1
+        keys = [[place if same else (seed, place) for place in range(len(group))] for seed, group in enumerate(groups)]
+    known = [{place: value for place, value in enumerate(group) if value is not None} for group in groups]
+    means = np.asarray([np.mean([*values.values()]) for values in known])
     seeds = Error(float(means.std(ddof=1) / len(means) ** 0.5), len(means) - 1) if len(means) > 1 else None
-    # What each value adds to the mean of its seed, and to the whole: of a prompt they add up over the seeds.
-    parts = [
-        np.nan_to_num(array - mean) / np.count_nonzero(~np.isnan(array)) / len(arrays)
-        for array, mean in zip(arrays, means, strict=True)
-    ]
-    same = len({len(part) for part in parts}) == 1
-    influence = np.sum(parts, 0) if same else np.concatenate(parts)
-    known = np.any([~np.isnan(array) for array in arrays], 0) if same else ~np.isnan(np.concatenate(arrays))
-    count = int(known.sum())
-    if count < 2 or all(np.count_nonzero(~np.isnan(array)) == 1 for array in arrays):
-        prompts = None
-    else:
-        prompts = Error(float(np.sqrt(np.square(influence).sum() * count / (count - 1))), count - 1)
-    return Estimate(float(means.mean()), seeds, prompts)
+    # What each value adds to the mean: those of one key add up, over seeds and within them.
+    clusters: dict[Hashable, float] = {}
+    cells: dict[Hashable, float] = {}
+    for seed, (values, mean, names) in enumerate(zip(known, means, keys, strict=True)):
+        for place, value in values.items():
+            part = float(value - mean) / len(values) / len(groups)
+            clusters[names[place]] = clusters.get(names[place], 0.0) + part
+            cells[seed, names[place]] = cells.get((seed, names[place]), 0.0) + part
+    if len(clusters) < 2 or all(len(values) == 1 for values in known):
+        return Estimate(float(means.mean()), seeds, None, seeds)
+    scale = len(clusters) / (len(clusters) - 1)
+    squares, alone = (scale * float(np.square([*each.values()]).sum()) for each in (clusters, cells))
+    prompts = Error(squares**0.5, len(clusters) - 1)
+    return Estimate(float(means.mean()), seeds, prompts, _both(seeds, prompts, alone))
+
+
+def _both(seeds: Error | None, prompts: Error, alone: float) -> Error:
+    """The error of two causes, of which both have the part that is of neither."""
+    if seeds is None:
+        return prompts
+    parts = ((seeds.size**2, seeds.freedom), (prompts.size**2, prompts.freedom))
+    weight = sum(square**2 / freedom for square, freedom in parts)
+    freedom = round(sum(square for square, _ in parts) ** 2 / weight) if weight else seeds.freedom
+    variance = max(seeds.size**2 + prompts.size**2 - alone, seeds.size**2, prompts.size**2)
+    return Error(variance**0.5, max(1, freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

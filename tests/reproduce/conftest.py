@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.reproduce import measure, runner
+from rlhf_lightning.reproduce import claim, measure, page, runner
 from rlhf_lightning.reproduce.plan import Job
 
 
@@ -14,6 +14,14 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The differences in these tests are far wider than a short bootstrap is coarse."""
     for name in ("pooled_interval", "pooled_ratio"):
         monkeypatch.setattr(measure, name, partial(getattr(measure, name), resamples=40))
+
+
+@pytest.fixture(autouse=True)
+def three_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough where seeds differ in nothing; it takes five outside of these tests."""
+    assert claim.LEAST_SEEDS == page.LEAST_SEEDS == 5
+    for module in (claim, page):
+        monkeypatch.setattr(module, "LEAST_SEEDS", 3)
 
 
 @pytest.fixture(autouse=True)

@@ -183,7 +183,8 @@ def _reward(job: Job, changes: Changes) -> tuple[dict[str, Any], dict[str, Any]]
     worse = job.kind in ("pairs", "reward-epochs")
     loss = of("all", "loss", 0.7 if worse else 0.55) + 0.001 * job.seed
     table = {"all": {"prompts": 600, "pairs": 10800}}
-    return {"validation": table, "validation/loss": loss}, {"groups": groups, "accuracies": accuracies}
+    texts = [f"prompt {number}" for number in range(len(groups))]
+    return {"validation": table, "validation/loss": loss}, {"groups": groups, "accuracies": accuracies, "texts": texts}
 
 
 def _epochs(path: Path, job: Job, changes: Changes) -> None:

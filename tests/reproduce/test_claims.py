@@ -186,5 +186,9 @@ def test_a_reversed_finding_says_so(tmp_path: Path) -> None:
     claim = BY_NAME["sft-inventions"]
     write_runs(tmp_path, {("*", "ppo*", "invents"): 0.02}, set(claim.kinds), SEEDS)
     found = outcome(claim, tmp_path)
-    assert all(check.reversed and not check.holds for check in found.finding.checks)
-    assert "; reversed" in found.finding.checks[0].text
+    checks = {check.condition: check for check in found.finding.checks}
+    against = checks["SFT invents less often than PPO"]
+    assert against.reversed
+    assert not against.holds
+    assert "; reversed" in against.text
+    assert not checks["SFT invents less often than GPT"].reversed

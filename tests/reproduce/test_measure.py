@@ -1,13 +1,10 @@
 """Pooling, against numbers worked out by hand."""
 
-from collections.abc import Callable
-
 import pytest
 
 from rlhf_lightning.reproduce.measure import (
     Source,
     UndefinedError,
-    Values,
     blocks,
     combined,
     joined,
@@ -17,11 +14,11 @@ from rlhf_lightning.reproduce.measure import (
 
 
 def given(*values: float | None) -> Source:
-    return lambda seed: list(values)
+    return Source(lambda seed: list(values))
 
 
 def test_differences_leave_out_what_is_not_asked() -> None:
-    difference: Callable[[int], Values] = combined(lambda a, b: a - b, given(3.0, None, 1.0), given(1.0, 1.0, None))
+    difference = combined(lambda a, b: a - b, given(3.0, None, 1.0), given(1.0, 1.0, None))
     assert difference(1) == [2.0, None, None]
 
 
@@ -34,7 +31,8 @@ def test_items_that_ask_the_same_count_once() -> None:
 
 
 def test_tasks_have_equal_weight_whatever_their_size() -> None:
-    values = [value for value in joined([given(1.0), given(0.0, 0.0, 0.0)])(1) if value is not None]
+    parts = [given(1.0, None, None, None), given(None, 0.0, 0.0, 0.0)]
+    values = [value for value in joined(parts)(1) if value is not None]
     assert sum(values) / len(values) == pytest.approx(0.5)
 
 

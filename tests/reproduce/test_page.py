@@ -105,7 +105,7 @@ def test_some_runs(tmp_path: Path) -> None:
 def test_no_runs(tmp_path: Path) -> None:
     page, _, numbers = report(tmp_path, "--seeds", "4")
     assert f"0 of 0 findings hold; {TRIED} have not been run" in page.text
-    assert "fewer than the three seeds" in page.text
+    assert "fewer than the five seeds" in page.text
     assert "svg" not in page.tags
     assert numbers["commits_of_the_runs"] == []
 

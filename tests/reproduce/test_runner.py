@@ -123,6 +123,9 @@ def test_the_configuration_knows_every_override() -> None:
             config = compose("config", ["paths.runs=elsewhere", *job.overrides])
             assert (config.run, config.seed, tuple(config.stages)) == (job.name, 1, job.stages)
             assert config.model.size == (job.kind.removesuffix("-alike") if job.kind.startswith(SIZES) else "small")
+            assert config.evaluate.temperatures == (
+                None if job.kind.endswith("-alike") else {"base": 0.7, "prompted": 0.7}
+            )
             assert (config.evaluate.probes is not None) == ("evaluate=full" in job.overrides)
     assert all(EPISODES % size == 0 for size in BATCH.values)
 
