@@ -8,11 +8,11 @@ from rlhf_lightning.reproduce.measure import MissingError, Ratio, Results, Sourc
 from rlhf_lightning.reproduce.statistics import LEVEL, Estimate, holm
 
 RULES = (
-    "A check is a test: that a number lies above another (two-sided), or, where the paper says about the same, that it "
-    "lies within a margin (two one-sided tests). Seeds and prompts are clusters, of which each counts once, in one "
-    "error of both. Holm's correction holds all checks of a finding together at 5 %, and a finding holds when each of its "
-    "checks does. Beside a check of a direction stands the difference that would be seen in 80 of 100 cases: where it "
-    "fails below that, it says little."
+    "A check is a test: that a number lies above another (two-sided), or, where the paper says about the same, "
+    "that it lies within a margin (two one-sided tests). Seeds and prompts are clusters, of which each counts "
+    "once, in one error of both. Holm's correction holds all checks of a finding together at 5 %, and a finding "
+    "holds when each of its checks does. Beside a check of a direction stands the difference that would be seen "
+    "in 80 of 100 cases: where it fails below that, it says little."
 )
 
 
