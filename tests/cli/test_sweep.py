@@ -34,7 +34,7 @@ def test_a_job_that_fails(keep_going, tmp_path):
 def test_a_sweep_that_goes_well_ends_with_0(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
-    assert rlhf(["-m", "stages=[pretrain]", "seed=1,2"], here).code == 0
+    assert rlhf(["-m", "stages=[pretrain]", "seed=1,2", "tags=[job-${hydra:job.num}]"], here).code == 0
 
 
 def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_path):
