@@ -4,7 +4,8 @@
     python scripts/benchmark.py --peers            and those against TRL, in virtual environments made for it
     python scripts/benchmark.py reward --repeats 3 rows whose name contains "reward"
     python scripts/benchmark.py growth             how a reward step grows with model, K, lengths and batch
-    python scripts/benchmark.py --device cuda      the rows for a GPU
+    python scripts/benchmark.py --device cuda --minutes 12   the rows for a GPU, the most telling ones first
+    python scripts/benchmark.py --device cuda --tiny         the same code on a CPU, with a tiny model: tried, not timed
 
 Rows are added to docs/benchmark.json, and the tables and the pictures are drawn from it. Machines differ and
 are shared: only ratios of one run mean anything.
@@ -13,22 +14,26 @@ are shared: only ratios of one run mean anything.
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import re
 import statistics
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.predicted import predicted
-from benchmarks.rows import Row, growth, rows
+from benchmarks.rows import COPY, Row, growth, rows, tiny
 from rich.console import Console
 
+from rlhf_lightning.parallel.throughput import dense_peak
 from rlhf_lightning.runs.signals import ended_by_signals
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTED = time.monotonic()
 PEERS = {"peers": "trl==1.16.0", "peers_ppo": "trl==1.12.0"}
 # Freed memory stays with the process, and large blocks use large pages: up to twice as fast on a CPU, for everyone.
 ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
@@ -54,14 +59,15 @@ class Contender:
             )
 
     def step(self):
-        """Units per second of one step, and the peak memory so far in bytes."""
+        """Units per second of one step, the peak memory so far in bytes, and FLOPs and bytes per second if counted."""
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"it stopped; see {self.log}:\n" + "".join(self.log.read_text()[-1500:]))
         report = json.loads(line)
-        return report["units"] / report["seconds"], report["peak"]
+        counted = {name: report[name] / report["seconds"] for name in ("flops", "bytes") if name in report}
+        return report["units"] / report["seconds"], report["peak"], counted
 
     def close(self):
         """End the process."""
@@ -70,11 +76,11 @@ class Contender:
 
 
 def measure(row: Row, repeats: int, pythons: dict[str, str], device: str) -> dict:
-    """One row: both contenders warm up, then take turns."""
+    """One row: the contenders warm up, then take turns."""
     contenders = []
     try:
-        for module, function, shape in (row.ours, row.other):
-            shape = shape | {"device": device}
+        for module, function, shape in filter(None, (row.ours, row.other)):
+            shape = {"device": device} | shape
             contenders.append(Contender(module, function, shape, pythons.get(module, sys.executable), not row.memory))
         for contender in contenders:
             for _ in range(1 if row.memory else 2):
@@ -83,23 +89,31 @@ def measure(row: Row, repeats: int, pythons: dict[str, str], device: str) -> dic
     finally:
         for contender in contenders:
             contender.close()
+    sides = range(len(contenders))
+    peaks = [max(step[side][1] for step in steps) / 2**20 for side in sides]
     if row.memory:
-        ours, other = (max(step[side][1] for step in steps) / 2**20 for side in (0, 1))
+        ours, other = peaks
         return {"ours": ours, "other": other, "ratio": ours / other, "range": None, "unit": "MiB"}
-    ratios = [own[0] / rival[0] for own, rival in steps]
-    ours, other = (statistics.median(step[side][0] for step in steps) for side in (0, 1))
-    found = {"ours": ours, "other": other, "ratio": statistics.median(ratios), "unit": row.unit}
-    return found | {"range": [min(ratios), max(ratios)]}
+    speeds = [statistics.median(step[side][0] for step in steps) for side in sides]
+    found = {"ours": speeds[0], "other": None, "ratio": None, "range": None, "unit": row.unit}
+    if row.other is not None:
+        ratios = [own[0] / rival[0] for own, rival in steps]
+        found |= {"other": speeds[1], "ratio": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+    if device == "cuda":
+        counted = {name: statistics.median(step[0][2][name] for step in steps) for name in steps[-1][0][2]}
+        found |= {"peaks": peaks, "counted": counted}
+    return found
 
 
 def machine(device: str) -> dict:
     """What the numbers belong to."""
     names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) or [platform.processor()]
-    where = f"{len(os.sched_getaffinity(0))} cores of {names[0]}"
+    where, peak = f"{len(os.sched_getaffinity(0))} cores of {names[0]}", None
     if device == "cuda":
         import torch
 
-        where = torch.cuda.get_device_name()
+        torch.cuda.init()
+        where, peak = torch.cuda.get_device_name(), dense_peak()
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     changed = subprocess.run(
@@ -108,6 +122,7 @@ def machine(device: str) -> dict:
     versions = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lightning"))
     return {
         "date": datetime.date.today().isoformat(),
+        "peak": peak,
         "machine": where,
         "commit": commit + ("+" if changed.stdout else ""),
         "versions": versions,
@@ -131,7 +146,7 @@ def make_peers() -> dict[str, str]:
                 "-c",
                 ROOT / "scripts" / "constraints.txt",
             ]
-            subprocess.run([*install, requirement], check=True)
+            subprocess.run([*install, requirement, "peft"], check=True)
             (folder / ".installed").touch()
     return pythons
 
@@ -149,6 +164,29 @@ def table(found: dict) -> str:
         ours, other = (f"{row[side]:.3g} {row['unit']}" for side in ("ours", "other"))
         lines.append(f"| {name} | {ours} | {other} | {row['against']} | {row['ratio']:.2f}{spread} | {aim} |")
     return "\n".join([*lines, "", *stamps(found), ""])
+
+
+def gpu_table(found: dict) -> str:
+    """The rows of a GPU as Markdown, with what the work is of what the GPU could do, and the most memory."""
+    lines = ["| work | ours | of the GPU | GiB | other | GiB | against | ratio | aim |", "|---|--:|--:|--:|--:|--:|---|--:|--:|"]
+    for key, row in found.items():
+        name = key.removesuffix(f", against {row['against']}")
+        other = "" if row["other"] is None else f"{row['other']:.3g}"
+        ratio = "" if row["range"] is None else "{:.2f} ({:.2f} to {:.2f})".format(row["ratio"], *row["range"])
+        peaks = [f"{peak / 1024:.1f}" for peak in row["peaks"]] + [""]
+        words = f"| {name} | {row['ours']:.3g} {row['unit']} | {share(row, found)} | {peaks[0]} | {other} | {peaks[1]} "
+        lines.append(words + f"| {row['against']} | {ratio} | {'' if row['aim'] is None else row['aim']} |")
+    words = "MFU: FLOPs that the work needs (`parallel/throughput.py`), of the GPU's peak in 16 bits. Bandwidth: bytes "
+    words += "that decoding cannot do without (weights, keys and values), of what a copy moves."
+    return "\n".join([*lines, "", words, "", *stamps(found), ""])
+
+
+def share(row: dict, found: dict) -> str:
+    """Which part of the peak, or of the measured bandwidth, was used; empty where that is not known."""
+    copied = found.get(COPY.key)
+    if "bytes" in row["counted"] and copied:
+        return f"{row['counted']['bytes'] / copied['ours'] / 1e9:.0%} of the bandwidth"
+    return f"{row['counted']['flops'] / row['peak']:.0%} MFU" if "flops" in row["counted"] and row["peak"] else ""
 
 
 def stamps(found: dict) -> list[str]:
@@ -227,42 +265,64 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="also the rows against TRL")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no row after so many")
+    parser.add_argument("--tiny", action="store_true", help="the rows for a GPU on this CPU, with a tiny model")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmark.json")
     arguments = parser.parse_args()
+    if arguments.tiny and arguments.out == parser.get_default("out"):
+        parser.error("--tiny tries the rows and measures nothing: name another file, --out FILE.")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     pythons = make_peers() if arguments.peers else {}
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    chosen = [
-        row for row in rows(arguments.device) if not arguments.names or any(n in row.name for n in arguments.names)
-    ]
-    for row in chosen:
-        if row.other[0] in PEERS and not arguments.peers:
-            console.print(f"{row.name}, against {row.against}: skipped, needs --peers")
+    failed = 0
+    for row in rows(arguments.device):
+        if arguments.names and not any(name in row.name for name in arguments.names):
+            continue
+        if time.monotonic() - STARTED > arguments.minutes * 60:
+            console.print(f"{row.key}: left out, {arguments.minutes:g} minutes are over")
+            continue
+        if arguments.tiny and "flex" in row.name:
+            console.print(f"{row.key}: skipped, flex attention has no backward pass on a CPU")
+            continue
+        if row.other is not None and row.other[0] in PEERS and not arguments.peers:
+            console.print(f"{row.key}: skipped, needs --peers")
             continue
         try:
-            result = measure(row, arguments.repeats, pythons, arguments.device)
+            result = measure(tiny(row) if arguments.tiny else row, arguments.repeats, pythons, arguments.device)
         except RuntimeError as error:
-            console.print(f"[red]{row.name}, against {row.against}[/]: {error}", markup=True)
+            console.print(f"[red]{row.key}[/]: {error}", markup=True)
+            failed += 1
             continue
-        result |= {"against": row.against, "aim": row.aim} | machine(arguments.device)
+        result |= {"against": row.against, "aim": row.aim} | machine("cpu" if arguments.tiny else arguments.device)
         found[row.key] = result
-        line = (
-            f"{row.key}: {result['ours']:.4g} and {result['other']:.4g} {result['unit']}, ratio {result['ratio']:.2f}"
-        )
-        console.print(line + (f", aim {row.aim:g}" if row.aim else ""))
+        words = " and ".join(f"{result[side]:.4g}" for side in ("ours", "other") if result[side] is not None)
+        ratio = "" if result["ratio"] is None else f", ratio {result['ratio']:.2f}"
+        counted = f", {share(result, found)}" if arguments.device == "cuda" else ""
+        aim = "" if row.aim is None else f", aim {row.aim:g}"
+        console.print(f"{row.key}: {words} {result['unit']}{ratio}{aim}{counted}; {time.monotonic() - STARTED:.0f} s")
         arguments.out.with_suffix(".unfinished").write_text(json.dumps(found, indent=1) + "\n")
         arguments.out.with_suffix(".unfinished").rename(arguments.out)
-    ordered = {row.key: found[row.key] for row in [*rows("cpu"), *rows("cuda")] if row.key in found}
-    grown = {key: row for key, row in ordered.items() if key.startswith("growth")}
-    compared = {key: row for key, row in ordered.items() if key not in grown}
+        write_pages(found, arguments.out)
+    write_pages(found, arguments.out)
+    if arguments.tiny and failed:
+        raise SystemExit(f"{failed} rows failed.")
+
+
+def write_pages(found: dict, out: Path) -> None:
+    """Tables and pictures of all that has been measured, in files beside the records."""
+    kinds = {kind: {row.key: found[row.key] for row in rows(kind) if row.key in found} for kind in ("cpu", "cuda")}
+    grown = {key: row for key, row in kinds["cpu"].items() if key.startswith("growth")}
+    compared = {key: row for key, row in kinds["cpu"].items() if key not in grown}
     for records, stem, write, draw in (
-        (compared, arguments.out.stem, table, picture),
+        (compared, out.stem, table, picture),
         (grown, "growth", growth_table, growth_picture),
+        (kinds["cuda"], "gpu", gpu_table, None),
     ):
         if records:
-            arguments.out.with_name(f"{stem}.md").write_text(write(records))
-            draw(records, arguments.out.with_name(f"{stem}.png"))
+            out.with_name(f"{stem}.md").write_text(write(records))
+            if draw:
+                draw(records, out.with_name(f"{stem}.png"))
 
 
 if __name__ == "__main__":

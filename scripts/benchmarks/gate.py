@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 SIZES = {"T": (2, 64), "S": (4, 256), "M": (12, 512), "L": (12, 768), "XL": (24, 2048)}
 """Layers and width; heads are 64 wide."""
+LLAMAS = {"T-llama": (2, 64, 4), "XL-llama": (24, 2048, 8)}
+"""Layers, width and heads of keys; the inner layers are three times as wide, and three in number."""
 PAD, EOS = 0, 1
 SMOLLM2 = {
     **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "tie_word_embeddings": True},
@@ -40,13 +42,13 @@ class Gate:
             os._exit(0)
         self.start = time.perf_counter()
 
-    def report(self, units):
-        """One step is done; ``units`` of work were in it."""
+    def report(self, units, **counted):
+        """One step is done; ``units`` of work were in it, and what else was counted: ``flops``, or ``bytes`` moved."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.start
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - self.baseline
-        print(json.dumps({"units": units, "seconds": seconds, "peak": peak}), file=self.out, flush=True)
+        print(json.dumps({"units": units, "seconds": seconds, "peak": peak} | counted), file=self.out, flush=True)
 
 
 def resident(field):
@@ -58,10 +60,24 @@ def resident(field):
 def make_lm(shape):
     """A GPT-2 or Llama architecture with random weights, without dropout."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model("llama", **SMOLLM2) if shape["size"] == "135M" else gpt2(shape)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    llama = SMOLLM2 if shape["size"] == "135M" else llama_sizes(shape)
+    config = AutoConfig.for_model("llama", **llama) if llama else gpt2(shape)
+    with torch.device(shape.get("device", "cpu")):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=shape.get("attention", "sdpa"))
     dtype = torch.bfloat16 if shape.get("weights") == "bf16" else torch.float32
-    return model.to(shape.get("device", "cpu"), dtype).eval()
+    return model.to(dtype).eval()
+
+
+def llama_sizes(shape):
+    """What a size in `LLAMAS` adds to the configuration; None for the others."""
+    if shape["size"] not in LLAMAS:
+        return None
+    layers, width, heads = LLAMAS[shape["size"]]
+    return SMOLLM2 | {
+        **{"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers},
+        **{"num_attention_heads": width // 16 if width < 128 else width // 64, "num_key_value_heads": heads},
+        **{"head_dim": 16 if width < 128 else 64, "vocab_size": shape.get("vocabulary", 8192)},
+    }
 
 
 def gpt2(shape):

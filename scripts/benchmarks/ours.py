@@ -34,9 +34,10 @@ class Steps(L.Callback):
         """Wait for the parent."""
         self.gate.wait()
 
-    def on_train_batch_end(self, *_):
-        """Report."""
-        self.gate.report(self.units)
+    def on_train_batch_end(self, trainer, *_):
+        """Report; what the module counts itself is that of the step before, which was the same."""
+        flops = trainer.callback_metrics.get("time/flops")
+        self.gate.report(self.units, **({} if flops is None else {"flops": float(flops)}))
 
 
 def fit(gate, shape, module, batch, units):
@@ -119,8 +120,12 @@ def forced_ends(shape):
     def forced(logits, uniforms, temperature):
         state["step"] += 1
         chosen, log_probs = sample(logits, uniforms, temperature)
-        ends = (lengths[state["decoder"].rows.cpu()] == state["step"]).to(chosen.device) & bool(shape.get("uniform"))
-        other = torch.where(ends, EOS, torch.where(chosen == EOS, EOS + 1, chosen))
+        other = torch.where(chosen == EOS, EOS + 1, chosen)
+        if shape.get("uniform"):
+            ends = (lengths[state["decoder"].rows.cpu()] == state["step"]).to(chosen.device)
+            other = torch.where(ends, EOS, other)
+        elif "minibatches" not in shape:
+            return other, log_probs  # and no pause to look which ones were replaced
         replaced = (other != chosen).nonzero().squeeze(1)
         if len(replaced):
             # The update compares the sampler's log-probs with its own.
@@ -140,8 +145,18 @@ def rollout(gate, shape):
     with forced_ends(shape):
         while True:
             gate.wait()
-            out = sample_responses(model, prompts, options)
-            gate.report(int(out.response_mask.sum()))
+            out = sample_responses(model, prompts, options, cuda_graphs=shape.get("graphs", False))
+            gate.report(int(out.response_mask.sum()), bytes=decoded_bytes(model, shape))
+
+
+def decoded_bytes(model, shape):
+    """The fewest bytes that decoding moves: at every token the weights, and keys and values of all tokens before."""
+    config, size = model.config.get_text_config(), next(model.parameters()).element_size()
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    columns = sum(shape["prompt"] + token for token in range(1, shape["response"]))
+    cache = 2 * config.num_hidden_layers * heads * width * shape["rows"] * columns
+    return size * (cache + shape["response"] * sum(weight.numel() for weight in model.parameters()))
 
 
 def sampling(gate, shape):
@@ -177,6 +192,12 @@ def ppo(gate, shape):
         micro_batch_size=shape.get("micro"),
         packing=True,
         ema_decay=None,
+        ptx_coef=27.8 if shape.get("text") else 0.0,
     )
+    batch = {"prompts": prompts_of(shape)}
+    if shape.get("text"):
+        ids = tokens(shape, shape["text"], shape["prompt"] + shape["response"])
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        batch["pretrain"] = LMBatch(ids, mask, mask & (torch.arange(ids.shape[1], device=ids.device) > 0))
     with forced_ends(shape):
-        fit(gate, shape, module, {"prompts": prompts_of(shape)}, shape["rows"])
+        fit(gate, shape, module, batch, shape["rows"])

@@ -75,6 +75,28 @@ def matmuls(gate, shape):
         gate.report(shape["rows"] * shape["response"])
 
 
+def copy(gate, shape):
+    """A copy within the device's memory: its bandwidth, bytes read and written."""
+    source = torch.randn(shape["numbers"], device=shape.get("device", "cpu"))
+    target = torch.empty_like(source)
+    while True:
+        gate.wait()
+        for _ in range(20):
+            target.copy_(source)
+        gate.report(20 * 2 * source.nbytes / 1e9)
+
+
+def product(gate, shape):
+    """A product of two square matrices in 16 bits: what the device reaches where nothing else stands in the way."""
+    left, right = (torch.randn(shape["side"], shape["side"], device=shape.get("device", "cpu")) for _ in range(2))
+    left, right = left.bfloat16(), right.bfloat16()
+    while True:
+        gate.wait()
+        for _ in range(20):
+            left @ right
+        gate.report(20 * 2 * shape["side"] ** 3 / 1e12)
+
+
 def sampling(gate, shape):
     """Softmax and multinomial."""
     logits = torch.randn(shape["rows"], shape["vocabulary"])

@@ -1,6 +1,6 @@
 """What is measured against what, and what was aimed at before measuring."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Work = tuple[str, str, dict[str, Any]]
@@ -16,7 +16,7 @@ class Row:
         against: Who the other one is.
         unit: Of the speed.
         ours: This package.
-        other: The alternative.
+        other: The alternative; None where the work stands alone.
         aim: Ratio that was aimed at: at least, or at most for memory.
         memory: Whether peak memory is compared, not speed.
     """
@@ -25,7 +25,7 @@ class Row:
     against: str
     unit: str
     ours: Work
-    other: Work
+    other: Work | None
     aim: float | None = None
     memory: bool = False
 
@@ -173,17 +173,66 @@ def _ppo() -> list[Row]:
     return found
 
 
+COPY = Row("copy within the GPU", "nothing", "GB/s", ("plain", "copy", {"numbers": 2**30}), None)
+"""What the share of the bandwidth bound is a share of."""
+
+
 def _cuda() -> list[Row]:
-    reward = {"size": "XL", "precision": "bf16", "K": 9, "prompt": 512, "response": 128, "vocabulary": 50_257}
-    sampled = {"size": "XL", "weights": "bf16", "rows": 256, "prompt": 512, "response": 128, "vocabulary": 50_257}
-    own = ("ours", "reward", reward | {"prompts": 4})
-    separate = ("ours", "reward", reward | {"prompts": 4, "shared_prefix": False})
-    sft = {"size": "XL", "precision": "bf16", "rows": 16, "length": 1024, "vocabulary": 50_257}
-    return [
-        Row("reward K=9 XL bf16", "one forward per response", "prompts/s", own, separate),
-        Row("reward K=9 XL bf16", "TRL 1.16 RewardTrainer on pairs", "prompts/s", own, ("peers", "reward", reward)),
-        Row("SFT XL bf16", "TRL 1.16 SFTTrainer", "tokens/s", ("ours", "sft", sft), ("peers", "sft", sft)),
-        Row(
-            "rollout XL bf16", "model.generate", "tokens/s", ("ours", "rollout", sampled), ("plain", "rollout", sampled)
-        ),
+    """The most telling ones first. Both contenders of a row are on the GPU at once, and fit into 139 GiB together."""
+    found = [COPY, Row("product in bf16, 8,192 squared", "nothing", "TFLOP/s", ("plain", "product", {"side": 8192}), None)]
+    large = {"vocabulary": 50_257, "precision": "bf16"}
+    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 4}
+    sampled = {"vocabulary": 50_257, "weights": "bf16", "rows": 256, "prompt": 512, "response": 128}
+    episodes = large | {"rows": 64, "prompt": 512, "response": 128, "minibatches": 4, "epochs": 1, "micro": 8}
+    rows = large | {"rows": 8, "length": 1024}
+    for size in ("XL", "XL-llama"):
+        shape = {"size": size}
+        reward, text, rollout, ppo = (shape | other for other in (ranked, rows, sampled, episodes))
+        separate = ("ours", "reward", reward | {"shared_prefix": False})
+        name = f"reward K=9 {size} bf16"
+        found.append(Row(name, "one forward per response", "prompts/s", ("ours", "reward", reward), separate, 2))
+        found.append(Row(f"SFT {size} bf16", "bare loop", "tokens/s", ("ours", "sft", text), ("plain", "sft", text), 1))
+        generate = ("plain", "rollout", rollout)
+        graphs = ("ours", "rollout", rollout | {"graphs": True})
+        found.append(Row(f"rollout {size} bf16", "model.generate", "tokens/s", ("ours", "rollout", rollout), generate, 2))
+        found.append(Row(f"rollout {size} bf16, CUDA graphs", "model.generate", "tokens/s", graphs, generate, 2))
+        whole = ("ours", "ppo", ppo | {"text": 64})
+        found.append(Row(f"PPO-ptx {size} bf16, every weight", "nothing", "episodes/s", whole, None))
+    reward, llama, text, ppo = (
+        {"size": "XL"} | ranked,
+        {"size": "XL-llama"} | ranked,
+        {"size": "XL"} | rows,
+        {"size": "XL", "lora": 16} | episodes,
+    )
+    small = sampled | {"size": "135M"}
+    work = ("ours", "rollout", small | {"graphs": True}), ("plain", "rollout", small)
+    found.append(Row("rollout 135M bf16, CUDA graphs", "model.generate", "tokens/s", *work, 3))
+    name = "reward K=9 XL-llama bf16, flex_attention"  # of GPT-2 transformers has none
+    tree = ("ours", "reward", llama | {"attention": "flex_attention"})
+    found += [
+        Row(name, "one forward per response", "prompts/s", tree, ("ours", "reward", llama | {"shared_prefix": False}), 2),
+        _against_trl("reward K=9 XL bf16", "TRL 1.16 RewardTrainer on pairs", "prompts/s", "reward", reward, 10),
+        _against_trl("SFT XL bf16", "TRL 1.16 SFTTrainer", "tokens/s", "sft", text, 1),
+        _against_trl("PPO XL bf16 with LoRA, rank 16", "TRL 1.12 PPOTrainer", "episodes/s", "ppo", ppo, 1.67),
     ]
+    return found
+
+
+def _against_trl(name: str, against: str, unit: str, function: str, shape: dict[str, Any], aim: float) -> Row:
+    peers = "peers_ppo" if function == "ppo" else "peers"
+    return Row(name, against, unit, ("ours", function, shape), (peers, function, shape), aim)
+
+
+def tiny(row: Row) -> Row:
+    """The same work with a model and batches that take seconds on a CPU: to try a row before the GPU is there."""
+    small = {"vocabulary": 512, "prompt": 16, "response": 8, "length": 32, "numbers": 1024, "side": 64, "device": "cpu"}
+    most = {"prompts": 2, "rows": 8, "text": 8, "micro": 2, "lora": 2, "K": 4}
+
+    def shrunk(work: Work) -> Work:
+        module, function, shape = work
+        size = {"size": "T" if shape.get("size") == "XL" else "T-llama"}
+        less = {name: value for name, value in (size | small).items() if name in shape or name == "device"}
+        less |= {name: min(value, shape[name]) for name, value in most.items() if shape.get(name)}
+        return module, function, shape | less
+
+    return replace(row, ours=shrunk(row.ours), other=None if row.other is None else shrunk(row.other))
