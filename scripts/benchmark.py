@@ -168,7 +168,10 @@ def table(found: dict) -> str:
 
 def gpu_table(found: dict) -> str:
     """The rows of a GPU as Markdown, with what the work is of what the GPU could do, and the most memory."""
-    lines = ["| work | ours | of the GPU | GiB | other | GiB | against | ratio | aim |", "|---|--:|--:|--:|--:|--:|---|--:|--:|"]
+    lines = [
+        "| work | ours | of the GPU | GiB | other | GiB | against | ratio | aim |",
+        "|---|--:|--:|--:|--:|--:|---|--:|--:|",
+    ]
     for key, row in found.items():
         name = key.removesuffix(f", against {row['against']}")
         other = "" if row["other"] is None else f"{row['other']:.3g}"

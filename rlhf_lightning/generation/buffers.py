@@ -22,6 +22,8 @@ class BufferedLayer(DynamicLayer):
         self.prompts: tuple[Tensor, Tensor, int, int] | None = None
         """Where the next keys are those of prompts: the rows that get them, which of them each gets, and the columns
         from the first to behind the last."""
+        self.column: Tensor | None = None
+        """Where the next keys go, in the memory of the device: then every step is the same, whatever the column."""
         self.buffers: list[Tensor] = []
 
     def move(self, movers: Tensor, holes: Tensor, count: int) -> None:
@@ -29,6 +31,10 @@ class BufferedLayer(DynamicLayer):
         for buffer in self.buffers:
             buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
         self.rows = count
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep those rows alone, in new buffers."""
+        self.buffers, self.rows = [buffer[rows] for buffer in self.buffers], len(rows)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write new keys and values; all that the queries may look at."""
@@ -40,6 +46,11 @@ class BufferedLayer(DynamicLayer):
                 buffer[rows, :, start:stop] = states[which]
             read = (buffer[:1, :, : self.length].expand(len(key_states), -1, -1, -1) for buffer in self.buffers)
             keys, values = (torch.cat(parts, 2) if self.length else parts[1] for parts in zip(read, new, strict=True))
+            return keys, values
+        if self.column is not None:
+            for buffer, states in zip(self.buffers, new, strict=True):
+                buffer.index_copy_(2, self.column, states)
+            keys, values = self.buffers
             return keys, values
         start, self.length = self.length, self.length + key_states.shape[2]
         self._make_room(new, self.length)

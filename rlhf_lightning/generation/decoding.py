@@ -1,5 +1,6 @@
 """The next token, step by step: which rows still go on, and the key-value cache that they share."""
 
+import warnings
 from inspect import signature
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -25,7 +26,9 @@ BLOCK = 16
 """Where torch copies keys and values that do not lie one behind the other, buffers grow by so many columns."""
 
 
-def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Decoder":
+def decoder(
+    model: nn.Module, prompts: PromptBatch, max_new_tokens: int, preferred: tuple[type["Decoder"], ...] = ()
+) -> "Decoder":
     """The fastest decoder that is right for the model: over buffers, over transformers' cache, or with none.
 
     Which one that is is tried once per model, on a few tokens (`verified_decoder`).
@@ -34,6 +37,7 @@ def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Dec
         model: A transformers model, or any module that maps ids and mask to logits.
         prompts: The prompts, padded on the left.
         max_new_tokens: Length limit of a response.
+        preferred: Further decoders for layers that keep all keys and values, tried before the others.
 
     Raises:
         ValueError: When prompt and response together pass what the model reads in one way (`check_length`).
@@ -41,12 +45,18 @@ def decoder(model: nn.Module, prompts: PromptBatch, max_new_tokens: int) -> "Dec
     check_length(model, int(prompts.prompt_mask.sum(1).max()) + max_new_tokens)
     if not isinstance(model, PreTrainedModel):
         return Decoder(model, prompts, max_new_tokens)
-    if model not in _DECODERS:
-        _DECODERS[model] = verified_decoder(model, prompts.prompt_ids.device)
-    return _DECODERS[model](model, prompts, max_new_tokens)
+    known = _DECODERS.setdefault(model, {})
+    if preferred not in known:
+        known[preferred] = verified_decoder(model, prompts.prompt_ids.device, preferred)
+        if preferred and known[preferred] not in preferred:
+            instead = f"{type(model).__name__} cannot be sampled by {preferred[0].__name__}, which gives other logits"
+            warnings.warn(f"{instead} or none; {known[preferred].__name__} samples.", stacklevel=2)
+    return known[preferred](model, prompts, max_new_tokens)
 
 
-def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Decoder"]:
+def verified_decoder(
+    model: PreTrainedModel, device: torch.device, preferred: tuple[type["Decoder"], ...] = ()
+) -> type["Decoder"]:
     """The first of the decoders for such layers that gives the logits of reading all again.
 
     Three rows of a few tokens are tried, padded on the left, of which one ends before the others; the same again
@@ -55,13 +65,14 @@ def verified_decoder(model: PreTrainedModel, device: torch.device) -> type["Deco
     Args:
         model: The model.
         device: Where it runs.
+        preferred: What is tried first, where all layers keep all keys and values.
     """
     layers = {type(layer) for layer in DynamicCache(config=cast(Any, model.config)).layers}
     candidates: list[type[Decoder]] = [GroupedDecoder]
     if layers <= {DynamicLayer, DynamicSlidingWindowLayer}:
         candidates = [CachedDecoder, GroupedDecoder]
     if layers == {DynamicLayer}:
-        candidates = [InPlaceDecoder, PaddedDecoder, CachedDecoder, GroupedDecoder]
+        candidates = [*preferred, InPlaceDecoder, PaddedDecoder, CachedDecoder, GroupedDecoder]
     ids = probe_tokens(model, 15).view(3, 5)
     mask = torch.arange(5, device=device) >= 5 - torch.tensor([[2], [5], [3]], device=device)
     with torch.no_grad(), eval_mode(model):
@@ -96,7 +107,7 @@ def _tried(steps: "Decoder", tokens: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-_DECODERS: WeakKeyDictionary[nn.Module, type["Decoder"]] = WeakKeyDictionary()
+_DECODERS: WeakKeyDictionary[nn.Module, dict[tuple[type["Decoder"], ...], type["Decoder"]]] = WeakKeyDictionary()
 
 
 class Decoder:

@@ -7,6 +7,7 @@ every batch, and in PPO of all, so an engine that samples from anything else tha
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -24,6 +25,7 @@ from rlhf_lightning.generation.token_rows import rollout_of, row_seeds, unpadded
 from rlhf_lightning.generation.vllm_server import VLLMServerSampler
 from rlhf_lightning.models.precision import is_exact
 
+NO_GRAPHS = "generation.cuda_graphs is of the engine loop, not of {}, which sees to such things itself. Leave it false."
 NEEDS_VLLM = "generation.engine=vllm needs vLLM: pip install 'rlhf-lightning[vllm]'. Or set generation.engine=loop."
 Engine = Literal["loop", "transformers", "vllm", "vllm_server"]
 _CHECKED = 8
@@ -32,7 +34,10 @@ _CHECKED = 8
 
 @checked
 def make_sampler(
-    engine: Engine = "loop", options: Mapping[str, Any] | None = None, batch_tokens: Count | None = None
+    engine: Engine = "loop",
+    options: Mapping[str, Any] | None = None,
+    batch_tokens: Count | None = None,
+    cuda_graphs: bool = False,
 ) -> Sampler:
     """The sampler of that name.
 
@@ -40,29 +45,34 @@ def make_sampler(
         engine: `loop`, `transformers`, `vllm` or `vllm_server`.
         options: Arguments of the engine's class; the loop has none.
         batch_tokens: Tokens of a sampling batch, see `SamplingBatches`.
+        cuda_graphs: Whether our loop runs every step as one graph, see `sample_responses`; the others have their own.
 
     Raises:
-        ValueError: When there is no such engine, or the loop is given options.
+        ValueError: When there is no such engine, the loop is given options, or another engine `cuda_graphs`.
     """
     if engine == "loop" and options:
         raise ValueError(f"the engine loop has no options, got {options}.")
+    if engine != "loop" and cuda_graphs:
+        raise ValueError(NO_GRAPHS.format(engine))
     engines: dict[str, Any] = {
         "transformers": ContinuousBatchingSampler,
         "vllm": VLLMSampler,
         "vllm_server": VLLMServerSampler,
     }
-    sampler = _Verified(engines[engine](**(options or {}))) if engine in engines else sample_responses
+    own = partial(sample_responses, cuda_graphs=True) if cuda_graphs else sample_responses
+    sampler = _Verified(engines[engine](**(options or {}))) if engine in engines else own
     return SamplingBatches(sampler, batch_tokens)
 
 
 def responses_depend_on(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Of node `generation` what responses depend on: not where a server is, nor how many are sampled at once.
+    """Of node `generation` what responses depend on: not where a server is, nor graphs, nor the size of a batch.
 
     Args:
         generation: The arguments of `make_sampler`.
     """
     addresses: dict[str, Any] = {"options": {}} if generation["engine"] == "vllm_server" else {}
-    return {**generation, **addresses, "batch_tokens": None}
+    asked = {name: value for name, value in generation.items() if name != "cuda_graphs"}
+    return {**asked, **addresses, "batch_tokens": None}
 
 
 class _Verified:

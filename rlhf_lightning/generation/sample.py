@@ -15,6 +15,7 @@ from rlhf_lightning.algorithms.batch import PromptBatch, Rollout
 from rlhf_lightning.algorithms.functional import token_log_probs
 from rlhf_lightning.algorithms.keyed_random import distinct_index, keyed_uniforms
 from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
+from rlhf_lightning.generation.cuda_graphs import GraphDecoder
 from rlhf_lightning.generation.decoding import Decoder, decoder
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sampling_weights import sampling_weights
@@ -97,7 +98,12 @@ class SamplingOptions:
 
 @torch.no_grad()
 def sample_responses(
-    model: nn.Module, prompts: PromptBatch, options: SamplingOptions, key: Sequence[int] = (0,)
+    model: nn.Module,
+    prompts: PromptBatch,
+    options: SamplingOptions,
+    key: Sequence[int] = (0,),
+    *,
+    cuda_graphs: bool = False,
 ) -> Rollout:
     """Sample one response per prompt from the full distribution of the model.
 
@@ -110,12 +116,14 @@ def sample_responses(
         prompts: The prompts, padded on the left.
         options: Lengths, end and temperature.
         key: Whole numbers that set the stream of random numbers, such as (seed, iteration).
+        cuda_graphs: Whether a GPU runs every step as one graph, where that is right for the model (`GraphDecoder`).
     """
     size, device = (len(prompts.prompt_ids), options.max_new_tokens), prompts.prompt_ids.device
     uniforms = keyed_uniforms(key, distinct_index(prompts.prompt_index), options.max_new_tokens)
     tokens, log_probs = torch.full(size, options.pad_token_id, device=device), torch.zeros(size, device=device)
     with sampling_weights(model):
-        length = _sample(decoder(model, prompts, options.max_new_tokens), options, uniforms, tokens, log_probs)
+        steps = decoder(model, prompts, options.max_new_tokens, (GraphDecoder,) if cuda_graphs else ())
+        length = _sample(steps, options, uniforms, tokens, log_probs)
     tokens = tokens[:, :length]
     ends = options.ends(tokens)
     return Rollout(prompts, tokens, through_first(ends), log_probs[:, :length], ends.any(1))

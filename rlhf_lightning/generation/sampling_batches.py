@@ -56,7 +56,7 @@ class SamplingBatches:
         mask, tokens = prompts.prompt_mask, self.tokens
         lengths = mask.sum(1) + new
         if tokens is None:
-            loop = self.sampler is sample_responses
+            loop = getattr(self.sampler, "func", self.sampler) is sample_responses
             tokens = sampling_tokens(model, mask.device, int(lengths.max())) if loop else mask.numel() + new * len(mask)
         if len(lengths) * int(lengths.max()) <= tokens:
             return [torch.arange(len(mask), device=mask.device)]

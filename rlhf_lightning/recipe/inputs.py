@@ -16,7 +16,7 @@ from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.data.rows.readers import SourceRow
 from rlhf_lightning.data.rows.records_of import placed_records
 from rlhf_lightning.data.sources import RECORD_TYPES, DataSource, FileData
-from rlhf_lightning.generation.engines import NEEDS_VLLM
+from rlhf_lightning.generation.engines import NEEDS_VLLM, NO_GRAPHS
 from rlhf_lightning.generation.vllm_server import VLLMServerSampler
 from rlhf_lightning.models.gradients import check_gradient_settings
 from rlhf_lightning.models.loading import model_config
@@ -178,8 +178,13 @@ def rollouts_lacking(context: Context, options: Mapping[str, Any]) -> Iterator[s
 
 
 def engine_lacking(context: Context) -> Iterator[str]:
-    """The library that samples, or the servers that do."""
+    """The library that samples, or the servers that do, and the GPU for graphs."""
     engine, options = context.config["generation"]["engine"], context.config["generation"]["options"]
+    if context.config["generation"].get("cuda_graphs"):
+        if engine != "loop":
+            yield NO_GRAPHS.format(engine)
+        elif context.device.type != "cuda":
+            yield f"generation.cuda_graphs=true needs a GPU, and this runs on {context.device.type}. Leave it false."
     lengths = context.config["data"]["lengths"]
     if engine == "vllm" and find_spec("vllm") is None:
         yield NEEDS_VLLM

@@ -204,6 +204,7 @@ class GenerationSettings(TypedDict):
     engine: Engine
     options: Mapping[str, Any]
     batch_tokens: Count | None
+    cuda_graphs: NotRequired[bool]
 
 
 class Batching(TypedDict, total=False):

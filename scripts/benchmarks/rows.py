@@ -179,7 +179,10 @@ COPY = Row("copy within the GPU", "nothing", "GB/s", ("plain", "copy", {"numbers
 
 def _cuda() -> list[Row]:
     """The most telling ones first. Both contenders of a row are on the GPU at once, and fit into 139 GiB together."""
-    found = [COPY, Row("product in bf16, 8,192 squared", "nothing", "TFLOP/s", ("plain", "product", {"side": 8192}), None)]
+    found = [
+        COPY,
+        Row("product in bf16, 8,192 squared", "nothing", "TFLOP/s", ("plain", "product", {"side": 8192}), None),
+    ]
     large = {"vocabulary": 50_257, "precision": "bf16"}
     ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 4}
     sampled = {"vocabulary": 50_257, "weights": "bf16", "rows": 256, "prompt": 512, "response": 128}
@@ -194,7 +197,9 @@ def _cuda() -> list[Row]:
         found.append(Row(f"SFT {size} bf16", "bare loop", "tokens/s", ("ours", "sft", text), ("plain", "sft", text), 1))
         generate = ("plain", "rollout", rollout)
         graphs = ("ours", "rollout", rollout | {"graphs": True})
-        found.append(Row(f"rollout {size} bf16", "model.generate", "tokens/s", ("ours", "rollout", rollout), generate, 2))
+        found.append(
+            Row(f"rollout {size} bf16", "model.generate", "tokens/s", ("ours", "rollout", rollout), generate, 2)
+        )
         found.append(Row(f"rollout {size} bf16, CUDA graphs", "model.generate", "tokens/s", graphs, generate, 2))
         whole = ("ours", "ppo", ppo | {"text": 64})
         found.append(Row(f"PPO-ptx {size} bf16, every weight", "nothing", "episodes/s", whole, None))
@@ -210,7 +215,9 @@ def _cuda() -> list[Row]:
     name = "reward K=9 XL-llama bf16, flex_attention"  # of GPT-2 transformers has none
     tree = ("ours", "reward", llama | {"attention": "flex_attention"})
     found += [
-        Row(name, "one forward per response", "prompts/s", tree, ("ours", "reward", llama | {"shared_prefix": False}), 2),
+        Row(
+            name, "one forward per response", "prompts/s", tree, ("ours", "reward", llama | {"shared_prefix": False}), 2
+        ),
         _against_trl("reward K=9 XL bf16", "TRL 1.16 RewardTrainer on pairs", "prompts/s", "reward", reward, 10),
         _against_trl("SFT XL bf16", "TRL 1.16 SFTTrainer", "tokens/s", "sft", text, 1),
         _against_trl("PPO XL bf16 with LoRA, rank 16", "TRL 1.12 PPOTrainer", "episodes/s", "ppo", ppo, 1.67),

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.generation import decoding
+from rlhf_lightning.generation.cuda_graphs import GraphDecoder
 from rlhf_lightning.generation.decoding import CachedDecoder, Decoder, GroupedDecoder, InPlaceDecoder, decoder
 
 EOS = 1
@@ -77,6 +78,13 @@ def test_sixteen_bits_on_a_cpu_go_another_way_to_the_same_logits(tiny_lm):
         assert float((own[row].float() - values).abs().max()) < 0.03 * scale
 
 
+def grouped_lm():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 40, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
+
+
 @torch.no_grad()
 def test_a_sliding_window_keeps_the_cache_of_transformers():
     torch.manual_seed(0)
@@ -113,3 +121,24 @@ def test_a_decoder_that_is_wrong_for_the_model_is_not_taken(monkeypatch, tiny_lm
     steps = decoder(tiny_lm, prompts, 6)
     assert type(steps) is Decoder
     assert_same(steps_of(steps, ENDS), expected, 1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [LENGTHS, [4] * 7])
+@pytest.mark.parametrize("ends", [ENDS, [6] * 7, [1, 1, 1, 1, 1, 1, 6]])
+def test_steps_of_one_shape_give_what_reading_all_again_gives(dtype, lengths, ends):
+    model, prompts = grouped_lm().to(dtype), prompt_batch(lengths)
+    steps = decoder(model, prompts, 6, (GraphDecoder,))
+    assert type(steps) is GraphDecoder
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    assert_same(steps_of(steps, ends), steps_of(Decoder(model, prompts, 6), ends), tolerance)
+
+
+@torch.no_grad()
+def test_a_model_that_graphs_are_wrong_for_is_sampled_otherwise_and_it_is_said(monkeypatch):
+    model, prompts = grouped_lm(), prompt_batch(LENGTHS)
+    monkeypatch.setattr(GraphDecoder, "_step", lambda own: torch.zeros(own.captured, 40))
+    with pytest.warns(UserWarning, match="LlamaForCausalLM cannot be sampled by GraphDecoder.* InPlaceDecoder samples"):
+        steps = decoder(model, prompts, 6, (GraphDecoder,))
+    assert_same(steps_of(steps, ENDS), steps_of(Decoder(model, prompts, 6), ENDS), 1e-4)

@@ -214,6 +214,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Any) -> None:
         make_sampler("lop")
     with pytest.raises(ValueError, match=r"loop has no options, got {'sleep': True}"):
         make_sampler("loop", {"sleep": True})
+    with pytest.raises(ValueError, match=r"generation\.cuda_graphs is of the engine loop, not of transformers"):
+        make_sampler("transformers", cuda_graphs=True)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match=r"pip install 'rlhf-lightning\[vllm\]'"):
         sampled(make_sampler("vllm"), tiny_gpt2)
