@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,10 @@ CHUNK = 2**22
 """Logits that are in memory at once, at most (16 MiB in 32 bits), besides those kept for the backward pass."""
 KEPT = 2**25
 """Logits up to this many are kept for the backward pass (128 MiB in 32 bits), more are computed again."""
+GPU_LOGITS = 2**28
+"""Both numbers on a GPU (1 GiB in 32 bits): products of few rows would leave most of it idle."""
+GPU_COLUMNS = 64
+"""There the vocabulary is filled up to a multiple of this; products of odd sizes, such as 50,257, take far longer."""
 
 
 def causal_log_probs(
@@ -110,23 +114,41 @@ def linear_log_probs(
         >>> linear_log_probs(torch.ones(1, 1), torch.zeros(4, 1), torch.tensor([2])).exp()
         tensor([0.2500])
     """
-    dtype = compute_dtype(hidden.device, hidden.dtype)
+    dtype, size, columns = compute_dtype(hidden.device, hidden.dtype), len(weight), _sizes(hidden.device).columns
+    weight = weight.to(dtype)
+    if size % columns:
+        weight = nn.functional.pad(weight, (0, 0, 0, -size % columns))
     apply = cast(Callable[..., Tensor], _LinearLogProbs.apply)
-    return apply(hidden.to(dtype), weight.to(dtype), targets, temperature)
+    return apply(hidden.to(dtype), weight, targets, temperature, size)
+
+
+class _Sizes(NamedTuple):
+    chunk: int
+    kept: int
+    columns: int
+
+
+def _sizes(device: torch.device) -> _Sizes:
+    if device.type == "cuda":
+        return _Sizes(GPU_LOGITS, GPU_LOGITS, GPU_COLUMNS)
+    return _Sizes(CHUNK, KEPT, 1)
 
 
 class _LinearLogProbs(torch.autograd.Function):
     """Keeps the probabilities of what fits into `KEPT` and computes the rest again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Chunk by chunk; the chunks are the same with and without gradient, and so is the result."""
-        ctx.temperature = temperature
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, size: int) -> Tensor:
+        """Chunk by chunk; the chunks are the same with and without gradient, and so is the result.
+
+        Rows of the weight from `size` on are no tokens.
+        """
+        ctx.temperature, ctx.size = temperature, size
         needed = any(ctx.needs_input_grad)
-        keep = needed and len(targets) * len(weight) <= KEPT
+        keep = needed and len(targets) * len(weight) <= _sizes(hidden.device).kept
         log_probs, kept = [], []
         for part, wanted in zip(_chunks(hidden, weight), _chunks(targets, weight), strict=True):
-            logits = _logits(part, weight, temperature)
+            logits = _logits(part, weight, temperature, size)
             # One pass of exponentials: the largest probability is exp(largest logit - total).
             probabilities = logits.softmax(1)
             total = logits.amax(1) - probabilities.amax(1).log()
@@ -141,7 +163,7 @@ class _LinearLogProbs(torch.autograd.Function):
         return torch.cat(log_probs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, targets = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         exact = torch.promote_types(weight.dtype, torch.float32)
@@ -154,7 +176,7 @@ class _LinearLogProbs(torch.autograd.Function):
             if slope is not None:
                 ctx.kept[number] = None  # it is overwritten below
             else:
-                slope = _logits(part, weight, ctx.temperature).softmax(1)
+                slope = _logits(part, weight, ctx.temperature, ctx.size).softmax(1)
             # d log p(target) / d logits = [v is the target] - p(v)
             gradient = gradients[0][chunk].unsqueeze(1) / ctx.temperature
             slope.mul_(-gradient).scatter_add_(1, targets[chunk].unsqueeze(1), gradient.to(slope.dtype))
@@ -163,14 +185,16 @@ class _LinearLogProbs(torch.autograd.Function):
                 hidden_gradient[chunk] = matmul(slope, weight)
             if weight_gradient is not None:
                 weight_gradient += matmul(slope.t(), part)
-        return hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype), None, None
+        weight_gradient = None if weight_gradient is None else weight_gradient.to(weight.dtype)
+        return hidden_gradient, weight_gradient, None, None, None
 
 
 def _chunks(values: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    return values.split(max(1, CHUNK // len(weight))) if len(values) else ()
+    return values.split(max(1, _sizes(values.device).chunk // len(weight))) if len(values) else ()
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, size: int) -> Tensor:
     logits = matmul(hidden, weight.t())
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits[:, size:] = -torch.inf
     return logits if temperature == 1 else logits.div_(temperature)

@@ -14,6 +14,7 @@ from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatc
 from rlhf_lightning.generation import sample as generation
 from rlhf_lightning.generation.inverse_cdf import inverse_cdf_sample
 from rlhf_lightning.generation.sample import SamplingOptions, sample_responses
+from rlhf_lightning.models.decoder_layers import decoder_layers
 from rlhf_lightning.models.loading import use_fast_kernels
 from rlhf_lightning.models.lora import add_adapters, critic_with_adapters
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
@@ -97,7 +98,10 @@ def sft(gate, shape):
     loss_mask = torch.arange(shape["length"]) >= round(shape["length"] * (1 - shape.get("counted", 1.0)))
     loss_mask = loss_mask.expand_as(ids).clone()
     loss_mask[:, 0] = False
-    module = LanguageModelModule(make_lm(shape), adam(shape), packing=shape.get("packed", False))
+    model = make_lm(shape)
+    for layer in decoder_layers(model) if shape.get("compiled") else []:
+        layer.compile()
+    module = LanguageModelModule(model, adam(shape), packing=shape.get("packed", False))
     fit(gate, shape, module, LMBatch(ids, mask, loss_mask.to(mask.device) & mask), int(mask.sum()))
 
 

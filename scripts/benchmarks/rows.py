@@ -179,50 +179,56 @@ COPY = Row("copy within the GPU", "nothing", "GB/s", ("plain", "copy", {"numbers
 
 def _cuda() -> list[Row]:
     """The most telling ones first. Both contenders of a row are on the GPU at once, and fit into 139 GiB together."""
-    found = [
-        COPY,
-        Row("product in bf16, 8,192 squared", "nothing", "TFLOP/s", ("plain", "product", {"side": 8192}), None),
-    ]
-    large = {"vocabulary": 50_257, "precision": "bf16"}
-    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 4}
-    sampled = {"vocabulary": 50_257, "weights": "bf16", "rows": 256, "prompt": 512, "response": 128}
-    episodes = large | {"rows": 64, "prompt": 512, "response": 128, "minibatches": 4, "epochs": 1, "micro": 8}
-    rows = large | {"rows": 8, "length": 1024}
-    for size in ("XL", "XL-llama"):
-        shape = {"size": size}
-        reward, text, rollout, ppo = (shape | other for other in (ranked, rows, sampled, episodes))
-        separate = ("ours", "reward", reward | {"shared_prefix": False})
-        name = f"reward K=9 {size} bf16"
-        found.append(Row(name, "one forward per response", "prompts/s", ("ours", "reward", reward), separate, 2))
-        found.append(Row(f"SFT {size} bf16", "bare loop", "tokens/s", ("ours", "sft", text), ("plain", "sft", text), 1))
-        generate = ("plain", "rollout", rollout)
-        graphs = ("ours", "rollout", rollout | {"graphs": True})
-        found.append(
-            Row(f"rollout {size} bf16", "model.generate", "tokens/s", ("ours", "rollout", rollout), generate, 2)
-        )
-        found.append(Row(f"rollout {size} bf16, CUDA graphs", "model.generate", "tokens/s", graphs, generate, 2))
-        whole = ("ours", "ppo", ppo | {"text": 64})
-        found.append(Row(f"PPO-ptx {size} bf16, every weight", "nothing", "episodes/s", whole, None))
-    reward, llama, text, ppo = (
-        {"size": "XL"} | ranked,
-        {"size": "XL-llama"} | ranked,
-        {"size": "XL"} | rows,
-        {"size": "XL", "lora": 16} | episodes,
-    )
-    small = sampled | {"size": "135M"}
+    product = Row("product in bf16, 8,192 squared", "nothing", "TFLOP/s", ("plain", "product", {"side": 8192}), None)
+    found = [COPY, *_cuda_of("XL")]
+    large = {"size": "XL", "vocabulary": 50_257, "precision": "bf16"}
+    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 8}
+    small = {"size": "135M", "weights": "bf16", "rows": 256, "prompt": 512, "response": 128, "vocabulary": 49_152}
+    text = ("ours", "sft", large | {"rows": 8, "length": 1024})
+    compiled = ("ours", "sft", text[2] | {"compiled": True})
     work = ("ours", "rollout", small | {"graphs": True}), ("plain", "rollout", small)
-    found.append(Row("rollout 135M bf16, CUDA graphs", "model.generate", "tokens/s", *work, 3))
-    name = "reward K=9 XL-llama bf16, flex_attention"  # of GPT-2 transformers has none
-    tree = ("ours", "reward", llama | {"attention": "flex_attention"})
-    found += [
-        Row(
-            name, "one forward per response", "prompts/s", tree, ("ours", "reward", llama | {"shared_prefix": False}), 2
-        ),
-        _against_trl("reward K=9 XL bf16", "TRL 1.16 RewardTrainer on pairs", "prompts/s", "reward", reward, 10),
-        _against_trl("SFT XL bf16", "TRL 1.16 SFTTrainer", "tokens/s", "sft", text, 1),
-        _against_trl("PPO XL bf16 with LoRA, rank 16", "TRL 1.12 PPOTrainer", "episodes/s", "ppo", ppo, 1.67),
+    llama = ranked | {"size": "XL-llama"}
+    tree = ("ours", "reward", llama | {"attention": "flex_attention"})  # transformers has none for GPT-2
+    separate = ("ours", "reward", llama | {"shared_prefix": False})
+    pairs = ranked | {"prompt": 256, "response": 64}
+    episodes = large | {
+        "rows": 64,
+        "prompt": 512,
+        "response": 128,
+        "minibatches": 4,
+        "epochs": 1,
+        "micro": 8,
+        "lora": 16,
+    }
+    return [
+        *found,
+        Row("rollout 135M bf16, CUDA graphs", "model.generate", "tokens/s", *work, 3),
+        Row("reward K=9 XL-llama bf16, flex_attention", "one forward per response", "prompts/s", tree, separate, 2),
+        Row("SFT XL bf16, layers compiled", "not compiled", "tokens/s", compiled, text),
+        _against_trl("reward K=9 XL bf16, short", "TRL 1.16 RewardTrainer on pairs", "prompts/s", "reward", pairs, 10),
+        _against_trl("SFT XL bf16", "TRL 1.16 SFTTrainer", "tokens/s", "sft", text[2], 1),
+        _against_trl("PPO XL bf16 with LoRA, rank 16", "TRL 1.12 PPOTrainer", "episodes/s", "ppo", episodes, 1.67),
+        *_cuda_of("XL-llama"),
+        product,
     ]
-    return found
+
+
+def _cuda_of(size: str) -> list[Row]:
+    large = {"size": size, "vocabulary": 50_257, "precision": "bf16"}
+    text = large | {"rows": 8, "length": 1024}
+    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 8}
+    separate = ("ours", "reward", ranked | {"shared_prefix": False})
+    sampled = {"size": size, "vocabulary": 50_257, "weights": "bf16", "rows": 256, "prompt": 512, "response": 128}
+    graphs, loop = ("ours", "rollout", sampled | {"graphs": True}), ("ours", "rollout", sampled)
+    episodes = {"rows": 64, "prompt": 512, "response": 128, "minibatches": 4, "epochs": 1, "micro": 8, "text": 64}
+    name, each = f"reward K=9 {size} bf16", "one forward per response"
+    return [
+        Row(f"SFT {size} bf16", "bare loop", "tokens/s", ("ours", "sft", text), ("plain", "sft", text), 1),
+        Row(f"rollout {size} bf16, CUDA graphs", "our loop without", "tokens/s", graphs, loop),
+        Row(f"PPO-ptx {size} bf16, every weight", "nothing", "episodes/s", ("ours", "ppo", large | episodes), None),
+        Row(name, each, "prompts/s", ("ours", "reward", ranked), separate, 2),
+        Row(f"rollout {size} bf16", "model.generate", "tokens/s", loop, ("plain", "rollout", sampled), 2),
+    ]
 
 
 def _against_trl(name: str, against: str, unit: str, function: str, shape: dict[str, Any], aim: float) -> Row:

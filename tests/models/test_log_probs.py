@@ -53,9 +53,9 @@ def test_log_probs_by_hand(tokens, vocabulary, seed, temperature):
 
 @pytest.mark.parametrize("kept", [0, 2**25], ids=["computed again", "kept"])
 @pytest.mark.parametrize("chunk", [1, 22, 2**22])
-def test_gradients_are_those_of_finite_differences(monkeypatch, kept, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    monkeypatch.setattr(module, "KEPT", kept)
+@pytest.mark.parametrize("columns", [1, 11, 8], ids=["as on a CPU", "a multiple already", "filled up"])
+def test_gradients_are_those_of_finite_differences(monkeypatch, kept, chunk, columns):
+    monkeypatch.setattr(module, "_sizes", lambda _: module._Sizes(chunk, kept, columns))
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 3, generator=generator, dtype=torch.float64, requires_grad=True)

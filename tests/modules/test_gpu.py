@@ -173,4 +173,4 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         run(compose("config", overrides))
     results = read_json(tmp_path / "gpu" / "report" / "results.json")
-    assert {policy["policy"] for policy in results["policies"]} >= {"base", "sft", "ppo", "ppo_ptx"}
+    assert set(results["policies"]) >= {"base", "sft", "ppo", "ppo_ptx"}
