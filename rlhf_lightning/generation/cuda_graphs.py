@@ -7,15 +7,18 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
 
 from rlhf_lightning.algorithms.batch import PromptBatch
 from rlhf_lightning.compat import attention_implementation, using_attention
 from rlhf_lightning.generation.decoding import InPlaceDecoder
 from rlhf_lightning.models.attention import additive_mask, adds_mask
 from rlhf_lightning.models.precision import compute_dtype
-from rlhf_lightning.models.short_rows import FAMILIES, SHORT_ROWS
+from rlhf_lightning.models.short_rows import FAMILIES
 
+GROUPED = "grouped_sdpa"
+"""What transformers calls `grouped_sdpa`."""
 WARM_UPS = 2
 """Steps before one is captured: libraries make their handles and choose their kernels in them."""
 
@@ -100,10 +103,40 @@ class GraphDecoder(InPlaceDecoder):
             return self._forward(self.ids, seen, self.positions)
 
 
+def grouped_sdpa(
+    module: nn.Module,
+    query: Float[Tensor, "rows heads time width"],
+    key: Float[Tensor, "rows key_heads seen width"],
+    value: Float[Tensor, "rows key_heads seen width"],
+    attention_mask: Bool[Tensor, "rows 1 time seen"] | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[Float[Tensor, "rows time heads width"], None]:
+    """Torch's attention under a mask, as transformers calls it, but without a copy of the keys for every query head.
+
+    For one new token behind 640 others, 32 heads over 8 and 256 rows in bf16, an H200 takes .103 ms instead of 1.8, as
+    long as reading keys and values takes by their bytes, .08 (2026-11-27).
+    """
+    hidden = nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout if module.training else 0.0,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return hidden.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(GROUPED, grouped_sdpa)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
+
+
 @contextmanager
 def _grouped_queries(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that reads keys of several query heads once: under a mask torch's own is given copies of them."""
     config = cast(Any, model.config)
     known = attention_implementation(model) == "sdpa" and config.model_type in FAMILIES
-    with using_attention(config, SHORT_ROWS if known else config._attn_implementation):
+    with using_attention(config, GROUPED if known else config._attn_implementation):
         yield

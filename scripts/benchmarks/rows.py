@@ -182,7 +182,7 @@ def _cuda() -> list[Row]:
     product = Row("product in bf16, 8,192 squared", "nothing", "TFLOP/s", ("plain", "product", {"side": 8192}), None)
     found = [COPY, *_cuda_of("XL")]
     large = {"size": "XL", "vocabulary": 50_257, "precision": "bf16"}
-    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 8}
+    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 4}
     small = {"size": "135M", "weights": "bf16", "rows": 256, "prompt": 512, "response": 128, "vocabulary": 49_152}
     text = ("ours", "sft", large | {"rows": 8, "length": 1024})
     compiled = ("ours", "sft", text[2] | {"compiled": True})
@@ -216,7 +216,7 @@ def _cuda() -> list[Row]:
 def _cuda_of(size: str) -> list[Row]:
     large = {"size": size, "vocabulary": 50_257, "precision": "bf16"}
     text = large | {"rows": 8, "length": 1024}
-    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 8}
+    ranked = large | {"K": 9, "prompt": 512, "response": 128, "prompts": 4}
     separate = ("ours", "reward", ranked | {"shared_prefix": False})
     sampled = {"size": size, "vocabulary": 50_257, "weights": "bf16", "rows": 256, "prompt": 512, "response": 128}
     graphs, loop = ("ours", "rollout", sampled | {"graphs": True}), ("ours", "rollout", sampled)
