@@ -94,6 +94,8 @@ def folder_of_gguf(file: Path, folder: Path) -> None:
     read = {"gguf_file": file.name}
     packed = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **read)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **read)
+    for name, token in special_tokens(file).items():  # transformers before 5.24 takes others, or none
+        setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(token))
     config = packed.config
     # transformers takes the model for a quantised one, and refuses to write it, as long as this is there.
     del config.quantization_config
@@ -103,6 +105,16 @@ def folder_of_gguf(file: Path, folder: Path) -> None:
     plain.generation_config = GenerationConfig(**ends)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def special_tokens(file: Path) -> dict[str, int]:
+    """The ids of `bos`, `eos` and `pad` by the GGUF file itself; of those that it names."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    named = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    keys = {name: f"tokenizer.ggml.{word}_token_id" for name, word in named.items()}
+    return {name: int(fields[key].contents()) for name, key in keys.items() if key in fields}
 
 
 if __name__ == "__main__":
