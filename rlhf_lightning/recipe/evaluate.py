@@ -123,6 +123,23 @@ class Evaluation(AsksPeople):
         }
 
 
+def even_batch_size(count: int, most: int) -> int:
+    """Rows of a batch, at most so many, where more than one is needed: then an even number, for two processes.
+
+    It does not depend on how many processes there are, and so neither does what comes out.
+
+    Args:
+        count: Rows in all.
+        most: Rows of a batch at most.
+
+    Examples:
+        >>> even_batch_size(600, 256), even_batch_size(500, 256), even_batch_size(100, 256)
+        (150, 250, 100)
+    """
+    batches = -(-count // most)
+    return max(1, -(-count // (batches + batches % 2 if batches > 1 else 1)))
+
+
 class _Tests:
     """What every policy goes through.
 
@@ -143,7 +160,8 @@ class _Tests:
         self.tokenization.tally.part = "test"
         self.prompts, self.sets = evaluation_prompts(context, options, self.tokenization)
         self.questions = [prompt.text for prompt in self.prompts]
-        self.batches = context.batches(self.prompts, collate_prompts, options["batch_size"])
+        size = even_batch_size(len(self.prompts), options["batch_size"])
+        self.batches = context.batches(self.prompts, collate_prompts, size)
         texts = context.records("text", "test", required=False)[: options["num_texts"]]
         blocks = self.tokenization.texts(texts, context.config["data"]["lengths"]["block_size"])
         self.blocks = context.batches(blocks, collate_lm, 32)
