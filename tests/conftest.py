@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,6 +19,12 @@ import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+# Whoever starts the tests in the background (nohup, a job of a shell script) may leave these ignored, for all children
+# too: the tests of interruptions would wait for what never comes.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 # None of them has a tensor, and a check costs more than most calls of the sealed world, which nearly every test asks.
 # In cli the DictConfig of omegaconf derives from the deprecated typing.MutableMapping besides, and the checker warns.

@@ -16,7 +16,8 @@ class Verified:
 
     A window, or whatever else begins at some length, does not show on shorter rows. So where a batch has longer rows
     than all before, they are tried again on its longest, which in a run happens a handful of times. (Sharded weights
-    are gathered by all processes together, so there it is the first batch alone on which they are tried.)
+    are gathered by all processes together, so there they are tried on the first batch alone, by each process whose rows
+    can tell, and all go by what any of them found.)
 
     Args:
         feature: What a model does not support for which a way is wrong.
@@ -45,11 +46,15 @@ class Verified:
             torch.OutOfMemoryError: When there is no memory to try them, which says nothing of the model.
         """
         longer = [way for way in spans if way not in self.faults and spans[way] > self.tokens.get(way, 0)]
-        if not longer or (self.tokens and is_sharded(model)):
+        sharded = is_sharded(model)
+        if self.tokens if sharded else not longer:
             return
         with torch.no_grad():
             faults = call_unsharded(lambda _: _faults(longer, fault_of), model)
-        self.tokens |= {way: spans[way] for way in longer}
+        found, faults = ({way: spans[way] for way in longer}, faults), {}
+        for tried, wrong in all_gather_objects(found) if sharded else [found]:
+            self.tokens |= {way: max(tokens, self.tokens.get(way, 0)) for way, tokens in tried.items()}
+            faults |= wrong
         self.faults |= faults
         if faults and rank() == 0:
             reasons = "; ".join(fault if way == self.feature else f"{way}: {fault}" for way, fault in faults.items())

@@ -178,6 +178,8 @@ def base_lacking(context: Context, anew: bool = False) -> Iterator[str]:
         if attention not in kernels and "/" not in str(attention):
             meant = did_you_mean(str(attention), kernels)
             yield f"model.causal_lm.attention={attention} is unknown.{meant} There are sdpa, eager, flex_attention."
+        if attention == "flex_attention" and context.device.type == "cpu":
+            yield "model.causal_lm.attention=flex_attention has no backward pass on a CPU. Take sdpa there."
         path = node.get("path")
         if path is not None and str(node.get("_target_")).startswith("rlhf_lightning."):
             yield from folder_lacking(context, _BASE_PATH, path)

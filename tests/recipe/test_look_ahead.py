@@ -136,6 +136,10 @@ WRONG = [
         "trainer.accelerator=cuda: this machine has none that torch can use. There is cpu",
     ),
     ("+model.causal_lm.attention=spda", "sft, ppo_init, evaluate: model.causal_lm.attention=spda is unknown. Did you"),
+    (
+        "+model.causal_lm.attention=flex_attention",
+        "sft, ppo_init, evaluate: model.causal_lm.attention=flex_attention has",
+    ),
     ("data.lengths.block_size=193", "sft, ppo_init, evaluate: the model base (sandbox/medium) reads 192 tokens"),
     ("upstream=demmo", "upstream=demmo: there is no run "),
     ("optimized_metric=pppo.rollout/score", "optimized_metric=pppo.rollout/score: pppo is none of the steps that"),
@@ -178,6 +182,18 @@ def test_what_is_wrong_is_said_and_nothing_else(
     for override, beginning in group:
         assert sum(sentence.startswith(beginning) for sentence in sentences) == 1, (override, sentences)
     assert len(sentences) == len(group), sentences
+
+
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [
+        ("loop", "=true needs a GPU, and this runs on cpu"),
+        ("transformers", " is of the engine loop, not of transformers"),
+    ],
+)
+def test_graphs_are_for_the_loop_on_a_gpu(engine: str, sentence: str, tmp_path: Path) -> None:
+    found = said(tmp_path, *DEMO, f"generation.engine={engine}", "generation.cuda_graphs=true", "stages=[collect]")
+    assert [each for each in found if each.startswith(f"collect: generation.cuda_graphs{sentence}")]
 
 
 @pytest.mark.parametrize(
