@@ -42,6 +42,11 @@ from rlhf_lightning.runs.secrets import remember_secrets
 from rlhf_lightning.runs.shared_disk import check_shared
 from rlhf_lightning.runs.targets import builder
 
+
+class MetricError(PipelineError):
+    """All steps came to their end, and none of them measured what is optimized."""
+
+
 Objectives = float | list[float] | None
 """What a sweeper optimizes: the metrics that ``optimized_metric`` names, one or several."""
 
@@ -161,7 +166,7 @@ def _main(config: DictConfig) -> Objectives:
             return None
         said = report(error, _run_folder(config, hydra_config))
         try:
-            record(FAILED, said)
+            record(FAILED, said, reached=isinstance(error, MetricError))
         except Exception:  # nothing can be written below the folder of all runs
             sys.exit(1)
         if not is_sweep(hydra_config) or not config.keep_going:
@@ -210,7 +215,7 @@ def _metric(metrics: Mapping[str, Any], path: str) -> float:
     value: Any = metrics
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise PipelineError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
+            raise MetricError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
         value = value[part]
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise PipelineError(f"optimized_metric={path} is {value!r}, which a sweeper cannot compare. Name a number.")

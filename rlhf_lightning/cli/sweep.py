@@ -28,7 +28,18 @@ from rlhf_lightning.recipe.rounds import ROUNDS
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
-from rlhf_lightning.runs.jobs import BEGUN, FAILED, JOB, UNFINISHED, WAITS, Job, jobs_below, study_of
+from rlhf_lightning.runs.jobs import (
+    BEGUN,
+    COMPLETE,
+    FAILED,
+    JOB,
+    UNFINISHED,
+    WAITS,
+    Job,
+    jobs_below,
+    read_job,
+    study_of,
+)
 from rlhf_lightning.runs.places import writable
 from rlhf_lightning.runs.secrets import redacted
 
@@ -40,6 +51,8 @@ SWEEP_ID = "RLHF_SWEEP"
 """The environment variable that tells a job which multirun it is of; Hydra sets it wherever a launcher starts one."""
 ELSEWHERE = ".jobs"
 """Below the folder of all runs: the records of failed jobs whose own folder cannot be written to, or is none."""
+_FAILED_HERE: list[Job] = []
+"""Jobs of the last multirun that failed in this process."""
 _EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
 
@@ -54,7 +67,10 @@ class SweepSummary(Callback):
         """Refuse what a sweeper could not use, and give every job a name of its own."""
         self.id = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}-{os.getpid()}"
         try:
+            _FAILED_HERE.clear()
             check_objectives(config)
+            if several := sorted(swept_settings(config) & {"sweep", "hparams_search"}):
+                raise PipelineError(f"{several[0]}: a multirun is one study. Start one after the other.")
         except PipelineError as error:  # Hydra would go on after any other exception of a callback
             report(error)
             sys.exit(1)
@@ -72,6 +88,9 @@ class SweepSummary(Callback):
         """Print the tables, and end with 1 where a job did not end well, or else with 3 where one waits for people."""
         try:
             jobs = [job for job in jobs_below(Path(config.paths.runs)) if job.sweep == self.id or _damaged(job, config)]
+            told = {job.name for job in jobs}
+            # Another process makes these, and has the record in their folder.
+            jobs += [job for job in _FAILED_HERE if job.name not in told]
             jobs = print_jobs(sorted(jobs, key=lambda job: job.number), Console())
         except Exception as error:  # of which Hydra would make a warning
             report(error)
@@ -153,7 +172,7 @@ def check_started(config: Mapping[str, Any], hydra_config: Any) -> None:
     choices = {} if hydra_config is None else hydra_config.hydra.runtime.choices
     shared = f"shared=[{','.join(config['shared'])}]" if config["shared"] else ""
     if not is_sweep(hydra_config) and (what := study_of(choices) or shared):
-        raise PipelineError(f"{what} is of a sweep, and this is one run. Start it with -m, or leave that out.")
+        raise PipelineError(f"{what} is for a multirun. Start it with -m, or leave that out.")
 
 
 def job_name(hydra_config: Any) -> str:
@@ -162,7 +181,7 @@ def job_name(hydra_config: Any) -> str:
     return str(redacted(job.override_dirname)) or str(job.num)
 
 
-def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = "") -> None:
+def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = "", *, reached: bool = False) -> None:
     """Say in the run folder of a job of a multirun how far it is; nothing of a run that is none.
 
     A failed one whose folder cannot be written to is said beside the runs.
@@ -172,6 +191,7 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
         hydra_config: Hydra's own.
         state: One of the states of `Job`.
         said: Why it did not come to its end.
+        reached: Whether all its steps did nevertheless.
     """
     if not is_sweep(hydra_config) or config.plan:
         return
@@ -191,8 +211,13 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
     elsewhere = Path(config.paths.runs) / ELSEWHERE / fingerprint([job.run, job.name])
     try:
         runs = runs_of(places(config), hydra_config)
-        with writable(runs.root / runs.run):
-            replace(job, folder=runs.root / runs.run).write()
+        job = replace(job, folder=runs.root / runs.run)
+        if state == FAILED:
+            _FAILED_HERE.append(job)
+        before = read_job(job.folder / JOB) if (job.folder / JOB).exists() else job
+        reached = reached or COMPLETE in (state, before.state) or before.reached
+        with writable(job.folder):
+            replace(job, reached=reached).write()
         (elsewhere / JOB).unlink(missing_ok=True)
     except Exception:
         if state != FAILED:

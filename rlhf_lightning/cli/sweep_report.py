@@ -23,7 +23,7 @@ from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.files import replacing
 from rlhf_lightning.runs.folders import read_stage
-from rlhf_lightning.runs.jobs import COMPLETE, Job, jobs_of
+from rlhf_lightning.runs.jobs import FAILED, Job, jobs_of
 from rlhf_lightning.runs.terminal import harmless
 
 TABLE = "sweep"
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     console = Console()
     try:
+        if options.into and not options.into.is_file():
+            raise PipelineError(f"--into {options.into}: there is no such page.")
         jobs = jobs_of(options.places)
         print_jobs(jobs, console)
         for path in write_report(jobs, options.report, options.into):
@@ -61,13 +63,16 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
 
     Returns:
         What was written: `sweep.parquet`, `sweep.csv`, and `<run>-<study>.svg`.
+
+    Raises:
+        PipelineError: When the page has no place for a study, after all has been written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     legend, written_to = legend_of(RECIPE), []
     studies: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         studies.setdefault((job.run, job.study), []).append(job)
-    table: list[dict[str, Any]] = []
+    table, homeless = list[dict[str, Any]](), list[str]()
     for (run, study), given in studies.items():
         own, found = measured(given)
         means = pooled(found)
@@ -77,12 +82,21 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
             written_to.append(folder / f"{name}.svg")
             with replacing(written_to[-1]) as file:
                 file.write(drawn)
-        if page is not None and study:
-            _fill(page, study, came_out(own, found, means, legend))
-    return [*_write_table(table, folder), *written_to]
+        lost = [job for job in jobs if job.state == FAILED and not job.sweep and job.folder.name.startswith(f"{run}.")]
+        if page is not None and study and not _filled(page, study, came_out(own, found, means, legend, len(lost))):
+            homeless.append(study)
+    written_to = [*_write_table(table, folder), *written_to]
+    if homeless:
+        raise PipelineError(
+            f"{page} has no place for {', '.join(homeless)}, and stays as it is there; {folder} has the tables. "
+            f"A place is two lines, <!-- came out: {homeless[0]} --> and <!-- end -->."
+        )
+    return written_to
 
 
-def came_out(jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Pooled], legend: Legend) -> str:
+def came_out(
+    jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Pooled], legend: Legend, lost: int = 0
+) -> str:
     """What came out of a study, in Markdown.
 
     Args:
@@ -90,25 +104,30 @@ def came_out(jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Poo
         found: What they measured.
         means: The same over seeds.
         legend: Names of the policies.
+        lost: Further jobs, whose records cannot be read.
     """
     seeds = sorted({each.settings.get(SEED, "1") for each in found})
     stages = [read_stage(path.parent) for each in found for path in each.job.folder.glob("*/stage.json")]
     commits = sorted({str(each.get("git_commit") or "")[:9] for each in stages} - {""})
     dates = sorted({str(each.get("date") or "") for each in stages} - {""})
-    done = sum(job.state == COMPLETE for job in jobs)
+    done, most = len({each.job.folder for each in found}), max((each.seeds for each in means), default=0)
     heads, lines = mean_rows(means, legend)
-    head = f"{done} of {len(jobs)} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
+    head = f"{done} of {len(jobs) + lost} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
     when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
-    over = "means over seeds with 95 % intervals over seeds and prompts"
+    over = "means over seeds with 95 % bootstrap intervals over seeds and prompts (Student's of single numbers)"
+    over = over if most > 1 else "one seed, with 95 % intervals over prompts"
     return f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
 
 
-def _fill(page: Path, study: str, text: str) -> None:
+def _filled(page: Path, study: str, text: str) -> bool:
     """Put a text into the place of a study, where the page has one."""
     place = re.compile(_PLACE.format(re.escape(study)), re.DOTALL)
     old = page.read_text(encoding="utf-8")
-    with replacing(page) as file:
-        file.write(place.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", old))
+    new, places = place.subn(lambda found: f"{found[1]}\n{text}\n{found[2]}", old)
+    if places:
+        with replacing(page) as file:
+            file.write(new)
+    return places > 0
 
 
 def _write_table(table: Sequence[dict[str, Any]], folder: Path) -> list[Path]:

@@ -160,7 +160,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
                 self.tally.part = "predict"
                 self.examples["predict"] = self.tokenization.prompts([Prompt(record.prompt) for record in records])
             if source is not None and name != "validation" and not self.examples[name]:
-                raise ValueError(f"no {self.task} example is left to {name} on; left out: {dict(self.dropped)}.")
+                why = f"left out: {dict(self.dropped)}" if self.dropped else "the data are empty"
+                raise ValueError(f"no {self.task} example is left to {name} on; {why}.")
         if self._kind.record is Comparison and self.as_pairs:
             self.examples["train"] = split_into_pairs(self.examples["train"])
         if self.text is not None and self._uses_text():

@@ -150,7 +150,8 @@ def mean_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """What came out of a study: the heads of a table, and its rows, one per measure and policy that the jobs made.
 
-    There are many measures and few values of a setting, so these are the columns.
+    A mean over fewer seeds than others says how many. There are many measures and few values of a setting, so these
+    are the columns.
 
     Args:
         means: What was measured.
@@ -160,10 +161,13 @@ def mean_rows(
     measures, (setting, places) = shown(means), across(means)
     names = [setting, *(name for name in (means[0].settings if means else {}) if name != setting)] if setting else []
     cells: dict[tuple[str, str], dict[tuple[str, ...], str]] = {}
+    most = max((each.seeds for each in means), default=0)
     for each in means:
         if each.made and each.measure in measures:
             values = tuple(each.settings.get(name, "") for name in names)
-            cells.setdefault((each.measure, legend.label(each.policy)), {})[values] = text(each)
+            cells.setdefault((each.measure, legend.label(each.policy)), {})[values] = text(each) + (
+                f" (n = {each.seeds})" if each.seeds < most else ""
+            )
     columns = sorted({values for own in cells.values() for values in own}, key=lambda each: _order(each, places))
     by = f" by {', '.join(name.rpartition('.')[2] for name in names)}" if names else ""
     rows = sorted(cells.items(), key=lambda item: measures.index(item[0][0]))

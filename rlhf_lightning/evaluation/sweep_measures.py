@@ -72,12 +72,19 @@ def measured(jobs: Sequence[Job]) -> tuple[list[Job], list[Measured]]:
 
 
 def _of_job(job: Job) -> Iterator[Measured]:
-    for number in range(1, job.rounds + 1) if job.state == COMPLETE else ():
+    done = job.state == COMPLETE or (job.reached and not _begun_anew(job.folder))
+    for number in range(1, job.rounds + 1) if done else ():
         folder = job.folder / f"{ROUND}{number}" if number > 1 else job.folder
         steps = [path.parent for path in sorted(folder.glob("*/stage.json")) if is_complete(path.parent)]
         values = {key: value for step in steps for key, value in _values(step)}
         settings = job.overrides | ({"round": str(number)} if job.rounds > 1 else {})
         yield Measured(job, settings, values, frozenset(step.name for step in steps))
+
+
+def _begun_anew(folder: Path) -> bool:
+    return not all(
+        is_complete(path.parent) for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/stage.json")
+    )
 
 
 def varied(found: Sequence[Measured]) -> list[str]:
@@ -123,7 +130,8 @@ def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]
         for each in own:
             settings = {name: each.settings.get(name) for name in names}
             for (policy, measure), values in each.values.items():
-                figures = {"policy": policy, "measure": measure, **_interval(measure, values), "count": len(values)}
+                interval = _interval(measure, values) if len(values) > 1 else {"value": values[0]}
+                figures = {"policy": policy, "measure": measure, **interval, "count": len(values)}
                 table.append(_row(head | {"said": ""}, settings, figures))
     return table
 
@@ -151,7 +159,7 @@ def _interval(measure: str, values: Sequence[float]) -> Interval:
 def _values(step: Path) -> Iterator[tuple[tuple[str, str], list[float]]]:
     """What a finished step measured, by policy or step and measure."""
     metrics = read_stage(step)["metrics"]
-    if (step / "samples.json").is_file():
+    if step.name == EVALUATE:
         samples = read_json(step / "samples.json")
         against = samples[metrics["baseline"]]
         for policy in [name for name in samples if name != "prompts"]:

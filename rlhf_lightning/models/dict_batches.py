@@ -26,7 +26,7 @@ def lm_batch(batch: Any) -> LMBatch:
             `attention_mask`, without which every token is real. A token behind padding is no target: nothing says it.
 
     Raises:
-        ValueError: When a key is missing or not used, or the labels are other tokens.
+        ValueError: When a key is missing or not used, shapes differ, or the labels are other tokens.
 
     Examples:
         >>> ids = torch.tensor([[5, 6, 7]])
@@ -39,6 +39,11 @@ def lm_batch(batch: Any) -> LMBatch:
     if isinstance(batch, Mapping) and "attention_mask" not in batch and isinstance(batch.get("input_ids"), Tensor):
         batch = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
     input_ids, mask, labels = _tensors(batch, LMBatch, LM_KEYS)
+    if not input_ids.shape == mask.shape == labels.shape:
+        shapes = ", ".join(
+            f"{name} {tuple(each.shape)}" for name, each in zip(LM_KEYS, (input_ids, mask, labels), strict=True)
+        )
+        raise ValueError(f"one label and one mark of padding belong to each token; the shapes are {shapes}.")
     mask, counts = mask.bool(), labels != NO_TARGET
     if bool((counts & (labels != input_ids)).any()):
         raise ValueError(

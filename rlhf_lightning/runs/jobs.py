@@ -14,6 +14,8 @@ from rlhf_lightning.runs.secrets import redacted
 JOB = "job.json"
 BEGUN, COMPLETE, FAILED, WAITS = "begun", "complete", "failed", "waits"
 """How far a job is; one that was killed stays begun."""
+SHARED = ".shared-"
+"""In the name of a folder with steps that jobs share."""
 UNFINISHED = "It did not come to its end: it still runs, or was stopped. The same sweep goes on with it."
 
 
@@ -31,6 +33,7 @@ class Job:
         rounds: Number of rounds that it has.
         state: How far it is: one of `BEGUN`, `COMPLETE`, `FAILED`, `WAITS`.
         said: Why it did not come to its end.
+        reached: Whether it came to its end once; a later start that went wrong takes none of what it measured.
         folder: Its run folder.
     """
 
@@ -43,6 +46,7 @@ class Job:
     rounds: int = 1
     state: str = BEGUN
     said: str = ""
+    reached: bool = False
     folder: Path = Path()
 
     def write(self) -> None:
@@ -74,17 +78,24 @@ def jobs_of(places: Iterable[Path]) -> list[Job]:
             are those of its run and its study beside it.
 
     Raises:
-        PipelineError: When there are none in one of them.
+        PipelineError: When there are none in one of them, or two folders hold the same job.
     """
     found: dict[Path, Job] = {}
     for place in places:
         jobs = [*_jobs_at(place)]
-        if not jobs:
+        if not jobs and SHARED not in place.name:  # what jobs share lies between them
             raise PipelineError(
                 f"{place}: there is no job of a sweep. Name the folder of all runs, run folders of jobs (which hold "
                 f"{JOB}), or the multirun.yaml of a sweep."
             )
         found |= {job.folder.resolve(): job for job in jobs}
+    same: dict[tuple[Any, ...], Job] = {}
+    for job in found.values():
+        told = (job.run, job.study, *sorted(job.overrides.items())) if job.sweep else (job.folder,)
+        if (other := same.setdefault(told, job)) is not job:
+            raise PipelineError(
+                f"{other.folder} and {job.folder} are the same job ({job.name}), which would count twice. Name one."
+            )
     return sorted(found.values(), key=lambda job: (job.run, job.study, job.number, job.name))
 
 

@@ -1,5 +1,6 @@
 """Sweeps: a job that fails stops no other, is named in the closing table, and the exit code is 1."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,8 +52,9 @@ def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["sweep=seeds"], "seeds is of a sweep, and this is one run. Start it with -m"),
-        (["shared=[sft]"], "shared=[sft] is of a sweep, and this is one run. Start it with -m"),
+        (["sweep=seeds"], "seeds is for a multirun. Start it with -m"),
+        (["shared=[sft]"], "shared=[sft] is for a multirun. Start it with -m"),
+        (["-m", "experiment=demo", "sweep=kl,ptx"], "sweep: a multirun is one study. Start one after the other."),
         (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
         (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
         (
@@ -128,6 +130,25 @@ def test_a_record_that_cannot_be_written_is_kept_beside_the_runs(tmp_path):
     (tmp_path / "mine.seed=1").unlink()
     record_job(config, hydra_config, COMPLETE)
     assert [(job.folder.name, job.state) for job in jobs_below(tmp_path)] == [("mine.seed=1", COMPLETE)]
+
+
+def test_a_job_that_another_sweep_makes_fails_this_one_and_leaves_its_record_alone(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("RLHF_SWEEP", "mine")
+    own = {"override_dirname": "seed=1", "num": 0}
+    composed = {"mode": RunMode.MULTIRUN, "job": own, "overrides": {"task": ["seed=1"]}, "runtime": {"choices": {}}}
+    hydra_config = OmegaConf.create({"hydra": composed})
+    config = OmegaConf.create({"run": "mine", "upstream": None, "paths": {"runs": str(tmp_path)}, "plan": False})
+    record_job(config, hydra_config, COMPLETE)
+    record_job(config, hydra_config, FAILED, "It is being made by process 7.")
+    (job,) = jobs_below(tmp_path)
+    assert (job.state, job.reached) == (FAILED, True)
+    replace(job, sweep="another", state=COMPLETE).write()
+    summary = SweepSummary()
+    summary.id = "mine"
+    with pytest.raises(SystemExit) as ended:
+        summary.on_multirun_end(config)
+    assert ended.value.code == 1
+    assert "It is being made by process 7." in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from rich.console import Console
 from rlhf_lightning.cli.sweep import print_jobs
 from rlhf_lightning.cli.sweep_report import main
 from rlhf_lightning.evaluation.sweep_figures import across, mean_rows, measure_label, shown
-from rlhf_lightning.evaluation.sweep_measures import measured, pooled, varied
+from rlhf_lightning.evaluation.sweep_measures import measured, pooled, rows, varied
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.errors import PipelineError
@@ -212,3 +212,55 @@ def test_what_further_judges_say_has_its_panels(tmp_path: Path) -> None:
         "win rate by people",
         "win rate by rule",
     ]
+
+
+def test_a_job_keeps_its_numbers_when_a_later_start_goes_wrong(jobs: list[Job], tmp_path: Path) -> None:
+    first = next(job for job in jobs if (job.overrides[KL], job.overrides["seed"]) == ("0", "1"))
+    replace(first, state=FAILED, said="a slip", reached=True).write()
+    known, found = measured(jobs_of([tmp_path / "runs"]))
+    assert len(found) == 4
+    written = [row for row in rows(known, found) if row["job"] == first.folder.name]
+    assert [row["said"] for row in written][:2] == ["a slip", ""]
+    write_json(first.folder / "ppo" / "stage.json", {**stage({}), "status": "half-done"})
+    assert len(measured(jobs_of([tmp_path / "runs"]))[1]) == 3
+
+
+def test_the_same_job_in_two_folders_is_refused(jobs: list[Job], tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    replace(jobs[0], folder=tmp_path / "moved" / "other").write()
+    with pytest.raises(PipelineError, match=r"are the same job .*, which would count twice"):
+        jobs_of([tmp_path / "runs", tmp_path / "moved"])
+
+
+def test_what_is_lacking_is_said(jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, runs = tmp_path / "page.md", tmp_path / "runs"
+    page.write_text("<!-- came out: kl -->\n<!-- end -->\n")
+    (runs / jobs[0].folder.name / "job.json").write_text("{")
+    (runs / jobs[1].folder.name / "evaluate" / "samples.json").unlink()
+    (runs / "mine.shared-12" / "sft").mkdir(parents=True)
+    main([str(runs), str(runs / "mine.shared-12"), "--report", str(tmp_path / "report"), "--into", str(page)])
+    text = page.read_text()
+    assert "2 of 6 jobs came to their end; run `mine`, seeds 1, 2;" in text
+    assert "samples.json" in capsys.readouterr().out
+    page.write_text("<!-- came out: ptx -->\n<!-- end -->\n")
+    with pytest.raises(SystemExit):
+        main([str(runs), "--report", str(tmp_path / "report"), "--into", str(page)])
+    assert "has no place for kl, and stays as it is there" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(runs), "--report", str(tmp_path / "report"), "--into", str(tmp_path / "none.md")])
+    assert "there is no such page" in capsys.readouterr().err
+
+
+def test_a_mean_over_fewer_seeds_says_so(jobs: list[Job], tmp_path: Path) -> None:
+    rmtree(jobs[0].folder)
+    _, found = measured(jobs_of([tmp_path / "runs"]))
+    heads, lines = mean_rows(pooled(found), legend_of(RECIPE))
+    place = heads.index("0")
+    assert all(line[place].endswith(" (n = 1)") for line in lines)
+    assert not any("n = " in line[place + 1] for line in lines)
+
+
+def test_a_single_number_has_no_interval_in_the_table(jobs: list[Job]) -> None:
+    known, found = measured(jobs)
+    for row in rows(known, found):
+        assert (row["low"] is None) == (row["value"] is None or row["count"] == 1), row
