@@ -44,7 +44,7 @@ from rlhf_lightning.runs.targets import builder
 
 
 class MetricError(PipelineError):
-    """All steps came to their end, and none of them measured what is optimized."""
+    """All steps came to their end, and none of them measured what is optimized, or no number came out."""
 
 
 Objectives = float | list[float] | None
@@ -218,5 +218,5 @@ def _metric(metrics: Mapping[str, Any], path: str) -> float:
             raise MetricError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
         value = value[part]
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise PipelineError(f"optimized_metric={path} is {value!r}, which a sweeper cannot compare. Name a number.")
+        raise MetricError(f"optimized_metric={path} is {value!r}, which a sweeper cannot compare. Name a number.")
     return float(value)

@@ -31,6 +31,7 @@ from rlhf_lightning.runs.identity import fingerprint
 from rlhf_lightning.runs.jobs import (
     BEGUN,
     COMPLETE,
+    ELSEWHERE,
     FAILED,
     JOB,
     UNFINISHED,
@@ -49,8 +50,6 @@ WAITING = 3
 """Exit status of a command that ends because people are still to do something."""
 SWEEP_ID = "RLHF_SWEEP"
 """The environment variable that tells a job which multirun it is of; Hydra sets it wherever a launcher starts one."""
-ELSEWHERE = ".jobs"
-"""Below the folder of all runs: the records of failed jobs whose own folder cannot be written to, or is none."""
 _FAILED_HERE: list[Job] = []
 """Jobs of the last multirun that failed in this process."""
 _EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
@@ -207,6 +206,7 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
         rounds=config[ROUNDS] if isinstance(config.get(ROUNDS), int) else 1,
         state=state,
         said=said,
+        stages=[str(stage) for stage in config.get("stages") or []],
     )
     elsewhere = Path(config.paths.runs) / ELSEWHERE / fingerprint([job.run, job.name])
     try:
@@ -215,7 +215,8 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
         if state == FAILED:
             _FAILED_HERE.append(job)
         before = read_job(job.folder / JOB) if (job.folder / JOB).exists() else job
-        reached = reached or COMPLETE in (state, before.state) or before.reached
+        same = (before.stages, before.rounds) == (job.stages, job.rounds) and not config.get("overwrite")
+        reached = reached or state == COMPLETE or (same and (before.reached or before.state == COMPLETE))
         with writable(job.folder):
             replace(job, reached=reached).write()
         (elsewhere / JOB).unlink(missing_ok=True)

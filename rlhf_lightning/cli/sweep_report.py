@@ -82,8 +82,9 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
             written_to.append(folder / f"{name}.svg")
             with replacing(written_to[-1]) as file:
                 file.write(drawn)
-        lost = [job for job in jobs if job.state == FAILED and not job.sweep and job.folder.name.startswith(f"{run}.")]
-        if page is not None and study and not _filled(page, study, came_out(own, found, means, legend, len(lost))):
+        torn = [job for job in jobs if job.state == FAILED and not job.sweep and job.folder.name.startswith(f"{run}.")]
+        lost = len(torn) * (sum(other == run for other, _ in studies) == 1)  # else nobody knows of which study
+        if page is not None and study and not _filled(page, study, came_out(own, found, means, legend, lost)):
             homeless.append(study)
     written_to = [*_write_table(table, folder), *written_to]
     if homeless:

@@ -82,9 +82,8 @@ def _of_job(job: Job) -> Iterator[Measured]:
 
 
 def _begun_anew(folder: Path) -> bool:
-    return not all(
-        is_complete(path.parent) for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/stage.json")
-    )
+    found = [path for pattern in ("*", f"{ROUND}*/*") for path in folder.glob(f"{pattern}/stage.json")]
+    return not all(is_complete(path.parent) for path in found)
 
 
 def varied(found: Sequence[Measured]) -> list[str]:

@@ -50,15 +50,15 @@ def decoder(
         ValueError: When prompt and response together pass what the model reads in one way (`check_length`).
     """
     check_length(model, int(prompts.prompt_mask.sum(1).max()) + max_new_tokens)
-    if not isinstance(model, PreTrainedModel):
-        return Decoder(model, prompts, max_new_tokens)
     known = _DECODERS.setdefault(model, {})
     if preferred not in known:
-        known[preferred] = verified_decoder(model, prompts.prompt_ids.device, preferred)
+        known[preferred] = Decoder
+        if isinstance(model, PreTrainedModel):
+            known[preferred] = verified_decoder(model, prompts.prompt_ids.device, preferred)
         if preferred and known[preferred] not in preferred:
             instead = f"{type(model).__name__} cannot be sampled by {preferred[0].__name__}, which gives other logits"
             warnings.warn(f"{instead} or none; {known[preferred].__name__} samples.", stacklevel=2)
-    return known[preferred](model, prompts, max_new_tokens)
+    return known[preferred](cast(Any, model), prompts, max_new_tokens)
 
 
 def verified_decoder(
@@ -140,7 +140,7 @@ class Decoder:
         """Logits after the prompts."""
         input_ids, mask = left_aligned(self.input_ids, self.mask)
         lengths, logits = mask.sum(1), []
-        groups = length_groups(lengths, prefill_tokens(self.device))  # the head gives logits of all tokens of a group
+        groups = length_groups(lengths, PREFILL_TOKENS)  # the head gives logits of all tokens of a group
         for group in groups:
             width = int(lengths[group[0]])
             ids, real = input_ids[group, :width], mask[group, :width]

@@ -172,6 +172,7 @@ class VerifiedPasses(Verified):
         if batch.ranks.shape[1] == 1:  # nothing shows whether responses see each other
             spans = {name: tokens for name, tokens in spans.items() if name in self.tokens}
         self.verify(model, spans, lambda name: pass_fault(self.candidates[name], model, _longest(batch)), body)
+        spans = {name: tokens for name, tokens in spans.items() if name in self.tokens}
         return fastest_pass([scores for scores in self.sound if scores.__name__ in spans], batch)
 
 

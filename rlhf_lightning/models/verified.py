@@ -28,6 +28,8 @@ class Verified:
         self.feature, self.instead = feature, instead
         self.tokens: dict[str, int] = {}
         """Tokens of the longest row on which each was tried."""
+        self.together = False
+        """Whether processes that share weights have tried them."""
         self.faults: dict[str, str] = {}
         """What is wrong with those that are not taken."""
 
@@ -47,8 +49,9 @@ class Verified:
         """
         longer = [way for way in spans if way not in self.faults and spans[way] > self.tokens.get(way, 0)]
         sharded = is_sharded(model)
-        if self.tokens if sharded else not longer:
+        if self.together if sharded else not longer:
             return
+        self.together = sharded
         with torch.no_grad():
             faults = call_unsharded(lambda _: _faults(longer, fault_of), model)
         found, faults = ({way: spans[way] for way in longer}, faults), {}

@@ -133,11 +133,16 @@ def even_batch_size(count: int, most: int) -> int:
         most: Rows of a batch at most.
 
     Examples:
-        >>> even_batch_size(600, 256), even_batch_size(500, 256), even_batch_size(100, 256)
-        (150, 250, 100)
+        >>> even_batch_size(600, 256), even_batch_size(500, 256), even_batch_size(100, 256), even_batch_size(49, 8)
+        (150, 250, 100, 5)
     """
+    if count <= most:
+        return max(1, count)
     batches = -(-count // most)
-    return max(1, -(-count // (batches + batches % 2 if batches > 1 else 1)))
+    size = -(-count // (batches + batches % 2))
+    while -(-count // size) % 2 and size > 1:
+        size -= 1
+    return size
 
 
 class _Tests:

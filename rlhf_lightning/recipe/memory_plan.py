@@ -250,6 +250,7 @@ def _planner(context: Context, config: Mapping[str, Any], stage: str) -> MemoryP
         optimizer_bytes=optimizer_bytes(context.build(options["module"]["optimizer"])),
         reward_config=architecture_of(context, REWARD),
         lora=options["lora"] if options.get("lora", {}).get("rank") else None,
+        device=context.device.type,
     )
 
 

@@ -14,6 +14,8 @@ from rlhf_lightning.runs.secrets import redacted
 JOB = "job.json"
 BEGUN, COMPLETE, FAILED, WAITS = "begun", "complete", "failed", "waits"
 """How far a job is; one that was killed stays begun."""
+ELSEWHERE = ".jobs"
+"""Below the folder of all runs: the records of failed jobs whose own folder cannot be written to, or is none."""
 SHARED = ".shared-"
 """In the name of a folder with steps that jobs share."""
 UNFINISHED = "It did not come to its end: it still runs, or was stopped. The same sweep goes on with it."
@@ -33,7 +35,9 @@ class Job:
         rounds: Number of rounds that it has.
         state: How far it is: one of `BEGUN`, `COMPLETE`, `FAILED`, `WAITS`.
         said: Why it did not come to its end.
-        reached: Whether it came to its end once; a later start that went wrong takes none of what it measured.
+        stages: The steps that it was to make.
+        reached: Whether it came to its end once, with these steps and rounds; a later start that goes wrong takes none
+            of what it measured.
         folder: Its run folder.
     """
 
@@ -46,6 +50,7 @@ class Job:
     rounds: int = 1
     state: str = BEGUN
     said: str = ""
+    stages: list[str] = field(default_factory=list)
     reached: bool = False
     folder: Path = Path()
 
@@ -91,11 +96,14 @@ def jobs_of(places: Iterable[Path]) -> list[Job]:
         found |= {job.folder.resolve(): job for job in jobs}
     same: dict[tuple[Any, ...], Job] = {}
     for job in found.values():
-        told = (job.run, job.study, *sorted(job.overrides.items())) if job.sweep else (job.folder,)
+        known = job.sweep and job.folder.parent.name != ELSEWHERE  # there a job says what it cannot say in its folder
+        told = (job.run, job.study, job.name, *sorted(job.overrides.items())) if known else (job.folder,)
         if (other := same.setdefault(told, job)) is not job:
             raise PipelineError(
                 f"{other.folder} and {job.folder} are the same job ({job.name}), which would count twice. Name one."
             )
+    if not found:
+        raise PipelineError("there are only steps that jobs share, and no job. Name the folder of all runs.")
     return sorted(found.values(), key=lambda job: (job.run, job.study, job.number, job.name))
 
 

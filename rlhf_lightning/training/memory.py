@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rlhf_lightning.compat import FakeTensorMode
-from rlhf_lightning.generation.decoding import PREFILL_TOKENS
+from rlhf_lightning.generation.decoding import prefill_tokens
 from rlhf_lightning.generation.sampling_batches import key_value_width
 from rlhf_lightning.models.architecture import unwindowed_tokens
 from rlhf_lightning.models.loading import freeze, use_fast_kernels
@@ -76,6 +76,7 @@ class MemoryPlanner:
         optimizer_bytes: Optimizer state per byte of parameters; 2 for Adam.
         reward_config: The configuration of the reward model and the critic of PPO; None is the same architecture.
         lora: Options of `rlhf_lightning.models.lora.add_adapters`; None trains every weight.
+        device: Where it will run; a GPU reads prompts in larger groups.
     """
 
     config: PreTrainedConfig
@@ -85,6 +86,7 @@ class MemoryPlanner:
     optimizer_bytes: float = 2.0
     reward_config: PreTrainedConfig | None = None
     lora: Mapping[str, Any] | None = None
+    device: str = "cpu"
 
     def language_model(
         self, rows: int, tokens: int, counted: int | None = None, micro_rows: int | None = None
@@ -263,7 +265,7 @@ class MemoryPlanner:
     def _sampled(self, model: PreTrainedModel, rows: int, prompt_tokens: int, response_tokens: int) -> dict[str, int]:
         """What one sampling batch keeps, and what the fullest moment of its prompts and of a token has besides."""
         tokens, dtype = prompt_tokens + response_tokens, self.precision.autocast or next(model.parameters()).dtype
-        prefilled = min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
+        prefilled = min(rows, max(1, prefill_tokens(torch.device(self.device)) // prompt_tokens))
         vocabulary = self.config.get_text_config().vocab_size
         copied = self.precision.autocast is not None or bool(self.lora)  # cast, or with adapters added
         weights = [cast(Tensor, layer.weight) for layer in model.modules() if type(layer) in LINEAR and copied]

@@ -142,6 +142,10 @@ def test_a_job_that_another_sweep_makes_fails_this_one_and_leaves_its_record_alo
     record_job(config, hydra_config, FAILED, "It is being made by process 7.")
     (job,) = jobs_below(tmp_path)
     assert (job.state, job.reached) == (FAILED, True)
+    for changed in ({"stages": ["sft", "ppo"]}, {"rounds": 2}, {"overwrite": True}):  # it has not reached that
+        record_job(OmegaConf.create({**config, **changed}), hydra_config, BEGUN)
+        assert not jobs_below(tmp_path)[0].reached
+        job.write()
     replace(job, sweep="another", state=COMPLETE).write()
     summary = SweepSummary()
     summary.id = "mine"
