@@ -187,16 +187,14 @@ class VerifiedPacking(Verified):
             input_ids: The tokens.
             mask: True on real tokens; rows that are not padded on the right are not packed.
         """
-        if not self.packs:
+        if not self.packs or not bool((mask[:, 1:] <= mask[:, :-1]).all()):
             return False
-        lengths, right = mask.sum(1), bool((mask[:, 1:] <= mask[:, :-1]).all())
+        lengths = mask.sum(1)
         longest, rows = int(lengths.max()), lengths.argsort(descending=True, stable=True)[:2]
         self.verify(
-            model,
-            {PACKED_ROWS: longest} if right else {},
-            lambda _: _fault(model, input_ids[rows, :longest], mask[rows, :longest]),
+            model, {PACKED_ROWS: longest}, lambda _: _fault(model, input_ids[rows, :longest], mask[rows, :longest])
         )
-        return self.packs and right
+        return self.packs
 
     @property
     def packs(self) -> bool:

@@ -16,8 +16,7 @@ class Verified:
 
     A window, or whatever else begins at some length, does not show on shorter rows. So where a batch has longer rows
     than all before, they are tried again on its longest, which in a run happens a handful of times. (Sharded weights
-    are gathered by all processes together, so there they are tried on the first batch alone, by each process whose rows
-    can tell, and all go by what any of them found.)
+    are gathered by all processes together, so there it is the first batch alone on which they are tried.)
 
     Args:
         feature: What a model does not support for which a way is wrong.
@@ -28,8 +27,6 @@ class Verified:
         self.feature, self.instead = feature, instead
         self.tokens: dict[str, int] = {}
         """Tokens of the longest row on which each was tried."""
-        self.together = False
-        """Whether processes that share weights have tried them."""
         self.faults: dict[str, str] = {}
         """What is wrong with those that are not taken."""
 
@@ -48,16 +45,11 @@ class Verified:
             torch.OutOfMemoryError: When there is no memory to try them, which says nothing of the model.
         """
         longer = [way for way in spans if way not in self.faults and spans[way] > self.tokens.get(way, 0)]
-        sharded = is_sharded(model)
-        if self.together if sharded else not longer:
+        if not longer or (self.tokens and is_sharded(model)):
             return
-        self.together = sharded
         with torch.no_grad():
             faults = call_unsharded(lambda _: _faults(longer, fault_of), model)
-        found, faults = ({way: spans[way] for way in longer}, faults), {}
-        for tried, wrong in all_gather_objects(found) if sharded else [found]:
-            self.tokens |= {way: max(tokens, self.tokens.get(way, 0)) for way, tokens in tried.items()}
-            faults |= wrong
+        self.tokens |= {way: spans[way] for way in longer}
         self.faults |= faults
         if faults and rank() == 0:
             reasons = "; ".join(fault if way == self.feature else f"{way}: {fault}" for way, fault in faults.items())
