@@ -141,6 +141,6 @@ AttentionMaskInterface.register(GROUPED, sdpa_mask)
 @contextmanager
 def _grouped_queries(model: PreTrainedModel) -> Iterator[None]:
     config = cast(Any, model.config)
-    known = attention_implementation(model) == "sdpa" and config.model_type in FAMILIES
-    with using_attention(config, GROUPED if known else config._attn_implementation):
+    own = attention_implementation(model)
+    with using_attention(config, GROUPED if own == "sdpa" and config.model_type in FAMILIES else own):
         yield

@@ -116,6 +116,28 @@ def key_value_width(config: Any) -> int:
     return int(text.num_hidden_layers * heads * size)
 
 
+def even_batch_size(count: int, most: int) -> int:
+    """Rows of a batch, at most so many, where more than one is needed: then an even number, for two processes.
+
+    It does not depend on how many processes there are, and so neither does what comes out.
+
+    Args:
+        count: Rows in all.
+        most: Rows of a batch at most.
+
+    Examples:
+        >>> even_batch_size(600, 256), even_batch_size(500, 256), even_batch_size(100, 256), even_batch_size(49, 8)
+        (150, 250, 100, 5)
+    """
+    if count <= most:
+        return max(1, count)
+    batches = -(-count // most)
+    size = -(-count // (batches + batches % 2))
+    while -(-count // size) % 2 and size > 1:
+        size -= 1
+    return size
+
+
 def scoring_batches(lengths: Int[Tensor, " rows"], tokens: int) -> list[Int[Tensor, " batch"]]:
     """Rows that models without gradient read together: all where they fit, else in groups of similar length.
 

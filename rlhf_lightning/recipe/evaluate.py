@@ -22,6 +22,7 @@ from rlhf_lightning.evaluation.policies import (
 from rlhf_lightning.evaluation.probes import run_probe
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.engines import make_sampler
+from rlhf_lightning.generation.sampling_batches import even_batch_size
 from rlhf_lightning.models.precision import trainer_precision
 from rlhf_lightning.parallel.processes import Share, by_turns, sharing
 from rlhf_lightning.recipe.context import BASE, FEW_SHOT, Context
@@ -121,28 +122,6 @@ class Evaluation(AsksPeople):
             **further,
             **said,
         }
-
-
-def even_batch_size(count: int, most: int) -> int:
-    """Rows of a batch, at most so many, where more than one is needed: then an even number, for two processes.
-
-    It does not depend on how many processes there are, and so neither does what comes out.
-
-    Args:
-        count: Rows in all.
-        most: Rows of a batch at most.
-
-    Examples:
-        >>> even_batch_size(600, 256), even_batch_size(500, 256), even_batch_size(100, 256), even_batch_size(49, 8)
-        (150, 250, 100, 5)
-    """
-    if count <= most:
-        return max(1, count)
-    batches = -(-count // most)
-    size = -(-count // (batches + batches % 2))
-    while -(-count // size) % 2 and size > 1:
-        size -= 1
-    return size
 
 
 class _Tests:

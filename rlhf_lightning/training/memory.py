@@ -76,7 +76,7 @@ class MemoryPlanner:
         optimizer_bytes: Optimizer state per byte of parameters; 2 for Adam.
         reward_config: The configuration of the reward model and the critic of PPO; None is the same architecture.
         lora: Options of `rlhf_lightning.models.lora.add_adapters`; None trains every weight.
-        device: Where it will run; a GPU reads prompts in larger groups.
+        device: Where it will run.
     """
 
     config: PreTrainedConfig
@@ -266,14 +266,13 @@ class MemoryPlanner:
         """What one sampling batch keeps, and what the fullest moment of its prompts and of a token has besides."""
         tokens, dtype = prompt_tokens + response_tokens, self.precision.autocast or next(model.parameters()).dtype
         prefilled = min(rows, max(1, prefill_tokens(torch.device(self.device)) // prompt_tokens))
-        vocabulary = self.config.get_text_config().vocab_size
         copied = self.precision.autocast is not None or bool(self.lora)  # cast, or with adapters added
         weights = [cast(Tensor, layer.weight) for layer in model.modules() if type(layer) in LINEAR and copied]
         return {
             "weights to sample by": sum(weight.numel() * dtype.itemsize for weight in weights),
             "key-value cache": 2 * rows * tokens * key_value_width(self.config) * dtype.itemsize,
             "activations": self._peak(lambda: last_hidden(model, token_ids(prefilled, prompt_tokens))),
-            "logits": self._peak(lambda: sampled_tokens(rows, vocabulary, dtype)),
+            "logits": self._peak(lambda: sampled_tokens(rows, self.config.get_text_config().vocab_size, dtype)),
         }
 
     def _learned(self, model: nn.Module) -> dict[str, int]:
@@ -296,7 +295,6 @@ class MemoryPlanner:
 
     def _peak(self, forward: Callable[[], Tensor]) -> int:
         torch.clear_autocast_cache()
-        live = LiveBytes()
-        with torch.no_grad(), live:
+        with torch.no_grad(), LiveBytes() as live:
             forward()
-        return live.peak
+        return int(live.peak)

@@ -232,7 +232,10 @@ def test_the_same_job_in_two_folders_is_refused(jobs: list[Job], tmp_path: Path)
         jobs_of([tmp_path / "runs", tmp_path / "moved"])
 
 
-def test_what_is_lacking_is_said(jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_lacking_is_said(
+    jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     page, runs = tmp_path / "page.md", tmp_path / "runs"
     page.write_text("<!-- came out: kl -->\n<!-- end -->\n")
     (runs / jobs[0].folder.name / "job.json").write_text("{")
