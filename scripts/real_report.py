@@ -9,7 +9,8 @@ from typing import Any
 
 import matplotlib
 
-from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, wins
+from rlhf_lightning.evaluation.estimates import pooled_interval
+from rlhf_lightning.evaluation.intervals import Interval, wins
 from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
 from rlhf_lightning.evaluation.plots import INK, STYLE, figure_of
 from rlhf_lightning.evaluation.tables import accuracy_rows, cell, markdown_table

@@ -115,7 +115,7 @@ def came_out(
     heads, lines = mean_rows(means, legend)
     head = f"{done} of {len(jobs) + lost} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
     when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
-    over = "means over seeds with 95 % bootstrap intervals over seeds and prompts (Student's of single numbers)"
+    over = "means over seeds with 95 % intervals over seeds and prompts"
     over = over if most > 1 else "one seed, with 95 % intervals over prompts"
     return f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
 

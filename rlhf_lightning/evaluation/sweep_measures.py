@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.evaluation.intervals import Interval, mean_interval, outcome_interval, pooled_interval, wins
+from rlhf_lightning.evaluation.estimates import pooled_interval
+from rlhf_lightning.evaluation.intervals import Interval, mean_interval, outcome_interval, wins
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.files import read_json

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from rlhf_lightning.evaluation.estimates import LEVEL, Estimate, holm
 from rlhf_lightning.evaluation.intervals import Interval
 from rlhf_lightning.reproduce.measure import MissingError, Ratio, Results, Source, UndefinedError, combined, difference
-from rlhf_lightning.reproduce.statistics import LEVEL, Estimate, holm
 
 RULES = (
     "A check is a test: that a number lies above another (two-sided), or, where the paper says about the same, "

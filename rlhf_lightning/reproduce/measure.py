@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from rlhf_lightning.evaluation.intervals import Interval, pooled_interval, pooled_means, wins
+from rlhf_lightning.evaluation.estimates import Estimate, estimate, pooled_interval
+from rlhf_lightning.evaluation.intervals import Interval, pooled_means, wins
 from rlhf_lightning.reproduce.plan import job_name
-from rlhf_lightning.reproduce.statistics import Estimate, estimate
 from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.runs.folders import is_complete, read_stage
 
@@ -168,7 +168,10 @@ class Results:
     def pooled(self, quantity: Source | Ratio) -> Interval:
         """The mean of a source, or a ratio of means."""
         if not isinstance(quantity, Ratio):
-            return pooled_interval([_known(values) for values in self._by_seed(quantity)])
+            groups = self._by_seed(quantity)
+            for values in groups:
+                _known(values)
+            return pooled_interval(groups)
         above, below = quantity
 
         def pairs(seed: int) -> list[tuple[float, float]]:

@@ -8,7 +8,6 @@ from rlhf_lightning.evaluation.intervals import (
     first_places,
     mean_interval,
     outcome_interval,
-    pooled_interval,
     share_interval,
     wins,
 )
@@ -62,37 +61,6 @@ def test_an_interval_holds_its_value_or_comes_near(values, seed):
     assert mean_interval(values, resamples=200, seed=seed) == interval
 
 
-def test_groups_weigh_the_same_whatever_their_size():
-    interval = pooled_interval([[1.0] * 9, [0.0]])
-    # Resamples of the two groups: means 0, 1/2, 1/2, 1.
-    assert interval == {"value": 0.5, "low": 0.0, "high": 1.0}
-
-
-def test_a_pooled_interval_is_wide_where_seeds_differ():
-    random = np.random.default_rng(1)
-    alike = [random.normal(0, 1, 200).tolist() for _ in range(5)]
-    shifted = [[value + shift for value in group] for group, shift in zip(alike, (-2, -1, 0, 1, 2), strict=True)]
-    narrow, wide = pooled_interval(alike), pooled_interval(shifted)
-    # The mean of five seeds with standard deviation sqrt(2): about 1.96 * sqrt(2 / 5) on each side.
-    assert wide["high"] - wide["low"] == pytest.approx(2 * 1.96 * (2 / 5) ** 0.5, rel=0.1)
-    assert narrow["high"] - narrow["low"] < 0.25 * (wide["high"] - wide["low"])
-
-
-def test_one_group_is_a_mean_over_its_values():
-    values = [0.0, 1.0] * 50
-    one, plain = pooled_interval([values]), mean_interval(values)
-    assert one["value"] == plain["value"]
-    assert one["high"] - one["low"] == pytest.approx(plain["high"] - plain["low"], rel=0.15)
-
-
-def test_one_value_per_group_gives_the_interval_of_student():
-    # Mean 2, standard error 1 / sqrt(3); the quantile .975 with two degrees of freedom is 4.3027 in any table.
-    interval = pooled_interval([[1.0], [2.0], [3.0]])
-    assert interval["value"] == 2.0
-    assert interval["high"] - 2 == pytest.approx(4.30265 / 3**0.5, abs=1e-4) == 2 - interval["low"]
-    assert pooled_interval([[1.5]]) == {"value": 1.5, "low": 1.5, "high": 1.5}
-
-
 def test_wins_with_ties():
     assert wins([1.0, 0.0, 2.0, -1.0], [0.0, 1.0, 2.0, -1.5]) == [1.0, 0.0, 0.5, 1.0]
     scores, others = [0.3, 0.3, -2.0, 5.0], [0.3, 0.4, -3.0, 1.0]
@@ -104,9 +72,6 @@ def test_wins_with_ties():
 def test_nothing_has_no_mean():
     with pytest.raises(ValueError, match="a mean needs at least one value"):
         mean_interval([])
-    for groups in ([], [[1.0], []]):
-        with pytest.raises(ValueError, match="at least one group, and values in each"):
-            pooled_interval(groups)
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 1), (0, 300), (1, 300), (150, 300), (299, 300), (300, 300), (2, 3)])
@@ -155,12 +120,6 @@ def test_flags_are_told_from_other_numbers():
     assert outcome_interval([2.0, 2.0]) == {"value": 2.0, "low": 2.0, "high": 2.0}
     assert outcome_interval([1.0, 0.0, 1.0], [0, 0, 1]) == share_interval([1.0, 0.0, 1.0], [0, 0, 1])
     assert first_places(["b", "a", "b", "c", "a"]) == [0, 1, 0, 3, 1]
-
-
-def test_pooled_shares_are_no_point():
-    always = [[1.0] * 50] * 3
-    assert pooled_interval(always) == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert pooled_interval(always, shares=True) == share_interval([1.0] * 50)
 
 
 def test_what_is_no_share_is_refused():

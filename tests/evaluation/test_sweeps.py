@@ -136,7 +136,7 @@ def test_the_command_writes_table_picture_and_page(jobs: list[Job], tmp_path: Pa
     assert text.endswith("<!-- end -->\nb\n<!-- came out: ptx -->\nstays\n<!-- end -->\n")
     cells = {tuple(line.split(" | ")[:2]): line.split(" | ")[2:] for line in text.splitlines() if line.startswith("| ")}
     assert cells["| measure by kl_coef", "policy"][1].startswith("0.1")
-    assert cells["| Likert score, 1 to 7", "PPO"][1].startswith("3.50 (")
+    assert cells["| Likert score, 1 to 7", "PPO"][1].startswith("3.5 (")
     assert cells["| loss on pretraining text", "PPO"][1].startswith("0.900")
     said = capsys.readouterr().out
     assert "1 of 6 jobs failed" in said
