@@ -113,10 +113,12 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
         )
     if needed != started:
         several = f" with trainer.num_nodes={nodes}" if nodes != 1 else ""
+        run = "1 runs" if started == 1 else f"{started} run"
+        how = "torchrun --nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
         raise PipelineError(
-            f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} processes, "
-            f"and {started} runs this command. Start one per device, and trainer=ddp or fsdp counts them: torchrun "
-            "--nproc-per-node=<devices> -m rlhf_lightning trainer=ddp ..."
+            f"trainer.devices={devices}{several} needs {needed if needed and needed > 0 else 'a number of'} "
+            f"process{'es' * (needed != 1)}, and {run} this command. Start one per device, and trainer=ddp or fsdp "
+            f"counts them: {'srun rlhf trainer=slurm ...' if 'SLURM_PROCID' in os.environ else how}"
         )
 
 

@@ -51,18 +51,21 @@ def run_sharing(pipeline: "Pipeline") -> dict[str, Any]:
     shared = [stage for stage in pipeline.stages if stage.name in config[SHARED]]
     if not shared:
         return pipeline.run()
+    if len(shared) == len(names):
+        raise PipelineError(
+            f"{SHARED}=[{','.join(config[SHARED])}] has every step of stages=[{','.join(names)}]: this job would "
+            "measure nothing of its own. Take out the step that the sweep is about."
+        )
     pipeline.look_ahead()  # what lacks is said before the shared steps are made
     base = replace(runs, run=f"{config['run']}.{SHARED}-{content_of(pipeline, shared)}")
     made = [stage.name for stage in shared]
     say = partial(pipeline.context.say, SHARED)
     say(f"{', '.join(made)} of {base.root / base.run}, made once for all jobs like this one")
-    rest = {METRIC: None, "stages": [name for name in names if name not in made]}
     with locked(Path(base.root / base.run), SLICE, say):
         metrics = with_settings(pipeline, {**config, METRIC: None, "stages": made}, base).run()
     pipeline.runs = replace(runs, upstream=(base.run, *runs.upstream))
-    if rest["stages"]:
-        metrics |= with_settings(pipeline, {**config, **rest}, pipeline.runs).run()
-    return metrics
+    rest = {METRIC: None, "stages": [name for name in names if name not in made]}
+    return metrics | with_settings(pipeline, {**config, **rest}, pipeline.runs).run()
 
 
 def content_of(pipeline: "Pipeline", shared: Sequence["Stage"]) -> str:

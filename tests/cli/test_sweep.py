@@ -56,6 +56,7 @@ def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_
         (["shared=[sft]"], "shared=[sft] is for a multirun. Start it with -m"),
         (["-m", "experiment=demo", "sweep=kl,ptx"], "sweep: a multirun is one study. Start one after the other."),
         (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
+        (["-m", "stages=[sft]", "shared=[sft]", "seed=1,2", "keep_going=false"], "would measure nothing of its own"),
         (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
         (
             ["-m", "experiment=demo", "sweep=minibatch", "minibatch=8,256", "seed=1"],
@@ -175,7 +176,7 @@ def test_a_step_that_jobs_share_is_shown_like_their_own(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     small = ["evaluate.policies=[base]", "evaluate.baseline=base", "evaluate.reference=base", "evaluate.num_prompts=4"]
-    said = rlhf(["-m", "stages=[evaluate]", "shared=[evaluate]", *small, "seed=1"], here)
+    said = rlhf(["-m", "stages=[pretrain,evaluate]", "shared=[evaluate]", *small, "seed=1"], here)
     assert said.code == 0, said.text
     assert "one sample each" in said.text
 

@@ -246,9 +246,16 @@ def test_fsdp_refuses_a_checkpoint_that_numbers_the_weights_of_two_optimizers(tm
         ({"devices": 1}, 2, True, "cannot be used in a multirun"),
     ],
 )
-def test_several_devices_need_a_process_each(trainer, started, sweeping, sentence):
+def test_several_devices_need_a_process_each(trainer, started, sweeping, sentence, monkeypatch):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
     with pytest.raises(PipelineError, match=sentence):
         check_processes(trainer, started, sweeping)
+
+
+def test_tasks_of_srun_are_told_of_the_option_for_them(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(PipelineError, match=r"devices=1 needs 1 process, and 2 run this.*srun rlhf trainer=slurm"):
+        check_processes({"devices": 1}, 2, sweeping=False)
 
 
 def test_one_process_per_device_is_accepted():
