@@ -28,7 +28,13 @@ def whole(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "deleted", "list", "dictionary", "number"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("truncated", "garbage", "deleted", "dictionary"),
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("empty", "list", "number")),
+    ],
+)
 @pytest.mark.parametrize("name", FILES)
 def test_the_report_shows_the_rest(whole, tmp_path, monkeypatch, name, damage):
     if damage != "truncated":  # what is read of the others is nothing, and drawing takes most of the time

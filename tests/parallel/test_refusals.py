@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rlhf_lightning.runs.folders import begin_stage
 from rlhf_lightning.runs.lock import being_made
 
@@ -44,6 +46,7 @@ def in_two(folder: Path, commands: list[list[str]]) -> list[list[tuple[int, floa
     return found
 
 
+@pytest.mark.slow
 def test_what_the_first_process_refuses_ends_all_of_them_and_is_said_once(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     begin_stage(runs / "one" / "sft", {"stage": "another"}, False)

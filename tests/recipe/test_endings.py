@@ -83,13 +83,13 @@ def before_call(patch: pytest.MonkeyPatch, name: str, number: int, action: Calla
     ("step", "function", "call", "name"),
     [
         ("collect", "recipe.ranked_batches.ranking", 5, "SIGTERM"),
-        ("collect", "recipe.collect.write_lines", 1, "SIGHUP"),
+        pytest.param("collect", "recipe.collect.write_lines", 1, "SIGHUP", marks=pytest.mark.slow),
         ("evaluate", "recipe.evaluate.sample_policy", 1, "SIGTERM"),
         pytest.param("evaluate", "recipe.run_report.write_report", 1, "SIGHUP", marks=pytest.mark.slow),
         ("curate", "recipe.curate.data_card", 1, "SIGTERM"),
         ("sft", "models.export.put_in_place", 1, "SIGTERM"),
         pytest.param("sft", "training.checkpoint:BatchCheckpoint._save", 1, "SIGHUP", marks=pytest.mark.slow),
-        ("sft", "training.checkpoint:BatchCheckpoint._save", 2, "SIGTERM"),
+        pytest.param("sft", "training.checkpoint:BatchCheckpoint._save", 2, "SIGTERM", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_every_step_in_order(
