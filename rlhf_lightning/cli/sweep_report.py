@@ -4,7 +4,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from rich.text import Text
 from rlhf_lightning.cli.sweep import print_jobs
 from rlhf_lightning.evaluation.plots import Legend
 from rlhf_lightning.evaluation.sweep_figures import mean_rows, picture
-from rlhf_lightning.evaluation.sweep_measures import SEED, Measured, Pooled, measured, pooled, rows
+from rlhf_lightning.evaluation.sweep_measures import (
+    SEED,
+    Measured,
+    Pooled,
+    differences,
+    measured,
+    number_of,
+    pooled,
+    rows,
+    varied,
+)
 from rlhf_lightning.evaluation.tables import markdown_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
@@ -39,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("places", nargs="+", type=Path, metavar="PLACE", help="folders of runs, or multirun.yaml")
     parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
     parser.add_argument("--into", type=Path, metavar="PAGE", help="also write what came out into the places of a page")
+    parser.add_argument("--against", metavar="SETTING=VALUE", help="also write how other values differ from this one")
     options = parser.parse_args(arguments)
     console = Console()
     try:
@@ -46,26 +57,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise PipelineError(f"--into {options.into}: there is no such page.")
         jobs = jobs_of(options.places)
         print_jobs(jobs, console)
-        for path in write_report(jobs, options.report, options.into):
+        for path in write_report(jobs, options.report, options.into, options.against):
             console.print(str(path), soft_wrap=True, highlight=False)
     except (PipelineError, OSError, ValueError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(Text(harmless(f"rlhf-sweep: {error}")))
         sys.exit(1)
 
 
-def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) -> list[Path]:
+def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None, against: str | None = None) -> list[Path]:
     """Write the table of all jobs, and the picture of each study.
 
     Args:
         jobs: The jobs.
         folder: Where the files go.
         page: A page that gets the means of each study for which it has a place; None for none.
+        against: A setting and its value, from which others of the same study differ; None for none.
 
     Returns:
-        What was written: `sweep.parquet`, `sweep.csv`, and `<run>-<study>.svg`.
+        What was written: `sweep.parquet`, `sweep.csv`, and `<run>-<study>.svg` and `.md`.
 
     Raises:
-        PipelineError: When the page has no place for a study, after all has been written.
+        PipelineError: When the page has no place for a study, after all has been written; or when no study varies the
+            setting, or none has that value.
     """
     folder.mkdir(parents=True, exist_ok=True)
     legend, written_to = legend_of(RECIPE), []
@@ -73,8 +86,9 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
     for job in jobs:
         studies.setdefault((job.run, job.study), []).append(job)
     table, homeless = list[dict[str, Any]](), list[str]()
-    for (run, study), given in studies.items():
-        own, found = measured(given)
+    results = {key: measured(given) for key, given in studies.items()}
+    bases = _bases([found for _, found in results.values()], against)
+    for place, ((run, study), (own, found)) in enumerate(results.items()):
         means = pooled(found)
         table += rows(own, found)
         name = re.sub("[^A-Za-z0-9_.-]", "_", f"{run}-{study}" if study else run)
@@ -84,7 +98,11 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
                 file.write(drawn)
         torn = [job for job in jobs if job.state == FAILED and not job.sweep and job.folder.name.startswith(f"{run}.")]
         lost = len(torn) * (sum(other == run for other, _ in studies) == 1)  # else nobody knows of which study
-        if page is not None and study and not _filled(page, study, came_out(own, found, means, legend, lost)):
+        text = came_out(own, found, means, legend, lost, bases[place])
+        written_to.append(folder / f"{name}.md")
+        with replacing(written_to[-1]) as file:
+            file.write(text)
+        if page is not None and study and not _filled(page, study, text):
             homeless.append(study)
     written_to = [*_write_table(table, folder), *written_to]
     if homeless:
@@ -96,7 +114,12 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None) ->
 
 
 def came_out(
-    jobs: Sequence[Job], found: Sequence[Measured], means: Sequence[Pooled], legend: Legend, lost: int = 0
+    jobs: Sequence[Job],
+    found: Sequence[Measured],
+    means: Sequence[Pooled],
+    legend: Legend,
+    lost: int = 0,
+    base: Mapping[str, str] | None = None,
 ) -> str:
     """What came out of a study, in Markdown.
 
@@ -106,6 +129,7 @@ def came_out(
         means: The same over seeds.
         legend: Names of the policies.
         lost: Further jobs, whose records cannot be read.
+        base: The setting and value from which others differ; None or empty for none.
     """
     seeds = sorted({each.settings.get(SEED, "1") for each in found})
     stages = [read_stage(path.parent) for each in found for path in each.job.folder.glob("*/stage.json")]
@@ -117,7 +141,27 @@ def came_out(
     when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
     over = "means over seeds with 95 % intervals over seeds and prompts"
     over = over if most > 1 else "one seed, with 95 % intervals over prompts"
-    return f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
+    text = f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
+    if base:
+        heads, lines = mean_rows(differences(found, base), legend)
+        told = ", ".join(f"`{name}={value}`" for name, value in base.items())
+        text += f"\nDifferences from {told}, over the same seeds and prompts:\n\n{markdown_table(heads, lines, 2)}\n"
+    return text
+
+
+def _bases(found: Sequence[Sequence[Measured]], against: str | None) -> list[dict[str, str]]:
+    """For each study the setting that others are compared with, as its jobs have it; empty where it does not vary."""
+    name, _, value = (against or "").partition("=")
+    bases, there = list[dict[str, str]](), dict[str, None]()
+    for each in found:
+        own = [one for one in varied(each) if one != SEED]
+        whole = next((one for one in own if f".{one}".endswith(f".{name}")), None)
+        values = {number_of(job.settings.get(whole)): job.settings.get(whole, "") for job in each} if whole else {}
+        there |= dict.fromkeys(f"{one}={job.settings.get(one, '')}" for one in own for job in each)
+        bases.append({whole: values[number_of(value)]} if whole and number_of(value) in values else {})
+    if against and not any(bases):
+        raise PipelineError(f"--against {against}: no study has that. They have {', '.join(there) or 'one setting'}.")
+    return bases
 
 
 def _filled(page: Path, study: str, text: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.evaluation.estimates import pooled_interval
+from rlhf_lightning.evaluation.estimates import Values, pooled_interval
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval, outcome_interval, wins
 from rlhf_lightning.evaluation.tables import EVALUATE, REWARD
 from rlhf_lightning.runs.errors import PipelineError
@@ -29,13 +29,13 @@ class Measured:
     Args:
         job: The job.
         settings: What it was told, and the round where it has several, by setting.
-        values: A number per prompt, or one for all, by policy or step and measure.
+        values: A number per prompt, None where there is none, or one for all, by policy or step and measure.
         made: The steps that it made itself; what it shares with other jobs is the same in each.
     """
 
     job: Job
     settings: dict[str, str]
-    values: dict[tuple[str, str], list[float]]
+    values: dict[tuple[str, str], Values]
     made: frozenset[str]
 
 
@@ -97,19 +97,56 @@ def varied(found: Sequence[Measured]) -> list[str]:
 
 def pooled(found: Sequence[Measured]) -> list[Pooled]:
     """Means over seeds, in the order of the jobs."""
+    means = []
+    for settings, jobs in _over_seeds(found).items():
+        for policy, measure in dict.fromkeys(key for job in jobs for key in job.values):
+            seeds = [job.values[policy, measure] for job in jobs if (policy, measure) in job.values]
+            shares = measure.startswith(_SHARES)
+            interval = pooled_interval(seeds, shares=shares) if len(seeds) > 1 else _interval(measure, known(seeds[0]))
+            made = all(policy.partition("/")[0] in job.made for job in jobs)
+            means.append(Pooled(dict(settings), policy, measure, interval, len(seeds), made))
+    return means
+
+
+def differences(found: Sequence[Measured], base: Mapping[str, str]) -> list[Pooled]:
+    """What other settings measured beyond those of a base, means over the seeds of both, prompt by prompt.
+
+    What seeds and prompts have in common drops out, so that these intervals tell settings apart.
+
+    Args:
+        found: What the jobs measured.
+        base: The settings that are the base, where others differ.
+    """
+    groups, means = _over_seeds(found), list[Pooled]()
+    for settings, jobs in groups.items():
+        other = groups.get(tuple((name, base.get(name, value)) for name, value in settings), [])
+        of_base = {each.settings.get(SEED): each for each in other}
+        pairs = [(job, of_base[job.settings.get(SEED)]) for job in jobs if job.settings.get(SEED) in of_base]
+        for key in dict.fromkeys(key for job, _ in pairs for key in job.values) if other is not jobs else ():
+            both = [(job.values[key], own.values[key]) for job, own in pairs if key in job.values and key in own.values]
+            seeds = [_difference(*each) for each in both if len(each[0]) == len(each[1])]
+            if seeds := [values for values in seeds if known(values)]:
+                made = all(key[0].partition("/")[0] in job.made for job, _ in pairs)
+                means.append(Pooled(dict(settings), *key, pooled_interval(seeds), len(seeds), made))
+    return means
+
+
+def _difference(first: Values, second: Values) -> Values:
+    return [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
+
+
+def _over_seeds(found: Sequence[Measured]) -> dict[tuple[tuple[str, str], ...], list[Measured]]:
+    """The jobs that differ in their seeds alone, by their settings."""
     names = [name for name in varied(found) if name != SEED]
     groups: dict[tuple[tuple[str, str], ...], list[Measured]] = {}
     for each in found:
         groups.setdefault(tuple((name, each.settings.get(name, "")) for name in names), []).append(each)
-    means = []
-    for settings, jobs in groups.items():
-        for policy, measure in dict.fromkeys(key for job in jobs for key in job.values):
-            seeds = [job.values[policy, measure] for job in jobs if (policy, measure) in job.values]
-            shares = measure.startswith(_SHARES)
-            interval = pooled_interval(seeds, shares=shares) if len(seeds) > 1 else _interval(measure, seeds[0])
-            made = all(policy.partition("/")[0] in job.made for job in jobs)
-            means.append(Pooled(dict(settings), policy, measure, interval, len(seeds), made))
-    return means
+    return groups
+
+
+def known(values: Values) -> list[float]:
+    """The values that there are."""
+    return [value for value in values if value is not None]
 
 
 def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -129,7 +166,8 @@ def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]
             table.append(_row(head | {"said": said}, {name: job.overrides.get(name) for name in names}, {}))
         for each in own:
             settings = {name: each.settings.get(name) for name in names}
-            for (policy, measure), values in each.values.items():
+            for (policy, measure), numbers in each.values.items():
+                values = known(numbers)
                 interval = _interval(measure, values) if len(values) > 1 else {"value": values[0]}
                 figures = {"policy": policy, "measure": measure, **interval, "count": len(values)}
                 table.append(_row(head | {"said": ""}, settings, figures))
@@ -138,10 +176,11 @@ def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]
 
 def _row(head: Mapping[str, Any], settings: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
     lacking = dict.fromkeys(("policy", "measure", "value", "low", "high", "count"))
-    return {**head, **{name: _number(value) for name, value in settings.items()}, **lacking, **figures}
+    return {**head, **{name: number_of(value) for name, value in settings.items()}, **lacking, **figures}
 
 
-def _number(text: str | None) -> float | str | None:
+def number_of(text: str | None) -> float | str | None:
+    """The value of a setting: a number where it is one."""
     for kind in (int, float):
         try:
             return None if text is None else kind(text)
@@ -156,7 +195,7 @@ def _interval(measure: str, values: Sequence[float]) -> Interval:
     return (outcome_interval if measure.startswith(_SHARES) else mean_interval)(values)
 
 
-def _values(step: Path) -> Iterator[tuple[tuple[str, str], list[float]]]:
+def _values(step: Path) -> Iterator[tuple[tuple[str, str], Values]]:
     """What a finished step measured, by policy or step and measure."""
     metrics = read_stage(step)["metrics"]
     if step.name == EVALUATE:
@@ -176,10 +215,10 @@ def _values(step: Path) -> Iterator[tuple[tuple[str, str], list[float]]]:
             yield (step.name, name), [float(value)]
 
 
-def _of_policy(samples: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
+def _of_policy(samples: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[tuple[str, Values]]:
     for name, values in _lists(samples):
-        if known := [float(value) for value in values if value is not None]:
-            yield _RENAMED.get(name, name), known
+        if known(values):
+            yield _RENAMED.get(name, name), [None if value is None else float(value) for value in values]
     if samples is not baseline:
         yield "win_rate", wins(samples["scores"], baseline["scores"])
         for judge, scores in (samples.get("judges") or {}).items():

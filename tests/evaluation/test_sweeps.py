@@ -15,7 +15,7 @@ from rich.console import Console
 from rlhf_lightning.cli.sweep import print_jobs
 from rlhf_lightning.cli.sweep_report import main
 from rlhf_lightning.evaluation.sweep_figures import across, mean_rows, measure_label, shown
-from rlhf_lightning.evaluation.sweep_measures import measured, pooled, rows, varied
+from rlhf_lightning.evaluation.sweep_measures import differences, measured, pooled, rows, varied
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
 from rlhf_lightning.runs.errors import PipelineError
@@ -141,6 +141,29 @@ def test_the_command_writes_table_picture_and_page(jobs: list[Job], tmp_path: Pa
     said = capsys.readouterr().out
     assert "1 of 6 jobs failed" in said
     assert "1 of 6 jobs were not finished" in said
+
+
+def test_settings_are_compared_over_the_same_seeds_and_prompts(jobs: list[Job], tmp_path: Path, capsys) -> None:
+    """Seeds that differ much hide no difference that all of them have."""
+    for number, job in enumerate(jobs[:4]):
+        path = job.folder / "evaluate" / "samples.json"
+        samples = read_json(path)
+        seed, shift = 10.0 * int(job.overrides["seed"]), 0.5 * (job.overrides[KL] == "0.1")
+        samples["ppo"]["metadata"]["likert"] = [seed + shift, None if number else 1.0, seed + 1 + shift]
+        write_json(path, samples)
+    found = measured(jobs)[1]
+    (likert,) = [each for each in differences(found, {KL: "0"}) if (each.policy, each.measure) == ("ppo", "likert")]
+    assert likert.settings == {KL: "0.1"}
+    assert likert.interval == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
+    assert likert.seeds == 2
+    main([str(tmp_path / "runs"), "--report", str(tmp_path / "report"), "--against", "kl_coef=0.0"])
+    text = (tmp_path / "report" / "mine-kl.md").read_text()
+    assert f"Differences from `{KL}=0`, over the same seeds and prompts:" in text
+    assert "| Likert score, 1 to 7 | PPO | 0.500 |" in text
+    for wrong in ("kl_coef=7", "lr=0", "kl_coef"):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path / "runs"), "--report", str(tmp_path / "report"), "--against", wrong])
+        assert f"--against {wrong}: no study has that. They have {KL}=0, " in capsys.readouterr().err
 
 
 def test_the_jobs_of_a_multirun_are_those_of_its_run_and_study(jobs: list[Job], tmp_path: Path) -> None:
