@@ -78,6 +78,7 @@ def run(config: DictConfig) -> Objectives:
         pipeline.plan()
         return None
     metrics = run_sharing(pipeline)
+    record_job(config, hydra_config, BEGUN, upstream=pipeline.runs.upstream)
     if EVALUATE in metrics:
         legend = run_legend(RECIPE, plain)
         if evaluated := pipeline.runs.of_round(plain[ROUNDS]).find(EVALUATE):

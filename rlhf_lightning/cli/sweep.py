@@ -68,6 +68,7 @@ class SweepSummary(Callback):
         try:
             _FAILED_HERE.clear()
             check_objectives(config)
+            check_study(config)
             if several := sorted(swept_settings(config) & {"sweep", "hparams_search"}):
                 raise PipelineError(f"{several[0]}: a multirun is one study. Start one after the other.")
         except PipelineError as error:  # Hydra would go on after any other exception of a callback
@@ -119,7 +120,9 @@ def print_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
         own = [each for each in found if (each.job.run, each.job.study) == (run, study)]
         heads, rows = mean_rows(pooled(own), legend_of(RECIPE), mean_alone)
         count = len({each.job.folder for each in own})
-        title = f"{study or run}: {count} jobs, means over seeds (rlhf-sweep writes the intervals)"
+        title = (
+            f"{f'{run}, {study}' if study else run}: {count} jobs, means over seeds (rlhf-sweep writes the intervals)"
+        )
         table = Table(*map(escape, heads), title=escape(title))
         for row in rows:
             table.add_row(*map(escape, row))
@@ -146,6 +149,24 @@ def check_objectives(config: DictConfig) -> None:
             f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')} optimizes {wanted} "
             f"number{'s' * (wanted > 1)} (hydra.sweeper.direction), and optimized_metric names {count}. Name one for "
             "each, such as optimized_metric=evaluate.policies.ppo.win_rate.value."
+        )
+
+
+def check_study(config: DictConfig) -> None:
+    """Refuse two studies at once, and names of a run whose jobs no table would find.
+
+    Raises:
+        PipelineError: Saying what to write.
+    """
+    run, choices = config.run, config.hydra.runtime.choices
+    if not isinstance(run, str | int) or isinstance(run, bool):
+        raise PipelineError(f"run must be text, got {run}; quote it: run='\"{run}\"'.")
+    if str(run).count("/") > 1:
+        raise PipelineError(f"run={run}: the table of a sweep looks into folders and theirs. Use one slash at most.")
+    if all(str(choices.get(group)) not in ("None", "null", "") for group in ("sweep", "hparams_search")):
+        raise PipelineError(
+            f"sweep={choices['sweep']} and hparams_search={choices['hparams_search']} both say what jobs differ in. "
+            "Take one of them."
         )
 
 
@@ -180,7 +201,15 @@ def job_name(hydra_config: Any) -> str:
     return str(redacted(job.override_dirname)) or str(job.num)
 
 
-def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = "", *, reached: bool = False) -> None:
+def record_job(
+    config: DictConfig,
+    hydra_config: Any,
+    state: str,
+    said: str = "",
+    *,
+    reached: bool = False,
+    upstream: Sequence[str] = (),
+) -> None:
     """Say in the run folder of a job of a multirun how far it is; nothing of a run that is none.
 
     A failed one whose folder cannot be written to is said beside the runs.
@@ -191,6 +220,7 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
         state: One of the states of `Job`.
         said: Why it did not come to its end.
         reached: Whether all its steps did nevertheless.
+        upstream: The runs whose steps it reads, where they are known; else those of its record stay.
     """
     if not is_sweep(hydra_config) or config.plan:
         return
@@ -218,7 +248,7 @@ def record_job(config: DictConfig, hydra_config: Any, state: str, said: str = ""
         same = (before.stages, before.rounds) == (job.stages, job.rounds) and not config.get("overwrite")
         reached = reached or state == COMPLETE or (same and (before.reached or before.state == COMPLETE))
         with writable(job.folder):
-            replace(job, reached=reached).write()
+            replace(job, reached=reached, upstream=[*upstream] or before.upstream).write()
         (elsewhere / JOB).unlink(missing_ok=True)
     except Exception:
         if state != FAILED:

@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.into and not options.into.is_file():
             raise PipelineError(f"--into {options.into}: there is no such page.")
+        if options.report.exists() and not options.report.is_dir():
+            raise PipelineError(f"--report {options.report}: this is no folder. Name one, or what is to become one.")
         jobs = jobs_of(options.places)
         print_jobs(jobs, console)
         for path in write_report(jobs, options.report, options.into, options.against):
@@ -85,13 +87,17 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None, ag
     studies: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         studies.setdefault((job.run, job.study), []).append(job)
-    table, homeless = list[dict[str, Any]](), list[str]()
+    table, texts = list[dict[str, Any]](), dict[str, list[str]]()
+    names = set[str]()
     results = {key: measured(given) for key, given in studies.items()}
     bases = _bases([found for _, found in results.values()], against)
     for place, ((run, study), (own, found)) in enumerate(results.items()):
         means = pooled(found)
         table += rows(own, found)
         name = re.sub("[^A-Za-z0-9_.-]", "_", f"{run}-{study}" if study else run)
+        while name in names:  # of another run or study
+            name += "_"
+        names.add(name)
         if drawn := picture(name, means, legend):
             written_to.append(folder / f"{name}.svg")
             with replacing(written_to[-1]) as file:
@@ -99,13 +105,13 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None, ag
         torn = [job for job in jobs if job.state == FAILED and not job.sweep and job.folder.name.startswith(f"{run}.")]
         lost = len(torn) * (sum(other == run for other, _ in studies) == 1)  # else nobody knows of which study
         text = came_out(own, found, means, legend, lost, bases[place])
+        texts.setdefault(study, []).append(text)
         written_to.append(folder / f"{name}.md")
         with replacing(written_to[-1]) as file:
             file.write(text)
-        if page is not None and study and not _filled(page, study, text):
-            homeless.append(study)
     written_to = [*_write_table(table, folder), *written_to]
-    if homeless:
+    filled = {study: _filled(page, study, "\n".join(own)) for study, own in texts.items() if page and study}
+    if homeless := [study for study, there in filled.items() if not there]:
         raise PipelineError(
             f"{page} has no place for {', '.join(homeless)}, and stays as it is there; {folder} has the tables. "
             f"A place is two lines, <!-- came out: {homeless[0]} --> and <!-- end -->."

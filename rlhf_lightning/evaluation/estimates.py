@@ -141,8 +141,8 @@ def pooled_interval(groups: Sequence[Values], *, shares: bool = False) -> Interv
     Args:
         groups: One list of values per seed, such as the wins on every prompt; lists of one length are about the same
             prompts. A single value in all has no interval but itself.
-        shares: Whether the values are wins or flags: where all are 0, or all 1, the interval is that of
-            `share_interval` over one group's items, and no point; and it does not leave 0 to 1 where they do not.
+        shares: Whether the values are wins or flags: where all are alike, the interval is that of `share_interval` over
+            one group's items, and no point; and it does not leave 0 to 1 where they do not.
 
     Raises:
         ValueError: When there is no group, or one without a value.
@@ -155,7 +155,7 @@ def pooled_interval(groups: Sequence[Values], *, shares: bool = False) -> Interv
     found = estimate(groups)
     value = found.value
     known = [[each for each in group if each is not None] for group in groups]
-    if shares and value in (0.0, 1.0) and len(known[0]) > 1:
+    if shares and 0 <= value <= 1 and len({each for group in known for each in group}) == 1 < len(known[0]):
         return share_interval(min(known, key=len))
     interval = found.interval(found.both) or {"value": value, "low": value, "high": value}
     if shares and all(0 <= each <= 1 for group in known for each in group):

@@ -1,5 +1,6 @@
 """What the jobs of sweeps measured, read from their run folders: a row per number, and means over seeds."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ SEED = "seed"
 _RENAMED = {"scores": "score", "lengths": "length", "rewards": REWARD, "metadata/likert": "likert"}
 _PER_BATCH = ("validation/", "rollout/")
 """How the metrics of a step begin that say how well it did; others say how fast, or steer."""
-_SHARES = ("win_rate", "metadata/", "probes/", "preferences/")
+_SHARES = ("win_rate", "validation/accuracy", "metadata/", "probes/", "preferences/")
 """Measures of wins and flags."""
 
 
@@ -31,12 +32,14 @@ class Measured:
         settings: What it was told, and the round where it has several, by setting.
         values: A number per prompt, None where there is none, or one for all, by policy or step and measure.
         made: The steps that it made itself; what it shares with other jobs is the same in each.
+        made_of: What its steps, and those that it read, were told and made from, by setting; seeds are left out.
     """
 
     job: Job
     settings: dict[str, str]
     values: dict[tuple[str, str], Values]
     made: frozenset[str]
+    made_of: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,26 @@ def measured(jobs: Sequence[Job]) -> tuple[list[Job], list[Measured]]:
             known.append(each)
         except (PipelineError, LookupError, OSError, TypeError, ValueError) as error:
             known.append(replace(each, state=FAILED, said=f"what it left cannot be read: {error}"))
-    return known, found
+    return known, _told_apart(found)
+
+
+def _told_apart(found: Sequence[Measured]) -> list[Measured]:
+    """Jobs that were told the same, and made under other settings or from other data, differ in these too."""
+    groups: dict[tuple[Any, ...], list[Measured]] = {}
+    for each in found:
+        told = sorted((name, value) for name, value in each.settings.items() if name != SEED)
+        groups.setdefault((each.job.run, each.job.study, *told), []).append(each)
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    for (run, study, *_), jobs in groups.items():
+        leaves: dict[str, set[str]] = {}
+        for name, value in (leaf for each in jobs for leaf in each.made_of.items()):
+            leaves.setdefault(name, set()).add(value)
+        names.setdefault((run, study), {}).update((name, None) for name, own in leaves.items() if len(own) > 1)
+    return [
+        replace(each, settings=each.settings | {name: each.made_of[name] for name in own if name in each.made_of})
+        for each in found
+        for own in [names[each.job.run, each.job.study]]
+    ]
 
 
 def _of_job(job: Job) -> Iterator[Measured]:
@@ -79,7 +101,32 @@ def _of_job(job: Job) -> Iterator[Measured]:
         steps = [path.parent for path in sorted(folder.glob("*/stage.json")) if is_complete(path.parent)]
         values = {key: value for step in steps for key, value in _values(step)}
         settings = job.overrides | ({"round": str(number)} if job.rounds > 1 else {})
-        yield Measured(job, settings, values, frozenset(step.name for step in steps))
+        records = {step.name: read_stage(step) for step in steps}
+        if seeds := [str(record["seed"]) for record in records.values() if "seed" in record]:
+            settings[SEED] = seeds[0]  # also where it was left at its default
+        root = job.folder.parents[job.run.count("/")]
+        for step in [path.parent for run in job.upstream for path in sorted((root / run).glob("*/stage.json"))]:
+            if step.name not in records and is_complete(step):
+                records[step.name] = read_stage(step)
+        yield Measured(job, settings, values, frozenset(step.name for step in steps), _made_of(records))
+
+
+def _made_of(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    found = dict[str, str]()
+    for step, record in records.items():
+        identity = record.get("identity") or {}
+        found |= dict(_leaves(identity.get("config") or {}))
+        if identity.get("data"):
+            found[f"data of {step}"] = str(identity["data"])
+    return found
+
+
+def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{name}.")
+        elif name != SEED:
+            yield f"{path}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 def _begun_anew(folder: Path) -> bool:
@@ -100,7 +147,8 @@ def pooled(found: Sequence[Measured]) -> list[Pooled]:
     means = []
     for settings, jobs in _over_seeds(found).items():
         for policy, measure in dict.fromkeys(key for job in jobs for key in job.values):
-            seeds = [job.values[policy, measure] for job in jobs if (policy, measure) in job.values]
+            own = {job.settings.get(SEED): job.values.get((policy, measure)) for job in jobs}  # a seed counts once
+            seeds = [values for values in own.values() if values is not None]
             shares = measure.startswith(_SHARES)
             interval = pooled_interval(seeds, shares=shares) if len(seeds) > 1 else _interval(measure, known(seeds[0]))
             made = all(policy.partition("/")[0] in job.made for job in jobs)
@@ -156,7 +204,7 @@ def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]
         jobs: The jobs, in order.
         found: What they measured.
     """
-    names = varied(found)
+    names = varied([*found, *(Measured(job, job.overrides, {}, frozenset(), {}) for job in jobs)])
     table: list[dict[str, Any]] = []
     for job in jobs:
         head = {"job": job.folder.name, "run": job.run, "study": job.study, "state": job.state}

@@ -38,6 +38,7 @@ class Job:
         stages: The steps that it was to make.
         reached: Whether it came to its end once, with these steps and rounds; a later start that goes wrong takes none
             of what it measured.
+        upstream: The runs whose steps it reads, those that it shares with other jobs among them.
         folder: Its run folder.
     """
 
@@ -52,6 +53,7 @@ class Job:
     said: str = ""
     stages: list[str] = field(default_factory=list)
     reached: bool = False
+    upstream: list[str] = field(default_factory=list)
     folder: Path = Path()
 
     def write(self) -> None:
@@ -64,7 +66,11 @@ class Job:
 def read_job(path: Path) -> Job:
     """What a job wrote; where that cannot be read, a failed job that says so."""
     try:
-        return Job(**read_json(path), folder=path.parent)
+        job = Job(**read_json(path), folder=path.parent)
+        for name, value in asdict(Job("", 0, "", "", "")).items():
+            if not isinstance(own := getattr(job, name), type(value)):
+                raise TypeError(f"its {name} is {own!r}")
+        return job
     except (OSError, TypeError, ValueError) as error:
         said = f"{path} is no record of a job ({error}). Move it away, or run the job again."
         return Job("", 0, path.parent.name, "", path.parent.name, state=FAILED, said=said, folder=path.parent)

@@ -9,7 +9,7 @@ from command import rlhf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf_lightning.cli.sweep import SweepSummary, check_objectives, record_job, runs_of
+from rlhf_lightning.cli.sweep import SweepSummary, check_objectives, check_study, record_job, runs_of
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS, Job, jobs_below
 
@@ -55,6 +55,8 @@ def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_
         (["sweep=seeds"], "seeds is for a multirun. Start it with -m"),
         (["shared=[sft]"], "shared=[sft] is for a multirun. Start it with -m"),
         (["-m", "experiment=demo", "sweep=kl,ptx"], "sweep: a multirun is one study. Start one after the other."),
+        (["-m", "run=a/b/c", "seed=1,2"], "Use one slash at most."),
+        (["-m", "run=1.5", "seed=1,2"], "run must be text, got 1.5; quote it"),
         (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
         (["-m", "stages=[sft]", "shared=[sft]", "seed=1,2", "keep_going=false"], "would measure nothing of its own"),
         (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
@@ -179,6 +181,14 @@ def test_a_step_that_jobs_share_is_shown_like_their_own(tmp_path):
     said = rlhf(["-m", "stages=[pretrain,evaluate]", "shared=[evaluate]", *small, "seed=1"], here)
     assert said.code == 0, said.text
     assert "one sample each" in said.text
+
+
+def test_two_studies_at_once_are_refused():
+    both = {"sweep": "kl", "hparams_search": "tax"}
+    for choices in ({"sweep": "kl"}, {"sweep": None, "hparams_search": "tax"}):
+        check_study(OmegaConf.create({"run": "a", "hydra": {"runtime": {"choices": choices}}}))
+    with pytest.raises(PipelineError, match="sweep=kl and hparams_search=tax both say what jobs differ in"):
+        check_study(OmegaConf.create({"run": "a", "hydra": {"runtime": {"choices": both}}}))
 
 
 @pytest.mark.parametrize("state", [BEGUN, None])

@@ -147,6 +147,8 @@ def test_pooled_shares_are_no_point_and_no_more_than_all():
     always = [[1.0] * 50] * 3
     assert pooled_interval(always) == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert pooled_interval(always, shares=True) == share_interval([1.0] * 50)
+    ties = pooled_interval([[0.5] * 9] * 3, shares=True)
+    assert ties == share_interval([0.5] * 9)
     nearly = [[1.0] * 49 + [0.0], [1.0] * 50, [1.0] * 50]
     assert pooled_interval(nearly)["high"] > 1 == pooled_interval(nearly, shares=True)["high"]
     assert pooled_interval([[3.0, 4.0]], shares=True)["high"] > 3.5  # no share after all

@@ -4,7 +4,8 @@ import csv
 import io
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -164,6 +165,86 @@ def test_settings_are_compared_over_the_same_seeds_and_prompts(jobs: list[Job], 
         with pytest.raises(SystemExit):
             main([str(tmp_path / "runs"), "--report", str(tmp_path / "report"), "--against", wrong])
         assert f"--against {wrong}: no study has that. They have {KL}=0, " in capsys.readouterr().err
+
+
+def told(job: Job, step: str, *, seed: int, **identity: Any) -> None:
+    """Write into a step what it was made from, as the pipeline does."""
+    path = job.folder / step / "stage.json"
+    write_json(path, {**read_json(path), "seed": seed, "identity": identity})
+
+
+def test_jobs_of_other_settings_or_data_are_no_seeds_of_one_thing(jobs: list[Job], tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for job in jobs[:4]:
+        shared = f"mine.shared-{job.overrides['seed']}"
+        if not (root / shared).exists():
+            finished(root / shared / "sft", {})
+        write_json(root / shared / "sft" / "stage.json", {**stage({}), "identity": {"config": {"sft": {"lr": 0.1}}}})
+        replace(job, upstream=[shared]).write()
+        told(job, "ppo", seed=int(job.overrides["seed"]), data="1234", config={"seed": 1, "ppo": {"lr": 1e-3}})
+    alike = measured(jobs_of([root]))[1]
+    assert varied(alike) == [KL, "seed"]
+    told(jobs[0], "ppo", seed=1, data="1234", config={"seed": 1, "ppo": {"lr": 1e-2}})  # the YAML was changed
+    found = measured(jobs_of([root]))[1]
+    assert varied(found) == [KL, "ppo.lr", "seed"]
+    assert {each.seeds for each in pooled(found) if each.settings[KL] == "0"} == {1}
+    told(jobs[0], "ppo", seed=1, data="5678", config={"seed": 1, "ppo": {"lr": 1e-3}})  # the records were
+    assert varied(measured(jobs_of([root]))[1]) == [KL, "data of ppo", "seed"]
+    told(jobs[0], "ppo", seed=1, data="1234", config={"seed": 1, "ppo": {"lr": 1e-3}})
+    other = {**stage({}), "identity": {"config": {"sft": {"lr": 0.2}}}}  # a step that was shared
+    write_json(root / "mine.shared-1" / "sft" / "stage.json", other)
+    assert varied(measured(jobs_of([root]))[1]) == [KL, "sft.lr", "seed"]
+
+
+def test_a_seed_counts_once_also_where_it_was_left_at_its_default(jobs: list[Job], tmp_path: Path) -> None:
+    first = next(job for job in jobs if (job.overrides.get(KL), job.overrides["seed"]) == ("0", "1"))
+    again = copytree(first.folder, tmp_path / "runs" / "mine.again")
+    replace(first, name=f"{KL}=0", overrides={KL: "0"}, folder=again).write()
+    for job in jobs_of([tmp_path / "runs"]):
+        if (job.folder / "ppo" / "stage.json").exists():
+            told(job, "ppo", seed=int(job.overrides.get("seed", "1")))
+    means = {(each.settings[KL], each.measure): each for each in pooled(measured(jobs_of([tmp_path / "runs"]))[1])}
+    assert means["0", "rollout/kl"].seeds == 2
+
+
+def test_every_run_of_a_study_has_its_place_and_files(jobs: list[Job], tmp_path: Path) -> None:
+    job = jobs[0]
+    for run, study in (("other", "kl"), ("mine-kl", "")):
+        there = copytree(job.folder, tmp_path / "runs" / f"{run}.x")
+        replace(job, run=run, study=study, folder=there).write()
+    page, report = tmp_path / "page.md", tmp_path / "report"
+    page.write_text("<!-- came out: kl -->\n<!-- end -->\n")
+    main([str(tmp_path / "runs"), "--report", str(report), "--into", str(page)])
+    assert page.read_text().count("jobs came to their end") == 2
+    assert {path.name for path in report.iterdir()} == {
+        *("sweep.csv", "sweep.parquet"),
+        *(f"{name}.{end}" for name in ("mine-kl", "mine-kl_", "other-kl") for end in ("svg", "md")),
+    }
+
+
+def test_a_failed_job_has_its_settings_in_the_table(tmp_path: Path) -> None:
+    for number, rate in enumerate(("1", "2")):
+        job = Job("id", number, "mine", "", f"lr={rate}", {"lr": rate}, state=FAILED, said="nan")
+        replace(job, folder=tmp_path / "runs" / f"mine.lr={rate}").write()
+    assert [row["lr"] for row in rows(*measured(jobs_of([tmp_path / "runs"])))] == [1, 2]
+
+
+@pytest.mark.parametrize("damage", [{"number": "3"}, {"overrides": None}, {"stages": 3}, {"reached": "yes"}])
+def test_a_record_of_other_types_is_a_failed_job(jobs: list[Job], tmp_path: Path, damage: dict) -> None:
+    path = jobs[0].folder / "job.json"
+    write_json(path, read_json(path) | damage)
+    (failed,) = [job for job in jobs_of([tmp_path / "runs"]) if job.folder == jobs[0].folder]
+    assert failed.state == FAILED
+    assert f"is no record of a job (its {next(iter(damage))} is" in failed.said
+
+
+def test_a_report_that_is_no_folder_is_refused_first(jobs: list[Job], tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "runs"), "--report", str(tmp_path / "file")])
+    said = capsys.readouterr()
+    assert "this is no folder" in said.err
+    assert said.out == ""
 
 
 def test_the_jobs_of_a_multirun_are_those_of_its_run_and_study(jobs: list[Job], tmp_path: Path) -> None:
