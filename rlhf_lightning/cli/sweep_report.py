@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rlhf_lightning.cli.sweep import print_jobs
 from rlhf_lightning.evaluation.plots import Legend
-from rlhf_lightning.evaluation.sweep_figures import mean_rows, picture
+from rlhf_lightning.evaluation.sweep_figures import LABELS, mean_rows, picture
 from rlhf_lightning.evaluation.sweep_measures import (
     SEED,
     Measured,
@@ -149,7 +149,7 @@ def came_out(
     over = over if most > 1 else "one seed, with 95 % intervals over prompts"
     text = f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
     if base:
-        heads, lines = mean_rows(differences(found, base), legend)
+        heads, lines = mean_rows([each for each in differences(found, base) if each.measure in LABELS], legend)
         told = ", ".join(f"`{name}={value}`" for name, value in base.items())
         text += f"\nDifferences from {told}, over the same seeds and prompts:\n\n{markdown_table(heads, lines, 2)}\n"
     return text

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
+from warnings import warn
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
@@ -191,9 +192,13 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         return self._in_order(self._needed("test"))
 
     def predict_dataloader(self) -> Loader:
-        """The same; for ``sft`` as `PromptBatch`, to be answered."""
+        """The same; for ``sft`` as `PromptBatch`, to be answered. A warning counts those that are left out."""
         self._needed("test")
-        return self._in_order("predict" if "predict" in self.examples else "test")
+        name = "predict" if "predict" in self.examples else "test"
+        if dropped := self.tally.total(DROPPED, name):
+            why = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+            warn(f"{dropped.total()} of the test records get no result ({why}): results are fewer.", stacklevel=2)
+        return self._in_order(name)
 
     def teardown(self, stage: str | None = None) -> None:
         """Give the trainer its limit back."""

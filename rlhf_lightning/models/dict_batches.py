@@ -26,7 +26,7 @@ def lm_batch(batch: Any) -> LMBatch:
             `attention_mask`, without which every token is real. A token behind padding is no target: nothing says it.
 
     Raises:
-        ValueError: When a key is missing or not used, shapes differ, or the labels are other tokens.
+        ValueError: When a key is missing or not used, shapes differ, or the labels are other tokens or none.
 
     Examples:
         >>> ids = torch.tensor([[5, 6, 7]])
@@ -39,11 +39,9 @@ def lm_batch(batch: Any) -> LMBatch:
     if isinstance(batch, Mapping) and "attention_mask" not in batch and isinstance(batch.get("input_ids"), Tensor):
         batch = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
     input_ids, mask, labels = _tensors(batch, LMBatch, LM_KEYS)
-    if not input_ids.shape == mask.shape == labels.shape:
-        shapes = ", ".join(
-            f"{name} {tuple(each.shape)}" for name, each in zip(LM_KEYS, (input_ids, mask, labels), strict=True)
-        )
-        raise ValueError(f"one label and one mark of padding belong to each token; the shapes are {shapes}.")
+    if input_ids.shape != labels.shape:
+        shapes = f"{tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}"
+        raise ValueError(f"one label belongs to each token; labels have the shape {shapes}.")
     mask, counts = mask.bool(), labels != NO_TARGET
     if bool((counts & (labels != input_ids)).any()):
         raise ValueError(
@@ -51,6 +49,8 @@ def lm_batch(batch: Any) -> LMBatch:
         )
     if bool((counts & ~mask).any()):
         raise ValueError("labels count tokens that attention_mask hides; give those -100, or unhide them.")
+    if not bool(counts.any()):
+        raise ValueError("labels count no token: every one is -100, and the batch would teach nothing.")
     behind_padding = mask & ~torch.nn.functional.pad(mask, (1, 0), value=True)[:, :-1]
     return LMBatch(input_ids, mask, counts & ~behind_padding)
 
@@ -64,7 +64,7 @@ def comparison_batch(batch: Any) -> ComparisonBatch:
             are read as the prompt, which changes no score.
 
     Raises:
-        ValueError: When a key is missing or not used, or a row has no token.
+        ValueError: When a key is missing or not used, shapes differ, or a row has no token.
     """
     if isinstance(batch, ComparisonBatch):
         return batch
@@ -103,15 +103,24 @@ def ppo_batch(batch: Any) -> tuple[Any, LMBatch | None]:
 
 
 def _tensors(batch: Any, kind: type[Any], names: Sequence[str]) -> list[Tensor]:
+    """The tensors of those names, tokens before their mask, all of two dimensions, some rows, and the same number."""
     found = batch if isinstance(batch, Mapping) else {}
-    lacking = [name for name in names if not isinstance(found.get(name), Tensor)]
-    if lacking or found.keys() - set(names):
-        wrong = (
-            f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(sorted(found.keys() - set(names)))}, unused"
-        )
+    lacking = [name for name in names if name not in found]
+    there = [name for name in names if name in found and not isinstance(found[name], Tensor)]
+    others = [f"{name}, a {type(found[name]).__name__}" for name in there]
+    unused = sorted(map(str, found.keys() - set(names)))
+    if lacking or others or unused:
+        wrong = f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(others or [*unused, 'unused'])}"
         raise ValueError(
             f"a batch here is a {kind.__name__}, or a dict of tensors with {', '.join(names)} and nothing else; this "
             f"is {_named(batch)}, which {wrong}. RLHFDataModule makes such batches of records."
+        )
+    shapes = [tuple(found[name].shape) for name in names]
+    alike = all(ids == mask for ids, mask in zip(shapes[::2], shapes[1::2], strict=False))
+    if not alike or any(len(own) != 2 or 0 in own or own[0] != shapes[0][0] for own in shapes):
+        told = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+        raise ValueError(
+            f"rows by tokens are needed, at least one row, and one mark of padding for each token; there is {told}."
         )
     return [found[name] for name in names]
 

@@ -197,6 +197,16 @@ def test_records_to_test_on_stand_in_order_and_need_no_others(tiny_tokenizer):
     assert [len(batch.texts) for batch in ppo.predict_dataloader()] == [4, 4, 2]
 
 
+def test_records_without_a_result_are_counted(tiny_tokenizer):
+    """Results beside records would be those of others."""
+    rows = [Demonstration("w3 w4 w5", "w6"), Demonstration("w3", "w4")]
+    for task, test in (("sft", rows), ("ppo", [Prompt(row.prompt) for row in rows])):
+        module = RLHFDataModule(task, tiny_tokenizer, test=test, max_prompt_tokens=2)
+        module.setup("predict")
+        with pytest.warns(UserWarning, match=r"1 of the test records get no result \(prompt over 2 tokens: 1\)"):
+            module.predict_dataloader()
+
+
 def test_what_there_is_nothing_of_is_named(tiny_tokenizer):
     with pytest.raises(ValueError, match=r"nothing to train on: give RLHFDataModule train=<records>"):
         ready("sft", tiny_tokenizer, test=DEMONSTRATIONS)

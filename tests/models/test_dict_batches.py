@@ -68,9 +68,14 @@ WHOLE = {"input_ids": IDS, "attention_mask": REAL, "labels": IDS}
     ("batch", "sentence"),
     [
         ({"input_ids": IDS, "attention_mask": REAL}, r"lacks labels"),
-        ({"input_ids": IDS, "attention_mask": None, "labels": IDS}, r"lacks attention_mask"),
+        ({"input_ids": IDS, "attention_mask": None, "labels": IDS}, r"has attention_mask, a NoneType"),
         ({**WHOLE, "position_ids": IDS}, r"has position_ids, unused"),
-        ({**WHOLE, "labels": IDS.tolist()}, r"lacks labels"),
+        ({**WHOLE, "labels": IDS.tolist()}, r"which has labels, a list\."),
+        ({name: ids[0] for name, ids in WHOLE.items()}, r"rows by tokens are needed.*input_ids \(3,\)"),
+        ({name: ids[:0] for name, ids in WHOLE.items()}, r"at least one row.*labels \(0, 3\)"),
+        ({**WHOLE, "attention_mask": REAL[:, :2]}, r"one mark of padding for each token; there is.*\(1, 2\)"),
+        ({**WHOLE, "labels": IDS[:, :2]}, r"one label belongs to each token"),
+        ({**WHOLE, "labels": torch.full_like(IDS, -100)}, r"labels count no token: every one is -100"),
         ({**WHOLE, "labels": IDS.roll(-1, 1)}, r"labels are other tokens than input_ids.*not shifted"),
         ({**WHOLE, "attention_mask": torch.tensor([[1, 1, 0]])}, r"labels count tokens that attention_mask hides"),
         ([IDS, REAL], r"a batch here is a LMBatch, or a dict of tensors.*this is a list"),
@@ -135,6 +140,8 @@ def test_what_a_pair_lacks_is_named(tiny_gpt2: Any) -> None:
         module.training_step(WHOLE, 0)
     with pytest.raises(ValueError, match=r"has margin, unused"):
         module.validation_step({**batch, "margin": torch.ones(2)}, 0)
+    with pytest.raises(ValueError, match=r"at least one row, and one mark.*input_ids_rejected \(1, 5\)"):
+        comparison_batch({**batch, **{name: ids[:1] for name, ids in batch.items() if "rejected" in name}})
     with pytest.raises(ValueError, match=r"row 1 of the batch has no token"):
         comparison_batch({**batch, "attention_mask_chosen": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]])})
 
