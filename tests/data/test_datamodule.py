@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from jaxtyping import config
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch, PromptBatch
@@ -205,6 +205,12 @@ def test_records_without_a_result_are_counted(tiny_tokenizer):
         module.setup("predict")
         with pytest.warns(UserWarning, match=r"1 of the test records get no result \(prompt over 2 tokens: 1\)"):
             module.predict_dataloader()
+
+
+@pytest.mark.parametrize("data", [{"prompt": ["w3"]}, DatasetDict({"train": Dataset.from_list([{"prompt": "w3"}])})])
+def test_columns_and_splits_are_no_rows(tiny_tokenizer, data):
+    with pytest.raises(RecordError, match=r"this is a \w+ with (prompt|train); rows are needed.*data\['train'\]"):
+        RLHFDataModule("ppo", tiny_tokenizer, data).setup()
 
 
 def test_what_there_is_nothing_of_is_named(tiny_tokenizer):

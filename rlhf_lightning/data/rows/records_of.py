@@ -75,6 +75,12 @@ def read_records(
         RecordError: Names file, line, field, value and remedy of the first malformed rows, and how many there are; or
             what the mapping says that no source knows.
     """
+    if isinstance(source, Mapping) and "path" not in source:
+        names = ", ".join(map(str, source))
+        raise RecordError(
+            f"this is a {type(source).__name__} with {names}; rows are needed (a list of dicts, or a Dataset), or a "
+            "mapping with path. Of a DatasetDict give a split, such as data['train']; of columns make rows."
+        )
     if isinstance(source, (str, Path, Mapping, Dataset)):
         return [record for _, record in placed_records(source, kind, keep, left_out)]
     rows = list(source)
