@@ -242,7 +242,7 @@ def found_in(content: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "sweep")) for kind in KINDS])
 def test_no_canary_is_left(kind: str, tmp_path: Path) -> None:
     folder, arguments = prepared(tmp_path / "here"), KINDS[kind]
     if arguments is None:

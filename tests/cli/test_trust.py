@@ -34,6 +34,8 @@ data:
   root: data
   lengths: {max_prompt_tokens: 48, max_response_tokens: 26, block_size: 64}
 """
+SLOW = ("A key that no constructor knows", "A value of another type", "Models and objects")
+"""Tables whose commands take longest."""
 VARYING = (
     (r"\d+ bytes", "... bytes"),
     (r"had \d+ when", "had ... when"),
@@ -126,7 +128,9 @@ def together(rows, finished, folder):
     return [(row, *said[row]) for row in rows]
 
 
-@pytest.mark.parametrize("title", SETTINGS)
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=[pytest.mark.slow] if title in SLOW else []) for title in SETTINGS]
+)
 def test_every_command_is_refused_with_a_sentence_and_nothing_is_lost(title, finished, tmp_path):
     lines = [f"### {title}", "", "| what is wrong | the arguments of `rlhf` | what it says |", "|---|---|---|"]
     found = []

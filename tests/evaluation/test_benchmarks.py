@@ -415,6 +415,7 @@ def test_random_states_are_as_before(planted: Callable[..., HarnessModel], measu
     assert measured(planted([]), "rte", shots=1) == first
 
 
+@pytest.mark.slow
 def test_the_random_state_of_python_is_as_before(root: str) -> None:
     """In a process of its own: the checks of types in these tests draw from it."""
     code = f"""

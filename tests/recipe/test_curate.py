@@ -316,6 +316,7 @@ def test_the_shared_evaluation_files(tmp_path):
 # Size
 
 
+@pytest.mark.slow
 def test_no_more_than_a_few_records_are_held_at_once(tmp_path, monkeypatch):
     alive, most, check = 0, 0, Prompt.__post_init__
 

@@ -113,6 +113,7 @@ def test_a_signal_ends_every_step_in_order(
     assert same_artifact(tmp_path, whole, step)
 
 
+@pytest.mark.slow
 def test_policies_that_were_measured_are_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policies = ["evaluate.policies=[base,prompted,sft]", "evaluate.few_shot_prefix='Q: a A: b '", "upstream=[]"]
     for runs in (tmp_path / "whole", tmp_path / "broken"):

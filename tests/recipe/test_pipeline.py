@@ -157,6 +157,7 @@ def test_a_reward_model_leaves_sources_out(finished: Path) -> None:
         rlhf(finished, "run=alone", "upstream=demo", "stages=[reward]", f"reward.data.leave_out=[{','.join(teams)}]")
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_cross_validated_over_its_labelers(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +230,7 @@ def test_unknown_stage_is_a_sentence(tmp_path: Path) -> None:
         rlhf(tmp_path, "stages=[dpo]")
 
 
+@pytest.mark.slow
 def test_interrupted_ppo_goes_on_and_ends_the_same(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ def test_runs_of_a_sweep_compete(chosen: Path) -> None:
         rlhf(chosen, *options)
 
 
+@pytest.mark.slow
 def test_steps_of_other_runs_are_policies_and_judges(chosen: Path) -> None:
     """By `run/step`, with its variants, they say what their folders say."""
     rlhf(chosen, "stages=[collect,reward]", "run=ranked", "upstream=a")
@@ -292,6 +293,7 @@ def test_what_ppo_cannot_validate_is_a_sentence(chosen: Path, overrides: list[st
         rlhf(chosen, "stages=[ppo]", "run=wrong", "upstream=a", f"ppo.reward={TRUTH}", *overrides)
 
 
+@pytest.mark.slow
 def test_ppo_keeps_its_best_iteration_by_name(chosen: Path) -> None:
     """From `select`: `ppo/best` is a candidate and a folder with a card, and ppo itself is as without validation."""
     more = [f"ppo.reward={TRUTH}", "ppo.init=select", "stages=[ppo]", "upstream=a", "trainer.limit_train_batches=4"]

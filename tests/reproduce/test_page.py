@@ -117,6 +117,7 @@ def test_rules_are_on_the_page(tmp_path: Path) -> None:
         assert " ".join(claim.paper.split()) in page.text
 
 
+@pytest.mark.slow
 def test_a_note_is_shown_only_where_its_claim_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explained = {"note": "The world is <small>.", "failed": ["shuffled pairs end with the higher validation loss"]}
     claims = [replace(claim, **(explained if claim.name == "whole-rankings" else {"note": ""})) for claim in CLAIMS]
