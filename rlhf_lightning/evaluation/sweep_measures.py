@@ -204,7 +204,8 @@ def rows(jobs: Sequence[Job], found: Sequence[Measured]) -> list[dict[str, Any]]
         jobs: The jobs, in order.
         found: What they measured.
     """
-    names = varied([*found, *(Measured(job, job.overrides, {}, frozenset(), {}) for job in jobs)])
+    others = [job for job in jobs if not any(each.job is job for each in found)]
+    names = varied([*found, *(Measured(job, job.overrides, {}, frozenset(), {}) for job in others)])
     table: list[dict[str, Any]] = []
     for job in jobs:
         head = {"job": job.folder.name, "run": job.run, "study": job.study, "state": job.state}

@@ -168,10 +168,7 @@ class Results:
     def pooled(self, quantity: Source | Ratio) -> Interval:
         """The mean of a source, or a ratio of means."""
         if not isinstance(quantity, Ratio):
-            groups = self._by_seed(quantity)
-            for values in groups:
-                _known(values)
-            return pooled_interval(groups)
+            return pooled_interval([values for values in self._by_seed(quantity) if _known(values)])
         above, below = quantity
 
         def pairs(seed: int) -> list[tuple[float, float]]:
