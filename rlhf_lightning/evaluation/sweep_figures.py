@@ -1,6 +1,7 @@
 """The picture of a study: each measure over the setting that was swept, with means and intervals over seeds."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -32,6 +33,8 @@ _ALONE = {
 _TASKS = ("probes/", "benchmarks/")
 _SCORED = ("accuracy", "f1", "exact_match", "bleu", "rouge", "acc")
 _COLUMNS, _MARKERS = 3, "osD^vP"
+_WIDE = 25
+"""Characters of all values below a panel; more of them stand at a slant."""
 _VARIABLES = (
     "svg{--ink:#23262b;--muted:#666c75;--grid:#e2e4e8;background:#fff}"
     "@media(prefers-color-scheme:dark){svg{--ink:#e4e6e9;--muted:#9aa1ab;--grid:#343941;background:#17191c}}"
@@ -126,7 +129,8 @@ def _panel(axes: Axes, means: Sequence[Pooled], setting: str, places: Sequence[s
         axes.plot(xs, values, color=hue, marker=_MARKERS[order % len(_MARKERS)], markersize=4, label=label)
         for x, each in zip(xs, own, strict=True):
             axes.plot([x, x], [each.interval["low"], each.interval["high"]], color=hue, linewidth=1)
-    axes.set_xticks(range(len(places)), places, color=MUTED)
+    slant: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, places)) > _WIDE else {}
+    axes.set_xticks(range(len(places)), places, color=MUTED, **slant)
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_xlabel(setting)
     axes.yaxis.set_major_locator(MaxNLocator(5))
