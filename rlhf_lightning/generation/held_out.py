@@ -32,13 +32,19 @@ class HeldOut(L.LightningModule):
         testing = getattr(getattr(self, "running_trainer", None), "testing", False)
         return key.replace("validation/", "test/", 1) if testing else key
 
+    def set_suffix(self, dataloader_idx: int) -> str:
+        """What Lightning adds to the key of a figure where there are several sets: `/dataloader_idx_1`."""
+        trainer = getattr(self, "running_trainer", None)
+        sets = 1 if trainer is None else len(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+        return f"/dataloader_idx_{dataloader_idx}" if sets > 1 else ""
+
     def on_test_epoch_start(self) -> None:
         """As in validation."""
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As in validation."""
-        self.validation_step(batch, batch_idx)
+        self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """As in validation."""

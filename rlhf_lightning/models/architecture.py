@@ -68,22 +68,53 @@ def rope_limit(config: Any) -> int | None:
 
 
 def check_length(model: nn.Module, tokens: int) -> None:
-    """Refuse rows that a model reads in one way alone and in another beside a longer row.
+    """Refuse rows that a model cannot read, and those that it reads in another way beside a longer row.
 
     Args:
         model: Any module; only transformers models have such a limit.
         tokens: Tokens of the longest row, prompt and response together.
 
     Raises:
-        ValueError: When the frequencies of its rotary embedding would change with the longest row of the batch.
+        ValueError: When it has learned positions and fewer of them, or when the frequencies of its rotary embedding
+            would change with the longest row of the batch.
     """
-    limit = rope_limit(model.config) if isinstance(model, PreTrainedModel) else None
+    if not isinstance(model, PreTrainedModel):
+        return
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if positions is not None and tokens > positions and _learns_positions(model):
+        raise ValueError(
+            f"a row has {tokens} tokens, prompt and response together, and {type(model).__name__} has positions for "
+            f"{positions}. Shorten the rows, or take a model that reads more."
+        )
+    limit = rope_limit(model.config)
     if limit is not None and tokens > limit:
         raise ValueError(
             f"a row has {tokens} tokens, and {type(model).__name__} changes the frequencies of its rotary embedding "
             f"for the whole batch above {limit} (rope_type longrope or dynamic): scores would depend on the rows "
             f"beside it. Set the lengths of prompts and responses to {limit} together, or a rope_type such as yarn."
         )
+
+
+def _learns_positions(model: PreTrainedModel) -> bool:
+    tables = [name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Embedding)]
+    return any(name == "wpe" or "pos" in name for name in tables)
+
+
+@contextmanager
+def lookup_errors(model: nn.Module, input_ids: Tensor) -> Iterator[None]:
+    """Say what a model was given where one of its tables has no row for a token or a position.
+
+    Raises:
+        ValueError: In place of torch's `IndexError`.
+    """
+    try:
+        yield
+    except IndexError as error:
+        raise ValueError(
+            f"{type(model).__name__} has no row for one of the tokens or positions that it was given: rows of "
+            f"{input_ids.shape[1]} tokens, ids up to {int(input_ids.max())} ({error}). Give it a larger vocabulary or "
+            "longer context, or shorter rows and the tokenizer it was made with."
+        ) from error
 
 
 def check_causal(model: PreTrainedModel) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf_lightning.models.architecture import check_length
+from rlhf_lightning.models.architecture import check_length, lookup_errors
 from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
@@ -127,7 +127,8 @@ def token_scores(
         ValueError: When the module gives anything else.
     """
     if isinstance(model, ScalarHeadModel):
-        return cast(Tensor, model(input_ids))  # attention is faster without a mask
+        with lookup_errors(model.backbone, input_ids):
+            return cast(Tensor, model(input_ids))  # attention is faster without a mask
     options = {"attention_mask": mask, "position_ids": position_ids(mask), "use_cache": False}
     scores = _called(model, input_ids, options)
     if scores.shape == (*input_ids.shape, 1):
@@ -154,7 +155,8 @@ def _called(model: nn.Module, input_ids: Tensor, options: Mapping[str, Any]) -> 
     given = {known[name]: value for name, value in options.items() if name in known}
     # Without gradient torch takes other kernels for its LSTM and its transformer layers, which round otherwise: PPO's
     # first ratio would not be exactly 1.
-    with torch.set_grad_enabled(torch.is_grad_enabled() or not isinstance(model, PreTrainedModel)):
+    grad = torch.is_grad_enabled() or not isinstance(model, PreTrainedModel)
+    with torch.set_grad_enabled(grad), lookup_errors(model, input_ids):
         output: Any = model(input_ids, **given) if ids is None else model(**{ids: input_ids}, **given)
     if isinstance(output, Mapping):
         output = output.get("logits", output)

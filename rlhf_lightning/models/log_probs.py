@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.algorithms.functional import token_log_probs
-from rlhf_lightning.models.architecture import check_length
+from rlhf_lightning.models.architecture import check_length, lookup_errors
 from rlhf_lightning.models.attention import fast_attention
 from rlhf_lightning.models.forward import token_logits
 from rlhf_lightning.models.matmul import matmul
@@ -69,6 +69,11 @@ def causal_log_probs(
         log_probs = linear_log_probs(hidden, weight, targets, temperature)
     else:
         logits = token_logits(model, input_ids, mask, position_ids(mask))[rows, times]
+        if len(targets) and logits.shape[1] <= int(targets.max()):
+            raise ValueError(
+                f"{type(model).__name__} gives {logits.shape[1]} logits per token, and token {int(targets.max())} is "
+                "among the targets; it must give one for each token of the tokenizer."
+            )
         log_probs = token_log_probs(logits / temperature, targets)
     return log_probs.new_zeros(counts[:, 1:].shape).index_put((rows, times), log_probs)
 
@@ -78,7 +83,7 @@ def last_hidden(
 ) -> Float[Tensor, "rows time width"]:
     """What the head of a transformers model reads."""
     check_length(model, input_ids.shape[1])
-    with fast_attention(model, input_ids.device, input_ids.shape[1]):
+    with lookup_errors(model, input_ids), fast_attention(model, input_ids.device, input_ids.shape[1]):
         return cast(Tensor, model.base_model(input_ids=input_ids, use_cache=False, **options).last_hidden_state)
 
 

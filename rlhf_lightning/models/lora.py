@@ -165,6 +165,21 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def learning_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """`trainable_parameters` for an optimizer.
+
+    Raises:
+        ValueError: When there are none.
+    """
+    parameters = trainable_parameters(model)
+    if not parameters:
+        raise ValueError(
+            f"no weight of this {type(model).__name__} learns: requires_grad is off for each. Turn it on for those that "
+            "shall (model.requires_grad_(True)), or put adapters into it (rlhf_lightning.models.lora.add_adapters)."
+        )
+    return parameters
+
+
 def has_adapters(model: Any) -> bool:
     """Whether there are adapters in the model."""
     return isinstance(model, nn.Module) and bool(_adapted(model))

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rlhf_lightning.arguments import is_default, parameters_of
-from rlhf_lightning.models.lora import trainable_parameters
+from rlhf_lightning.models.lora import learning_parameters, trainable_parameters
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """From parameters to an optimizer, for instance `functools.partial(torch.optim.AdamW, lr=1e-5)`."""
@@ -145,7 +145,7 @@ def ranking_optimizer(module: Any, factory: OptimizerFactory, head_lr: float | N
     """
     model = module.model
     if head_lr is None:
-        return factory(trainable_parameters(module))
+        return factory(learning_parameters(module))
     head = getattr(model, "head", None)
     if not isinstance(head, nn.Module):
         raise ValueError(f"head_lr={head_lr}: {type(model).__name__} has no `head`. Leave it None.")

@@ -11,27 +11,28 @@ from rlhf_lightning.parallel.processes import all_gather_objects
 
 
 class GroupedAccuracy:
-    """`PairwiseAccuracy` over all prompts and over those of each group, in all processes."""
+    """`PairwiseAccuracy` by name, over all prompts and over those of each group, in all processes."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, PairwiseAccuracy] = {}
 
-    def update(self, scores: Float[Tensor, "prompts K"], batch: ComparisonBatch) -> None:
-        """Add the pairs of a batch."""
+    def update(self, scores: Float[Tensor, "prompts K"], batch: ComparisonBatch, suffix: str = "") -> None:
+        """Add the pairs of a batch, to the names with that suffix."""
         for group in {"", *batch.groups}:
             rows = torch.tensor([group in ("", other) for other in batch.groups], device=scores.device)
-            metric = self.metrics.setdefault(group, PairwiseAccuracy().to(scores.device))
+            name = (f"accuracy/{group}" if group else "accuracy") + suffix
+            metric = self.metrics.setdefault(name, PairwiseAccuracy().to(scores.device))
             metric.update(scores[rows], batch.ranks[rows], batch.mask[rows])
 
     def figures(self, device: torch.device) -> dict[str, Float[Tensor, ""]]:
         """`accuracy` over all, and `accuracy/<group>`."""
         found = {}
         # A process may not have met every group, and all of them must ask for the same sums.
-        for group in sorted({group for groups in all_gather_objects(list(self.metrics)) for group in groups}):
-            metric = self.metrics.setdefault(group, PairwiseAccuracy().to(device))
+        for name in sorted({name for names in all_gather_objects(list(self.metrics)) for name in names}):
+            metric = self.metrics.setdefault(name, PairwiseAccuracy().to(device))
             nothing = torch.zeros(0, 2, device=device)
             metric.update(nothing, nothing.long(), nothing.bool())
-            found[f"accuracy/{group}" if group else "accuracy"] = metric.compute()
+            found[name] = metric.compute()
         return found
 
 

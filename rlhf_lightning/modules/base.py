@@ -20,7 +20,7 @@ from rlhf_lightning.models.decoder_layers import shard_model
 from rlhf_lightning.models.export import sampling_as_trained, save_model
 from rlhf_lightning.models.gradients import check_gradient_settings, clip_unscaled
 from rlhf_lightning.models.loading import check_rows
-from rlhf_lightning.models.lora import trainable_parameters
+from rlhf_lightning.models.lora import learning_parameters
 from rlhf_lightning.models.master_weights import check_learned, check_precision
 from rlhf_lightning.models.micro_batches import check_parts
 from rlhf_lightning.models.non_finite import non_finite_error
@@ -122,7 +122,7 @@ class RLHFModule(HeldOut, Configurable):
 
     def build_optimizers(self) -> list[Optimizer]:
         """The optimizers over the parameters that learn, as Fabric takes them."""
-        return [self.optimizer_factory(trainable_parameters(self))]
+        return [self.optimizer_factory(learning_parameters(self))]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizers and a schedule for each."""

@@ -80,8 +80,8 @@ class LanguageModelModule(RLHFModule):
         self.log("train/tokens", tokens, reduce_fx=torch.sum, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int) -> None:
-        """Loss per token over the whole validation set."""
+    def validation_step(self, batch: LMBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss per token over the whole validation set, of each where there are several."""
         loss, statistics = self.loss(lm_batch(batch))
         loss, tokens = loss * process_weight(statistics.num_tokens), all_reduce_sum(statistics.num_tokens)
         self.log(self.split_key("validation/loss"), loss, prog_bar=True, batch_size=int(tokens), sync_dist=True)

@@ -25,7 +25,7 @@ from rlhf_lightning.generation.score_hooks import ScoreHook, shaped_scores
 from rlhf_lightning.models.dict_batches import ppo_batch
 from rlhf_lightning.models.gradients import measured_gradient
 from rlhf_lightning.models.loading import check_rows
-from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, trainable_parameters
+from rlhf_lightning.models.lora import adapters_disabled, freeze_unshared, learning_parameters
 from rlhf_lightning.models.master_weights import check_learned, widened
 from rlhf_lightning.models.moving_average import MovingAverage
 from rlhf_lightning.models.offload import on_device_within
@@ -283,7 +283,7 @@ class PPOModule(RLHFModule):
         drawn = draw_minibatches(rows, self.hparams.num_minibatches, (seed, iteration, epoch, 1), first=iteration == 0)
         return [minibatch.to(self.device) for minibatch in drawn]
 
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score of fresh samples on held-out prompts."""
         score, rows = answered(self, batch)[1].mean(), len(batch.texts)
         self.log(self.split_key("validation/score"), score, prog_bar=True, batch_size=rows, sync_dist=True)
@@ -294,5 +294,5 @@ class PPOModule(RLHFModule):
 
     def build_optimizers(self) -> list[Optimizer]:
         """Those of policy and critic, as `update` and Fabric take them."""
-        policy, value = trainable_parameters(self.policy), trainable_parameters(self.value)
+        policy, value = learning_parameters(self.policy), learning_parameters(self.value)
         return [self.optimizer_factory(policy), self.value_optimizer_factory(value)]

@@ -94,19 +94,22 @@ class RewardModule(RLHFModule):
         """Start counting anew."""
         self.accuracy = GroupedAccuracy()
 
-    def validation_step(self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int) -> None:
-        """Loss, and accuracy over all pairs and per group."""
+    def validation_step(
+        self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Loss, and accuracy over all pairs and per group, of each set where there are several."""
         batch = comparison_batch(batch)
         scores = self.scores(batch)
         loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
         loss, prompts = loss * process_weight(statistics.num_prompts), all_reduce_sum(statistics.num_prompts)
         self.log(self.split_key("validation/loss"), loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)
-        self.accuracy.update(scores, batch)
+        self.accuracy.update(scores, batch, self.set_suffix(dataloader_idx))
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
-        for name, accuracy in self.accuracy.figures(self.device).items():
-            self.log(self.split_key(f"validation/{name}"), accuracy, prog_bar="/" not in name, sync_dist=True)
+        for name, value in self.accuracy.figures(self.device).items():
+            options = {"prog_bar": "/" not in name, "sync_dist": True, "add_dataloader_idx": False}
+            self.log(self.split_key(f"validation/{name}"), value, **options)
 
     def predict_step(
         self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0

@@ -176,9 +176,9 @@ class Context(Messages):
         """
         before = len(self.tokenization.text_ids(prefix, opens=True)) if prefix else 0
         lengths = row_lengths(self.config, self.data)
-        check_length(model, longest_row(lengths, before))
         if fault := too_long(lengths, model.config, f"{name} ({model.name_or_path})", before):
             raise PipelineError(fault)
+        check_length(model, longest_row(lengths, before))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

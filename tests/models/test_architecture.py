@@ -58,6 +58,20 @@ def test_ropes_that_depend_on_the_longest_row():
     check_length(make_family("Llama, yarn"), 60)
 
 
+@pytest.mark.parametrize("family", ["GPT-2", "OPT", "Llama"])
+def test_rows_longer_than_learned_positions(family):
+    model = make_family(family)
+    limit = model.config.max_position_embeddings
+    check_length(model, limit)
+    if family == "Llama":
+        check_length(model, limit + 1)  # its positions are computed
+        return
+    with pytest.raises(ValueError, match=rf"a row has {limit + 1} tokens, .*{type(model).__name__} has positions for"):
+        check_length(model, limit + 1)
+    with pytest.raises(IndexError):
+        model(torch.zeros(1, limit + 3, dtype=torch.long))
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_model_that_passes_is_left_in_its_mode(tiny_lm, training):
     tiny_lm.train(training)

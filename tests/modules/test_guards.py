@@ -40,6 +40,14 @@ def modules_of(model: Any, tokenizer: Any) -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["language model", "reward", "ppo"])
+def test_a_model_of_which_nothing_learns_is_refused(kind: str, tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
+    module, _ = modules_of(tiny_gpt2, tiny_tokenizer)[kind]
+    module.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"no weight of this \w+ learns: requires_grad is off for each\. Turn it on"):
+        module.build_optimizers()
+
+
+@pytest.mark.parametrize("kind", ["language model", "reward", "ppo"])
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -271,6 +271,19 @@ def test_what_cannot_be_called_or_read_is_named() -> None:
         token_logits(nn.Identity(), ids, mask, position_ids(mask))
 
 
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (partial(fresh, Recurrent, 9), r"Recurrent gives 9 logits per token, and token 14 is among the targets"),
+        (partial(nn.Embedding, 9, 9), r"Embedding has no row for one .*: rows of 7 tokens, ids up to 14 \(.*\)\. Give"),
+    ],
+)
+def test_a_vocabulary_that_is_too_small_is_named(model: Any, sentence: str) -> None:
+    ids, mask = padded_rows("right")
+    with pytest.raises(ValueError, match=sentence):
+        LanguageModelModule(model(), ADAM).loss(LMBatch(ids, mask, mask))
+
+
 def test_text_that_stands_behind_padding(make_tiny_lm: Any) -> None:
     """The same loss for a batch of whichever side."""
     losses = []

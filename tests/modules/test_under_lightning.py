@@ -109,6 +109,35 @@ def test_ppo_counts_the_steps_of_both_optimizers(tmp_path: Any, tiny_tokenizer: 
     assert (int(module.iteration), trainer.global_step) == (2, 24)
 
 
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_several_sets_have_figures_of_their_own(trainer: L.Trainer, tiny_tokenizer: Any, stage: str) -> None:
+    def loaders(kind: Any, rows: list[Any]) -> list[Any]:
+        sets = [RLHFDataModule(kind, tiny_tokenizer, test=[row], max_response_tokens=1) for row in rows]
+        for data in sets:
+            data.setup("test")
+        return [data.test_dataloader() for data in sets]
+
+    run: Any = trainer.validate if stage == "validation" else trainer.test
+    texts = [{"prompt": "w5", "response": response} for response in ("w6", "w8")]
+    found: dict[str, float] = {}
+    for figures in run(LanguageModelModule(Successor(), ADAM), loaders("sft", texts), verbose=False):
+        found |= figures
+    assert found == {f"{stage}/loss/dataloader_idx_0": pytest.approx(0), f"{stage}/loss/dataloader_idx_1": SURE}
+
+    ranks = [{"prompt": "w5", "completions": ["w9", "w7"], "ranks": ranks} for ranks in ([1, 2], [2, 1])]
+    module = RewardModule(Numbers(), ADAM, shared_prefix=False)
+    run(module, loaders("reward", ranks), verbose=False)
+    shown = {name: float(value) for name, value in trainer.callback_metrics.items() if "accuracy" in name}
+    expected = {f"{kind}/dataloader_idx_{number}": 1.0 - number for kind in ("", "/all") for number in (0, 1)}
+    assert shown == {f"{stage}/accuracy{name}": value for name, value in expected.items()}
+
+    models = (Successor(), Successor(), lambda responses: [float(text[-1]) for text in responses], Numbers())
+    policy = PPOModule(*models, tiny_tokenizer, ADAM, ADAM, max_new_tokens=2, ema_decay=None)
+    run(policy, loaders("ppo", [{"prompt": "w5"}, {"prompt": "w6"}]), verbose=False)
+    scores = [float(trainer.callback_metrics[f"{stage}/score/dataloader_idx_{number}"]) for number in (0, 1)]
+    assert scores == [7.0, 8.0]
+
+
 def test_validation_is_not_called_test(trainer: L.Trainer, tiny_tokenizer: Any) -> None:
     rows = [{"prompt": "w5", "response": "w6"}]
     data = RLHFDataModule("sft", tiny_tokenizer, rows, rows)
