@@ -113,12 +113,29 @@ def checked(function: _Function) -> _Function:
         for name, annotation in parameters.types.items():
             if name in bound.arguments and annotation is not Any:
                 value = bound.arguments[name] = _plain(bound.arguments[name], annotation)
-                said = fault(value, annotation)
+                said = fault(value, annotation) or _no_object(value, annotation)
                 if said is not None and not is_default(value, parameters.defaults, name):
                     raise ValueError(f"{name} {said}.")
         return function(*bound.args, **bound.kwargs)
 
     return cast(_Function, call)
+
+
+def _no_object(value: Any, annotation: Any) -> str | None:
+    """That a scalar stands where a model, a tokenizer or a function is asked for, as `fault` says it."""
+    parts = get_args(annotation) if _is_union(annotation) else (annotation,)
+    words = [_object(part) for part in parts]
+    if not isinstance(value, str | int | float) or None in words or words == ["None"]:
+        return None
+    return f"must be {' or '.join(map(str, words))}, got {value!r}"
+
+
+def _object(annotation: Any) -> str | None:
+    """Such a type in words, or that of None beside it."""
+    if annotation is type(None) or get_origin(annotation) is Callable:
+        return "None" if annotation is type(None) else "a function"
+    of_models = str(getattr(annotation, "__module__", "")).startswith(("torch.nn", "transformers"))
+    return f"a {annotation.__name__}" if of_models else None
 
 
 def _plain(value: Any, annotation: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.arguments import Count, Decay, Fraction, Node, PositiveFloat, Share, checked, fault, nearest
 
@@ -77,6 +78,20 @@ def test_a_checked_function_refuses_by_name() -> None:
         scaled(1, 7)
     with pytest.raises(TypeError, match="size"):
         scaled()  # type: ignore[call-arg]
+
+
+@checked
+def scored(model: nn.Module | Callable[..., Any], tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+    return model
+
+
+@pytest.mark.parametrize("value", ["rules:score", 3, 0.5, True])
+def test_a_scalar_is_no_model_no_function_and_no_tokenizer(value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model must be a Module or a function, got {value!r}\.$"):
+        scored(value)
+    with pytest.raises(ValueError, match=rf"^tokenizer must be a PreTrainedTokenizerBase or None, got {value!r}\.$"):
+        scored(nn.Identity(), value)
+    assert scored(len, None) is len
 
 
 def test_a_checked_function_is_as_it_was() -> None:

@@ -78,6 +78,7 @@ def test_option_names_real_parameters(group: str, option: str) -> None:
 def test_experiment_composes(experiment: str) -> None:
     brought = [] if experiment in ("demo", "rounds", "sandbox", "sandbox_base") else ["data.root=/d"]
     brought += ["model.path=/m"] if experiment in ("rule", "smollm2", "flan", "t0") or "instruct" in experiment else []
+    brought += ["ppo.reward=rules:mine"] if experiment == "rule" else []
     config = composed(f"experiment={experiment}", *brought)
     assert setting_faults(config, RECIPE, []) == []
     assert config["run"] == experiment

@@ -28,7 +28,7 @@ BESIDE = {
     "data.": ["data=jsonl", "data.root=/my/data"],
     "model.": ["model=folder", "model.path=/my/model"],
     "model=folder": ["model.path=/my/model"],
-    "experiment=rule": ["model.path=/my/model", "data.root=/my/data"],
+    "experiment=rule": ["model.path=/my/model", "data.root=/my/data", "ppo.reward=rules:mine"],
     "model=scratch": ["model.tokenizer_path=/my/model"],
 }
 """What an override needs beside it where the text names it alone, by how it starts."""

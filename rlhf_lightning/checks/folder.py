@@ -23,6 +23,7 @@ from rlhf_lightning.tokenization.endings import disagreement
 from rlhf_lightning.tokenization.formats import RENDERED
 from rlhf_lightning.tokenization.loading import load_tokenizer, plain_tokenizer
 from rlhf_lightning.tokenization.trained import as_trained
+from rlhf_lightning.tokenization.unknown import MANY_UNKNOWN, unknown_tokens
 
 
 @torch.no_grad()
@@ -53,6 +54,10 @@ def tokenizer(subject: Subject) -> str:
     for name, model in models.items():
         rows = len(model.get_input_embeddings().weight)
         demand(count <= rows, f"the tokenizer has {count} tokens, the {name} rows for {rows}")
+    read = [prompt.prompt_ids for prompt in subject.tokens.prompts(subject.prompts)]
+    share, worst = unknown_tokens(subject.tokenizer, read)
+    text = str(subject.tokenizer.decode(worst))
+    demand(share <= MANY_UNKNOWN, f"{share:.0%} of the prompts' tokens are unknown, as in {short(text)}")
     if subject.folder is None:
         return f"{count} tokens have rows in policy and reward model"
     same = subject.tokenizer.get_vocab() == load_tokenizer(subject.folder).get_vocab()

@@ -39,7 +39,11 @@ CHECKS = tuple(
             folder.weights,
             "Save the whole model (save_pretrained), or name the folder that has it.",
         ),
-        ("tokenizer", folder.tokenizer, "Use the tokenizer of the model's own folder: model.tokenizer.path."),
+        (
+            "tokenizer",
+            folder.tokenizer,
+            "Use the tokenizer of the model's own folder (model.tokenizer.path), and a model that knows your texts.",
+        ),
         ("end tokens", data.end_tokens, "Name every token that ends a response: model.eos."),
         ("special tokens", data.special_tokens, "Encode text with split_special_tokens=True, as Tokenization does."),
         ("one BOS", data.one_bos, "Leave BOS to the template or to the tokenizer, not to both."),

@@ -1,11 +1,12 @@
 """Where the pipeline gets records from: files and folders, by kind and split."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from rlhf_lightning.arguments import checked
+from rlhf_lightning.arguments import checked, nearest
 from rlhf_lightning.data.records import Comparison, Demonstration, Prompt, Record, Text
 from rlhf_lightning.data.rows.files import file_book, files_of, holds_split, is_saved_data_set
 from rlhf_lightning.data.rows.malformed import MalformedRows
@@ -138,7 +139,7 @@ class FileData:
     ) -> None:
         if on_error == "quarantine" and quarantine is None:
             raise ValueError("on_error=quarantine needs the folder that malformed rows go to: quarantine=<folder>.")
-        self.root = None if root is None else Path(root)
+        self.root, self.by_name = None if root is None else Path(root), by_name
         self.quarantine = Path(quarantine) if on_error == "quarantine" and quarantine is not None else None
         self.malformed: dict[str, MalformedRows] = {}
         self.left_out: dict[str, dict[str, int]] = {}
@@ -216,6 +217,19 @@ class FileData:
             ]
             for place, found in self._places(kinds)
         }
+
+    def unread(self) -> Iterator[tuple[str, str]]:
+        """Files of the root that are not read and called almost as one that would be, and what that is called."""
+        if not self.by_name or not (self.root or Path()).is_dir():
+            return
+        read = {str(source["path"]) for source in self._sources()}
+        suffixes = "|".join(map(re.escape, SUFFIXES))
+        for path in sorted((self.root or Path()).iterdir()):
+            found = re.fullmatch(rf"(\w+)[.-](\w+)((?:{suffixes})(?:\.gz)?)", path.name)
+            if found and str(path) not in read:
+                kind, split = nearest(found[1], RECORD_TYPES, 0.8), nearest(found[2], get_args(Split))
+                if kind and split and (meant := f"{kind}.{split}{found[3]}") != path.name:
+                    yield path.name, meant
 
     def _places(self, kinds: Collection[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         return (

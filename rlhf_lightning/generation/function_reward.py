@@ -52,8 +52,19 @@ def check_fields(function: Callable[..., Any], fields: Collection[str]) -> None:
         fields: Names of the fields that there are.
 
     Raises:
-        ValueError: Naming those that are missing, and those that there are.
+        ValueError: Naming those that are missing, and those that there are; or when it takes no prompts and responses.
     """
+    if _parameters(function) is None:
+        try:
+            inspect.signature(function).bind([], [])
+        except TypeError:
+            raise ValueError(
+                f"the reward {reward_name(function)} takes no prompts and responses: def "
+                f"{getattr(function, '__name__', 'score')}(prompts, responses) gets a list of each, and any field of "
+                "the records by its name."
+            ) from None
+        except ValueError:  # of compiled code
+            return
     if missing := _missing_fields(function, fields):
         raise ValueError(
             f"the reward {reward_name(function)} asks for {', '.join(missing)}, which no record has. There are "

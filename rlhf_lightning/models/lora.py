@@ -174,8 +174,8 @@ def learning_parameters(model: nn.Module) -> list[nn.Parameter]:
     parameters = trainable_parameters(model)
     if not parameters:
         raise ValueError(
-            f"no weight of this {type(model).__name__} learns: requires_grad is off for each. Turn it on for those that "
-            "shall (model.requires_grad_(True)), or put adapters into it (rlhf_lightning.models.lora.add_adapters)."
+            f"no weight of this {type(model).__name__} learns: requires_grad is off for each. Turn it on for those "
+            "that shall (model.requires_grad_(True)), or add adapters (rlhf_lightning.models.lora.add_adapters)."
         )
     return parameters
 

@@ -98,8 +98,7 @@ class RewardModule(RLHFModule):
         self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Loss, and accuracy over all pairs and per group, of each set where there are several."""
-        batch = comparison_batch(batch)
-        scores = self.scores(batch)
+        scores = self.scores(batch := comparison_batch(batch))
         loss, statistics = ranking_loss(scores, batch.ranks, batch.mask)
         loss, prompts = loss * process_weight(statistics.num_prompts), all_reduce_sum(statistics.num_prompts)
         self.log(self.split_key("validation/loss"), loss, prog_bar=True, batch_size=int(prompts), sync_dist=True)

@@ -58,6 +58,7 @@ def look_ahead(context: Context, stages: Sequence[Stage], coming: Iterable[str] 
     Raises:
         PipelineError: Listing everything that lacks, each with the steps that need it.
     """
+    context.report_unread()
     found: dict[str, list[str]] = {key: [] for key in _upstream_lacking(context)}
     found |= {key: [] for key in _devices_lacking(context.config["trainer"])}
     needed: dict[str, Stage] = {}

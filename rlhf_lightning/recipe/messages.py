@@ -51,8 +51,9 @@ def no_rankings(name: str) -> str:
     if name != "comparisons":
         return f"{no_records(name, 'train')} Or leave the step out of stages."
     return (
-        f"there are no {name}: the data option has none and stage collect has not run. Add collect to stages, or name "
-        "a run that has it: upstream=<run>."
+        f"there are no {name}: the data option has none and stage collect has not run. Name their file, "
+        f"data.source.files.{name}.train=<file> (data=jsonl finds {name}.train.jsonl by itself), add collect to "
+        "stages, or name a run that has it: upstream=<run>."
     )
 
 
@@ -137,6 +138,14 @@ class Messages:
             if counts := tally.by_set(name):
                 write_json(folder / f"{name}.json", counts)
                 self.say(step, f"{what}: {sentence(counts)}")
+
+    def report_unread(self) -> None:
+        """Name the files beside the records that are not read, and look as if they should be."""
+        if isinstance(self.data, FileData):
+            for name, meant in self.data.unread():
+                if name not in self._reported:
+                    self._reported.add(name)
+                    self.say("data", f"{name} is not read: records are in <kind>.<split>.jsonl. Did you mean {meant}?")
 
     def report_malformed(self, step: str) -> None:
         """Say how many malformed rows went aside since the last time, and which rows hold no such record."""

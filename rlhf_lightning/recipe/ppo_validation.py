@@ -31,7 +31,7 @@ from rlhf_lightning.recipe.inputs import records_lacking, rows_of
 from rlhf_lightning.recipe.rewards import reward_fingerprints, reward_lacking, reward_of, reward_steps
 from rlhf_lightning.runs.folders import PipelineError
 from rlhf_lightning.training.metrics_file import batches_done
-from rlhf_lightning.training.watch import Warnings
+from rlhf_lightning.training.warnings_file import Warnings
 
 VALIDATION_JUDGE = "validation_judge"
 """The setting that names it."""

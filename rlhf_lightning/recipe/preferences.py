@@ -1,5 +1,6 @@
 """What step evaluate asks besides its main judge: on which prompts, at which temperature, and whom."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -8,7 +9,8 @@ from typing import Any
 
 from rlhf_lightning.arguments import did_you_mean
 from rlhf_lightning.data.examples import PromptExample
-from rlhf_lightning.data.records import prompt_fields
+from rlhf_lightning.data.records import PromptText, prompt_fields
+from rlhf_lightning.data.sources import FileData
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.comparison_judge import compares, pair_verdicts
 from rlhf_lightning.evaluation.policies import PolicySamples
@@ -56,7 +58,9 @@ def evaluation_prompts(
     """
     sets, count = options["prompt_sets"] or {}, options["num_prompts"]
     if not sets:
-        return tokenization.prompts(context.records("prompts", TEST)[:count]), {}
+        prompts = tokenization.prompts(context.records("prompts", TEST)[:count])
+        _say_learned(context, prompts)
+        return prompts, {}
     members: dict[str, set[tuple[str, int]]] = {}
     for name, chosen in sets.items():
         split, limit = chosen.get("split", TEST), chosen.get("num_prompts")
@@ -70,9 +74,32 @@ def evaluation_prompts(
     found = {
         name: [n for n, prompt in enumerate(prompts) if asked[prompt.index] in own] for name, own in members.items()
     }
+    _say_learned(context, prompts)
     for name in [name for name, places in found.items() if not places]:
         context.say(EVALUATE, f"left out: {_empty(name, sets, count)}")
     return prompts, {name: places for name, places in found.items() if places}
+
+
+def _say_learned(context: Context, prompts: Sequence[PromptExample]) -> None:
+    """Say how many prompts are no test, because the records that policies learn from have them too."""
+    if not isinstance(context.data, FileData):
+        return
+    try:
+        known = [context.records(kind, "train", required=False) for kind in ("prompts", "demonstrations")]
+    except ValueError:  # malformed rows, which are said where they are learned from
+        return
+    learned = {_asked(record.prompt) for records in known for record in records}
+    if seen := sum(_asked(getattr(prompt.text, "messages", prompt.text)) in learned for prompt in prompts):
+        context.say(
+            EVALUATE,
+            f"warning: {seen} of {len(prompts)} prompts are also among the records to learn from (prompts or "
+            "demonstrations of the split train), so that they are no test. Ask others (prompts.test.jsonl).",
+        )
+
+
+def _asked(prompt: PromptText) -> str:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return json.dumps(messages, sort_keys=True)
 
 
 class FurtherJudges:

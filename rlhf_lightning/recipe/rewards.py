@@ -111,6 +111,15 @@ def reward_lacking(context: Context, role: str, setting: Any, prompts: Callable[
 def _part_lacking(context: Context, role: str, part: Any) -> Iterator[str]:
     """Of a model or an address; a `ValueError` says what is wrong with how it is named."""
     path = _path(part)
+    file = Path(f"{path}".removesuffix(".py") + ".py")
+    if file.is_file() and not (_is_step(context, path) or Path(f"{path}").is_dir()):
+        found = re.findall(r"^def ([a-zA-Z]\w*)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        module = ".".join(file.with_suffix("").parts)
+        yield (
+            f"{role}={path}: {file} is a file with functions, and a reward is one of them, {role}={module}:"
+            f"{found[0] if len(found) == 1 else '<function>'}. It has {', '.join(found) or 'none'}."
+        )
+        return
     node: dict[str, Any] = {"url" if _is_address(part) else "path": part} if isinstance(part, str) else part
     if path is not None and not _is_address(path):
         lacking = list(model_lacking(context, role, path, (SCORES,)))

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.chat import rendered_within_limits, template_date
 
 END_TOKENS, _STRINGS = "end_tokens", "stop_strings"
@@ -134,6 +135,7 @@ def is_control_token(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
 
 def listed_end_ids(source: str) -> list[int]:
     """The ids that end a text by a model's generation config, or, where it names none, by its config."""
+    source = model_source(source)
     try:
         listed: Any = GenerationConfig.from_pretrained(source).eos_token_id
     except OSError:

@@ -1,4 +1,4 @@
-"""What kills a run is said while it trains, once each, with what to do; `warnings.json` keeps it."""
+"""What kills a run is said while it trains, once each, with what to do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,11 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from rlhf_lightning.data.datamodule import RLHFDataModule
-from rlhf_lightning.data.examples import ComparisonExample, LMExample
-from rlhf_lightning.parallel.processes import rank
-from rlhf_lightning.runs.files import write_json
 from rlhf_lightning.training.callbacks import TextShares
+from rlhf_lightning.training.data_watch import CutWatch, TrialWatch, UnknownWatch
 from rlhf_lightning.training.heartbeat import Heartbeat
 from rlhf_lightning.training.progress import StageProgress
+from rlhf_lightning.training.warnings_file import Warnings
 
 PROBE = 64
 """The most examples that measure whether a training helps."""
@@ -24,8 +23,6 @@ SHARE = 16
 """Training examples for each of the probe: two forward passes over a sixteenth cost 4 % of an epoch, or less."""
 WORSE = 1.01
 """How many times the start's loss is worse, and no noise of the arithmetic."""
-MANY_CUT = 0.05
-"""The share of cut responses from which they are pointed out."""
 WINDOW = 3
 """Iterations at the start and at the end that are compared."""
 FEW_ENDED = 0.05
@@ -37,84 +34,6 @@ NATS_PER_TOKEN, FEW_NATS, MANY_NATS = 1.0, 10.0, 50.0
 figure 5; Gao et al. 2023, figure 1)."""
 FIGURES = ("ended", "length", "kl", "score", "score_std")
 """What is watched of `rollout/*`."""
-
-
-class Warnings(L.Callback):
-    """Says each warning once, also over a resume, and writes all of them to a file.
-
-    Args:
-        path: The file.
-        say: Function that tells the user.
-    """
-
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self.path, self.say = path, say
-        self.said: dict[str, str] = {}
-
-    def warn(self, about: str, sentence: str) -> None:
-        """Say it, unless something about the same was said before."""
-        if about not in self.said:
-            self.said[about] = sentence
-            self.say(f"warning: {sentence}")
-            self._write()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget what an interrupted run said after its last checkpoint: it will be seen again."""
-        self._write()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was said."""
-        return {"said": dict(self.said)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.said = dict(state_dict["said"])
-
-    def _write(self) -> None:
-        if rank() == 0 and (self.said or self.path.exists()):
-            write_json(self.path, list(self.said.values()))
-
-
-class CutWatch(L.Callback):
-    """Warns where many responses that a model learns from were cut without their end.
-
-    Args:
-        warnings: Says it.
-        data: What the model learns from.
-    """
-
-    def __init__(self, warnings: Warnings, data: RLHFDataModule) -> None:
-        self.warnings, self.data = warnings, data
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count them."""
-        tokens, train = self.data.tokenization, self.data.examples["train"]
-        limit, ends = tokens.max_response_tokens, {tokens.tokenizer.eos_token_id, *tokens.dialogue.text.ends}
-        responses = [ids for example in train for ids in _responses(example)]
-        cut = sum(len(ids) == limit and ids[-1] not in ends for ids in responses)
-        if cut > MANY_CUT * len(responses):
-            what, lesson = _OF_RANKINGS if isinstance(train[0], ComparisonExample) else _OF_DEMONSTRATIONS
-            self.warnings.warn(
-                "cut",
-                f"{cut / len(responses):.0%} of the {what} ({cut} of {len(responses)}) were cut at {limit} tokens, "
-                f"without their end; {lesson}. Raise data.lengths.max_response_tokens, or leave such records out.",
-            )
-
-
-_OF_DEMONSTRATIONS = "responses", "what learns from them learns not to end"
-_OF_RANKINGS = (
-    "ranked responses",
-    "a reward model of cut responses teaches PPO not to end (or set missing_eos_penalty of ppo.module there)",
-)
-
-
-def _responses(example: Any) -> list[list[int]]:
-    if isinstance(example, ComparisonExample):
-        return example.response_ids
-    # Rows of text count from their second token on.
-    return (
-        [example.input_ids[example.loss_start :]] if isinstance(example, LMExample) and example.loss_start > 1 else []
-    )
 
 
 class LossWatch(L.Callback):
@@ -275,7 +194,8 @@ def watches(
     """
     heartbeat.note("reading and tokenising")
     bar, warnings = StageProgress(step, heartbeat), Warnings(folder / "warnings.json", say)
+    before = [bar, warnings, TrialWatch(warnings), UnknownWatch(warnings, data)]
     if hasattr(module, "rollout"):
-        return [bar, warnings, PolicyWatch(warnings, step)]
+        return [*before, PolicyWatch(warnings, step)]
     losses = [LossWatch(warnings, step, data)] if hasattr(module, "loss") else []
-    return [bar, warnings, CutWatch(warnings, data), TextShares(data), *losses]
+    return [*before, CutWatch(warnings, data), TextShares(data), *losses]

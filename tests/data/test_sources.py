@@ -30,6 +30,25 @@ def test_jsonl(tmp_path, name, kind_of_path):
     assert read_records(kind_of_path(path), Text) == [Text("a wórd"), Text("another", "web")]
 
 
+def test_files_that_are_called_almost_right_are_named(tmp_path):
+    row = json.dumps({"prompt": "p", "response": "r"}) + "\n"
+    names = [
+        "demonstrations.train.jsonl",
+        "demonstrations.valid.jsonl",
+        "demonstration-test.csv",
+        "prompt.train.jsonl.gz",
+    ]
+    for name in [*names, "notes.jsonl", "old.train.jsonl", "demonstrations.backup.jsonl", "prompts.test.txt2"]:
+        (tmp_path / name).write_text(row)
+    options = {"demonstrations": {"train": None, "validation": None}, "prompts": {"train": None}}
+    assert list(FileData(str(tmp_path), options, by_name=True).unread()) == [
+        ("demonstration-test.csv", "demonstrations.test.csv"),
+        ("demonstrations.valid.jsonl", "demonstrations.validation.jsonl"),
+        ("prompt.train.jsonl.gz", "prompts.train.jsonl.gz"),
+    ]
+    assert list(FileData(str(tmp_path), {"text": {"train": names[0]}}).unread()) == []
+
+
 def test_a_data_set_in_memory_and_on_disk(tmp_path):
     rows = Dataset.from_list([{"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2]}])
     expected = [Comparison("a", ["b", "c"], [1, 2])]

@@ -27,7 +27,7 @@ from rlhf_lightning.recipe.ppo_validation import PromptValidation, answered
 from rlhf_lightning.runs.files import read_metrics
 from rlhf_lightning.training.checkpoint import BatchCheckpoint
 from rlhf_lightning.training.metrics_file import MetricsFile
-from rlhf_lightning.training.watch import Warnings
+from rlhf_lightning.training.warnings_file import Warnings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*no `val_dataloader`.*",

@@ -12,6 +12,7 @@ from test_pipeline import rlhf
 
 from rlhf_lightning.data.examples import PromptExample
 from rlhf_lightning.data.records import Demonstration, Prompt
+from rlhf_lightning.data.sources import FileData
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation import comparison_judge
 from rlhf_lightning.evaluation.policies import PolicySamples
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 OPTIONS = {"baseline": "sft", "judges": {}, "likert": {}, "metadata": None, "num_prompts": 4, "prompt_sets": {}}
 TEST = [Prompt(text, source=source) for text, source in zip("abcdefgh", "xyxyyyxz", strict=True)]
+MESSAGE = {"role": "user", "content": "c"}
 RECORDS = {"test": TEST, "validation": [Prompt("v", source="x", labels={"use_case": "chat"}), Prompt("w", source="y")]}
 
 
@@ -42,6 +44,8 @@ class Letters(Tokenization):
 
 class Run(Context):
     """A run of which nothing is there but records and what is said."""
+
+    data: Any = None
 
     def __init__(self, lines: list[str]) -> None:
         self.lines, self.heartbeat = lines, Heartbeat(Console())
@@ -107,6 +111,22 @@ def test_sets_are_parts_of_the_first_prompts_or_look_further() -> None:
     assert asked(far) == ("acdg", {"gpt": "acg", "all": "acd"})
     splits = {"new": {"split": "validation", "where": {"use_case": "chat"}}, "old": {"split": "test", "num_prompts": 1}}
     assert asked(splits) == ("av", {"new": "v", "old": "a"})
+
+
+@pytest.mark.parametrize("sets", [{}, {"all": {}}])
+def test_prompts_that_policies_learned_from_are_said(sets: Any) -> None:
+    learned = {"prompts": [Prompt("a"), Prompt("e")], "demonstrations": [Demonstration([MESSAGE], "r")]}
+
+    class Learned(Run):
+        data = FileData(None, {})
+
+        def records(self, name: str, split: str, required: bool = True, curated: bool = True) -> list[Any]:
+            return learned[name] if split == "train" else RECORDS[split]
+
+    context = Learned([])
+    evaluation_prompts(context, {**OPTIONS, "prompt_sets": sets}, Letters())  # a, c and d
+    (line,) = context.lines
+    assert line.startswith("evaluate: warning: 2 of 3 prompts are also among the records to learn from")
 
 
 def test_a_set_without_a_prompt_is_said() -> None:

@@ -42,6 +42,9 @@ def score(responses, answer):
 def one(responses):
     return [1.0]
 
+def nobody():
+    return []
+
 def lost(responses, solution):
     return [1.0] * len(responses)
 '''
@@ -164,6 +167,15 @@ def test_the_console_script_runs_a_function_and_a_sum(place: Path) -> None:
         ("rules:system", r"rules:system cannot be used: .*rules.py defines no function system"),
         ("rules:nothing", r"rules.py defines no function nothing"),
         ("rules:lost", r"rules:lost asks for solution, which no record has. There are .*answer.* source"),
+        (
+            "rules:nobody",
+            r"the reward rules:nobody takes no prompts and responses: def nobody\(prompts, responses\) gets",
+        ),
+        (
+            "rules",
+            r"ppo, ppo_ptx: reward=rules: rules\.py is a file with .* reward=rules:<function>\. It has score, one",
+        ),
+        ("rules.py", r"reward=rules\.py: rules\.py is a file with functions"),
         ("./nowhere/model", "there is no file or folder ./nowhere/model"),
         ("{url:'http://x/',speed:1}", r"ppo\.reward\.speed=1 is no setting"),
         ("{weight:1}", r"ppo\.reward must be a step, a folder .* got \{'weight': 1\}"),

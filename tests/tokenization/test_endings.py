@@ -1,6 +1,7 @@
 """What ends a response: found, chosen, kept, and the same for everyone."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sa
 from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
 from rlhf_lightning.models.loading import fit_to_tokenizer, load_causal_lm
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
-from rlhf_lightning.tokenization.endings import end_token_ids, keep_endings, stop_strings, turn_end
+from rlhf_lightning.tokenization.endings import end_token_ids, keep_endings, listed_end_ids, stop_strings, turn_end
 from rlhf_lightning.tokenization.loading import load_tokenizer
 
 EOS, TURN, TOOL = 1, 4, 5
@@ -176,3 +177,13 @@ def test_a_tokenizer_whose_pieces_cannot_be_put_together_has_no_stop_strings(mak
     tokenizer = load_tokenizer(str(make_chat_folder()), stop=["is the"])
     with pytest.raises(ValueError, match=r"model\.stop \('is the'\) cannot be found"):
         SamplingOptions.from_tokenizer(tokenizer, 12)
+
+
+@pytest.mark.parametrize("name", ["sandbox", "sandbox/small"])
+def test_the_ends_of_a_shipped_model_are_asked_of_no_hub(name, monkeypatch):
+    asked = []
+    original = GenerationConfig.from_pretrained
+    monkeypatch.setattr(GenerationConfig, "from_pretrained", lambda path: asked.append(path) or original(path))
+    (end,) = listed_end_ids(name)
+    assert end == load_tokenizer(name).eos_token_id
+    assert all(Path(path).is_dir() for path in asked)

@@ -20,7 +20,8 @@ from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.training.checkpoint import BatchCheckpoint
 from rlhf_lightning.training.heartbeat import Heartbeat
 from rlhf_lightning.training.metrics_file import MetricsFile
-from rlhf_lightning.training.watch import FIGURES, PolicyWatch, Warnings, policy_warnings, watches
+from rlhf_lightning.training.warnings_file import Warnings
+from rlhf_lightning.training.watch import FIGURES, PolicyWatch, policy_warnings, watches
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*",
@@ -179,6 +180,32 @@ def interchanged(made: tuple[Any, RLHFDataModule], folder: Path) -> tuple[Any, P
 def test_a_model_that_got_better_is_not(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     assert trained(*interchanged(sft(make_tiny_lm("gpt2"), tiny_tokenizer, 0.05, None), tmp_path)) == []
     assert not (tmp_path / "warnings.json").exists()
+
+
+def test_words_that_the_tokenizer_does_not_know_are_said(
+    make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    module, data = sft(make_tiny_lm("gpt2"), tiny_tokenizer, 0.05, None)
+    data.train = [Demonstration("w3 kettle", "w4 hallway"), *DEMONSTRATIONS[:3]]
+    sentences = trained(module, tmp_path, data)
+    tokens = [id for example in data.examples["train"] for id in example.input_ids]
+    share = tokens.count(tiny_tokenizer.unk_token_id) / len(tokens)
+    assert 0.05 < share < 0.2
+    assert sentences[0].startswith(
+        f"warning: {share:.0%} of the tokens of the records are <unk>: the tokenizer has none"
+    )
+    assert "'w3 <unk> w4 <unk> <eos>'" in sentences[0].replace("  ", " ")
+
+
+def test_a_trial_is_called_one(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    module, data = sft(make_tiny_lm("gpt2"), tiny_tokenizer, 0.05, None)
+    said: list[str] = []
+    callbacks = watches("sft", module, data, tmp_path, said.append, Heartbeat(Console(quiet=True)))
+    L.Trainer(
+        accelerator="cpu", max_epochs=1, limit_train_batches=2, callbacks=callbacks, logger=False,
+        enable_checkpointing=False, enable_model_summary=False, default_root_dir=tmp_path,
+    ).fit(module, data)  # fmt: skip
+    assert said[0].startswith("warning: trainer.limit_train_batches=2: a trial, which learned from 2 batches an epoch.")
 
 
 def test_the_loss_of_the_start_survives_a_resume(make_tiny_lm: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
