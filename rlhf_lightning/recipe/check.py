@@ -74,7 +74,8 @@ class Checking(Stage):
         counts: dict[str, Any] = {
             outcome: sum(result.outcome == outcome for result in results) for outcome in get_args(Outcome)
         }
-        bad = [result.name for result in results if result.outcome in ("fail", "error")]
+        said = {"fail": "", "error": " (broke off)"}
+        bad = [f"{result.name}{said[result.outcome]}" for result in results if result.outcome in said]
         if bad:
             raise PipelineError(
                 f"{len(bad)} of {len(results)} checks failed: {', '.join(bad)}. See {folder / 'check.json'}."

@@ -43,6 +43,7 @@ def load_tokenizer(
 
     Raises:
         FileNotFoundError: When there is nothing at a path that is no hub id.
+        OSError: When the hub does not give it.
         ValueError: When there is no tokenizer, it has no EOS token, or not those that `eos` or `chat_template` name.
     """
     source = model_source(path)
@@ -101,6 +102,13 @@ def _read(source: str, path: str, trust_remote_code: bool) -> PreTrainedTokenize
             raise ValueError(
                 f"the tokenizer of {path} cannot be read ({reason}): a file is missing, was cut, or is a pointer of "
                 "Git LFS. Put its files (tokenizer.json and such) there, or set model.tokenizer.path."
+            ) from error
+        except OSError as error:
+            if folder.exists():
+                raise
+            raise OSError(
+                f"there is no folder {path!r} here, and the hub does not give its tokenizer "
+                f"({str(error).splitlines()[0]}). Without a hub model.path is a folder."
             ) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError(f"{path} has no tokenizer files (tokenizer.json and such); set model.tokenizer.path.")

@@ -187,3 +187,10 @@ def test_the_ends_of_a_shipped_model_are_asked_of_no_hub(name, monkeypatch):
     (end,) = listed_end_ids(name)
     assert end == load_tokenizer(name).eos_token_id
     assert all(Path(path).is_dir() for path in asked)
+
+
+def test_a_tokenizer_that_no_hub_gives_is_named():
+    with pytest.raises(
+        OSError, match=r"there is no folder 'someone/something' here, and the hub does not give its tok"
+    ):
+        load_tokenizer("someone/something")
