@@ -107,8 +107,8 @@ class RewardModule(RLHFModule):
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
         for name, value in self.accuracy.figures(self.device).items():
-            options = {"prog_bar": "/" not in name, "sync_dist": True, "add_dataloader_idx": False}
-            self.log(self.split_key(f"validation/{name}"), value, **options)
+            key, shown = self.split_key(f"validation/{name}"), "/" not in name
+            self.log(key, value, prog_bar=shown, sync_dist=True, add_dataloader_idx=False)
 
     def predict_step(
         self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
