@@ -42,11 +42,11 @@ def score(responses, answer):
 def one(responses):
     return [1.0]
 
-def nobody():
-    return []
-
 def lost(responses, solution):
     return [1.0] * len(responses)
+
+def nobody():
+    return []
 '''
 
 
