@@ -148,7 +148,7 @@ def _composition_sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         others = ", ".join(error.options)
-        named = {"--config-dir", "-cd"} & {*sys.argv}
+        named = any(each.startswith(("--config-dir", "-cd")) for each in sys.argv)
         own = "" if named else " A file of your own is found with --config-dir <folder>."
         return f"{group}={option}: there is no such option{_meant(option, error.options)} {group} has {others}.{own}"
     if isinstance(error, OverrideParseException):
