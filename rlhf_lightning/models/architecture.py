@@ -110,6 +110,8 @@ def lookup_errors(model: nn.Module, input_ids: Tensor) -> Iterator[None]:
     try:
         yield
     except IndexError as error:
+        if "out of range in self" not in str(error):  # of the module's own code
+            raise
         raise ValueError(
             f"{type(model).__name__} has no row for one of the tokens or positions that it was given: rows of "
             f"{input_ids.shape[1]} tokens, ids up to {int(input_ids.max())} ({error}). Give it a larger vocabulary or "
