@@ -122,10 +122,10 @@ def checked(function: _Function) -> _Function:
 
 
 def _no_object(value: Any, annotation: Any) -> str | None:
-    """That a scalar stands where a model, a tokenizer or a function is asked for, as `fault` says it."""
+    """That a scalar stands where a model or a tokenizer is asked for, as `fault` says it; factories say more."""
     parts = get_args(annotation) if _is_union(annotation) else (annotation,)
     words = [_object(part) for part in parts]
-    if not isinstance(value, str | int | float) or None in words or words == ["None"]:
+    if not isinstance(value, str | int | float) or None in words or {*words} <= {"None", "a function"}:
         return None
     return f"must be {' or '.join(map(str, words))}, got {value!r}"
 
