@@ -26,7 +26,7 @@ from rlhf_lightning.tokenization.trained import as_trained
 
 CHAT_MODEL = os.environ.get("RLHF_CHAT_MODEL")
 TEMPLATE = "{% for m in messages %}{{ m.content }} <eos> {% endfor %}"
-QUESTIONS = ["answer : what eats milk ?", "answer : what eats corn ?", "say cow", "say milk and corn"]
+QUESTIONS = ["answer : what eats milk ?", "answer : what eats corn ?", "tell cow", "tell milk and corn"]
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
