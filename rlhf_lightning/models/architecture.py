@@ -67,12 +67,13 @@ def rope_limit(config: Any) -> int | None:
     return min(limits, default=None)
 
 
-def check_length(model: nn.Module, tokens: int) -> None:
+def check_length(model: nn.Module, tokens: int, *, learned: bool = False) -> None:
     """Refuse rows that a model cannot read, and those that it reads in another way beside a longer row.
 
     Args:
         model: Any module; only transformers models have such a limit.
         tokens: Tokens of the longest row, prompt and response together.
+        learned: Whether learned positions are counted; a plan of memory reads none.
 
     Raises:
         ValueError: When it has learned positions and fewer of them, or when the frequencies of its rotary embedding
@@ -81,7 +82,7 @@ def check_length(model: nn.Module, tokens: int) -> None:
     if not isinstance(model, PreTrainedModel):
         return
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if positions is not None and tokens > positions and _learns_positions(model):
+    if learned and positions is not None and tokens > positions and _learns_positions(model):
         raise ValueError(
             f"a row has {tokens} tokens, prompt and response together, and {type(model).__name__} has positions for "
             f"{positions}. Shorten the rows, or take a model that reads more."
@@ -112,6 +113,7 @@ def lookup_errors(model: nn.Module, input_ids: Tensor) -> Iterator[None]:
     except IndexError as error:
         if "out of range in self" not in str(error):  # of the module's own code
             raise
+        check_length(model, input_ids.shape[1], learned=True)
         raise ValueError(
             f"{type(model).__name__} has no row for one of the tokens or positions that it was given: rows of "
             f"{input_ids.shape[1]} tokens, ids up to {int(input_ids.max())} ({error}). Give it a larger vocabulary or "

@@ -62,12 +62,12 @@ def test_ropes_that_depend_on_the_longest_row():
 def test_rows_longer_than_learned_positions(family):
     model = make_family(family)
     limit = model.config.max_position_embeddings
-    check_length(model, limit)
+    check_length(model, limit, learned=True)
     if family == "Llama":
-        check_length(model, limit + 1)  # its positions are computed
+        check_length(model, limit + 1, learned=True)  # its positions are computed
         return
     with pytest.raises(ValueError, match=rf"a row has {limit + 1} tokens, .*{type(model).__name__} has positions for"):
-        check_length(model, limit + 1)
+        check_length(model, limit + 1, learned=True)
     with pytest.raises(IndexError):
         model(torch.zeros(1, limit + 3, dtype=torch.long))
 
