@@ -16,16 +16,20 @@ SHOWN = 12
 """Tokens of a row that are shown."""
 
 
-class UnknownWatch(L.Callback):
-    """Warns where the tokenizer has no tokens for what the records say.
+class RecordsWatch(L.Callback):
+    """Looks at the records before the first step.
 
     Args:
-        warnings: Says it.
+        warnings: Says what is wrong with them.
         data: What the model learns from.
     """
 
     def __init__(self, warnings: Warnings, data: RLHFDataModule) -> None:
         self.warnings, self.data = warnings, data
+
+
+class UnknownWatch(RecordsWatch):
+    """Warns where the tokenizer has no tokens for what the records say."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count them."""
@@ -63,16 +67,8 @@ class TrialWatch(L.Callback):
             )
 
 
-class CutWatch(L.Callback):
-    """Warns where many responses that a model learns from were cut without their end.
-
-    Args:
-        warnings: Says it.
-        data: What the model learns from.
-    """
-
-    def __init__(self, warnings: Warnings, data: RLHFDataModule) -> None:
-        self.warnings, self.data = warnings, data
+class CutWatch(RecordsWatch):
+    """Warns where many responses that a model learns from were cut without their end."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count them."""
