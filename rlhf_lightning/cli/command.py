@@ -1,7 +1,6 @@
 """The command line: composes the configuration, builds what it describes, runs the pipeline."""
 
 import ctypes
-import gc
 import logging
 import math
 import os
@@ -125,7 +124,6 @@ def check_processes(trainer: Mapping[str, Any], started: int, sweeping: bool) ->
 
 def main() -> None:
     """Entry point of ``rlhf``."""
-    gc.freeze()  # what was imported stays: no collection has to look through it, which takes each half a second
     arguments, _ = get_args_parser().parse_known_args()
     if arguments.experimental_rerun is not None:
         sys.exit("rlhf: --experimental-rerun reads a pickle, which may run anything. Give the overrides again.")

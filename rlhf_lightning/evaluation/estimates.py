@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy import optimize, stats
+from scipy.optimize import brentq
+from scipy.special import nctdtr, stdtr, stdtrit
 
 from rlhf_lightning.evaluation.intervals import Interval, share_interval
 
@@ -32,11 +33,11 @@ class Error:
         """The one-sided p-value of a mean that lies so far above a number."""
         if self.size == 0:
             return float(distance <= 0)
-        return float(stats.t.sf(distance / self.size, self.freedom))
+        return float(stdtr(self.freedom, -distance / self.size))
 
     def half(self, share: float = 0.95) -> float:
         """Half of the width of a confidence interval."""
-        return float(stats.t.ppf((1 + share) / 2, self.freedom)) * self.size
+        return float(stdtrit(self.freedom, (1 + share) / 2)) * self.size
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,9 @@ def _detectable(error: Error, level: float) -> float:
     """The true difference at which Student's test rejects with `POWER`."""
     if error.size == 0:
         return 0.0
-    limit = float(stats.t.ppf(1 - level / 2, error.freedom))
+    limit = float(stdtrit(error.freedom, 1 - level / 2))
 
     def lacking(shift: float) -> float:
-        return float(stats.nct.sf(limit, error.freedom, shift)) - POWER
+        return 1 - float(nctdtr(error.freedom, shift, limit)) - POWER
 
-    return float(optimize.brentq(lacking, 0.0, 10 * limit + 20)) * error.size
+    return float(brentq(lacking, 0.0, 10 * limit + 20)) * error.size

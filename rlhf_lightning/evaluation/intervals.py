@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 
 class Interval(TypedDict):
@@ -85,7 +85,7 @@ def share_interval(values: Sequence[float], clusters: Sequence[int] | None = Non
     array = np.asarray(values, dtype=float)
     if array.min() < 0 or array.max() > 1:
         raise ValueError(f"a share is of values between 0 and 1, got {array.min():g} .. {array.max():g}.")
-    share, count, z = float(array.mean()), float(len(array)), float(stats.norm.ppf(0.975))
+    share, count, z = float(array.mean()), float(len(array)), float(ndtri(0.975))
     _, index = np.unique(np.arange(len(array)) if clusters is None else np.asarray(clusters), return_inverse=True)
     number = int(index.max()) + 1
     if array.min() == array.max():
@@ -94,7 +94,7 @@ def share_interval(values: Sequence[float], clusters: Sequence[int] | None = Non
         # The deviations of a cluster add up before they are squared.
         variance = np.square(np.bincount(index, array - share)).sum() / count**2 * number / (number - 1)
         count = min(count, share * (1 - share) / max(float(variance), 1e-12))
-        count *= float(z / stats.t.ppf(0.975, number - 1)) ** 2
+        count *= float(z / stdtrit(number - 1, 0.975)) ** 2
     elif number == 1:
         return {"value": share, "low": 0.0, "high": 1.0}
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
