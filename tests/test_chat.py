@@ -65,6 +65,12 @@ def test_the_answer_is_what_transformers_generates(say: Any) -> None:
     assert ("cut at 12 tokens" in written.err) == (int(output[-1]) != tokenizer.eos_token_id)
 
 
+def test_what_the_tokenizer_does_not_know_is_told(say: Any) -> None:
+    options = ("sandbox/small", "--max-new-tokens", "2")
+    assert "reads 'what is the <unk> made of ?'" in say("what is the parliament made of ?\n", *options).err
+    assert "tokens for" not in say("what is the rope made of ?\n", *options).err
+
+
 def test_the_seed_makes_the_sample(say: Any) -> None:
     options = ("sandbox/small", "--temperature", "1.5", "--max-new-tokens", "20")
     first, again, other = (say("hello .\n", *options, "--seed", seed).out for seed in ("1", "1", "2"))

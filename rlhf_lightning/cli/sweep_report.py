@@ -141,10 +141,11 @@ def came_out(
     stages = [read_stage(path.parent) for each in found for path in each.job.folder.glob("*/stage.json")]
     commits = sorted({str(each.get("git_commit") or "")[:9] for each in stages} - {""})
     dates = sorted({str(each.get("date") or "") for each in stages} - {""})
+    devices = sorted({str(each.get("environment", {}).get("device") or "") for each in stages} - {""})
     done, most = len({each.job.folder for each in found}), max((each.seeds for each in means), default=0)
     heads, lines = mean_rows(means, legend)
     head = f"{done} of {len(jobs) + lost} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
-    when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}"
+    when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}, {' and '.join(devices) or 'unknown device'}"
     over = "means over seeds with 95 % intervals over seeds and prompts"
     over = over if most > 1 else "one seed, with 95 % intervals over prompts"
     text = f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"

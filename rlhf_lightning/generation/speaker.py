@@ -17,6 +17,7 @@ from rlhf_lightning.runs.hub import model_source
 from rlhf_lightning.tokenization.dialogue import DialogueEncoder
 from rlhf_lightning.tokenization.endings import end_token_ids, stop_strings
 from rlhf_lightning.tokenization.loading import load_tokenizer
+from rlhf_lightning.tokenization.unknown import unknown_tokens
 
 LIMIT = 512
 """Tokens of an answer where neither the user nor the model's folder says."""
@@ -90,7 +91,8 @@ class Speaker:
             show: Gets the text of the answer so far, each time that it grows.
 
         Returns:
-            What is to be said about the answer: that it was cut or stopped; None where it ended by itself.
+            What is to be said about the answer: that it was cut or stopped, or what of the message its tokenizer does
+            not know; None where nothing is.
 
         Raises:
             ValueError: When the conversation does not fit into the model's context, or its template refuses it.
@@ -107,6 +109,8 @@ class Speaker:
                 "/reset."
             )
         limit = min(self.limit, room)
+        unknown, row = unknown_tokens(self.tokenizer, [ids])
+        notes = [f"its tokenizer has no tokens for some of it, and reads {self.tokenizer.decode(row)!r}"] * (unknown > 0)
         self.answers += 1
         stream = _Stream(self.tokenizer, show)
         stopped = False
@@ -117,11 +121,11 @@ class Speaker:
         if self.has_turns:
             self.messages = [*asked, {"role": "assistant", "content": stream.text}]
         if stopped:
-            return "stopped"
-        if stream.ended:
-            return None
-        why = "--max-new-tokens gives more" if limit == self.limit else "the model's context is full: /reset"
-        return f"cut at {limit} tokens, before its end; {why}"
+            notes.append("stopped")
+        elif not stream.ended:
+            why = "--max-new-tokens gives more" if limit == self.limit else "the model's context is full: /reset"
+            notes.append(f"cut at {limit} tokens, before its end; {why}")
+        return "; ".join(notes) or None
 
     def _generate(self, ids: Sequence[int], limit: int, stream: "_Stream") -> None:
         config = copy.deepcopy(self.model.generation_config)
