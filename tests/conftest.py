@@ -3,8 +3,6 @@
 import gc
 import os
 
-gc.disable()  # until all is imported and collected: what these make stays
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
@@ -21,6 +19,8 @@ import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+gc.disable()  # until all is collected: what is imported stays
 
 # Whoever starts the tests in the background (nohup, a job of a shell script) may leave these ignored, for all children
 # too: the tests of interruptions would wait for what never comes.

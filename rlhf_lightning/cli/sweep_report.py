@@ -145,7 +145,8 @@ def came_out(
     done, most = len({each.job.folder for each in found}), max((each.seeds for each in means), default=0)
     heads, lines = mean_rows(means, legend)
     head = f"{done} of {len(jobs) + lost} jobs came to their end; run `{jobs[0].run}`, seeds {', '.join(seeds)}"
-    when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}, {' and '.join(devices) or 'unknown device'}"
+    where = " and ".join(devices) or "unknown device"
+    when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}, {where}"
     over = "means over seeds with 95 % intervals over seeds and prompts"
     over = over if most > 1 else "one seed, with 95 % intervals over prompts"
     text = f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"

@@ -110,7 +110,9 @@ class Speaker:
             )
         limit = min(self.limit, room)
         unknown, row = unknown_tokens(self.tokenizer, [ids])
-        notes = [f"its tokenizer has no tokens for some of it, and reads {self.tokenizer.decode(row)!r}"] * (unknown > 0)
+        notes = [f"its tokenizer has no tokens for some of it, and reads {self.tokenizer.decode(row)!r}"] * (
+            unknown > 0
+        )
         self.answers += 1
         stream = _Stream(self.tokenizer, show)
         stopped = False

@@ -187,14 +187,13 @@ class VerifiedPacking(Verified):
             input_ids: The tokens.
             mask: True on real tokens; rows that are not padded on the right are not packed.
         """
-        if not self.packs or not bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        if not self.packs:
             return False
-        lengths = mask.sum(1)
+        lengths, padded_right = mask.sum(1), bool((mask[:, 1:] <= mask[:, :-1]).all())
         longest, rows = int(lengths.max()), lengths.argsort(descending=True, stable=True)[:2]
-        self.verify(
-            model, {PACKED_ROWS: longest}, lambda _: _fault(model, input_ids[rows, :longest], mask[rows, :longest])
-        )
-        return self.packs
+        spans = {PACKED_ROWS: longest} if padded_right else {}
+        self.verify(model, spans, lambda _: _fault(model, input_ids[rows, :longest], mask[rows, :longest]))
+        return padded_right and self.packs
 
     @property
     def packs(self) -> bool:

@@ -29,6 +29,8 @@ class Verified:
         """Tokens of the longest row on which each was tried."""
         self.faults: dict[str, str] = {}
         """What is wrong with those that are not taken."""
+        self.tried = False
+        """Whether there was a batch, even one that no way would read."""
 
     def verify(
         self, model: nn.Module, spans: Mapping[str, int], fault_of: Callable[[str], str], body: nn.Module | None = None
@@ -45,8 +47,10 @@ class Verified:
             torch.OutOfMemoryError: When there is no memory to try them, which says nothing of the model.
         """
         longer = [way for way in spans if way not in self.faults and spans[way] > self.tokens.get(way, 0)]
-        if not longer or (self.tokens and is_sharded(model)):
+        # All processes gather together, those with nothing to try among them.
+        if self.tried if is_sharded(model) else not longer:
             return
+        self.tried = True
         with torch.no_grad():
             faults = call_unsharded(lambda _: _faults(longer, fault_of), model)
         self.tokens |= {way: spans[way] for way in longer}
@@ -75,7 +79,7 @@ def verified_states(module: nn.Module) -> list[dict[str, Any]]:
     """What each process knows of the ways of a module, by attribute, as plain types; all processes must ask."""
     return all_gather_objects(
         {
-            name: {"tokens": value.tokens, "faults": value.faults}
+            name: {"tokens": value.tokens, "faults": value.faults, "tried": value.tried}
             for name, value in vars(module).items()
             if isinstance(value, Verified)
         }
@@ -93,3 +97,4 @@ def restore_verified(module: nn.Module, states: Sequence[Mapping[str, Any]]) -> 
         for name, state in states[rank() if rank() < len(states) else 0].items():
             known = getattr(module, name)
             known.tokens, known.faults = dict(state["tokens"]), dict(state["faults"])
+            known.tried = state.get("tried", bool(known.tokens))

@@ -7,12 +7,14 @@ from torch.optim import SGD
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
 from rlhf_lightning.algorithms.losses import lm_loss
+from rlhf_lightning.models import verified
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.lora import add_adapters, trainable_parameters
 from rlhf_lightning.models.packing import VerifiedPacking, packed_hidden
 from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 from rlhf_lightning.models.shared_prefix import VerifiedPasses
+from rlhf_lightning.models.verified import restore_verified, verified_states
 from rlhf_lightning.modules.language_model import LanguageModelModule
 
 from .families import FAMILIES, make_family
@@ -190,3 +192,21 @@ def test_rows_with_padding_elsewhere_and_other_modules_are_not_packed(tiny_gpt2)
     assert not VerifiedPacking(wanted=False).suits(tiny_gpt2, batch.input_ids, batch.mask)
     with pytest.warns(UserWarning, match="Linear does not support packed rows .it is no transformers model"):
         assert not VerifiedPacking().suits(torch.nn.Linear(1, 1), batch.input_ids, batch.mask)
+
+
+def test_sharded_weights_are_gathered_once_by_every_process_whatever_its_rows(make_tiny_lm, monkeypatch):
+    """Against a count of the gatherings, which wait for all processes, also for one whose rows no way reads."""
+    gathered = []
+    monkeypatch.setattr(verified, "is_sharded", lambda model: True)
+    monkeypatch.setattr(verified, "call_unsharded", lambda function, model: gathered.append(1) or function(model))
+    model, batch = make_tiny_lm("llama"), batch_of([3, 5])
+    flipped = batch.mask.flip(1)  # padded on the left: not packed
+    packing = VerifiedPacking()
+    for rows, mask in [(batch.input_ids.flip(1), flipped), (batch.input_ids, batch.mask)]:
+        packing.suits(model, rows, mask)
+    assert len(gathered) == 1
+    before, after = torch.nn.Module(), torch.nn.Module()
+    before.packing, after.packing = packing, VerifiedPacking()
+    restore_verified(after, verified_states(before))
+    after.packing.suits(model, batch.input_ids, batch.mask)
+    assert len(gathered) == 1
