@@ -110,9 +110,7 @@ class Speaker:
             )
         limit = min(self.limit, room)
         unknown, row = unknown_tokens(self.tokenizer, [ids])
-        notes = [f"its tokenizer has no tokens for some of it, and reads {self.tokenizer.decode(row)!r}"] * (
-            unknown > 0
-        )
+        notes = [f"its tokenizer has no tokens for a part, and reads {self.tokenizer.decode(row)!r}"] if unknown else []
         self.answers += 1
         stream = _Stream(self.tokenizer, show)
         stopped = False

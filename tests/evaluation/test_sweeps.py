@@ -131,8 +131,8 @@ def test_the_command_writes_table_picture_and_page(jobs: list[Job], tmp_path: Pa
     assert "pretrain_loss: PPO 0 1.10 (\N{MINUS SIGN}0.17 .. 2.37); PPO 0.1 0.900." in picture.attrib["aria-label"]
     text = page.read_text()
     assert text.startswith(
-        "a\n<!-- came out: kl -->\n\n4 of 6 jobs came to their end; run `mine`, seeds 1, 2; commit abcdef012, 2026-11-27, "
-        "A CPU;"
+        "a\n<!-- came out: kl -->\n\n4 of 6 jobs came to their end; run `mine`, seeds 1, 2; commit abcdef012, "
+        "2026-11-27, A CPU;"
     )
     assert "old" not in text
     assert text.endswith("<!-- end -->\nb\n<!-- came out: ptx -->\nstays\n<!-- end -->\n")
