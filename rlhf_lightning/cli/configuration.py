@@ -120,6 +120,14 @@ class CheckedConfigs(ConfigLoaderImpl):
                 f"a list of options, such as callbacks=[lr_monitor,timer], takes names alone, and no null ({error}). "
                 "Take it out."
             ) from error
+        except AttributeError as error:  # OmegaConf's, at a dictionary for what has none yet
+            key = re.search(r"full_key: (\S+)", str(error))
+            if key is None:
+                raise
+            raise ConfigCompositionException(
+                f"{key[1]} cannot be given as a whole here. Set what it holds one by one; a search tries a setting by "
+                "<setting>=interval(low,high)."
+            ) from error
 
     def load_sweep_config(self, *args: Any, **options: Any) -> DictConfig:
         """That of a job; Hydra's own sweeper asks for all of them before the first one runs."""

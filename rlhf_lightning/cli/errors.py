@@ -5,7 +5,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import torch
 import transformers
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
@@ -163,6 +165,9 @@ def _composition_sentence(error: BaseException) -> str:
     if "Config group override" in text:
         groups = nothing or [each for each in sys.argv[1:] if (CONFIG_DIR / each.partition("=")[0]).is_dir()]
         return f"{' '.join(groups)}: a group needs an option. rlhf --help lists those of each group."
+    if "Unexpected type annotation: Set" in text:  # of Hydra's own class
+        mixed = " and ".join(each for each in sys.argv[1:] if re.search(r"\b(interval|tag)\(", each) and "," in each)
+        return f"{mixed}: a sweep has either values or one interval(low,high). Write one of them."
     if isinstance(error, OmegaConfBaseException):
         first = text.splitlines()[0].rstrip(".").removeprefix("ValueError raised while resolving interpolation: ")
         if nothing:
@@ -175,14 +180,16 @@ def _composition_sentence(error: BaseException) -> str:
 def _unknown(setting: str) -> str:
     """Of a setting that no file of the chosen options has: whether there is one of that name, or which was meant."""
     arguments = get_args_parser().parse_args()
-    added = [f"++{each}" if _names_a_key(each) else each for each in arguments.overrides]
+    added = [f"++{_one_value(each)}" if _names_a_key(each) else each for each in arguments.overrides]
     if arguments.config_dir:
         added.append(f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]")
     GlobalHydra.instance().clear()
+    if setting.startswith("hydra."):
+        return _unknown_to_hydra(setting, [each for each in added if not each.startswith("++")])
     try:
         faults = setting_faults(composed(added), RECIPE, [])
     except Exception:  # the command has further faults
-        faults = setting_faults({**composed([]), setting: None}, RECIPE, [])
+        faults = setting_faults(composed([f"++{setting}=null"]), RECIPE, [])
     value = next((each.partition("=")[2] for each in arguments.overrides if each.startswith(f"{setting}=")), "")
     if value.startswith(("{", "[")):
         faults.append(MERGED.format(setting))
@@ -191,9 +198,30 @@ def _unknown(setting: str) -> str:
     return "\n".join(faults)
 
 
+def _unknown_to_hydra(setting: str, options: Sequence[str]) -> str:
+    """The same of the node ``hydra``, as the options on the command line make it."""
+    parent, _, key = setting.rpartition(".")
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        node = OmegaConf.select(hydra.compose("config", [*options], return_hydra_config=True), parent)
+    known = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    if near := get_close_matches(key, known, 1):
+        return f"{setting} is no setting; did you mean {parent}.{near[0]}?"
+    return f"{setting} is not there; {parent} has {', '.join(known) or 'nothing'}. +{setting}=<value> adds it."
+
+
+def _one_value(override: str) -> str:
+    """An override, of which a multirun tries several values, with the first of them."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    values = parsed.sweep_string_iterator() if parsed.is_choice_sweep() or parsed.is_range_sweep() else iter(["null"])
+    return f"{parsed.get_key_element()}={next(values)}"
+
+
 def _names_a_key(override: str) -> bool:
-    name = override.partition("=")[0]
-    return not name.startswith(("+", "~")) and not (CONFIG_DIR / name.partition("@")[0]).is_dir()
+    """Whether an override is of a setting, and not of a group."""
+    name = override.partition("=")[0].partition("@")[0]
+    return not name.startswith(("+", "~")) and "/" not in name and not (CONFIG_DIR / name).is_dir()
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

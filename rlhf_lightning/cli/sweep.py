@@ -3,9 +3,10 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from rich.table import Table
 
 from rlhf_lightning.cli.configuration import keep_secrets, places
 from rlhf_lightning.cli.errors import report
+from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.evaluation.sweep_figures import mean_alone, mean_rows
-from rlhf_lightning.evaluation.sweep_measures import measured, pooled
+from rlhf_lightning.evaluation.sweep_measures import measured, pooled, trial_note
 from rlhf_lightning.evaluation.tables import failure_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
@@ -67,18 +69,19 @@ class SweepSummary(Callback):
         self.id = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}-{os.getpid()}"
         try:
             _FAILED_HERE.clear()
+            check_alone(os.environ)
             check_objectives(config)
             check_study(config)
             if several := sorted(swept_settings(config) & {"sweep", "hparams_search"}):
                 raise PipelineError(f"{several[0]}: a multirun is one study. Start one after the other.")
-        except PipelineError as error:  # Hydra would go on after any other exception of a callback
+            excluded, swept = OmegaConf.select(config, _EXCLUDED), swept_settings(config)
+            with read_write(config.hydra.overrides):
+                config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_ID}='{self.id}'")
+                if left := [name for name in excluded if name not in swept] if swept & {*excluded} else []:
+                    config.hydra.overrides.hydra.append(f"{_EXCLUDED}=[{','.join(left)}]")
+        except Exception as error:  # Hydra would warn of it, and go on
             report(error)
             sys.exit(1)
-        excluded, swept = OmegaConf.select(config, _EXCLUDED), swept_settings(config)
-        with read_write(config.hydra.overrides):
-            config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_ID}='{self.id}'")
-            if left := [name for name in excluded if name not in swept] if swept & {*excluded} else []:
-                config.hydra.overrides.hydra.append(f"{_EXCLUDED}=[{','.join(left)}]")
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Keep secrets in the processes of other launchers too."""
@@ -123,7 +126,7 @@ def print_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
         title = (
             f"{f'{run}, {study}' if study else run}: {count} jobs, means over seeds (rlhf-sweep writes the intervals)"
         )
-        table = Table(*map(escape, heads), title=escape(title))
+        table = Table(*map(escape, heads), title=escape(title), caption=trial_note(own) or None)
         for row in rows:
             table.add_row(*map(escape, row))
         console.print(table)
@@ -137,11 +140,17 @@ def check_objectives(config: DictConfig) -> None:
     """Refuse a sweeper that optimizes something else than the run returns, before any work.
 
     Raises:
-        PipelineError: When `optimized_metric` has not as many paths as the sweeper has directions.
+        PipelineError: When `optimized_metric` has not as many paths as the sweeper has directions, or nobody said
+            which direction it is.
     """
     if "basic_sweeper" in str(config.hydra.sweeper.get("_target_")):
         return
     metrics, directions = config.optimized_metric, config.hydra.sweeper.get("direction", "")
+    if isinstance(directions, Enum):  # the sweeper's default
+        raise PipelineError(
+            f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')} would {directions.name} "
+            f"optimized_metric={metrics}. Say which is wanted: hydra.sweeper.direction=maximize, or minimize."
+        )
     count = 0 if metrics is None else 1 if isinstance(metrics, str) else len(metrics)
     wanted = 1 if isinstance(directions, str) or directions is None else len(directions)
     if count != wanted:
@@ -152,13 +161,24 @@ def check_objectives(config: DictConfig) -> None:
         )
 
 
+def check_alone(environment: MutableMapping[str, str]) -> None:
+    """Refuse a multirun of which every process of several would make each job, with a `PipelineError`."""
+    join_srun(environment)
+    if (started := int(environment.get("WORLD_SIZE", "1"))) > 1:
+        raise PipelineError(
+            f"{started} processes run this command, and each would start the whole sweep. Start it once, or each job "
+            "by itself on several devices."
+        )
+
+
 def check_study(config: DictConfig) -> None:
     """Refuse two studies at once, and names of a run whose jobs no table would find.
 
     Raises:
         PipelineError: Saying what to write.
     """
-    run, choices = config.run, config.hydra.runtime.choices
+    raw: Any = OmegaConf.to_container(config, resolve=False)  # it may refer to the job
+    run, choices = raw["run"], config.hydra.runtime.choices
     if not isinstance(run, str | int) or isinstance(run, bool):
         raise PipelineError(f"run must be text, got {run}; quote it: run='\"{run}\"'.")
     if str(run).count("/") > 1:
@@ -172,7 +192,8 @@ def check_study(config: DictConfig) -> None:
 
 def swept_settings(config: DictConfig) -> set[str]:
     """The settings that differ between the jobs of a multirun: those of its sweeper, and those on the command line."""
-    parsed = OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
+    told: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # they may refer to the job
+    parsed = OverridesParser.create().parse_overrides(told)
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     return {str(name) for name in params} | {each.key_or_group for each in parsed if each.is_sweep_override()}
 

@@ -25,6 +25,7 @@ from rlhf_lightning.evaluation.sweep_measures import (
     number_of,
     pooled,
     rows,
+    trial_note,
     varied,
 )
 from rlhf_lightning.evaluation.tables import markdown_table
@@ -149,7 +150,8 @@ def came_out(
     when = f"commit {', '.join(commits) or 'unknown'}, {dates[-1] if dates else 'no date'}, {where}"
     over = "means over seeds with 95 % intervals over seeds and prompts"
     over = over if most > 1 else "one seed, with 95 % intervals over prompts"
-    text = f"{head}; {when}; {over}.\n\n{markdown_table(heads, lines, 2)}\n"
+    trials = f" **{note}**" if (note := trial_note(found)) else ""
+    text = f"{head}; {when}; {over}.{trials}\n\n{markdown_table(heads, lines, 2)}\n"
     if base:
         heads, lines = mean_rows([each for each in differences(found, base) if each.measure in LABELS], legend)
         told = ", ".join(f"`{name}={value}`" for name, value in base.items())

@@ -175,7 +175,9 @@ def mean_rows(
     columns = sorted({values for own in cells.values() for values in own}, key=lambda each: _order(each, places))
     by = f" by {', '.join(name.rpartition('.')[2] for name in names)}" if names else ""
     rows = sorted(cells.items(), key=lambda item: measures.index(item[0][0]))
-    return [f"measure{by}", "policy", *(", ".join(values) or "mean" for values in columns)], [
+    heads = [", ".join(values) or "mean" for values in columns]
+    brief = [", ".join(map(_brief, values)) or "mean" for values in columns]
+    return [f"measure{by}", "policy", *(brief if len({*brief}) == len({*heads}) else heads)], [
         [measure_label(measure), policy, *(own.get(values, "") for values in columns)]
         for (measure, policy), own in rows
     ]
@@ -188,6 +190,11 @@ def mean_alone(mean: Pooled) -> str:
 
 def _order(values: Sequence[str], places: Sequence[str]) -> tuple[int, Sequence[str]]:
     return (places.index(values[0]) if values else 0), values[1:]
+
+
+def _brief(value: str) -> str:
+    """A number that somebody chose as it is; one that a sweeper drew with few digits."""
+    return f"{float(value):.4g}" if len(value) > 8 and _is_number(value) else value
 
 
 def _is_number(text: str) -> bool:

@@ -16,6 +16,7 @@ from rlhf_lightning.runs.jobs import COMPLETE, FAILED, UNFINISHED, Job
 from rlhf_lightning.runs.rounds import ROUND
 
 SEED = "seed"
+TRIAL = "trainer.limit_train_batches"
 _RENAMED = {"scores": "score", "lengths": "length", "rewards": REWARD, "metadata/likert": "likert"}
 _PER_BATCH = ("validation/", "rollout/")
 """How the metrics of a step begin that say how well it did; others say how fast, or steer."""
@@ -132,6 +133,13 @@ def _leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
 def _begun_anew(folder: Path) -> bool:
     found = [path for pattern in ("*", f"{ROUND}*/*") for path in folder.glob(f"{pattern}/stage.json")]
     return not all(is_complete(path.parent) for path in found)
+
+
+def trial_note(found: Sequence[Measured]) -> str:
+    """What to say where jobs, or what they build on, learned from a few batches alone; "" where they did not."""
+    limits = {each.made_of.get(TRIAL, "") for each in found}
+    few = sorted(limit for limit in limits if limit.isdecimal())
+    return f"{TRIAL}={', '.join(few)}: trials, whose figures say that the steps run, and no more." if few else ""
 
 
 def varied(found: Sequence[Measured]) -> list[str]:

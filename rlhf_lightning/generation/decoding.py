@@ -49,7 +49,7 @@ def decoder(
     Raises:
         ValueError: When prompt and response together pass what the model reads in one way (`check_length`).
     """
-    check_length(model, int(prompts.prompt_mask.sum(1).max()) + max_new_tokens, learned=True)
+    check_length(model, int(prompts.prompt_mask.sum(1).max()) + max_new_tokens, learned=True, new=max_new_tokens)
     known = _DECODERS.setdefault(model, {})
     if preferred not in known:
         known[preferred] = Decoder

@@ -67,13 +67,14 @@ def rope_limit(config: Any) -> int | None:
     return min(limits, default=None)
 
 
-def check_length(model: nn.Module, tokens: int, *, learned: bool = False) -> None:
+def check_length(model: nn.Module, tokens: int, *, learned: bool = False, new: int = 0) -> None:
     """Refuse rows that a model cannot read, and those that it reads in another way beside a longer row.
 
     Args:
         model: Any module; only transformers models have such a limit.
         tokens: Tokens of the longest row, prompt and response together.
         learned: Whether learned positions are counted; a plan of memory reads none.
+        new: Those of them that are still to be sampled.
 
     Raises:
         ValueError: When it has learned positions and fewer of them, or when the frequencies of its rotary embedding
@@ -83,9 +84,11 @@ def check_length(model: nn.Module, tokens: int, *, learned: bool = False) -> Non
         return
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if learned and positions is not None and tokens > positions and _learns_positions(model):
+        row = f"a prompt of {tokens - new} tokens and max_new_tokens={new}" if new else "prompt and response together"
+        shorter = "Set max_new_tokens (max_response_tokens of the data) lower" if new else "Shorten the rows"
         raise ValueError(
-            f"a row has {tokens} tokens, prompt and response together, and {type(model).__name__} has positions for "
-            f"{positions}. Shorten the rows, or take a model that reads more."
+            f"a row has {tokens} tokens, {row}, and {type(model).__name__} has positions for {positions}. {shorter}, "
+            "or take a model that reads more."
         )
     limit = rope_limit(model.config)
     if limit is not None and tokens > limit:

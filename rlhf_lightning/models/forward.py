@@ -4,6 +4,8 @@ A keyword that its forward pass lacks is not passed, padding is put on its right
 module that calls them otherwise says so by an attribute, `forward_names = {"attention_mask": "keep"}`.
 """
 
+import re
+import warnings
 from collections.abc import Mapping, Set
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, cast
@@ -18,6 +20,8 @@ from rlhf_lightning.models.architecture import check_length, lookup_errors
 from rlhf_lightning.models.padding import position_ids
 from rlhf_lightning.models.scalar_head import ScalarHeadModel
 
+_MASK = re.compile("mask|pad|length|valid|keep")
+"""What an argument may be called that says which tokens are real."""
 _IDS, _KEYWORDS = "input_ids", ("attention_mask", "position_ids", "use_cache")
 
 
@@ -63,6 +67,14 @@ def keywords_of(model: nn.Module) -> Keywords:
                 'them (forward_names = {"attention_mask": ...}), or give the others a default.'
             )
         known = {name: called[name] for name in _KEYWORDS if open_ended or called[name] in names}
+        masks = sorted(name for name in names - {*called.values()} if _MASK.search(name))
+        if masks and "attention_mask" not in known:
+            warnings.warn(
+                f"{type(model).__name__}.forward has no attention_mask, so it is given none: {', '.join(masks)} "
+                "keeps its default. Where that says which tokens are real, padding changes what a row gets: "
+                f'set forward_names = {{"attention_mask": "{masks[0]}"}}.',
+                stacklevel=2,
+            )
         positioned = called["position_ids"] in names or isinstance(model, PreTrainedModel)
         _INSPECTED[model] = Keywords(called[_IDS] if named else None, known, positioned)
     return _INSPECTED[model]

@@ -165,10 +165,12 @@ class VerifiedPasses(Verified):
     def fastest(self, model: nn.Module, batch: ComparisonBatch) -> Scores:
         """The pass to take; those that turn out to be wrong for the model are left out with a warning."""
         body = getattr(model, "backbone", model)
-        check_length(body, tokens_spanned(cached_scores, batch))
+        check_length(body, tokens_spanned(cached_scores, batch), learned=True)
         window = unwindowed_tokens(getattr(body, "config", None))
         spans = {scores.__name__: tokens_spanned(scores, batch) for scores in self.sound}
         spans = {name: tokens for name, tokens in spans.items() if window is None or tokens <= window}
+        if not bool(batch.prompt_mask.any(1).all()):  # a row without a prompt shares nothing
+            spans = {}
         if batch.ranks.shape[1] == 1:  # nothing shows whether responses see each other
             spans = {name: tokens for name, tokens in spans.items() if name in self.tokens}
         self.verify(model, spans, lambda name: pass_fault(self.candidates[name], model, _longest(batch)), body)

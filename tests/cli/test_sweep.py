@@ -1,6 +1,7 @@
 """Sweeps: a job that fails stops no other, is named in the closing table, and the exit code is 1."""
 
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from command import rlhf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf_lightning.cli.sweep import SweepSummary, check_objectives, check_study, record_job, runs_of
+from rlhf_lightning.cli.sweep import SweepSummary, check_alone, check_objectives, check_study, record_job, runs_of
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS, Job, jobs_below
 
@@ -35,7 +36,12 @@ def test_a_job_that_fails(keep_going, tmp_path):
 def test_a_sweep_that_goes_well_ends_with_0(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
-    assert rlhf(["-m", "stages=[pretrain]", "seed=1,2", "tags=[job-${hydra:job.num}]"], here).code == 0
+    assert (
+        rlhf(["-m", "stages=[pretrain]", "seed=1,2", "tags=[job-${hydra:job.num}]", "run=n${hydra:job.num}"], here).code
+        == 0
+    )
+    assert {path.name[:2] for path in (here / "runs").glob("n*")} == {"n0", "n1"}
+    assert all(job.sweep for job in jobs_below(here / "runs"))
 
 
 def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_path):
@@ -57,6 +63,10 @@ def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_
         (["-m", "experiment=demo", "sweep=kl,ptx"], "sweep: a multirun is one study. Start one after the other."),
         (["-m", "run=a/b/c", "seed=1,2"], "Use one slash at most."),
         (["-m", "run=1.5", "seed=1,2"], "run must be text, got 1.5; quote it"),
+        (["-m", "ppo.module.kl_coeff=0.01,0.2"], "kl_coeff=0.01 is no setting; did you mean ppo.module.kl_coef?"),
+        (["-m", "hydra.sweeper.max_batch=1"], "is no setting; did you mean hydra.sweeper.max_batch_size?"),
+        (["-m", "hydra.job.foo=1", "seed=1,2"], "hydra.job.foo is not there; hydra.job has name, chdir,"),
+        (["-m", "sft.fit.epochs=1,interval(1,2)"], "epochs=1,interval(1,2): a sweep has either values or one interval"),
         (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
         (["-m", "stages=[sft]", "shared=[sft]", "seed=1,2", "keep_going=false"], "would measure nothing of its own"),
         (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
@@ -75,12 +85,29 @@ def test_what_a_sweep_does_not_share_is_refused(arguments, sentence, tmp_path):
     assert not [*here.glob("runs/*/sft")]
 
 
+def test_a_sweep_is_started_once():
+    check_alone({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"})
+    with pytest.raises(PipelineError, match="2 processes run this command, and each would start the whole sweep"):
+        check_alone({"WORLD_SIZE": "2"})
+
+
+def test_nothing_that_goes_wrong_before_the_first_job_is_only_a_warning(capsys):
+    with pytest.raises(SystemExit) as stop:
+        SweepSummary().on_multirun_start(OmegaConf.create({"hydra": None}))
+    assert stop.value.code == 1
+    assert "AttributeError" in capsys.readouterr().err
+
+
+Direction = Enum("Direction", ["minimize", "maximize"])
+
+
 @pytest.mark.parametrize(
     ("metrics", "direction", "sentence"),
     [
         (None, "maximize", "optimizes 1 number .*, and optimized_metric names 0"),
         ("a.b", ["maximize", "minimize"], "optimizes 2 numbers .*, and optimized_metric names 1"),
         (["a.b", "c.d"], "minimize", "optimizes 1 number .*, and optimized_metric names 2"),
+        ("a.b", Direction.minimize, "would minimize optimized_metric=a.b. Say which is wanted"),
         (["a.b", "c.d"], ["maximize", "minimize"], None),
         ("a.b", "maximize", None),
     ],

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from rich.console import Console
 
 from rlhf_lightning.cli.sweep import print_jobs
-from rlhf_lightning.cli.sweep_report import main
+from rlhf_lightning.cli.sweep_report import came_out, main
 from rlhf_lightning.evaluation.sweep_figures import across, mean_rows, measure_label, shown
 from rlhf_lightning.evaluation.sweep_measures import differences, measured, pooled, rows, varied
 from rlhf_lightning.recipe.legend import legend_of
@@ -195,6 +195,26 @@ def test_jobs_of_other_settings_or_data_are_no_seeds_of_one_thing(jobs: list[Job
     other = {**stage({}), "identity": {"config": {"sft": {"lr": 0.2}}}}  # a step that was shared
     write_json(root / "mine.shared-1" / "sft" / "stage.json", other)
     assert varied(measured(jobs_of([root]))[1]) == [KL, "sft.lr", "seed"]
+
+
+def test_trials_are_marked(jobs: list[Job], tmp_path: Path) -> None:
+    note = "trainer.limit_train_batches=2: trials, whose figures say that the steps run, and no more."
+    for limit in (1.0, 2):
+        told(jobs[0], "ppo", seed=1, config={"trainer": {"limit_train_batches": limit}})
+        known, found = measured(jobs)
+        output = io.StringIO()
+        print_jobs(jobs, Console(file=output, width=200))
+        text = came_out(known, found, pooled(found), legend_of(RECIPE))
+        assert [note in said for said in (text, " ".join(output.getvalue().split()))] == [limit == 2] * 2
+
+
+def test_values_that_a_sweeper_drew_are_shown_with_few_digits(jobs: list[Job]) -> None:
+    values = {"0": "0.0745219605846823", "0.1": "0.1691346467379803"}
+    found = [replace(each, settings={**each.settings, KL: values[each.settings[KL]]}) for each in measured(jobs)[1]]
+    assert mean_rows(pooled(found), legend_of(RECIPE))[0][2:] == ["0.07452", "0.1691"]
+    near = {"0": "0.0745219605846823", "0.1": "0.0745219605846824"}
+    found = [replace(each, settings={**each.settings, KL: near[each.settings[KL]]}) for each in measured(jobs)[1]]
+    assert mean_rows(pooled(found), legend_of(RECIPE))[0][2:] == [*near.values()]
 
 
 def test_a_seed_counts_once_also_where_it_was_left_at_its_default(jobs: list[Job], tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_rows_longer_than_learned_positions(family):
         return
     with pytest.raises(ValueError, match=rf"a row has {limit + 1} tokens, .*{type(model).__name__} has positions for"):
         check_length(model, limit + 1, learned=True)
+    with pytest.raises(ValueError, match=rf"a prompt of 3 tokens and max_new_tokens={limit},.* Set max_new_tokens"):
+        check_length(model, limit + 3, learned=True, new=limit)
     with pytest.raises(IndexError):
         model(torch.zeros(1, limit + 3, dtype=torch.long))
 

@@ -256,6 +256,24 @@ def test_names_that_it_does_not_have(names: dict[str, str], sentence: str) -> No
         token_logits(model, *padded_rows("right"), position_ids(padded_rows("right")[1]))
 
 
+class Unmasked(Recurrent):
+    """Its mask has a name of its own, which it does not say."""
+
+    def forward(self, tokens: Tensor, token_mask: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+        assert token_mask is None
+        return super().forward(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def test_a_mask_that_is_not_given_is_pointed_out_once() -> None:
+    ids, mask = padded_rows("right")
+    model = fresh(Unmasked)
+    with pytest.warns(UserWarning, match=r"Unmasked\.forward has no attention_mask, .* token_mask .*set forward_names"):
+        token_logits(model, ids, mask, position_ids(mask))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        token_logits(model, ids, mask, position_ids(mask))
+
+
 class Needy(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor) -> Tensor:
         return input_ids

@@ -287,6 +287,20 @@ def test_a_window_that_no_field_names_shows_on_the_first_rows_that_pass_it(monke
     assert ["does not support a shared prefix (" in str(warning.message) for warning in said] == [True]
 
 
+@pytest.mark.filterwarnings("error")
+def test_rows_that_share_nothing_or_are_too_long_are_no_fault_of_the_model(make_tiny_lm):
+    module = RewardModule(scalar_model(make_tiny_lm("gpt2")), SGD)
+    responses, ranks = [[[5, 6, 7], [8, 9]]] * 2, [[1, 2]] * 2
+    for prompts in ([[], []], [[3, 4], []], [[3, 4], [5]]):
+        scores = module.scores(comparison_batch(prompts, responses, ranks))
+        for row, expected in zip(scores, brute_force(module.model, prompts, responses), strict=True):
+            torch.testing.assert_close(row, torch.stack(expected), atol=1e-5, rtol=0)
+    assert module.taken is tree_scores
+    with pytest.raises(ValueError, match=r"a row has 204 tokens, .* has positions for 128"):
+        module.scores(comparison_batch([[3] * 200] * 2, [[[5] * 4, [6]]] * 2, ranks))
+    assert module.passes.sound == (cached_scores, tree_scores)
+
+
 def test_tree_mask_by_hand():
     # prompt of two tokens, responses of two and one, one column of padding
     segments = torch.tensor([[0, 0, 1, 1, 2, 2]])
