@@ -118,7 +118,14 @@ class TestWithinFifteenPercent:
         plan = self.planner(kind, precision, checkpointing).reward_model(prompts, width, count, length)
         assert peak(plan) == pytest.approx(allocated(work), rel=WITHIN)
 
-    @pytest.mark.parametrize(("minibatches", "micro", "text", "rank"), [(2, 4, 0, 0), (1, None, 24, 0), (2, 4, 8, 8)])
+    @pytest.mark.parametrize(
+        ("minibatches", "micro", "text", "rank"),
+        [
+            pytest.param(2, 4, 0, 0, marks=pytest.mark.slow),
+            pytest.param(1, None, 24, 0, marks=pytest.mark.slow),
+            (2, 4, 8, 8),
+        ],
+    )
     def test_ppo(self, kind, precision, checkpointing, minibatches, micro, text, rank, tiny_tokenizer):
         rows, width, length = 16, 40, 30
 
