@@ -25,6 +25,7 @@ from rlhf_lightning.data.rows.records_of import Source, read_records
 from rlhf_lightning.data.tally import DROPPED, Tallied
 from rlhf_lightning.data.text_share import ShareOf, mixed_text, text_shares
 from rlhf_lightning.data.tokenize import LAST, Tokenization, TrainOn
+from rlhf_lightning.parallel.processes import world_size
 from rlhf_lightning.tokenization.formats import FormatName
 
 
@@ -139,7 +140,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         self.seed, self.num_workers = seed, num_workers
         self.examples: dict[str, Sequence[Any]] = {}
         self._loaders: dict[str, ResumableLoader] = {}
-        self._positions: dict[str, int] = {}
+        self._states: dict[str, dict[str, int]] = {}
         self._val_limit: int | float | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -180,6 +181,9 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             return loader
         loaders = {"prompts": loader}
         if "text" in self.examples:
+            module = None if self.trainer is None else self.trainer.lightning_module
+            if module is not None and module.hparams.get("ptx_coef") == 0:
+                warn("text is read, and nothing learns from it: give PPOModule a ptx_coef, or no text.", stacklevel=2)
             loaders["pretrain"] = self._loader("text", self.text_batch_size, self.seed + 1)
         return CombinedLoader(loaders, "min_size")
 
@@ -245,19 +249,28 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             num_batches=num_batches,
             num_workers=self.num_workers,
         )
-        loader.load_state_dict({"position": self._positions.get(name, 0)})
+        if name in self._states:
+            loader.load_state_dict(self._states[name])
+        if self._kind.adds_text and name == "train" and (least := loader.batches.smallest) < world_size():
+            raise ValueError(
+                f"a batch of {least} prompts leaves one of {world_size()} processes without any (train has "
+                f"{loader.batches.size}, batch_size is {batch_size}). Set num_batches, which makes all batches full, "
+                "or another batch_size, or start fewer processes."
+            )
         return loader
 
-    def state_dict(self) -> dict[str, int]:
-        """Batches that each loader has handed out.
+    def state_dict(self) -> dict[str, Any]:
+        """Batches that each loader has handed out, and of what.
 
         Lightning restores loaders itself only when nothing asked for their length before, as every schedule does.
         """
-        return {name: loader.state_dict()["position"] for name, loader in self._loaders.items()}
+        return {name: loader.state_dict() for name, loader in self._loaders.items()}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the loaders go on from there."""
-        self._positions = dict(state_dict)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the loaders go on from there; a checkpoint of an earlier version has the numbers alone."""
+        self._states = {
+            name: state if isinstance(state, dict) else {"position": state} for name, state in state_dict.items()
+        }
 
     def _collate(self, name: str) -> Callable[[Sequence[Any]], Any]:
         pad: Any = self.tokenization.tokenizer.pad_token_id

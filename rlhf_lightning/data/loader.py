@@ -43,6 +43,11 @@ class ResumableBatches(Sampler[list[int]]):
         for number in range(start, (start // len(self) + 1) * len(self)):
             yield self._rows(number)[rank() :: world_size()]
 
+    @property
+    def smallest(self) -> int:
+        """Rows of the smallest batch of an epoch."""
+        return self.batch_size if self.num_batches else (self.size - 1) % self.batch_size + 1
+
     def _rows(self, number: int) -> list[int]:
         if self.num_batches is None:
             epoch, batch = divmod(number, len(self))
@@ -107,7 +112,7 @@ class Loader:
 class ResumableLoader(Loader):
     """A loader whose ``state_dict`` is the number of batches it has handed out; a pass is the rest of the epoch.
 
-    Lightning saves and restores that number with its checkpoints.
+    Lightning saves and restores that number with its checkpoints. It counts batches of so many rows, of so many.
     """
 
     def __iter__(self) -> Iterator[Any]:
@@ -118,10 +123,23 @@ class ResumableLoader(Loader):
 
     def state_dict(self) -> dict[str, int]:
         """Batches handed out since the start of training."""
-        return {"position": self.batches.position}
+        return {"position": self.batches.position, "batch_size": self.batches.batch_size, "rows": self.batches.size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after that many batches."""
+        """Go on after that many batches.
+
+        Raises:
+            ValueError: When they were of other rows, so that the place would be another.
+        """
+        now = self.state_dict()
+        other = [name for name in ("batch_size", "rows") if state.get(name, now[name]) != now[name]]
+        if state["position"] and other:
+            said = " and ".join(f"{name} {state[name]} there, {now[name]} now" for name in other)
+            raise ValueError(
+                f"the checkpoint is {state['position']} batches into other data ({said}), so that going on would leave "
+                "out some rows and repeat others. Give the same batch_size and data, or begin anew from its weights "
+                "(load_from_checkpoint)."
+            )
         self.batches.position = state["position"]
 
 
@@ -169,7 +187,8 @@ def collate_comparisons(examples: Sequence[ComparisonExample], pad_token_id: int
 
 
 def collate_prompts(examples: Sequence[PromptExample], pad_token_id: int) -> PromptBatch:
-    """Prompts padded on the left."""
+    """Prompts padded on the left; where there are none, one of number -1, whose answer nobody reads."""
+    examples = examples or [PromptExample([int(pad_token_id == 0)], index=-1, text="")]
     ids, mask = padded([example.prompt_ids for example in examples], pad_token_id, left=True)
     index = torch.tensor([example.index for example in examples])
     return PromptBatch(ids, mask, index, [example.text for example in examples])

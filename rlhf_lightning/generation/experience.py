@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.batch import Experience, Rollout
 from rlhf_lightning.algorithms.functional import kl_k1, kl_k3, masked_mean
-from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum
+from rlhf_lightning.parallel.processes import all_reduce_sum, mean_over_rows
 
 
 def check_sampler(rollout: Rollout, old_log_probs: Float[Tensor, "rows time"], exact: bool) -> Float[Tensor, ""]:
@@ -49,30 +49,31 @@ def adapted_kl_coef(
     """Proportional control of the KL per response (Ziegler et al. 2019, section 2.2); without a target it stays."""
     if target is None:
         return kl_coef
-    error = (all_reduce_mean(response_kl(experience)) / target - 1).clamp(-0.2, 0.2)
-    return kl_coef * (1 + error * all_reduce_sum(torch.ones_like(experience.scores).sum()) / horizon)
+    kl, episodes = mean_over_rows(response_kl(experience))
+    return kl_coef * (1 + (kl / target - 1).clamp(-0.2, 0.2) * episodes / horizon)
 
 
 def rollout_figures(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What is logged of a rollout, beside the progress bar too and elsewhere; KL in nats per response.
 
-    A policy that ends ever fewer responses, or writes ever longer ones, is seen at once.
+    Means are over the episodes of all processes, of which each may have another number. A policy that ends ever fewer
+    responses, or writes ever longer ones, is seen at once.
     """
     mask, scores = experience.rollout.response_mask, experience.scores
     k3 = kl_k3(experience.old_log_probs, experience.reference_log_probs)
     error = _token_mean((experience.returns - experience.old_values) ** 2, mask)
     spread = _token_mean((experience.returns - _token_mean(experience.returns, mask)) ** 2, mask)
-    episodes = all_reduce_sum(torch.ones_like(scores).sum())  # processes may have different numbers of a last batch
-    squares = all_reduce_sum((scores - all_reduce_mean(scores.mean())).square().sum())
+    score, episodes = mean_over_rows(scores)
+    squares = all_reduce_sum((scores - score).square().sum())
     shown = {
-        "rollout/score": scores.mean(),
-        "rollout/kl": response_kl(experience),
-        "rollout/length": mask.sum(1).float().mean(),
-        "rollout/ended": experience.rollout.ended.float().mean(),
+        "rollout/score": score,
+        "rollout/kl": mean_over_rows(response_kl(experience))[0],
+        "rollout/length": mean_over_rows(mask.sum(1).float())[0],
+        "rollout/ended": mean_over_rows(experience.rollout.ended.float())[0],
     }
     return shown, {
-        "rollout/score_std": (squares / (episodes - 1).clamp(min=1)).sqrt(),
-        "rollout/kl_k3": torch.where(mask, k3, 0.0).sum(1).mean(),
+        "rollout/score_std": (squares / max(episodes - 1, 1)).sqrt(),
+        "rollout/kl_k3": mean_over_rows(torch.where(mask, k3, 0.0).sum(1))[0],
         "rollout/explained_variance": 1 - error / spread.clamp(min=1e-8),
     }
 
@@ -82,6 +83,6 @@ def _token_mean(values: Float[Tensor, "rows time"], mask: Bool[Tensor, "rows tim
     return all_reduce_sum(masked_mean(values, mask, all_reduce_sum(mask.sum())))
 
 
-def response_kl(experience: Experience) -> Float[Tensor, ""]:
-    """Mean over these responses of the summed k1 estimate, in nats: what the penalty is made of."""
-    return kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1).mean()
+def response_kl(experience: Experience) -> Float[Tensor, " rows"]:
+    """The summed k1 estimate of each response, in nats: what the penalty is made of."""
+    return kl_k1(experience.old_log_probs, experience.reference_log_probs).sum(1)

@@ -12,6 +12,7 @@ from rlhf_lightning.generation.rewards import response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, sample_responses
 from rlhf_lightning.models.lora import adapters_disabled
 from rlhf_lightning.models.offload import on_device_within
+from rlhf_lightning.parallel.processes import mean_over_rows
 from rlhf_lightning.parallel.sharding import unshard
 
 
@@ -54,7 +55,7 @@ class HeldOut(L.LightningModule):
 def samples(
     tokenizer: PreTrainedTokenizerBase, rollout: Rollout, scores: Float[Tensor, " rows"] | None = None
 ) -> list[Sample]:
-    """Prompts and responses as text.
+    """Prompts and responses as text, without the row that a process reads where it has none.
 
     Args:
         tokenizer: The tokenizer of the policy.
@@ -62,8 +63,9 @@ def samples(
         scores: A score for each, or None.
     """
     numbers = [None] * len(rollout.ended) if scores is None else scores.tolist()
-    texts = response_texts(tokenizer, rollout)
-    return [Sample(str(prompt), *of_row) for prompt, *of_row in zip(rollout.prompts.texts, texts, numbers, strict=True)]
+    texts, real = response_texts(tokenizer, rollout), (rollout.prompts.prompt_index >= 0).tolist()
+    rows = zip(real, rollout.prompts.texts, texts, numbers, strict=True)
+    return [Sample(str(prompt), *of_row) for is_real, prompt, *of_row in rows if is_real]
 
 
 def sampled(module: Any, prompts: PromptBatch) -> list[Sample]:
@@ -98,3 +100,14 @@ def answered(module: Any, prompts: PromptBatch) -> tuple[Rollout, Float[Tensor, 
     with on_device_within(module.device, *module.offloaded), adapters_disabled(reward), unshard(reward):
         rollout = module.rollout(prompts)
         return rollout, response_scores(reward, rollout, module.tokenizer)
+
+
+def mean_score(module: Any, prompts: PromptBatch) -> tuple[Float[Tensor, ""], int]:
+    """Mean score of fresh samples of a `PPOModule` over the prompts of all processes, and how many these are.
+
+    Args:
+        module: The module.
+        prompts: The prompts of this process.
+    """
+    rollout, scores = answered(module, prompts)
+    return mean_over_rows(scores[rollout.prompts.prompt_index >= 0])

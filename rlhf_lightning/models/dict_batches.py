@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf_lightning.algorithms.batch import ComparisonBatch, LMBatch
+from rlhf_lightning.parallel.processes import world_size
 
 NO_TARGET = -100
 """The label of a token that is no target, in transformers."""
@@ -80,6 +81,15 @@ def comparison_batch(batch: Any) -> ComparisonBatch:
     response_ids, response_mask = (rows.view(len(starts), 2, -1) for rows in _padded(responses, "right"))
     ranks = torch.tensor([[1, 2]] * len(starts), device=prompt_ids.device)
     return ComparisonBatch(prompt_ids, prompt_mask, response_ids, response_mask, ranks, [""] * len(starts))
+
+
+def is_filler(batch: LMBatch | ComparisonBatch) -> bool:
+    """Whether a batch is what a data module gives a process that has no rows of it: a token, and nothing to learn."""
+    if world_size() == 1 or len(batch[0]) > 1 or int(batch[1].sum()) > 1:
+        return False
+    if isinstance(batch, LMBatch):
+        return not bool(batch.loss_mask.any())
+    return batch.ranks.tolist() == [[1, 1]] and bool((batch.response_ids == batch.prompt_ids[0, -1]).all())
 
 
 def ppo_batch(batch: Any) -> tuple[Any, LMBatch | None]:

@@ -87,9 +87,7 @@ class RLHFModule(HeldOut, Configurable):
             averaged: Write the moving average of the weights, where the module keeps one, as `PPOModule` does.
         """
         model, tokenizer = getattr(self, self.learner), tokenizer or getattr(self, "tokenizer", None)
-        if (
-            tokenizer and "temperature" in self.hparams and isinstance(model, PreTrainedModel)
-        ):  # it samples as it was trained
+        if tokenizer and "temperature" in self.hparams and isinstance(model, PreTrainedModel):  # as it was trained
             length = self.hparams.max_new_tokens
             model.generation_config = sampling_as_trained(tokenizer, self.hparams.temperature, length)
         save_model(model, Path(folder), tokenizer, getattr(self, "ema", None) if averaged else None)

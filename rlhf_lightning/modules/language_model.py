@@ -11,7 +11,7 @@ from rlhf_lightning.algorithms.batch import LMBatch, PromptBatch
 from rlhf_lightning.algorithms.losses import LMStatistics, lm_loss
 from rlhf_lightning.arguments import Count, checked
 from rlhf_lightning.generation.held_out import Sample, sampled
-from rlhf_lightning.models.dict_batches import lm_batch
+from rlhf_lightning.models.dict_batches import is_filler, lm_batch
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.models.master_weights import widened
 from rlhf_lightning.models.micro_batches import loss_in_parts, row_parts
@@ -92,4 +92,5 @@ class LanguageModelModule(RLHFModule):
         """A sample per prompt of a `PromptBatch`; of any other batch the log-prob of each row's targets, in nats."""
         if isinstance(batch, PromptBatch):
             return sampled(self, batch)
-        return call_unsharded(causal_log_probs, self.model, *lm_batch(batch)).sum(1)
+        log_probs = call_unsharded(causal_log_probs, self.model, *(batch := lm_batch(batch))).sum(1)
+        return log_probs[:0] if is_filler(batch) else log_probs

@@ -17,7 +17,7 @@ from rlhf_lightning.algorithms.losses import PolicyStatistics, policy_loss, valu
 from rlhf_lightning.arguments import Count, Decay, Fraction, NonNegativeFloat, PositiveFloat, checked
 from rlhf_lightning.generation.episode_batches import count_scored, figures_in, micro_batches_of, read_micro_batches
 from rlhf_lightning.generation.experience import adapted_kl_coef, check_first_ratio, check_sampler, rollout_figures
-from rlhf_lightning.generation.held_out import Sample, answered, samples
+from rlhf_lightning.generation.held_out import Sample, answered, mean_score, samples
 from rlhf_lightning.generation.rewards import FORWARD_TOKENS, Reward, response_scores
 from rlhf_lightning.generation.sample import SamplingOptions, response_log_probs, response_values, sample_responses
 from rlhf_lightning.generation.sampling_batches import Sampler
@@ -37,7 +37,7 @@ from rlhf_lightning.models.recompute import checkpoint_activations
 from rlhf_lightning.modules.base import RLHFModule
 from rlhf_lightning.modules.ppo_minibatch import draw_minibatches
 from rlhf_lightning.modules.ppo_ptx import GRADIENT_FIGURES, backward_pretrain, text_part
-from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, no_sync, over_all_rows
+from rlhf_lightning.parallel.processes import all_reduce_mean, all_reduce_sum, mean_over_rows, no_sync, over_all_rows
 from rlhf_lightning.parallel.sharding import call_unsharded, unshard
 
 
@@ -199,7 +199,7 @@ class PPOModule(RLHFModule):
         self.check_finite(**{"sample": rollout.log_probs, "reward": scores, "log-prob": old_log_probs, "value": values})
         self.log_figures({"rollout/sampler_gap": check_sampler(rollout, old_log_probs, is_exact(self.policy))})
         shaped = shaped_scores(scores, rollout, self.score_hook, self.hparams.score_scale, self.hparams.whiten_scores)
-        self.log_figures({"rollout/shaped_score": shaped.mean()} if shaped is not scores else {}, sync_dist=True)
+        self.log_figures({"rollout/shaped_score": mean_over_rows(shaped)[0]} if shaped is not scores else {})
         rewards = kl_penalized_rewards(shaped, kl_k1(old_log_probs, reference_log_probs), mask, self.kl_coef)
         advantages, returns = gae(rewards, values, mask, self.hparams.discount, self.hparams.gae_lambda)
         advantages = whiten(advantages, mask, all_reduce_sum)
@@ -285,7 +285,7 @@ class PPOModule(RLHFModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score of fresh samples on held-out prompts."""
-        score, rows = answered(self, batch)[1].mean(), len(batch.texts)
+        score, rows = mean_score(self, batch)
         self.log(self.split_key("validation/score"), score, prog_bar=True, batch_size=rows, sync_dist=True)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Sample]:

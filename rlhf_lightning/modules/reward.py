@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from rlhf_lightning.algorithms.batch import ComparisonBatch
 from rlhf_lightning.algorithms.losses import RankingStatistics, ranking_loss
 from rlhf_lightning.arguments import Count, PositiveFloat, checked
-from rlhf_lightning.models.dict_batches import comparison_batch
+from rlhf_lightning.models.dict_batches import comparison_batch, is_filler
 from rlhf_lightning.models.master_weights import widened
 from rlhf_lightning.models.micro_batches import loss_in_parts, ranking_parts, together
 from rlhf_lightning.models.optimizers import OptimizerFactory, SchedulerFactory, ranking_optimizer
@@ -114,5 +114,5 @@ class RewardModule(RLHFModule):
         self, batch: ComparisonBatch | Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> list[list[float]]:
         """Scores of the responses of each prompt."""
-        batch = comparison_batch(batch)
-        return [row[real].tolist() for row, real in zip(self.scores(batch), batch.mask, strict=True)]
+        rows = zip(self.scores(batch := comparison_batch(batch)), batch.mask, strict=True)
+        return [row[real].tolist() for row, real in rows if not is_filler(batch)]

@@ -80,6 +80,18 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     return all_reduce_sum(value) / world_size()
 
 
+def mean_over_rows(values: Tensor) -> tuple[Tensor, int]:
+    """The mean of a vector with a number per row, over the rows of all processes, and how many these are.
+
+    Args:
+        values: Those of this process, of which it may have any number.
+    """
+    if world_size() == 1:
+        return values.detach().mean(), len(values)
+    total, rows = all_reduce_sum(torch.stack([values.sum(), values.new_tensor(len(values))]))
+    return total / rows, int(rows)
+
+
 def process_weight(count: Tensor) -> Tensor:
     """A process's count as a multiple of the mean one: what turns its mean into its part of the mean over all rows."""
     return count / all_reduce_mean(count).clamp(min=1 / world_size())

@@ -52,7 +52,7 @@ def test_a_resumed_order_gives_the_rest(num_batches, stop):
     whole = loader(num_batches=num_batches)
     expected = rows_of(whole, passes=2)  # 4 batches each, of 10 rows or of 12
     assert len(expected) == 8
-    assert whole.state_dict() == {"position": 8}
+    assert whole.state_dict() == {"position": 8, "batch_size": 3, "rows": 10}
     resumed = loader(num_batches=num_batches)
     resumed.load_state_dict({"position": stop})
     assert rows_of(resumed) == expected[stop : 4 * (stop // 4 + 1)]
@@ -64,10 +64,27 @@ def test_position_counts_what_was_handed_out():
     interrupted = loader()
     iterator = iter(interrupted)
     first = [next(iterator), next(iterator)]
-    assert interrupted.state_dict() == {"position": 2}
+    assert interrupted.state_dict()["position"] == 2
     other = loader()
     other.load_state_dict(interrupted.state_dict())
     assert first + rows_of(other) == rows_of(loader())
+
+
+def test_a_place_in_other_data_is_refused():
+    state = {"position": 2, "batch_size": 3, "rows": 12}
+    with pytest.raises(ValueError, match=r"2 batches into other data \(rows 12 there, 10 now\)"):
+        loader().load_state_dict(state)
+    with pytest.raises(ValueError, match=r"batch_size 3 there, 4 now"):
+        loader(batch_size=4).load_state_dict({**state, "rows": 10})
+    loader(batch_size=4).load_state_dict({**state, "position": 0})  # as a tuner begins anew
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "num_batches", "smallest"), [(9, 8, None, 1), (8, 8, None, 8), (9, 8, 2, 8)]
+)
+def test_the_smallest_batch(size, batch_size, num_batches, smallest):
+    order = batches(size, batch_size, num_batches=num_batches)
+    assert order.smallest == min(map(len, order)) == smallest
 
 
 def test_a_number_of_batches_goes_round_the_data():
@@ -93,9 +110,9 @@ def test_a_worker_changes_nothing():
     iterator = iter(helped)
     assert next(iterator) == rows_of(alone)[0]
     # The worker is ahead, the position is not.
-    assert helped.state_dict() == {"position": 1}
+    assert helped.state_dict()["position"] == 1
     assert list(iterator) == rows_of(loader())[1:]
-    assert helped.state_dict() == {"position": 4}
+    assert helped.state_dict()["position"] == 4
 
 
 def test_the_global_random_state_is_left_alone():

@@ -1,5 +1,6 @@
 """Two processes do what one does: weights, metrics, checkpoints that the other number of processes goes on from."""
 
+import json
 import os
 import re
 import socket
@@ -118,6 +119,17 @@ def compare(alone, other, stages=STAGES, least=20):
 @pytest.mark.parametrize("kind", ["agents", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does(alone, tmp_path, kind):
     compare(alone, train(tmp_path, kind, 2))
+    expected, found = (json.loads((folder / "held_out.json").read_text()) for folder in (alone, tmp_path))
+    assert [len(said) for name, said in expected.items() if not name.endswith("test")] == 6 * [5]
+    assert flat(found) == pytest.approx(flat(expected), abs=1e-4)
+
+
+def flat(node, path=""):
+    """All leaves, by place."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if items is None:
+        return {path: node}
+    return {place: leaf for key, value in items for place, leaf in flat(value, f"{path}/{key}").items()}
 
 
 @pytest.mark.slow

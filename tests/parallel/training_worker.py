@@ -5,6 +5,7 @@ Usage: training_worker.py <folder> <one|ddp|fsdp> <epochs> [stages, with commas]
 The last process gets a SIGTERM at the start of that batch of every stage.
 """
 
+import json
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ from rlhf_lightning import (
 )
 from rlhf_lightning.data.records import Comparison
 from rlhf_lightning.models.export import export_causal_lm, export_scalar_model
-from rlhf_lightning.parallel.processes import init_process_group, rank, world_size
+from rlhf_lightning.parallel.processes import all_gather_objects, init_process_group, rank, world_size
 from rlhf_lightning.sandbox.world import generate_demonstrations, generate_prompts, generate_text
 from rlhf_lightning.training.fit import fit_stage
 
@@ -106,18 +107,8 @@ class Worker:
         export_scalar_model(module.model, model.config, self.tokenizer, self.folder / "reward" / "model")
 
     def ppo(self) -> None:
-        """With text, micro-batches and a coefficient that adapts."""
-        model = self.base()
-        critic = ScalarHeadModel.from_causal_lm(model)
-        module = PPOModule(
-            model,
-            self.base(),
-            ScalarHeadModel.from_causal_lm(model),
-            critic,
-            self.tokenizer,
-            self.adam,
-            self.adam,
-            max_new_tokens=LENGTHS["max_response_tokens"],
+        """With text, micro-batches, a coefficient that adapts, and batches of which one process has a row more."""
+        module = self.ppo_module(
             num_minibatches=3,
             micro_batch_size=2,
             kl_coef=0.1,
@@ -129,13 +120,43 @@ class Worker:
             packing=self.kind != "one",
         )
         prompts, text = generate_prompts(40, 0), generate_text(20, 0)
-        self.fit("ppo", module, prompts, text=text, batch_size=8, num_batches=10, text_batch_size=6)
+        self.fit("ppo", module, prompts, text=text, batch_size=9, num_batches=10, text_batch_size=6)
         export_causal_lm(module.policy, self.tokenizer, self.folder / "ppo" / "model")
         with module.ema.applied(module.policy):
             export_causal_lm(module.policy, self.tokenizer, self.folder / "ppo" / "model_ema")
 
+    def ppo_module(self, **options: object) -> PPOModule:
+        """All four models from the same start."""
+        model = self.base()
+        reward, critic = ScalarHeadModel.from_causal_lm(model), ScalarHeadModel.from_causal_lm(model)
+        models = (model, self.base(), reward, critic)
+        length = LENGTHS["max_response_tokens"]
+        return PPOModule(*models, self.tokenizer, self.adam, self.adam, max_new_tokens=length, **options)
 
-def main(folder: str, kind: str, epochs: str, stages: str = "sft,reward,ppo", sigterm_at: str = "-1") -> None:
+    def held_out(self) -> None:
+        """What tests and predictions say, in a file; of the last batch one process has no row."""
+        prompts, demonstrations = generate_prompts(5, 0), self.demonstrations[:5]
+        rankings = [Comparison(each.prompt, [each.response, "bread .", "no ."], [1, 2, 3]) for each in demonstrations]
+        modules = {
+            "sft": (LanguageModelModule(self.base(), self.adam), demonstrations),
+            "reward": (RewardModule(ScalarHeadModel.from_causal_lm(self.base()), self.adam), rankings),
+            "ppo": (self.ppo_module(), prompts),
+        }
+        quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        said = {}
+        for name, (module, records) in modules.items():
+            data = RLHFDataModule(name, self.tokenizer, test=records, batch_size=2, **LENGTHS)
+            run = trainer(self.kind, **dict.fromkeys(quiet, False))
+            (said[f"{name}/test"],) = run.test(module, data, verbose=False)
+            batches = {"answers": run.predict(module, data), "rows": run.predict(module, data.test_dataloader())}
+            for key, predicted in batches.items():
+                mine = [row.tolist() if isinstance(row, torch.Tensor) else row for batch in predicted for row in batch]
+                said[f"{name}/{key}"] = sorted(row for rows in all_gather_objects(mine) for row in rows)
+        if rank() == 0:
+            (self.folder / "held_out.json").write_text(json.dumps(said))
+
+
+def main(folder: str, kind: str, epochs: str, stages: str = "sft,reward,ppo,held_out", sigterm_at: str = "-1") -> None:
     """Make the stages."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
