@@ -142,6 +142,8 @@ def sentence(error: BaseException) -> str:
         return f"{error.strerror}: {error.filename}."
     if isinstance(error, FORESEEN):
         return str(error) or type(error).__name__
+    if isinstance(error, RuntimeError) and re.search(r"\bgloo\b|closed by peer|\bNCCL\b", str(error)):
+        return "another process of this run ended, and what it said is the cause; the same command goes on from here."
     return f"{type(error).__name__}: {error}{_place(error)}"
 
 

@@ -82,11 +82,11 @@ def sample_table(samples: Mapping[str, Any], legend: Legend, count: int = 5) -> 
         legend: Names of the policies.
         count: How many prompts; they are the first ones, not chosen ones.
     """
-    table = Table(title=f"The first {count} held-out prompts, one sample each", show_lines=True, expand=True)
-    policies = [name for name in samples if name != "prompts"]
+    prompts, policies = samples["prompts"][:count], [name for name in samples if name != "prompts"]
+    table = Table(title=f"The first {len(prompts)} held-out prompts, one sample each", show_lines=True, expand=True)
     for name in ("prompt", *map(legend.label, policies)):
         table.add_column(name, ratio=1)
-    for index, prompt in enumerate(samples["prompts"][:count]):
+    for index, prompt in enumerate(prompts):
         texts = [prompt, *(samples[name]["responses"][index] for name in policies)]
         table.add_row(*(Text(harmless(text)) for text in texts))  # as they are: [/INST] is no markup
     return table

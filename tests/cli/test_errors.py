@@ -50,6 +50,8 @@ def test_errors_of_libraries_and_of_the_package_show_no_traceback():
         sentence(FileNotFoundError(2, "No such file or directory", "x.jsonl")) == "No such file or directory: x.jsonl."
     )
     assert sentence(KeyError("lr")) == "KeyError: 'lr'"
+    closed = RuntimeError("[/src/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection closed by peer")
+    assert sentence(closed).startswith("another process of this run ended, and what it said is the cause")
 
 
 def test_what_nobody_foresaw_leaves_its_traceback_in_the_run(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,23 @@ def test_bad_arguments(tiny_tokenizer, changes, message):
     options = {"task": "sft", "tokenizer": tiny_tokenizer, "train": DEMONSTRATIONS, **changes}
     with pytest.raises(ValueError, match=message):
         RLHFDataModule(**options)
+
+
+def test_text_that_nothing_learns_from_is_told(tiny_tokenizer):
+    module = ready("ppo", tiny_tokenizer, PROMPTS, batch_size=4, text=TEXTS, text_batch_size=2, block_size=3)
+    module.trainer = SimpleNamespace(lightning_module=SimpleNamespace(hparams={"ptx_coef": 0.0}))
+    with pytest.warns(UserWarning, match="text is read, and nothing learns from it: give PPOModule a ptx_coef"):
+        module.train_dataloader()
+
+
+def test_a_process_without_prompts_is_refused_before_the_first_step(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr("rlhf_lightning.data.datamodule.world_size", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"a batch of 1 prompts leaves one of 2 processes without any \(train has 10, "
+    ):
+        ready("ppo", tiny_tokenizer, PROMPTS, batch_size=9).train_dataloader()
+    ready("ppo", tiny_tokenizer, PROMPTS, batch_size=9, num_batches=2).train_dataloader()
+    ready("sft", tiny_tokenizer, DEMONSTRATIONS, batch_size=9).train_dataloader()  # it reads a token instead
 
 
 def test_an_unknown_task(tiny_tokenizer, monkeypatch):
