@@ -151,6 +151,10 @@ def check_objectives(config: DictConfig) -> None:
             f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')} would {directions.name} "
             f"optimized_metric={metrics}. Say which is wanted: hydra.sweeper.direction=maximize, or minimize."
         )
+    steps = None if "stages" in swept_settings(config) else [*config.stages]
+    for path in [] if metrics is None else [metrics] if isinstance(metrics, str) else metrics:
+        if steps is not None and str(path).partition(".")[0] not in (*steps, ROUNDS):
+            raise PipelineError(f"optimized_metric={path}: no such step runs; the steps are {', '.join(steps)}.")
     count = 0 if metrics is None else 1 if isinstance(metrics, str) else len(metrics)
     wanted = 1 if isinstance(directions, str) or directions is None else len(directions)
     if count != wanted:

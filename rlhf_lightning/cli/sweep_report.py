@@ -112,6 +112,8 @@ def write_report(jobs: Sequence[Job], folder: Path, page: Path | None = None, ag
             file.write(text)
     written_to = [*_write_table(table, folder), *written_to]
     filled = {study: _filled(page, study, "\n".join(own)) for study, own in texts.items() if page and study}
+    if page and not filled:
+        raise PipelineError(f"{page} stays as it is: no job is of a study (sweep=...), whose name a place has.")
     if homeless := [study for study, there in filled.items() if not there]:
         raise PipelineError(
             f"{page} has no place for {', '.join(homeless)}, and stays as it is there; {folder} has the tables. "

@@ -166,6 +166,12 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
                 raise ValueError(f"no {self.task} example is left to {name} on; {why}.")
         if self._kind.record is Comparison and self.as_pairs:
             self.examples["train"] = split_into_pairs(self.examples["train"])
+        if (self.text is not None) != self._uses_text():
+            takes = "text_batch_size" if self._kind.adds_text else "text_share" if self._kind.mixes_text else "no text"
+            given = (
+                "text is given, and nothing of it is read" if self.text is not None else "there is no text to mix in"
+            )
+            warn(f"{given}: task {self.task} takes {takes}, and text beside it.", stacklevel=2)
         if self.text is not None and self._uses_text():
             self.examples["text"] = self.tokenization.texts(read_records(self.text, Text), self.block_size)
         if self._kind.mixes_text and "text" in self.examples:

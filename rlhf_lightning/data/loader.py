@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeVar, cast
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -121,9 +123,22 @@ class ResumableLoader(Loader):
             self.batches.position += 1
             yield batch
 
+    @cached_property
+    def _checksum(self) -> int:
+        """Of up to a thousand of the rows, at equal distances."""
+        rows: Any = self.loader.dataset
+        return crc32(repr([rows[place] for place in range(0, len(rows), -(-len(rows) // 1000))]).encode())
+
     def state_dict(self) -> dict[str, int]:
         """Batches handed out since the start of training."""
-        return {"position": self.batches.position, "batch_size": self.batches.batch_size, "rows": self.batches.size}
+        order = self.batches
+        return {
+            "position": order.position,
+            "batch_size": order.batch_size,
+            "rows": order.size,
+            "seed": order.seed,
+            "checksum of rows": self._checksum,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after that many batches.
@@ -132,7 +147,7 @@ class ResumableLoader(Loader):
             ValueError: When they were of other rows, so that the place would be another.
         """
         now = self.state_dict()
-        other = [name for name in ("batch_size", "rows") if state.get(name, now[name]) != now[name]]
+        other = [name for name in now if name != "position" and state.get(name, now[name]) != now[name]]
         if state["position"] and other:
             said = " and ".join(f"{name} {state[name]} there, {now[name]} now" for name in other)
             raise ValueError(

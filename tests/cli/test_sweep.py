@@ -108,6 +108,7 @@ Direction = Enum("Direction", ["minimize", "maximize"])
         ("a.b", ["maximize", "minimize"], "optimizes 2 numbers .*, and optimized_metric names 1"),
         (["a.b", "c.d"], "minimize", "optimizes 1 number .*, and optimized_metric names 2"),
         ("a.b", Direction.minimize, "would minimize optimized_metric=a.b. Say which is wanted"),
+        ("b.d", "maximize", "optimized_metric=b.d: no such step runs; the steps are a, c."),
         (["a.b", "c.d"], ["maximize", "minimize"], None),
         ("a.b", "maximize", None),
     ],
@@ -115,11 +116,12 @@ Direction = Enum("Direction", ["minimize", "maximize"])
 def test_a_sweeper_and_the_metrics_agree_before_the_first_job(metrics, direction, sentence):
     sweeper = {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper", "direction": direction}
     config = {"hydra": {"sweeper": sweeper, "runtime": {"choices": {"hydra/sweeper": "optuna"}}}}
-    created = OmegaConf.create({**config, "optimized_metric": metrics})
+    config["hydra"]["overrides"] = {"task": []}
+    created = OmegaConf.create({**config, "optimized_metric": metrics, "stages": ["a", "c"]})
     if sentence is None:
         check_objectives(created)
     else:
-        with pytest.raises(PipelineError, match=f"hydra/sweeper=optuna {sentence}"):
+        with pytest.raises(PipelineError, match=sentence):
             check_objectives(created)
 
 

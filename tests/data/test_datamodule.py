@@ -101,7 +101,15 @@ def test_ppo_with_text(tiny_tokenizer, num_batches, expected):
     [(0.0, 0), (0.1, 1), (0.5, 10), (0.75, 30)],  # of 10 demonstrations: 10 * share / (1 - share)
 )
 def test_text_share(tiny_tokenizer, share, rows):
-    module = ready("sft", tiny_tokenizer, DEMONSTRATIONS, text=TEXTS, text_share=share, block_size=3, batch_size=1)
+    module = ready(
+        "sft",
+        tiny_tokenizer,
+        DEMONSTRATIONS,
+        text=TEXTS if share else None,
+        text_share=share,
+        block_size=3,
+        batch_size=1,
+    )
     seen = [row for (row,) in train_rows(module)]
     assert len(seen) == 10 + rows
     # A row of text is w_n w_{n+1}, a demonstration w_n w_{n+10}.
@@ -177,6 +185,18 @@ def test_text_that_nothing_learns_from_is_told(tiny_tokenizer):
     module.trainer = SimpleNamespace(lightning_module=SimpleNamespace(hparams={"ptx_coef": 0.0}))
     with pytest.warns(UserWarning, match="text is read, and nothing learns from it: give PPOModule a ptx_coef"):
         module.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": TEXTS}, "text is given, and nothing of it is read: task ppo takes text_batch_size"),
+        ({"text_batch_size": 2}, "there is no text to mix in: task ppo takes text_batch_size, and text beside it"),
+    ],
+)
+def test_text_that_is_not_read_is_told(tiny_tokenizer, options, message):
+    with pytest.warns(UserWarning, match=message):
+        ready("ppo", tiny_tokenizer, PROMPTS, batch_size=4, **options)
 
 
 def test_a_process_without_prompts_is_refused_before_the_first_step(tiny_tokenizer, monkeypatch):
