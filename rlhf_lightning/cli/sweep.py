@@ -26,7 +26,7 @@ from rlhf_lightning.evaluation.sweep_measures import measured, pooled, trial_not
 from rlhf_lightning.evaluation.tables import failure_table
 from rlhf_lightning.recipe.legend import legend_of
 from rlhf_lightning.recipe.pipeline import RECIPE
-from rlhf_lightning.recipe.rounds import ROUNDS
+from rlhf_lightning.recipe.rounds import ROUNDS, metric_paths
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.folders import Runs
 from rlhf_lightning.runs.identity import fingerprint
@@ -145,23 +145,21 @@ def check_objectives(config: DictConfig) -> None:
     """
     if "basic_sweeper" in str(config.hydra.sweeper.get("_target_")):
         return
-    metrics, directions = config.optimized_metric, config.hydra.sweeper.get("direction", "")
+    paths, directions = metric_paths(config), config.hydra.sweeper.get("direction", "")
+    sweeper = f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')}"
     if isinstance(directions, Enum):  # the sweeper's default
         raise PipelineError(
-            f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')} would {directions.name} "
-            f"optimized_metric={metrics}. Say which is wanted: hydra.sweeper.direction=maximize, or minimize."
+            f"{sweeper} would {directions.name} optimized_metric={config.optimized_metric}. Say which is wanted: "
+            "hydra.sweeper.direction=maximize, or minimize."
         )
-    steps = None if "stages" in swept_settings(config) else [*config.stages]
-    for path in [] if metrics is None else [metrics] if isinstance(metrics, str) else metrics:
-        if steps is not None and str(path).partition(".")[0] not in (*steps, ROUNDS):
-            raise PipelineError(f"optimized_metric={path}: no such step runs; the steps are {', '.join(steps)}.")
-    count = 0 if metrics is None else 1 if isinstance(metrics, str) else len(metrics)
+    for path in [] if "stages" in swept_settings(config) else paths:
+        if path.partition(".")[0] not in (*config.stages, ROUNDS):
+            raise PipelineError(f"optimized_metric={path}: no such step runs; stages has {', '.join(config.stages)}.")
     wanted = 1 if isinstance(directions, str) or directions is None else len(directions)
-    if count != wanted:
+    if len(paths) != wanted:
         raise PipelineError(
-            f"hydra/sweeper={config.hydra.runtime.choices.get('hydra/sweeper')} optimizes {wanted} "
-            f"number{'s' * (wanted > 1)} (hydra.sweeper.direction), and optimized_metric names {count}. Name one for "
-            "each, such as optimized_metric=evaluate.policies.ppo.win_rate.value."
+            f"{sweeper} optimizes {wanted} number{'s' * (wanted > 1)} (hydra.sweeper.direction), and optimized_metric "
+            f"names {len(paths)}. Name one for each, such as optimized_metric=evaluate.policies.ppo.win_rate.value."
         )
 
 

@@ -108,7 +108,7 @@ Direction = Enum("Direction", ["minimize", "maximize"])
         ("a.b", ["maximize", "minimize"], "optimizes 2 numbers .*, and optimized_metric names 1"),
         (["a.b", "c.d"], "minimize", "optimizes 1 number .*, and optimized_metric names 2"),
         ("a.b", Direction.minimize, "would minimize optimized_metric=a.b. Say which is wanted"),
-        ("b.d", "maximize", "optimized_metric=b.d: no such step runs; the steps are a, c."),
+        ("b.d", "maximize", "optimized_metric=b.d: no such step runs; stages has a, c."),
         (["a.b", "c.d"], ["maximize", "minimize"], None),
         ("a.b", "maximize", None),
     ],
