@@ -2,12 +2,16 @@
 
 import gc
 
-gc.disable()  # what is imported stays: looking through it for garbage, again and again, takes a quarter of the start
 
-from rlhf_lightning.cli import main  # noqa: E402
+def main() -> None:
+    """Entry point of ``rlhf``."""
+    gc.disable()  # what is imported stays: looking through it for garbage takes a quarter of the start
+    from rlhf_lightning.cli import main as run
 
-gc.freeze()  # nor has any later collection to look through it, which takes each half a second
-gc.enable()
+    gc.freeze()  # nor has any later collection to look through it, which takes each half a second
+    gc.enable()
+    run()
+
 
 if __name__ == "__main__":
     main()

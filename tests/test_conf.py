@@ -15,7 +15,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from rlhf_lightning.cli import CONFIG_DIR, resolved
 from rlhf_lightning.cli.configuration import LIKE
-from rlhf_lightning.cli.sweep import check_objectives
+from rlhf_lightning.cli.sweep_checks import check_objectives
 from rlhf_lightning.models.optimizers import build_scheduler
 from rlhf_lightning.recipe.look_ahead import rate_lacking
 from rlhf_lightning.recipe.pipeline import RECIPE

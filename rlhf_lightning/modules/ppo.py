@@ -161,8 +161,8 @@ class PPOModule(RLHFModule):
             scheduler.step()
         self.latest = experience
         shown, others = rollout_figures(experience)
-        self.log_dict(shown, prog_bar=True, sync_dist=True)
-        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **others}, sync_dist=True)
+        self.log_dict(shown, prog_bar=True)
+        self.log_dict({"rollout/kl_coef": self.kl_coef.clone(), **others})
         self.kl_coef = adapted_kl_coef(self.kl_coef, experience, self.hparams.kl_target, self.hparams.kl_horizon)
         self.iteration += 1
 

@@ -10,7 +10,8 @@ from command import rlhf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlhf_lightning.cli.sweep import SweepSummary, check_alone, check_objectives, check_study, record_job, runs_of
+from rlhf_lightning.cli.sweep import SweepSummary, record_job, runs_of
+from rlhf_lightning.cli.sweep_checks import check_alone, check_objectives, check_study
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS, Job, jobs_below
 
