@@ -25,8 +25,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.configuration import CONFIG_DIR, CheckedConfigs, keep_secrets, places, resolved
 from rlhf_lightning.cli.errors import print_stopped, print_waiting, report
 from rlhf_lightning.cli.slurm import join_srun
-from rlhf_lightning.cli.sweep import WAITING, record_job, runs_of
-from rlhf_lightning.cli.sweep_checks import check_started, is_sweep
+from rlhf_lightning.cli.sweep import WAITING, check_started, is_sweep, record_job, runs_of
 from rlhf_lightning.evaluation.metadata_table import table_3_table
 from rlhf_lightning.evaluation.tables import EVALUATE, closing_table, sample_view
 from rlhf_lightning.parallel.processes import init_process_group, rank

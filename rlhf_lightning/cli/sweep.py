@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from rlhf_lightning.cli.configuration import keep_secrets, places
 from rlhf_lightning.cli.errors import report
-from rlhf_lightning.cli.sweep_checks import check_alone, check_objectives, check_study, is_sweep, swept_settings
+from rlhf_lightning.cli.sweep_checks import check_alone, check_objectives, check_study, swept_settings
 from rlhf_lightning.evaluation.sweep_figures import mean_alone, mean_rows
 from rlhf_lightning.evaluation.sweep_measures import measured, pooled, trial_note
 from rlhf_lightning.evaluation.tables import failure_table
@@ -98,6 +99,24 @@ class SweepSummary(Callback):
         states = {job.state for job in jobs}
         if states & {FAILED, BEGUN, WAITS}:
             sys.exit(WAITING if WAITS in states and FAILED not in states else 1)
+
+
+def is_sweep(hydra_config: Any) -> bool:
+    """Whether this is a job of a multirun."""
+    return hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
+
+
+def check_started(config: Mapping[str, Any], hydra_config: Any) -> None:
+    """Refuse what only a multirun reads in a command that is none, with a `PipelineError`.
+
+    Args:
+        config: The resolved configuration.
+        hydra_config: Hydra's own, None where there is none.
+    """
+    choices = {} if hydra_config is None else hydra_config.hydra.runtime.choices
+    shared = f"shared=[{','.join(config['shared'])}]" if config["shared"] else ""
+    if not is_sweep(hydra_config) and (what := study_of(choices) or shared):
+        raise PipelineError(f"{what} is for a multirun. Start it with -m, or leave that out.")
 
 
 def _damaged(job: Job, config: DictConfig) -> bool:

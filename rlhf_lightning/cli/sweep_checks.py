@@ -1,17 +1,15 @@
-"""What is checked before the first job of a sweep, and before a command that is none."""
+"""What is checked before the first job of a sweep."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from enum import Enum
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli.slurm import join_srun
 from rlhf_lightning.recipe.rounds import ROUNDS, metric_paths
 from rlhf_lightning.runs.errors import PipelineError
-from rlhf_lightning.runs.jobs import study_of
 
 
 def check_objectives(config: DictConfig) -> None:
@@ -76,21 +74,3 @@ def swept_settings(config: DictConfig) -> set[str]:
     parsed = OverridesParser.create().parse_overrides(told)
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     return {str(name) for name in params} | {each.key_or_group for each in parsed if each.is_sweep_override()}
-
-
-def is_sweep(hydra_config: Any) -> bool:
-    """Whether this is a job of a multirun."""
-    return hydra_config is not None and hydra_config.hydra.mode == RunMode.MULTIRUN
-
-
-def check_started(config: Mapping[str, Any], hydra_config: Any) -> None:
-    """Refuse what only a multirun reads in a command that is none, with a `PipelineError`.
-
-    Args:
-        config: The resolved configuration.
-        hydra_config: Hydra's own, None where there is none.
-    """
-    choices = {} if hydra_config is None else hydra_config.hydra.runtime.choices
-    shared = f"shared=[{','.join(config['shared'])}]" if config["shared"] else ""
-    if not is_sweep(hydra_config) and (what := study_of(choices) or shared):
-        raise PipelineError(f"{what} is for a multirun. Start it with -m, or leave that out.")
