@@ -34,7 +34,7 @@ data:
   root: data
   lengths: {max_prompt_tokens: 48, max_response_tokens: 26, block_size: 64}
 """
-SLOW = ("A key that no constructor knows", "A value of another type", "Models and objects")
+SLOW = ("A key that no constructor knows", "A value of another type", "Models and objects", "Names")
 """Tables whose commands take longest."""
 VARYING = (
     (r"\d+ bytes", "... bytes"),

@@ -206,7 +206,13 @@ def test_what_is_kept_of_the_rows_is_small(made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"step,train/loss\r\n0,x\r\n", b"\x00\xff" * 40, b"step,a,b\r\n0,1\r\n1,2,3\r\n"]
+    "content",
+    [
+        b"",
+        pytest.param(b"step,train/loss\r\n0,x\r\n", marks=pytest.mark.slow),
+        pytest.param(b"\x00\xff" * 40, marks=pytest.mark.slow),
+        b"step,a,b\r\n0,1\r\n1,2,3\r\n",
+    ],
 )
 def test_damaged_metrics_of_a_half_done_step_are_named(place: Path, content: bytes) -> None:
     folder = place / "runs" / "default" / "sft"

@@ -311,7 +311,7 @@ def test_what_other_runs_have_is_nothing_to_a_step_that_this_run_makes(tmp_path:
         pipeline(tmp_path, "stages=[pretrain,curate,sft,ppo]", *DEMO[1:], *own).look_ahead()
 
 
-@pytest.mark.parametrize("status", ["complete", "half-done"])
+@pytest.mark.parametrize("status", [pytest.param("complete", marks=pytest.mark.slow), "half-done"])
 def test_a_later_step_with_other_settings_is_refused_before_the_first_one(status: str, tmp_path: Path) -> None:
     same = pipeline(tmp_path, *DEMO)
     reward = next(stage for stage in same.stages if stage.name == "reward")

@@ -100,6 +100,7 @@ def test_less_noise_is_more_agreement_and_the_key_agrees_most():
     assert agreement_of([EXACT, dataclasses.replace(EXACT, name="the same taste")], answered) == 1.0
 
 
+@pytest.mark.slow
 def test_people_agree_as_much_as_in_the_paper():
     """InstructGPT, section 3.4, on recorded samples of an SFT model (experiment=sandbox, stage collect)."""
     path = Path(__file__).with_name("sft_samples.jsonl")
