@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -17,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
@@ -64,6 +65,10 @@ KNOWN = (
     (
         r"(Cannot find primary config '.*?')",
         "{0}. The primary configuration is called config; leave --config-name out.",
+    ),
+    (
+        "BasicSweeper does not support sweep type : INTERVAL",
+        "an interval is for a sweeper that draws from it, such as that of hparams_search=tax. Name values instead.",
     ),
 )
 """How Hydra's and OmegaConf's sentences begin, and ours in their place."""
@@ -188,12 +193,14 @@ def _unknown(setting: str) -> str:
     GlobalHydra.instance().clear()
     if setting.startswith("hydra."):
         return _unknown_to_hydra(setting, [each for each in added if not each.startswith("++")])
+    values = [each.partition("=")[2] for each in arguments.overrides if each.startswith(f"{setting}=")]
+    if not values:  # a sweeper's file names it
+        added.append(f"++{setting}=null")
     try:
         faults = setting_faults(composed(added), RECIPE, [])
     except Exception:  # the command has further faults
         faults = setting_faults(composed([f"++{setting}=null"]), RECIPE, [])
-    value = next((each.partition("=")[2] for each in arguments.overrides if each.startswith(f"{setting}=")), "")
-    if value.startswith(("{", "[")):
+    if values and values[0].startswith(("{", "[")):
         faults.append(MERGED.format(setting))
     elif not faults:
         return f"{setting} stands in no file of the chosen options; it can be set: write +{setting}=<value>."
@@ -202,13 +209,18 @@ def _unknown(setting: str) -> str:
 
 def _unknown_to_hydra(setting: str, options: Sequence[str]) -> str:
     """The same of the node ``hydra``, as the options on the command line make it."""
-    parent, _, key = setting.rpartition(".")
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        node = OmegaConf.select(hydra.compose("config", [*options], return_hydra_config=True), parent)
-    known = [str(name) for name in node] if isinstance(node, DictConfig) else []
-    if near := get_close_matches(key, known, 1):
-        return f"{setting} is no setting; did you mean {parent}.{near[0]}?"
-    return f"{setting} is not there; {parent} has {', '.join(known) or 'nothing'}. +{setting}=<value> adds it."
+        composed_config = hydra.compose("config", [*options], return_hydra_config=True)
+    node: Any = OmegaConf.to_container(composed_config, resolve=False)
+    way, keys = [], setting.split(".")
+    while len(keys) > 1 and isinstance(node.get(keys[0]), dict):
+        node = node[keys[0]]
+        way.append(keys.pop(0))
+    parent = ".".join(way)
+    if near := get_close_matches(keys[0], [str(name) for name in node], 1):
+        return f"{parent}.{keys[0]} is no setting; did you mean {parent}.{near[0]}?"
+    known = ", ".join(map(str, node)) or "nothing"
+    return f"{parent}.{keys[0]} is not there; {parent} has {known}. +{setting}=<value> adds it."
 
 
 def _one_value(override: str) -> str:
