@@ -111,13 +111,20 @@ def ppo_with_adapters(model: Any, tokenizer: Any) -> tuple[L.LightningModule, RL
     return PPOModule(model, model, plain.reward, value, tokenizer, ADAM, ADAM, **options), data
 
 
-def fit(made: tuple[L.LightningModule, RLHFDataModule], folder: Path, epochs: int, kill_at: int | None = None) -> Any:
+def fit(
+    made: tuple[L.LightningModule, RLHFDataModule],
+    folder: Path,
+    epochs: int,
+    kill_at: int | None = None,
+    limit: float = 1.0,
+) -> Any:
     module, data = made
     checkpoint = BatchCheckpoint(folder, every_n_batches=1)
     killer = [] if kill_at is None else [KillAt(kill_at)]
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
+        limit_train_batches=limit,
         logger=MetricsFile(folder / "metrics.csv"),
         log_every_n_steps=1,
         callbacks=[checkpoint, SampleTable(folder / "samples.jsonl", data.tokenization.tokenizer, 1), *killer],
@@ -133,20 +140,23 @@ def fit(made: tuple[L.LightningModule, RLHFDataModule], folder: Path, epochs: in
 
 
 @pytest.mark.parametrize(
-    ("make", "epochs", "moments"),
+    ("make", "epochs", "moments", "limit"),
     [
-        (sft, 2, (1, 3, 4, 6)),
-        (sft_with_adapters, 2, (1, 4)),
-        (reward, 2, (2, 4, 7)),
-        (reward_with_adapters, 2, (3, 4)),
-        (ppo, 1, (1, 4, 7)),
-        (ppo_with_adapters, 1, (2, 5)),
+        (sft, 2, (1, 3, 4, 6), 1.0),
+        (sft, 3, (1, 3, 4, 7), 3),
+        (sft_with_adapters, 2, (1, 4), 1.0),
+        (reward, 2, (2, 4, 7), 1.0),
+        (reward_with_adapters, 2, (3, 4), 1.0),
+        (ppo, 1, (1, 4, 7), 1.0),
+        (ppo, 2, (1, 5, 6), 5),
+        (ppo_with_adapters, 1, (2, 5), 1.0),
     ],
 )
 def test_resume_equals_uninterrupted(
     make: Callable[..., Any],
     epochs: int,
     moments: tuple[int, ...],
+    limit: float,
     make_tiny_lm: Any,
     tiny_tokenizer: Any,
     tmp_path: Path,
@@ -155,16 +165,18 @@ def test_resume_equals_uninterrupted(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    unbroken = fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), whole, epochs)
+    unbroken = fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), whole, epochs, limit=limit)
     for moment in moments:
         with pytest.raises(KilledError):
-            fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), broken, epochs, kill_at=moment)
+            fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), broken, epochs, kill_at=moment, limit=limit)
     torch.manual_seed(99)  # the resumed run must not depend on what the process did before
-    resumed = fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), broken, epochs)
+    resumed = fit(make(make_tiny_lm("gpt2"), tiny_tokenizer), broken, epochs, limit=limit)
 
     expected, got = unbroken.state_dict(), resumed.state_dict()
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+    loops = [module.trainer.fit_loop for module in (unbroken, resumed)]
+    assert {loop.epoch_loop.batch_progress.total.completed for loop in loops} == {epochs * loops[0].max_batches}
     saved = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, broken)]
     states = [checkpoint["optimizer_states"] for checkpoint in saved]
     if make in (sft_with_adapters, reward_with_adapters):

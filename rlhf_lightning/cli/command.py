@@ -43,7 +43,11 @@ from rlhf_lightning.runs.targets import builder
 
 
 class MetricError(PipelineError):
-    """All steps came to their end, and none of them measured what is optimized, or no number came out."""
+    """All steps came to their end, and what is optimized is no number."""
+
+
+class NoMetricError(MetricError):
+    """All steps came to their end, and none of them measured what is optimized; nor would another job's."""
 
 
 Objectives = float | list[float] | None
@@ -170,7 +174,7 @@ def _main(config: DictConfig) -> Objectives:
             record(FAILED, said, reached=isinstance(error, MetricError))
         except Exception:  # nothing can be written below the folder of all runs
             sys.exit(1)
-        if not is_sweep(hydra_config) or not config.keep_going:
+        if not is_sweep(hydra_config) or not config.keep_going or isinstance(error, NoMetricError):
             sys.exit(1)
         return None  # of which Optuna makes a failed trial; it breaks off at a number that is none
 
@@ -216,7 +220,7 @@ def _metric(metrics: Mapping[str, Any], path: str) -> float:
     value: Any = metrics
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise MetricError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
+            raise NoMetricError(f"optimized_metric={path} is not among the metrics; {part!r} is not in {list(value)}.")
         value = value[part]
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise MetricError(f"optimized_metric={path} is {value!r}, which a sweeper cannot compare. Name a number.")

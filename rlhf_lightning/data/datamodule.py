@@ -255,6 +255,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             num_batches=num_batches,
             num_workers=self.num_workers,
         )
+        loader.counted = self.trainer is not None
         if name in self._states:
             loader.load_state_dict(self._states[name])
         if self._kind.adds_text and name == "train" and (least := loader.batches.smallest) < world_size():

@@ -33,6 +33,8 @@ class ResumableBatches(Sampler[list[int]]):
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
         self.num_batches = num_batches
         self.position = 0
+        self.end: int | None = None
+        """Where the next pass ends; None, after as many batches as an epoch has."""
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
@@ -40,9 +42,9 @@ class ResumableBatches(Sampler[list[int]]):
         return self.num_batches or -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The rest of the epoch that ``position`` lies in."""
-        start = self.position
-        for number in range(start, (start // len(self) + 1) * len(self)):
+        """A pass, from ``position`` on: what one before left out, when it ended early, comes first."""
+        end, self.end = self.end or self.position + len(self), None
+        for number in range(self.position, end):
             yield self._rows(number)[rank() :: world_size()]
 
     @property
@@ -112,13 +114,17 @@ class Loader:
 
 
 class ResumableLoader(Loader):
-    """A loader whose ``state_dict`` is the number of batches it has handed out; a pass is the rest of the epoch.
+    """A loader whose ``state_dict`` is the number of batches it has handed out, from which it goes on.
 
     Lightning saves and restores that number with its checkpoints. It counts batches of so many rows, of so many.
     """
 
+    counted = False
+    """Whether the reader counts the batches of an epoch, and goes on in its middle, as Lightning does. Otherwise the
+    first pass after `load_state_dict` is the rest of one."""
+
     def __iter__(self) -> Iterator[Any]:
-        """The rest of the current epoch."""
+        """One pass, or the rest of one."""
         for batch in self.loader:
             self.batches.position += 1
             yield batch
@@ -155,7 +161,8 @@ class ResumableLoader(Loader):
                 "out some rows and repeat others. Give the same batch_size and data, or begin anew from its weights "
                 "(load_from_checkpoint)."
             )
-        self.batches.position = state["position"]
+        self.batches.position = place = state["position"]
+        self.batches.end = None if self.counted else (place // len(self) + 1) * len(self)
 
 
 def random_part(rows: Sequence[T], count: int | None, seed: int) -> Sequence[T]:

@@ -120,7 +120,8 @@ def _tensors(batch: Any, kind: type[Any], names: Sequence[str]) -> list[Tensor]:
     others = [f"{name}, a {type(found[name]).__name__}" for name in there]
     unused = sorted(map(str, found.keys() - set(names)))
     if lacking or others or unused:
-        wrong = f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(others or [*unused, 'unused'])}"
+        has, lacks = ", ".join(others or [*unused, "unused"]), ", ".join(lacking)
+        wrong = f"lacks {lacks}" if lacks and not others else f"has {has}"
         raise ValueError(
             f"a batch here is a {kind.__name__}, or a dict of tensors with {', '.join(names)} and nothing else; this "
             f"is {_named(batch)}, which {wrong}. RLHFDataModule makes such batches of records."

@@ -89,6 +89,18 @@ def test_what_a_sweep_does_not_share_is_refused(arguments, sentence, tmp_path):
     assert not [*here.glob("runs/*/sft")]
 
 
+def test_a_sweep_ends_with_the_first_job_that_lacks_what_is_optimized(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    small = ["stages=[sft]", "model.size=small", "data.source.demonstrations=24", "data.source.validation=8"]
+    said = rlhf(["-m", *small, "sft.fit.epochs=1", "optimized_metric=sft.nothing", "seed=1,2"], here)
+    assert said.code == 1
+    assert "'nothing' is not in ['train/loss'" in said.text
+    (job,) = jobs_below(here / "runs")
+    assert (job.overrides["seed"], job.state) == ("1", FAILED)
+    assert (job.folder / "sft" / "model").is_dir()
+
+
 def test_a_sweep_is_started_once():
     check_alone({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"})
     with pytest.raises(PipelineError, match="2 processes run this command, and each would start the whole sweep"):

@@ -60,6 +60,13 @@ def test_a_resumed_order_gives_the_rest(num_batches, stop):
         assert rows_of(resumed) == expected[4:]
 
 
+@pytest.mark.parametrize("num_batches", [None, 4])
+def test_after_a_pass_that_was_left_early_comes_a_whole_one(num_batches):
+    stopped = loader(num_batches=num_batches)
+    first = list(itertools.islice(stopped, 3))
+    assert first + rows_of(stopped, passes=2) == rows_of(loader(num_batches=num_batches), passes=3)[:11]
+
+
 def test_position_counts_what_was_handed_out():
     interrupted = loader()
     iterator = iter(interrupted)

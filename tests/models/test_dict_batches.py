@@ -78,6 +78,7 @@ WHOLE = {"input_ids": IDS, "attention_mask": REAL, "labels": IDS}
         ({**WHOLE, "labels": torch.full_like(IDS, -100)}, r"labels count no token: every one is -100"),
         ({**WHOLE, "labels": IDS.roll(-1, 1)}, r"labels are other tokens than input_ids.*not shifted"),
         ({**WHOLE, "attention_mask": torch.tensor([[1, 1, 0]])}, r"labels count tokens that attention_mask hides"),
+        ({"input_ids": [[5]], "labels": [[5]]}, r"which has input_ids, a list, labels, a list\. RLHFDataModule makes"),
         ([IDS, REAL], r"a batch here is a LMBatch, or a dict of tensors.*this is a list"),
     ],
 )
