@@ -141,6 +141,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         self.examples: dict[str, Sequence[Any]] = {}
         self._loaders: dict[str, ResumableLoader] = {}
         self._states: dict[str, dict[str, int]] = {}
+        self._unused: set[str] = set()
+        """States that were restored, and no loader has gone on from."""
         self._val_limit: int | float | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -149,6 +151,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             self._read()
         if stage == "fit":
             self._needed("train")
+            if not self._unused:  # they are of a training before
+                self._loaders, self._states = {}, {}
         if self.trainer is not None and stage == "fit" and not self.examples["validation"]:
             # Lightning would ask for validation batches all the same, and warn that there are none.
             self._val_limit, self.trainer.limit_val_batches = self.trainer.limit_val_batches, 0
@@ -246,6 +250,11 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         num_batches = self.num_batches
         if name == "text" and num_batches is None:
             num_batches = -(-len(self.examples["train"]) // self.batch_size)
+        state, before = self._states.get(name), self._loaders.get(name)
+        if before is not None and name not in self._unused and self.trainer is not None and self.trainer.training:
+            # Lightning asks anew in the midst of a training; with another batch size its tuner does.
+            state = before.state_dict() if before.batches.batch_size == batch_size else None
+        self._unused.discard(name)
         loader = self._loaders[name] = ResumableLoader(
             self.examples[name],
             self._collate(name),
@@ -256,8 +265,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             num_workers=self.num_workers,
         )
         loader.counted = self.trainer is not None
-        if name in self._states:
-            loader.load_state_dict(self._states[name])
+        if state is not None:
+            loader.load_state_dict(state)
         if self._kind.adds_text and name == "train" and (least := loader.batches.smallest) < world_size():
             raise ValueError(
                 f"a batch of {least} prompts leaves one of {world_size()} processes without any (train has "
@@ -278,6 +287,7 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
         self._states = {
             name: state if isinstance(state, dict) else {"position": state} for name, state in state_dict.items()
         }
+        self._unused = set(state_dict)
 
     def _collate(self, name: str) -> Callable[[Sequence[Any]], Any]:
         pad: Any = self.tokenization.tokenizer.pad_token_id

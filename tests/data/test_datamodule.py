@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 from datasets import Dataset, DatasetDict
 from jaxtyping import config
@@ -148,6 +149,40 @@ def test_a_restored_module_goes_on_exactly(tiny_tokenizer, task, records, text):
         loader = second.train_dataloader()
         epochs = (content(item) for _ in range(2) for item in loader)
         assert list(itertools.islice(epochs, 8 - stop)) == expected[stop:]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*this fit will run with no optimizer")
+def test_epochs_follow_one_another_however_often_lightning_asks_for_the_loader(tiny_tokenizer):
+    class Reader(L.LightningModule):
+        automatic_optimization = False
+
+        def training_step(self, batch, index):
+            rows.append(batch.input_ids.tolist())
+
+        def validation_step(self, batch, index):
+            pass
+
+        def configure_optimizers(self):
+            return None
+
+    def read(data, **options):
+        rows.clear()
+        L.Trainer(
+            accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, **options,
+        ).fit(Reader(), data)  # fmt: skip
+        return list(rows)
+
+    def made():
+        return RLHFDataModule("sft", tiny_tokenizer, DEMONSTRATIONS, batch_size=3, seed=5)
+
+    rows = []
+    data = made()
+    expected = read(data)
+    assert len(expected) == 16
+    assert expected[:4] != expected[4:8]
+    assert read(data, reload_dataloaders_every_n_epochs=1) == expected  # a second training begins anew
+    assert read(made(), reload_dataloaders_every_n_epochs=1, limit_train_batches=3) == expected[:12]
 
 
 def test_setup_reads_once(tiny_tokenizer, tmp_path):
