@@ -264,7 +264,8 @@ class RLHFDataModule(L.LightningDataModule, Tallied):
             num_batches=num_batches,
             num_workers=self.num_workers,
         )
-        loader.counted = self.trainer is not None
+        if self.trainer is not None:
+            loader.counted, loader.repeats = True, vars(self.trainer).get("overfit_batches", 0) > 0
         if state is not None:
             loader.load_state_dict(state)
         if self._kind.adds_text and name == "train" and (least := loader.batches.smallest) < world_size():

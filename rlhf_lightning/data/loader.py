@@ -122,11 +122,13 @@ class ResumableLoader(Loader):
     counted = False
     """Whether the reader counts the batches of an epoch, and goes on in its middle, as Lightning does. Otherwise the
     first pass after `load_state_dict` is the rest of one."""
+    repeats = False
+    """Whether every pass has the same batches, as Lightning's `overfit_batches` asks."""
 
     def __iter__(self) -> Iterator[Any]:
         """One pass, or the rest of one."""
         for batch in self.loader:
-            self.batches.position += 1
+            self.batches.position += not self.repeats
             yield batch
 
     @cached_property

@@ -183,6 +183,7 @@ def test_epochs_follow_one_another_however_often_lightning_asks_for_the_loader(t
     assert expected[:4] != expected[4:8]
     assert read(data, reload_dataloaders_every_n_epochs=1) == expected  # a second training begins anew
     assert read(made(), reload_dataloaders_every_n_epochs=1, limit_train_batches=3) == expected[:12]
+    assert read(made(), overfit_batches=2) == expected[:2] * 4
 
 
 def test_setup_reads_once(tiny_tokenizer, tmp_path):
