@@ -91,7 +91,9 @@ def test_debug_composes_and_wins_over_the_experiment() -> None:
     assert config["evaluate"]["num_prompts"] == 16
 
 
-@pytest.mark.parametrize("experiment", ["demo", "smollm2", pytest.param("instructgpt_1.3b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "experiment", ["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("smollm2", "instructgpt_1.3b"))]
+)
 @pytest.mark.parametrize("name", options("sweep"))
 def test_studies_compose_with_every_kind_of_experiment(name: str, experiment: str) -> None:
     brought = [] if experiment == "demo" else ["model.path=/m", "data.root=/d"]

@@ -185,7 +185,12 @@ FAULTS = [
     (a_template_that_refuses, [], r"only tools may speak"),
     (quantised, [], r"is quantised, which cannot be trained"),
     (pickles, [], r"no weights in safetensors, and a pickle is not read"),
-    (nothing, ["data.format=plain"], r"template of \S+ and data.format=plain differ: token \d+ of '.*' is .* by the"),
+    pytest.param(
+        nothing,
+        ["data.format=plain"],
+        r"template of \S+ and data.format=plain differ: token \d+ of '.*' is .* by the",
+        marks=pytest.mark.slow,
+    ),
     (nothing, ["trainer.precision=bf16-true"], r"bf16-true.*bf16-mixed or 32-true"),
     (nothing, ["data.lengths.max_prompt_tokens=100000"], r"reads \d+ tokens, but data.lengths allow 100016"),
 ]
@@ -202,6 +207,7 @@ def test_another_template_is_no_fault(folder: Path) -> None:
     checked(folder, "model.chat_template=plain")
 
 
+@pytest.mark.slow
 def test_a_folder_is_checked_in_the_format_that_it_was_trained_with(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     tokens = Tokenization(load_tokenizer(str(folder)), prompt_template="{prompt}")

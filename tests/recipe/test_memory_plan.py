@@ -44,6 +44,7 @@ def test_every_training_stage_has_a_plan(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_parts_are_those_of_the_configuration(tmp_path: Path) -> None:
     def parts(*overrides: str) -> dict[str, int]:
         phases = planned(pipeline_of(tmp_path, *overrides)).phases

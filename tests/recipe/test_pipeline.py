@@ -267,6 +267,7 @@ def test_ppo_with_adapters_leaves_plain_models(finished: Path) -> None:
         assert all("attn" in key or "mlp" in key for key in changed)
 
 
+@pytest.mark.slow
 def test_multirun_writes_folders_of_its_own_and_one_table(finished: Path) -> None:
     command = [sys.executable, "-m", "rlhf_lightning", "-m", f"paths.runs={finished}", *TINY]
     command += ["stages=[ppo]", "upstream=demo", "run=sweep", "ppo.module.kl_coef=0.01,0.1"]

@@ -63,6 +63,7 @@ def report(folder: Path, *arguments: str) -> tuple[Page, str, dict]:
     return page, table, json.loads((folder / "out" / "claims.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_all_runs(tmp_path: Path) -> None:
     write_runs(tmp_path, seeds=SEEDS)
     page, table, numbers = report(tmp_path, "--seeds", "1,2,3")

@@ -160,6 +160,7 @@ def test_sigterm_finishes_the_batch_and_saves_it(fit: Any, expected: Any, tmp_pa
     assert same(fit(folder), expected)
 
 
+@pytest.mark.slow
 def test_a_command_that_was_told_to_end_does_not_end_well(tmp_path: Path) -> None:
     """Or ``rlhf ... && next`` would go on with half a stage."""
     small = ("model.size=small", "data.source.demonstrations=800", "data.source.validation=8")

@@ -123,7 +123,8 @@ pipeline.Pipeline(config, builder([]), Runs(Path(sys.argv[1]), "run"), recipe=re
 """
 
 
-@pytest.mark.parametrize(("seconds", "interrupt"), [pytest.param("1.5", False, marks=pytest.mark.slow), ("60", True)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "interrupt"), [("1.5", False), ("60", True)])
 def test_a_slow_step_is_heard_through_a_pipe_and_ends_cleanly(tmp_path: Path, seconds: str, interrupt: bool) -> None:
     environment = {**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
