@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeAlias
+from itertools import chain, islice
+from typing import Any, TypeAlias
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -15,7 +15,7 @@ from rlhf_lightning.arguments import Count, NonNegativeFloat, checked
 from rlhf_lightning.data.examples import LMExample
 from rlhf_lightning.data.loader import collate_lm, padded
 from rlhf_lightning.generation.sample import SamplingOptions, response_texts, token_id
-from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
+from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler, even_batch_size
 from rlhf_lightning.models.log_probs import causal_log_probs
 from rlhf_lightning.tokenization.encoding import TextEncoder, shared_start
 
@@ -72,7 +72,6 @@ class Choice:
     right: Sequence[int]
 
 
-@torch.no_grad()
 def run_probe(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -82,36 +81,65 @@ def run_probe(
     sampler: Sampler = OWN_LOOP,
 ) -> Outcomes:
     """What a model does on a probe, item by item; the seed is that of sampling, which the sampler does."""
+    batches = probe_batches(probe, batch_size)
+    answers = [probe_answers(model, tokenizer, *batch, seed, sampler) for batch in batches]
+    return probe_outcomes([probe], batches, answers)[probe.name]
+
+
+def probe_batches(probe: Continuation | Choice, batch_size: int = 128) -> list[tuple[range, Continuation | Choice]]:
+    """The numbers of a probe's items, in batches as of `even_batch_size`, each with the probe."""
+    items = range(len(probe.contexts if isinstance(probe, Choice) else probe.prompts))
+    size = even_batch_size(len(items), batch_size)
+    return [(items[start : start + size], probe) for start in range(0, len(items), size)]
+
+
+@torch.no_grad()
+def probe_answers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: range,
+    probe: Continuation | Choice,
+    seed: int = 0,
+    sampler: Sampler = OWN_LOOP,
+) -> list[Any]:
+    """What a model says to items of a probe: the continuation of each, or 1 where it chooses right and 0 where not."""
     if isinstance(probe, Choice):
-        return {"accuracy": _choices(model, tokenizer, probe, batch_size)}
+        return _choices(model, tokenizer, probe, items)
     pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
     options = SamplingOptions.from_tokenizer(tokenizer, probe.max_new_tokens, probe.temperature)
-    texts: list[str] = []
-    for start in range(0, len(probe.prompts), batch_size):
-        part = list(probe.prompts[start : start + batch_size])
-        ids, mask = padded(_read(tokenizer, part), pad, left=True)
-        index = torch.arange(start, start + len(part))
-        prompts = move_data_to_device(PromptBatch(ids, mask, index, part), device)
-        rollout = sampler(model, prompts, options, (seed,))
-        texts += response_texts(tokenizer, rollout)
-    if probe.stop is not None:
-        texts = [text.split(probe.stop)[0].strip() for text in texts]
-    return dict(probe.judge(texts))
+    part = [probe.prompts[item] for item in items]
+    ids, mask = padded(_read(tokenizer, part), pad, left=True)
+    prompts = move_data_to_device(PromptBatch(ids, mask, torch.tensor(items), part), device)
+    texts = response_texts(tokenizer, sampler(model, prompts, options, (seed,)))
+    return texts if probe.stop is None else [text.split(probe.stop)[0].strip() for text in texts]
 
 
-def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice, batch_size: int) -> list[float]:
+def probe_outcomes(
+    probes: Sequence[Continuation | Choice],
+    batches: Sequence[tuple[range, Continuation | Choice]],
+    answers: Sequence[list[Any]],
+) -> dict[str, Outcomes]:
+    """The measures of probes, by name, from the answers to all their batches."""
+    found = {}
+    for probe in probes:
+        said = [*chain(*(own for (_, of), own in zip(batches, answers, strict=True) if of is probe))]
+        found[probe.name] = {"accuracy": said} if isinstance(probe, Choice) else dict(probe.judge(said))
+    return found
+
+
+def _choices(model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Choice, items: range) -> list[float]:
     pad, device = token_id(tokenizer.pad_token_id), next(model.parameters()).device
-    pairs = [(one, end) for one, endings in zip(probe.contexts, probe.endings, strict=True) for end in endings]
+    pairs = [(probe.contexts[item], end) for item in items for end in probe.endings[item]]
     rows = choice_rows(tokenizer, pairs)
     means: list[float] = []
-    for start in range(0, len(rows), batch_size):
-        batch: LMBatch = move_data_to_device(collate_lm(rows[start : start + batch_size], pad), device)
+    for start in range(0, len(rows), len(items)):
+        batch: LMBatch = move_data_to_device(collate_lm(rows[start : start + len(items)], pad), device)
         log_probs = causal_log_probs(model, batch.input_ids, batch.mask, batch.loss_mask)
         means += (log_probs.sum(1) / batch.loss_mask[:, 1:].sum(1)).tolist()
-    likelihoods, correct = iter(means), []
-    for endings, right in zip(probe.endings, probe.right, strict=True):
-        choices = list(islice(likelihoods, len(endings)))
-        correct.append(float(choices.index(max(choices)) == right))
+    likelihoods, correct = iter(means), list[float]()
+    for item in items:
+        choices = list(islice(likelihoods, len(probe.endings[item])))
+        correct.append(float(choices.index(max(choices)) == probe.right[item]))
     return correct
 
 

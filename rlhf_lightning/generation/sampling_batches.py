@@ -117,7 +117,7 @@ def key_value_width(config: Any) -> int:
 
 
 def even_batch_size(count: int, most: int) -> int:
-    """Rows of a batch, at most so many, where more than one is needed: then an even number, for two processes.
+    """Rows of a batch, at most so many, of which there are an even number from 64 rows on, for two processes.
 
     It does not depend on how many processes there are, and so neither does what comes out.
 
@@ -126,11 +126,12 @@ def even_batch_size(count: int, most: int) -> int:
         most: Rows of a batch at most.
 
     Examples:
-        >>> even_batch_size(600, 256), even_batch_size(500, 256), even_batch_size(100, 256), even_batch_size(49, 8)
-        (150, 250, 100, 5)
+        >>> even_batch_size(600, 256), even_batch_size(100, 256), even_batch_size(60, 256), even_batch_size(49, 8)
+        (150, 50, 60, 5)
     """
-    if count <= most:
+    if count <= most and count < 64:
         return max(1, count)
+    most = min(most, -(-count // 2))
     batches = -(-count // most)
     size = -(-count // (batches + batches % 2))
     while -(-count // size) % 2 and size > 1:

@@ -22,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 T = TypeVar("T")
 Share = Callable[[Sequence[Any]], list[Any]]
 """From jobs to their results in order, of which every process does a part; see `sharing`."""
+_AT_ONCE = 2
+"""Jobs that each of several processes does between two times that they wait for each other: a slow one counts less."""
 _LAUNCHER = 3.0
 """Seconds within which a launcher has ended the other processes once one has failed."""
 
@@ -179,9 +181,10 @@ def sharing(work: Callable[[Share], T], part: Callable[[Any], Any], prepare: Cal
 
 
 def by_turns(share: Share, jobs: Sequence[Any]) -> Iterator[Any]:
-    """Results of shared jobs in order, as soon as every process has done one; see `sharing`."""
-    for start in range(0, len(jobs), world_size()):
-        yield from share(jobs[start : start + world_size()])
+    """Results of shared jobs in order, as soon as every process has done some; see `sharing`."""
+    turn = world_size() * (_AT_ONCE if world_size() > 1 else 1)
+    for start in range(0, len(jobs), turn):
+        yield from share(jobs[start : start + turn])
 
 
 class _PartError(Exception):

@@ -14,7 +14,7 @@ from rlhf_lightning.data.records import Comparison, Prompt
 from rlhf_lightning.data.tokenize import Tokenization
 from rlhf_lightning.evaluation.collected import collected_facts
 from rlhf_lightning.generation.engines import make_sampler
-from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler
+from rlhf_lightning.generation.sampling_batches import OWN_LOOP, Sampler, even_batch_size
 from rlhf_lightning.labeling.labelers import Labeler, Unranked
 from rlhf_lightning.labeling.settings import Ranked
 from rlhf_lightning.models.precision import trainer_precision
@@ -175,8 +175,9 @@ def collect_comparisons(
     progress(len(rankings))
     whose = partial(turns, len(policies), min_responses, max_responses, shares)
     batches = []
-    for start in range(len(rankings), len(examples), batch_size):
-        chunk = examples[start : start + batch_size]
+    size = even_batch_size(len(examples), max(1, batch_size // 2))  # these fill a batch of responses, two of each
+    for start in range(len(rankings), len(examples), size):
+        chunk = examples[start : start + size]
         turns_of = [whose(f"{seed}/{example.index}") for example in chunk]
         batches.append(Batch(asked, [prompts[example.index] for example in chunk], chunk, turns_of))
     for found in by_turns(share, batches):

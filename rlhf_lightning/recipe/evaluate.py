@@ -19,7 +19,7 @@ from rlhf_lightning.evaluation.policies import (
     token_losses,
     write_samples,
 )
-from rlhf_lightning.evaluation.probes import run_probe
+from rlhf_lightning.evaluation.probes import probe_answers, probe_batches, probe_outcomes
 from rlhf_lightning.evaluation.tables import JUDGE, REWARD
 from rlhf_lightning.generation.engines import make_sampler
 from rlhf_lightning.generation.sampling_batches import even_batch_size
@@ -103,7 +103,7 @@ class Evaluation(AsksPeople):
         tests.further.say_temperatures(self.name, names)
         tests.further.demonstrate(folder, tests.questions)
         kept = KeptPolicies(folder / "measured.unfinished", {"step": read_stage(folder)["fingerprint"]})
-        count, done = len(tests.prompts) + len(tests.probes), len(kept.measured)
+        count, done = sum(len(batch[0]) for batch in chain(*tests.batches.values())), len(kept.measured)
         with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
@@ -145,10 +145,13 @@ class _Tests:
         self.prompts, self.sets = evaluation_prompts(context, options, self.tokenization)
         self.questions = [prompt.text for prompt in self.prompts]
         size = even_batch_size(len(self.prompts), options["batch_size"])
-        self.batches = context.batches(self.prompts, collate_prompts, size)
         texts = context.records("text", "test", required=False)[: options["num_texts"]]
         blocks = self.tokenization.texts(texts, context.config["data"]["lengths"]["block_size"])
-        self.blocks = context.batches(blocks, collate_lm, 32)
+        self.batches: dict[str, Sequence[Any]] = {  # of each, the first field has a row for every prompt, item or block
+            PROMPTS: context.batches(self.prompts, collate_prompts, size),
+            PROBES: [*chain(*map(probe_batches, self.probes))],
+            TEXT: context.batches(blocks, collate_lm, 32),
+        }
         self.loaded: dict[str, Any] = {}
 
     def measured(self, name: str, share: Share, advance: Callable[[int], None]) -> tuple[PolicySamples, float | None]:
@@ -157,25 +160,22 @@ class _Tests:
         Args:
             name: The policy, by the names of `Context.model_path`, or ``prompted``.
             share: Measures parts with all processes.
-            advance: Called with the number of prompts or probes that are done.
+            advance: Called with the number of rows that are done: prompts, items of probes, blocks of text.
         """
-
-        def parts(kind: str, sizes: Sequence[int]) -> Iterator[Any]:
-            for size, found in zip(
-                sizes, by_turns(share, [(name, kind, number) for number in range(len(sizes))]), strict=True
-            ):
-                advance(size)
-                yield found
-
-        samples = joined_samples([*parts(PROMPTS, [len(batch.texts) for batch in self.batches])])
+        kinds = (PROMPTS,) if name == FEW_SHOT else (PROMPTS, PROBES, TEXT)
+        jobs = [(name, kind, number) for kind in kinds for number in range(len(self.batches[kind]))]
+        found: dict[str, list[Any]] = {kind: [] for kind in kinds}
+        for (_, kind, number), result in zip(jobs, by_turns(share, jobs), strict=True):
+            advance(len(self.batches[kind][number][0]))
+            found[kind].append(result)
+        samples = joined_samples(found[PROMPTS])
         if name == FEW_SHOT:
             return samples, None
-        found = parts(PROBES, [1] * len(self.probes))
-        samples.probes |= {probe.name: outcomes for probe, outcomes in zip(self.probes, found, strict=True)}
-        return samples, pretraining_loss(chain(*parts(TEXT, [0] * len(self.blocks)))) if self.blocks else None
+        samples.probes |= probe_outcomes(self.probes, self.batches[PROBES], found[PROBES])
+        return samples, pretraining_loss(chain(*found[TEXT])) if found[TEXT] else None
 
     def measure(self, part: tuple[str, str, int]) -> Any:
-        """A batch of prompts, a probe or a batch of text on a policy: its name, which of those, and its number."""
+        """A batch of prompts, of a probe or of text on a policy: its name, which of those, and its number."""
         (name, kind, number), context, options = part, self.context, self.options
         few_shot = name == FEW_SHOT
         prefix = few_shot_prefix(context, options) if few_shot else None
@@ -183,15 +183,16 @@ class _Tests:
             self.loaded.clear()  # before there are two
             self.loaded[name] = context.causal_lm(BASE if few_shot else name)
             context.check_lengths(self.loaded[name], name, prefix or "")
-        policy = self.loaded[name]
+        policy, batch = self.loaded[name], self.batches[kind][number]
         if kind == TEXT:
-            return token_losses(policy, [self.blocks[number]])
+            return token_losses(policy, [batch])
         if kind == PROBES:
-            return run_probe(policy, context.tokenizer, self.probes[number], seed=context.seed, sampler=self.sampler)
+            items, probe = batch
+            return probe_answers(policy, context.tokenizer, items, probe, context.seed, self.sampler)
         samples = sample_policy(
             policy,
             self.reference,
-            [move_data_to_device(batch := self.batches[number], policy.device)],
+            [move_data_to_device(batch, policy.device)],
             context.tokenizer,
             judge=self.judge,
             reward=self.reward,

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_lightning.evaluation.probes import Choice, Continuation, choice_rows, run_probe
+from rlhf_lightning.evaluation.probes import Choice, Continuation, choice_rows, probe_batches, run_probe
 
 
 class Table(nn.Module):
@@ -41,6 +41,12 @@ def test_continuations_come_in_order_whatever_the_batch(tiny_tokenizer):
         found = run_probe(MODEL, tiny_tokenizer, probe, batch_size)
         assert found["texts"] == ["w9 w10", "w10", "w9 w10", "w10"]
         assert found["words"] == [2.0, 1.0, 2.0, 1.0]
+
+
+def test_batches_of_a_probe_are_even_in_number():
+    long, short = Continuation("", ["w3"] * 100, lengths), Choice("", ["w3"] * 5, [["w9"]] * 5, [0] * 5)
+    assert probe_batches(long) == [(range(50), long), (range(50, 100), long)]
+    assert probe_batches(short) == [(range(5), short)]
 
 
 def test_a_continuation_is_cut_before_the_stop_word(tiny_tokenizer):

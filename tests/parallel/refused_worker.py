@@ -62,9 +62,12 @@ def divided(wrong: str) -> None:
 
     def work(share: Any) -> list[Any]:
         assert rank() == 0
-        return [share([0, 1, 2]), share([]), *by_turns(share, [3, 4, 5])]
+        turns: list[list[int]] = []
+        found = [share([0, 1, 2]), share([]), *by_turns(lambda jobs: turns.append([*jobs]) or share(jobs), range(3, 8))]
+        assert turns == [[3, 4, 5, 6], [7]]  # they wait for each other after two jobs of each
+        return found
 
-    assert sharing(work, part) == [[(0, 0), (1, 1), (4, 0)], [], (9, 0), (16, 1), (25, 0)]
+    assert sharing(work, part) == [[(0, 0), (1, 1), (4, 0)], [], (9, 0), (16, 1), (25, 0), (36, 1), (49, 0)]
 
 
 CASES = {

@@ -144,6 +144,17 @@ def test_policies_that_share_a_prompt(tiny_tokenizer):
         assert {word < 30 for word in words} == {True, False}
 
 
+def test_batches_are_alike_and_even_in_number(tiny_tokenizer):
+    policies, sizes = {"one": Speaker(*MANY)}, []
+
+    def share(batches):
+        sizes.extend(len(batch.prompts) for batch in batches)
+        return [[None] * len(batch.prompts) for batch in batches]
+
+    collect(tiny_tokenizer, policies, batch_size=10, share=share)
+    assert sizes == [3, 3, 3, 3]  # five prompts ask for ten responses or more, and two processes shall have no rest
+
+
 @pytest.mark.parametrize(("k", "first"), [(4, 2), (9, 5)])
 def test_policies_take_turns(tiny_tokenizer, k, first):
     policies = {"low": Speaker(*range(20, 30)), "high": Speaker(*range(30, 40))}

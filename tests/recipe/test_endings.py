@@ -108,7 +108,7 @@ def test_a_signal_ends_every_step_in_order(
     assert len(re.findall(rf"(stopped|ended) by {name}; the same command {begins}", said)) == 1
     folder = tmp_path / "one" / step
     if function.endswith("ranking"):
-        assert (folder / "ranked.train.unfinished").read_text().count("\n") == 2  # whose they are, and a batch
+        assert (folder / "ranked.train.unfinished").read_text().count("\n") == 3  # whose they are, and two batches
     rlhf(tmp_path, step)
     assert same_artifact(tmp_path, whole, step)
 
