@@ -187,8 +187,7 @@ class _Tests:
         if kind == TEXT:
             return token_losses(policy, [batch])
         if kind == PROBES:
-            items, probe = batch
-            return probe_answers(policy, context.tokenizer, items, probe, context.seed, self.sampler)
+            return probe_answers(policy, context.tokenizer, batch[0], batch[1], context.seed, self.sampler)
         samples = sample_policy(
             policy,
             self.reference,
