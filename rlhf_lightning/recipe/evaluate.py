@@ -150,7 +150,7 @@ class _Tests:
         self.batches: dict[str, Sequence[Any]] = {  # of each, the first field has a row for every prompt, item or block
             PROMPTS: context.batches(self.prompts, collate_prompts, size),
             PROBES: [*chain(*map(probe_batches, self.probes))],
-            TEXT: context.batches(blocks, collate_lm, 32),
+            TEXT: context.batches(blocks, collate_lm, even_batch_size(len(blocks), 32)),
         }
         self.loaded: dict[str, Any] = {}
 
