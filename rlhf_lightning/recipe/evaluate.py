@@ -103,8 +103,9 @@ class Evaluation(AsksPeople):
         tests.further.say_temperatures(self.name, names)
         tests.further.demonstrate(folder, tests.questions)
         kept = KeptPolicies(folder / "measured.unfinished", {"step": read_stage(folder)["fingerprint"]})
-        count, done = sum(len(batch[0]) for batch in chain(*tests.batches.values())), len(kept.measured)
-        with progress_bar(context.heartbeat, self.name, len(names) * count, done * count) as (bar, task):
+        rows = {name: sum(len(batch[0]) for batch in chain(*tests.of(name).values())) for name in names}
+        done = sum(rows[name] for name in names if name in kept.measured)
+        with progress_bar(context.heartbeat, self.name, sum(rows.values()), done) as (bar, task):
             for name in names:
                 bar.update(task, figures=name)
                 kept.of(name, partial(tests.measured, name, share, partial(bar.advance, task)))
@@ -116,12 +117,7 @@ class Evaluation(AsksPeople):
         results = policy_results(samples, options["baseline"], losses, tests.questions)
         further = preference_results(samples, options, tests.prompts, tests.sets)
         kept.path.unlink(missing_ok=True)
-        return {
-            "policies": results,
-            JUDGE: judge_record(context, judge, names),
-            **further,
-            **said,
-        }
+        return {"policies": results, JUDGE: judge_record(context, judge, names), **further, **said}
 
 
 class _Tests:
@@ -154,6 +150,10 @@ class _Tests:
         }
         self.loaded: dict[str, Any] = {}
 
+    def of(self, name: str) -> dict[str, Sequence[Any]]:
+        """The batches that a policy goes through, by their kind; one that is shown examples answers prompts alone."""
+        return {kind: own for kind, own in self.batches.items() if kind == PROMPTS or name != FEW_SHOT}
+
     def measured(self, name: str, share: Share, advance: Callable[[int], None]) -> tuple[PolicySamples, float | None]:
         """Responses of a policy with what was found on each, and its loss on text, where there is some.
 
@@ -162,9 +162,8 @@ class _Tests:
             share: Measures parts with all processes.
             advance: Called with the number of rows that are done: prompts, items of probes, blocks of text.
         """
-        kinds = (PROMPTS,) if name == FEW_SHOT else (PROMPTS, PROBES, TEXT)
-        jobs = [(name, kind, number) for kind in kinds for number in range(len(self.batches[kind]))]
-        found: dict[str, list[Any]] = {kind: [] for kind in kinds}
+        jobs = [(name, kind, number) for kind, batches in self.of(name).items() for number in range(len(batches))]
+        found: dict[str, list[Any]] = {kind: [] for kind in self.batches}
         for (_, kind, number), result in zip(jobs, by_turns(share, jobs), strict=True):
             advance(len(self.batches[kind][number][0]))
             found[kind].append(result)

@@ -30,7 +30,7 @@ from rlhf_lightning.recipe.rounds import joined_metrics, rounds_of
 from rlhf_lightning.recipe.run_report import run_report
 from rlhf_lightning.recipe.select import Selection
 from rlhf_lightning.recipe.settings import setting_faults
-from rlhf_lightning.recipe.stage import Stage
+from rlhf_lightning.recipe.stage import Stage, TrainingStage
 from rlhf_lightning.runs.folders import (
     PipelineError,
     Progress,
@@ -206,7 +206,7 @@ class Pipeline:
             return progress
         with unless_begun(folder):
             now = environment(self.config, self.context.device)
-            if progress == "half-done" and (remark := go_on_in(folder, now)):
+            if progress == "half-done" and (remark := go_on_in(folder, now, isinstance(stage, TrainingStage))):
                 self.context.say(stage.name, remark)
             text = yaml.safe_dump(redacted(self.config), sort_keys=False)
             (folder / "config.yaml").write_text(text, encoding="utf-8")

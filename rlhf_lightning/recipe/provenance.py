@@ -70,7 +70,7 @@ def environment(config: Mapping[str, Any], device: torch.device) -> dict[str, An
     }
 
 
-def go_on_in(folder: Path, now: Mapping[str, Any]) -> str | None:
+def go_on_in(folder: Path, now: Mapping[str, Any], trains: bool = True) -> str | None:
     """Note that a half-done step goes on in another environment; returns what to say of it.
 
     ``stage.json`` keeps the one that the step began in as ``environment``, the others as ``went_on_in``.
@@ -78,11 +78,13 @@ def go_on_in(folder: Path, now: Mapping[str, Any]) -> str | None:
     Args:
         folder: The step's folder.
         now: What `environment` finds.
+        trains: Whether the step trains; what the others write is the same with any number of processes.
     """
     stage = read_stage(folder)
     known = [stage.get("environment", {}), *stage.get("went_on_in", [])]
     before = known[-1]
-    others = [name for name in now if name in before and before[name] != now[name]]
+    tells = [name for name in now if name in before and (trains or name != "processes")]
+    others = [name for name in tells if before[name] != now[name]]
     if not others:
         return None
     write_json(folder / "stage.json", {**stage, "went_on_in": [*known[1:], dict(now)]})

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlhf_lightning.cli import CONFIG_DIR, run
 from rlhf_lightning.runs.files import full_disk
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.training.metrics_file import refuse_non_finite
+from rlhf_lightning.training.progress import progress_bar
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers.*", "ignore:.*in eval mode.*", "ignore:.*LeafSpec.*", "ignore:.*logging interval.*"
@@ -218,3 +220,20 @@ def test_the_pipeline_refuses_it_and_leaves_the_step_half_done(tmp_path: Path) -
         with pytest.raises(PipelineError, match=r"collect ended with train\.prompts = nan"):
             rlhf(tmp_path, "collect")
     assert read_stage(tmp_path / "one" / "collect")["status"] == "half-done"
+
+
+@pytest.mark.parametrize("policies", ["[base]", "[base,prompted]"])
+def test_the_bar_of_an_evaluation_comes_to_its_end(policies: str, tmp_path: Path) -> None:
+    counted: list[float | None] = []
+
+    @contextmanager
+    def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+        with progress_bar(*arguments, **options) as (bar, task):
+            yield bar, task
+            counted.extend((bar.tasks[0].completed, bar.tasks[0].total))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_lightning.recipe.evaluate.progress_bar", watched)
+        examples = "evaluate.few_shot_prefix='Q: a A: b '"
+        rlhf(tmp_path, "evaluate", f"evaluate.policies={policies}", examples, "evaluate.num_prompts=3")
+    assert counted[0] == counted[1] is not None

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from rlhf_lightning.cli import CONFIG_DIR, run
+from rlhf_lightning.recipe.provenance import go_on_in
 from rlhf_lightning.runs.files import write_json, write_lines
 from rlhf_lightning.runs.folders import PipelineError, read_stage
 from rlhf_lightning.runs.hub import model_folder
@@ -190,6 +191,15 @@ def test_going_on_with_other_threads_is_said(place: Path, capsys: pytest.Capture
     # A complete one is complete, whatever computes now.
     rlhf(place, "stages=[ppo]")
     assert "goes on with" not in capsys.readouterr().out
+
+
+def test_other_processes_matter_to_what_trains(place: Path) -> None:
+    folder = place / "runs" / "default" / "sft"
+    begun = read_stage(folder)["environment"]
+    assert go_on_in(folder, {**begun, "processes": 2}, trains=False) is None
+    assert "went_on_in" not in read_stage(folder)
+    assert "with threads 99 (" in str(go_on_in(folder, {**begun, "processes": 2, "threads": 99}, trains=False))
+    assert "processes 1 (2 before)" in str(go_on_in(folder, begun))
 
 
 def test_the_same_environment_says_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
