@@ -18,7 +18,7 @@ from rich.table import Table
 
 from rlhf_lightning.cli.configuration import keep_secrets, places
 from rlhf_lightning.cli.errors import report
-from rlhf_lightning.cli.sweep_checks import check_alone, check_objectives, check_study, swept_settings
+from rlhf_lightning.cli.sweep_checks import check_alone, check_objectives, check_study, check_values, swept_settings
 from rlhf_lightning.evaluation.sweep_figures import mean_alone, mean_rows
 from rlhf_lightning.evaluation.sweep_measures import measured, pooled, trial_note
 from rlhf_lightning.evaluation.tables import failure_table
@@ -70,6 +70,7 @@ class SweepSummary(Callback):
             check_alone(os.environ)
             check_objectives(config)
             check_study(config)
+            check_values(config)
             if several := sorted(swept_settings(config) & {"sweep", "hparams_search"}):
                 raise PipelineError(f"{several[0]}: a multirun is one study. Start one after the other.")
             excluded, swept = OmegaConf.select(config, _EXCLUDED), swept_settings(config)

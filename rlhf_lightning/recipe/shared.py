@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lightning.arguments import did_you_mean
 from rlhf_lightning.recipe.rounds import METRIC, ROUNDS, with_settings
 from rlhf_lightning.runs.errors import PipelineError
 from rlhf_lightning.runs.identity import fingerprint
@@ -28,7 +29,8 @@ def check_shared_steps(config: Mapping[str, Any], steps: Collection[str]) -> Non
         steps: The steps that there are.
     """
     if unknown := [name for name in config[SHARED] if name not in steps]:
-        raise PipelineError(f"{SHARED} names {', '.join(unknown)}; the stages are {', '.join(steps)}.")
+        meant = "".join(did_you_mean(name, steps) for name in unknown)
+        raise PipelineError(f"{SHARED} names {', '.join(unknown)}; the stages are {', '.join(steps)}.{meant}")
     if config[SHARED] and config[ROUNDS] > 1:
         raise PipelineError(
             f"{ROUNDS}={config[ROUNDS]} makes steps again that {SHARED}=[{','.join(config[SHARED])}] makes once for "

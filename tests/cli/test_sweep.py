@@ -20,18 +20,35 @@ from rlhf_lightning.runs.jobs import BEGUN, COMPLETE, FAILED, WAITS, Job, jobs_b
 def test_a_job_that_fails(keep_going, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
-    swept = ["-m", "stages=[pretrain]", "sft.fit.epochs=1,0,2", f"keep_going={str(keep_going).lower()}"]
+    swept = ["-m", "stages=[pretrain]", "trainer.devices=1,2,[0]", f"keep_going={str(keep_going).lower()}"]
     said = rlhf(swept, here)
     assert said.code == 1
     assert said.text.count("skipped: ") == (2 if keep_going else 1)
-    assert said.text.count("sft.fit.epochs must be a whole number of at least 1, got 0") == (2 if keep_going else 1)
+    assert said.text.count("trainer.devices=2 cannot be used in a multirun") == (2 if keep_going else 1)
     assert ("1 of 3 jobs failed" in said.text) == keep_going
     assert "Traceback" not in said.text
-    jobs = {job.overrides["sft.fit.epochs"]: job for job in jobs_below(here / "runs")}
-    assert {value: job.state for value, job in jobs.items()} == {"1": COMPLETE, "0": FAILED} | (
-        {"2": COMPLETE} if keep_going else {}
+    jobs = {job.overrides["trainer.devices"]: job for job in jobs_below(here / "runs")}
+    assert {value: job.state for value, job in jobs.items()} == {"1": COMPLETE, "2": FAILED} | (
+        {"[0]": COMPLETE} if keep_going else {}
     )
-    assert "at least 1, got 0" in jobs["0"].said
+    assert "trainer.devices=2 cannot" in jobs["2"].said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentences"),
+    [
+        (["ppo.module.kl_coef=0.1,-3", "seed=1,2,oops"], ["kl_coef must be a number of at least 0, got -3", "oops"]),
+        (["sft.fit.epochs=0", "seed=1,2"], ["sft.fit.epochs must be a whole number of at least 1, got 0"]),
+        (["sweep=kl", "seed=1,-2"], ["seed must be a whole number in [0, 4294967295], got -2"]),
+        (["shared=[colect]", "seed=1,2"], ["shared names colect; the stages are check,", "Did you mean collect?"]),
+    ],
+)
+def test_values_that_no_job_could_use_are_said_once_before_all_jobs(arguments, sentences, tmp_path):
+    said = rlhf(["-m", "stages=[sft,ppo]", *arguments], tmp_path)
+    assert said.code == 1
+    assert [said.text.count(sentence) for sentence in sentences] == [1] * len(sentences)
+    assert "Launching" not in said.text
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_sweep_that_goes_well_ends_with_0(tmp_path):
@@ -71,7 +88,7 @@ def test_jobs_that_differ_in_what_names_leave_out_have_folders_of_their_own(tmp_
         (["-m", "seed=interval(1,2)"], "an interval is for a sweeper that draws from it, such as that of"),
         (["-m", "hydra.job.foo=1", "seed=1,2"], "hydra.job.foo is not there; hydra.job has name, chdir,"),
         (["-m", "sft.fit.epochs=1,interval(1,2)"], "epochs=1,interval(1,2): a sweep has either values or one interval"),
-        (["-m", "shared=[sfft]", "seed=1,2", "keep_going=false"], "shared names sfft; the stages are check,"),
+        (["-m", "shared=[sfft]", "seed=1,2"], "shared names sfft; the stages are check,"),
         (["-m", "stages=[sft]", "shared=[sft]", "seed=1,2", "keep_going=false"], "would measure nothing of its own"),
         (["-m", "shared=[sft]", "rounds=2", "seed=1,2", "keep_going=false"], "Set shared=[] or rounds=1"),
         (
